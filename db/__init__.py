@@ -1,0 +1,1 @@
+"""Documents of a screening and the stores that keep them."""

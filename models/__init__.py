@@ -1,0 +1,1 @@
+"""Structure in, spectrum out: graphs, Mat2Spec, training and prediction."""

@@ -1,0 +1,1 @@
+"""Jobflow makers that screen candidates and validate predictions by DFT."""
