@@ -1,0 +1,418 @@
+"""The documents of a screening: runs, candidates, predictions and validations.
+
+Frozen pydantic models that both stores keep and give back unchanged. So that they are equal
+after a round trip through either store, times are rounded down to milliseconds and turned to
+UTC, spectra are rounded to single precision, and free dicts hold JSON values only.
+
+Numbers are strict: a string or a boolean is not a number, NaN and infinity are refused.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import orjson
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+SCHEMA_VERSION = 1
+MAX_DEPTH = 32  # levels of nesting in a free dict; MongoDB allows 100 in a whole document
+INT64 = 2**63
+
+CandidateState = Literal["pending", "screened", "rejected", "failed"]
+RunState = Literal["running", "done", "failed"]
+ValidationState = Literal["queued", "running", "done", "failed"]
+
+CandidateKey = tuple[str, str]
+PredictionKey = tuple[str, str, str]
+ValidationKey = tuple[str, str, str, str]
+
+
+def utc_now() -> datetime:
+    """Current time in UTC, in the milliseconds that both stores keep."""
+    return _in_utc_milliseconds(datetime.now(UTC))
+
+
+def _in_utc_milliseconds(time: datetime) -> datetime:
+    time = time.astimezone(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def _in_single_precision(values: Any) -> Any:
+    """Rounded list of a sequence of numbers; anything else is left for pydantic to refuse."""
+    if isinstance(values, (str, bytes, dict)):
+        return values
+    try:
+        array = np.asarray(values)
+        if array.ndim != 1 or array.dtype.kind not in "fiu":
+            return values
+        return array.astype(np.float32).tolist()
+    except (TypeError, ValueError):
+        return values
+
+
+def check_free_dict(document: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what one of the stores could not keep as it is.
+
+    Returns the document itself, or its copy with lists for tuples and Python numbers for NumPy
+    scalars.
+
+    Raises
+    ------
+    ValueError
+        If a key is empty, is not a string or has ``$``, ``.`` or NUL in it, or if a value is
+        not JSON: NaN, infinity, an integer of more than 64 bits, an object.
+    """
+    if _needs_plain_copy(document, 0):
+        copy: dict[str, Any] = orjson.loads(orjson.dumps(document, option=_NUMPY))
+        return copy
+    return document
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_NOT_FINITE = (float("inf"), float("-inf"))
+
+
+def _needs_plain_copy(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind is float:
+        if value != value or value in _NOT_FINITE:
+            raise ValueError("a number is NaN or infinite")
+        return False
+    if kind is str:
+        _check_text(value)
+        return False
+    if kind is bool or value is None:
+        return False
+    if kind is int:
+        if not -INT64 <= value < INT64:
+            raise ValueError("an integer has more than 64 bits")
+        return False
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    if kind is dict:
+        copy = False
+        for key, item in value.items():
+            _check_key(key)
+            copy |= _needs_plain_copy(item, depth + 1)
+        return copy
+    if kind is list or kind is tuple:
+        copy = kind is tuple
+        for item in value:
+            copy |= _needs_plain_copy(item, depth + 1)
+        return copy
+    if isinstance(value, np.generic):
+        _needs_plain_copy(value.item(), depth + 1)
+        return True
+    raise ValueError(f"{kind.__name__} is not a JSON value")
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not str or not key:
+        raise ValueError(f"key {key!r:.60} is not a string with a character in it")
+    if "$" in key or "." in key or "\0" in key:
+        raise ValueError(f"key {key!r:.60} has '$', '.' or NUL in it")
+    _check_text(key)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("text has NUL in it")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("text is not valid Unicode") from None
+
+
+Identifier = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$"),
+]
+Text = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]*$")]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=INT64)]
+Flag = Annotated[bool, Field(strict=True)]
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc_milliseconds)]
+SpectrumValues = Annotated[list[Number], BeforeValidator(_in_single_precision)]
+FreeDict = Annotated[dict[str, Any], AfterValidator(check_free_dict)]
+Counts = Annotated[dict[str, Count], AfterValidator(check_free_dict)]
+Flags = Annotated[dict[str, Flag], AfterValidator(check_free_dict)]
+
+
+class Model(BaseModel):
+    """Frozen, without unknown fields, without NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Document(Model):
+    """A document that a store keeps."""
+
+    schema_version: Literal[1] = 1
+
+
+class GapDoc(Model):
+    """Verdict on the gap of one spectrum, with the numbers that it was judged by.
+
+    Parameters
+    ----------
+    lower_edge, upper_edge, width : float or None
+        Energy range in eV relative to the band edge or Fermi level; None where there is none.
+    max_dos : float or None
+        Largest DOS inside the range in states/eV, per atom if `per_atom`, else per cell.
+    is_lower_bound : bool
+        The range runs off the grid, so that `width` is a lower bound.
+    per_atom : bool
+        The DOS was judged per atom.
+    criteria : dict
+        The thresholds.
+    holds : dict of str to bool
+        Which of the criteria hold.
+    is_gap : bool
+        All of them hold.
+    """
+
+    lower_edge: Number | None = None
+    upper_edge: Number | None = None
+    width: Number | None = None
+    max_dos: Number | None = None
+    is_lower_bound: Flag = False
+    per_atom: Flag = False
+    criteria: FreeDict = Field(default_factory=dict)
+    holds: Flags = Field(default_factory=dict)
+    is_gap: Flag
+
+
+class GridDoc(Model):
+    """Uniform grid: the left edge of the first bin, the bin width (both in `unit`), the bins."""
+
+    start: Number
+    width: Annotated[Number, Field(gt=0)]
+    size: Annotated[Count, Field(gt=0)]
+    unit: Identifier = "eV"
+
+
+class FilterCount(Model):
+    """What one filter of the funnel did."""
+
+    name: Identifier
+    entered: Count
+    dropped: Count
+    unknown: Count = 0
+
+
+class Run(Document):
+    """One screening run."""
+
+    run_id: Identifier
+    state: RunState = "running"
+    parameters: FreeDict = Field(default_factory=dict)
+    versions: FreeDict = Field(default_factory=dict)
+    funnel: list[FilterCount] = Field(default_factory=list)
+    counts: Counts = Field(default_factory=dict)
+    model_id: Identifier | None = None
+    selection: list[Identifier] = Field(default_factory=list)
+    source: FreeDict = Field(default_factory=dict)
+    created_at: Time = Field(default_factory=utc_now)
+    updated_at: Time = Field(default_factory=utc_now)
+    finished_at: Time | None = None
+    error: Text | None = None
+
+    @property
+    def key(self) -> str:
+        """The run's identifier."""
+        return self.run_id
+
+
+class CandidateDoc(Document):
+    """A material in a run.
+
+    Parameters
+    ----------
+    structure_hash : str or None
+        None for a material whose structure could not be read.
+    energy_above_hull : float or None
+        In eV/atom.
+    band_gap : float or None
+        In eV.
+    origin : dict
+        Name of the source, version of the database, last update.
+    shard : int or None
+        Which part of the run's work the candidate is in.
+    state : str
+        ``"pending"``: passed the filters and awaits a prediction; ``"screened"``;
+        ``"rejected"`` and ``"failed"``, both with a `reason`.
+    structure : dict or None
+        Dict of a pymatgen structure.
+    """
+
+    run_id: Identifier
+    material_id: Identifier
+    structure_hash: Identifier | None = None
+    formula: Text = ""
+    chemsys: Text = ""
+    elements: list[Identifier] = Field(default_factory=list)
+    nelements: Count = 0
+    nsites: Count = 0
+    energy_above_hull: Number | None = None
+    band_gap: Number | None = None
+    is_magnetic: Flag | None = None
+    has_edos: Flag | None = None
+    origin: FreeDict = Field(default_factory=dict)
+    shard: Count | None = None
+    state: CandidateState = "pending"
+    reason: Text | None = None
+    structure: FreeDict | None = None
+    model_id: Identifier | None = None
+    gap: GapDoc | None = None
+    is_positive: Flag | None = None
+    score: Number | None = None
+
+    @property
+    def key(self) -> CandidateKey:
+        """``(run_id, material_id)``."""
+        return self.run_id, self.material_id
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> Self:
+        _check_reason(self.state, self.reason)
+        return self
+
+
+class Verdict(Model):
+    """Partial update of a candidate: what a model said of it."""
+
+    run_id: Identifier
+    material_id: Identifier
+    state: CandidateState
+    reason: Text | None = None
+    model_id: Identifier | None = None
+    gap: GapDoc | None = None
+    is_positive: Flag | None = None
+    score: Number | None = None
+
+    @property
+    def key(self) -> CandidateKey:
+        """``(run_id, material_id)``."""
+        return self.run_id, self.material_id
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> Self:
+        _check_reason(self.state, self.reason)
+        return self
+
+
+class PredictionDoc(Document):
+    """What a model predicts for a structure; kept once for all runs.
+
+    Parameters
+    ----------
+    spectrum : list of float, length ``grid.size``
+        In states/eV/cell, in single precision.
+    """
+
+    material_id: Identifier
+    structure_hash: Identifier
+    model_id: Identifier
+    formula: Text = ""
+    nsites: Count = 0
+    grid: GridDoc
+    spectrum: SpectrumValues
+    gap: GapDoc
+    score: Number
+    created_at: Time = Field(default_factory=utc_now)
+
+    @property
+    def key(self) -> PredictionKey:
+        """``(material_id, structure_hash, model_id)``."""
+        return self.material_id, self.structure_hash, self.model_id
+
+    @model_validator(mode="after")
+    def _fits_its_grid(self) -> Self:
+        _check_size(self.spectrum, self.grid)
+        return self
+
+
+class ValidationDoc(Document):
+    """A DFT calculation of a structure's DOS and what it says of the prediction.
+
+    Parameters
+    ----------
+    spectrum : list of float or None, length ``grid.size``
+        In states/eV/cell, in single precision.
+    efermi, vbm, cbm : float or None
+        In eV, on the calculation's own scale.
+    band_gap : float or None
+        In eV.
+    mae : float or None
+        Mean absolute error of the prediction in states/eV/cell.
+    wd : float or None
+        Wasserstein distance of the prediction in eV.
+    raw_dos : dict or None
+        Where the raw DOS is.
+    wall_time : float or None
+        In s.
+    """
+
+    material_id: Identifier
+    structure_hash: Identifier
+    engine: Identifier
+    recipe: Identifier
+    formula: Text = ""
+    nsites: Count = 0
+    state: ValidationState = "queued"
+    run_ids: list[Identifier] = Field(default_factory=list)
+    spectrum: SpectrumValues | None = None
+    grid: GridDoc | None = None
+    efermi: Number | None = None
+    vbm: Number | None = None
+    cbm: Number | None = None
+    band_gap: Number | None = None
+    gap: GapDoc | None = None
+    is_positive: Flag | None = None
+    prediction_model_id: Identifier | None = None
+    mae: Number | None = None
+    wd: Number | None = None
+    raw_dos: FreeDict | None = None
+    job_uuids: list[Identifier] = Field(default_factory=list)
+    wall_time: Number | None = None
+    warnings: list[Text] = Field(default_factory=list)
+    error: Text | None = None
+    created_at: Time = Field(default_factory=utc_now)
+    updated_at: Time = Field(default_factory=utc_now)
+
+    @property
+    def key(self) -> ValidationKey:
+        """``(material_id, structure_hash, engine, recipe)``."""
+        return self.material_id, self.structure_hash, self.engine, self.recipe
+
+    @model_validator(mode="after")
+    def _fits_its_grid(self) -> Self:
+        if self.spectrum is not None:
+            if self.grid is None:
+                raise ValueError("a spectrum needs its grid")
+            _check_size(self.spectrum, self.grid)
+        return self
+
+
+def _check_reason(state: str, reason: str | None) -> None:
+    if state in ("rejected", "failed") and not reason:
+        raise ValueError(f"state {state!r} needs a reason")
+
+
+def _check_size(spectrum: list[float], grid: GridDoc) -> None:
+    if len(spectrum) != grid.size:
+        raise ValueError(f"spectrum has {len(spectrum)} values, its grid has {grid.size} bins")
