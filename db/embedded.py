@@ -1,0 +1,617 @@
+"""The embedded store: one SQLite file, for one machine.
+
+Scalar fields are columns, nested ones JSON text, spectra little-endian float32 blobs, times
+milliseconds since 1970, structures zlib-compressed JSON that only a reader who asks for them
+reads. The file is in write-ahead-log mode: readers never wait, writers wait for each other.
+It needs a local disk; a network file system cannot keep the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import BaseModel
+
+from db.documents import SCHEMA_VERSION, Verdict
+from db.errors import StoreError
+from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query
+from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
+
+APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
+BUSY_SECONDS = 60.0  # how long a writer waits for the others
+PAGE = 500  # documents that a reader takes at a time
+STRUCTURE_LEVEL = 1  # zlib: 3 times faster than the default, 10 % larger
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+INDEXES = (
+    "CREATE INDEX runs_newest ON runs (created_at)",
+    "CREATE INDEX candidates_work ON candidates (run_id, state, shard)",
+    "CREATE INDEX candidates_best ON candidates (run_id, is_positive, score)",
+    "CREATE INDEX candidates_hull ON candidates (run_id, energy_above_hull)",
+    "CREATE INDEX candidates_chemsys ON candidates (run_id, chemsys)",
+    "CREATE INDEX candidates_material ON candidates (material_id)",
+    "CREATE INDEX predictions_best ON predictions (model_id, score)",
+    "CREATE INDEX validations_state ON validations (state)",
+)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How values of one kind are kept in a column."""
+
+    sql_type: str
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+
+
+def _dump_model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _to_json(value: Any) -> str:
+    return _of_allowed_size(orjson.dumps(value, default=_dump_model)).decode()
+
+
+def _from_json(text: Any) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text  # the document's own checks say what is wrong
+
+
+def _to_blob(spectrum: list[float]) -> bytes:
+    return np.array(spectrum, "<f4").tobytes()
+
+
+def _from_blob(blob: Any) -> Any:
+    if not isinstance(blob, bytes) or len(blob) % 4:
+        return blob
+    return np.frombuffer(blob, "<f4").tolist()
+
+
+def _compress(structure: dict[str, Any]) -> bytes:
+    return zlib.compress(_of_allowed_size(orjson.dumps(structure)), STRUCTURE_LEVEL)
+
+
+def _decompress(blob: Any) -> Any:
+    try:
+        return orjson.loads(zlib.decompress(blob))
+    except (zlib.error, TypeError, orjson.JSONDecodeError):
+        return blob
+
+
+def _to_milliseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // MILLISECOND
+
+
+def _from_milliseconds(value: Any) -> Any:
+    try:
+        return EPOCH + value * MILLISECOND
+    except (TypeError, OverflowError):
+        return value
+
+
+def _to_bool(value: Any) -> Any:
+    return bool(value) if value in (0, 1) else value
+
+
+def _of_allowed_size(body: bytes) -> bytes:
+    if len(body) > MAX_DOCUMENT:
+        raise ValueError(f"has {len(body)} bytes, {MAX_DOCUMENT} are allowed")
+    return body
+
+
+TEXT = Codec("TEXT")
+INTEGER = Codec("INTEGER")
+REAL = Codec("REAL")
+BOOL = Codec("INTEGER", None, _to_bool)
+TIME = Codec("INTEGER", _to_milliseconds, _from_milliseconds)
+JSON = Codec("TEXT", _to_json, _from_json)
+SPECTRUM = Codec("BLOB", _to_blob, _from_blob)
+STRUCTURE = Codec("BLOB", _compress, _decompress)
+
+COLUMNS: dict[str, dict[str, Codec]] = {
+    "runs": {
+        "schema_version": INTEGER,
+        "run_id": TEXT,
+        "state": TEXT,
+        "parameters": JSON,
+        "versions": JSON,
+        "funnel": JSON,
+        "counts": JSON,
+        "model_id": TEXT,
+        "selection": JSON,
+        "source": JSON,
+        "created_at": TIME,
+        "updated_at": TIME,
+        "finished_at": TIME,
+        "error": TEXT,
+    },
+    "candidates": {
+        "schema_version": INTEGER,
+        "run_id": TEXT,
+        "material_id": TEXT,
+        "structure_hash": TEXT,
+        "formula": TEXT,
+        "chemsys": TEXT,
+        "elements": JSON,
+        "nelements": INTEGER,
+        "nsites": INTEGER,
+        "energy_above_hull": REAL,
+        "band_gap": REAL,
+        "is_magnetic": BOOL,
+        "has_edos": BOOL,
+        "origin": JSON,
+        "shard": INTEGER,
+        "state": TEXT,
+        "reason": TEXT,
+        "model_id": TEXT,
+        "gap": JSON,
+        "is_positive": BOOL,
+        "score": REAL,
+        "structure": STRUCTURE,
+    },
+    "predictions": {
+        "schema_version": INTEGER,
+        "material_id": TEXT,
+        "structure_hash": TEXT,
+        "model_id": TEXT,
+        "formula": TEXT,
+        "nsites": INTEGER,
+        "grid": JSON,
+        "spectrum": SPECTRUM,
+        "gap": JSON,
+        "score": REAL,
+        "created_at": TIME,
+    },
+    "validations": {
+        "schema_version": INTEGER,
+        "material_id": TEXT,
+        "structure_hash": TEXT,
+        "engine": TEXT,
+        "recipe": TEXT,
+        "formula": TEXT,
+        "nsites": INTEGER,
+        "state": TEXT,
+        "run_ids": JSON,
+        "spectrum": SPECTRUM,
+        "grid": JSON,
+        "efermi": REAL,
+        "vbm": REAL,
+        "cbm": REAL,
+        "band_gap": REAL,
+        "gap": JSON,
+        "is_positive": BOOL,
+        "prediction_model_id": TEXT,
+        "mae": REAL,
+        "wd": REAL,
+        "raw_dos": JSON,
+        "job_uuids": JSON,
+        "wall_time": REAL,
+        "warnings": JSON,
+        "error": TEXT,
+        "created_at": TIME,
+        "updated_at": TIME,
+    },
+}
+VERDICT_FIELDS = ("state", "reason", "model_id", "gap", "is_positive", "score")
+
+
+@dataclass(frozen=True)
+class Table:
+    """SQL for one collection."""
+
+    collection: Collection[Any]
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.collection.name
+
+    @property
+    def columns(self) -> dict[str, Codec]:
+        """The codec of each column."""
+        return COLUMNS[self.name]
+
+    @property
+    def create(self) -> str:
+        """Statement that makes the table."""
+        keys = self.collection.key_fields
+        columns = ", ".join(
+            f"{name} {codec.sql_type}{' NOT NULL' if name in keys else ''}"
+            for name, codec in self.columns.items()
+        )
+        return (
+            f"CREATE TABLE {self.name} (id INTEGER PRIMARY KEY, {columns}, "
+            f"UNIQUE ({', '.join(keys)}))"
+        )
+
+    def write(self, mode: WriteMode) -> str:
+        """Upsert of one row."""
+        names = list(self.columns)
+        insert = (
+            f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
+        )
+        keys = self.collection.key_fields
+        if mode == "insert":
+            return insert + f"ON CONFLICT ({', '.join(keys)}) DO NOTHING"
+        kept = (*keys, "created_at") if mode == "update" else keys
+        update = ", ".join(
+            f"{name} = COALESCE(excluded.{name}, {name})"
+            if name == "structure" and mode == "update"
+            else f"{name} = excluded.{name}"
+            for name in names
+            if name not in kept
+        )
+        return insert + f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {update}"
+
+    @cached_property
+    def by_key(self) -> str:
+        """WHERE clause for one document."""
+        return " AND ".join(f"{field} = ?" for field in self.collection.key_fields)
+
+    def read(self, with_structure: bool) -> list[str]:
+        """Columns that a reader gets."""
+        return [name for name in self.columns if with_structure or name != "structure"]
+
+    def row(self, document: BaseModel) -> list[Any]:
+        """Values of the columns for a document."""
+        row = []
+        for name, codec in self.columns.items():
+            value = getattr(document, name)
+            if value is not None and codec.encode is not None:
+                value = self._encoded(document, name, codec.encode, value)
+            row.append(value)
+        return row
+
+    def _encoded(
+        self, document: BaseModel, name: str, encode: Callable[[Any], Any], value: Any
+    ) -> Any:
+        try:
+            return encode(value)
+        except ValueError as error:
+            key = ", ".join(self.collection.key(document))
+            raise StoreError(f"{self.name} {key}: {name} {error}") from None
+
+    def raw(self, names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
+        """Fields of a document from the values of some columns."""
+        raw = {}
+        for name, value in zip(names, row, strict=True):
+            decode = self.columns[name].decode
+            raw[name] = value if value is None or decode is None else decode(value)
+        return raw
+
+
+TABLES = {collection.name: Table(collection) for collection in COLLECTIONS}
+
+
+class EmbeddedStore(ScreeningStore):
+    """A store in one SQLite file, made where there is none.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made too.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read and written, is not a store, or is of another schema version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner = os.getpid()
+        self._closed = False
+        self._inherited: list[sqlite3.Connection] = []
+        with self._errors():
+            self._connected()
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        with self._lock:
+            if self._connection is not None and self._owner == os.getpid():
+                self._connection.close()
+                self._connection = None
+            self._closed = True
+
+    # reading
+
+    def _find(self, query: Query[Any]) -> Iterator[dict[str, Any]]:
+        table = TABLES[query.collection.name]
+        where, values = _where(query)
+        order = "+id"
+        if query.sort_by is not None:
+            order = f"{_expression(query.sort_by)}{' DESC' if query.descending else ''}, id"
+        limit = -1 if query.limit is None else query.limit
+        sql = f"SELECT id FROM {table.name}{where} ORDER BY {order} LIMIT ?"
+        with self._session() as connection:
+            ids = array("q", (row[0] for row in connection.execute(sql, [*values, limit])))
+        names = table.read(query.with_structure)
+        for start in range(0, len(ids), PAGE):
+            yield from self._page(table, names, ids[start : start + PAGE])
+
+    def _page(self, table: Table, names: list[str], ids: array[int]) -> Iterator[dict[str, Any]]:
+        sql = (
+            f"SELECT id, {', '.join(names)} FROM {table.name} "
+            "WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        with self._session() as connection:
+            rows = {row[0]: row[1:] for row in connection.execute(sql, [str(ids.tolist())])}
+        for number in ids:
+            if number in rows:
+                yield table.raw(names, rows[number])
+
+    def _lookup(self, collection: Collection[Any], keys: list[Key]) -> Iterator[dict[str, Any]]:
+        table = TABLES[collection.name]
+        names = table.read(with_structure=False)
+        sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {table.by_key}"
+        with self._session() as connection:
+            rows = [row for key in keys for row in connection.execute(sql, key)]
+        for row in rows:
+            yield table.raw(names, row)
+
+    def _has(self, collection: Collection[Any], keys: list[Key]) -> set[Key]:
+        table = TABLES[collection.name]
+        sql = f"SELECT 1 FROM {table.name} WHERE {table.by_key}"
+        with self._session() as connection:
+            return {key for key in keys if connection.execute(sql, key).fetchone()}
+
+    def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
+        """Documents that fulfil the conditions of a query, for each value of a field."""
+        self._check_groupable(query.collection, field)
+        where, values = _where(query)
+        sql = (
+            f"SELECT {_expression(field)}, COUNT(*) FROM {query.collection.name}{where} "
+            "GROUP BY 1 ORDER BY 1"
+        )
+        codec = COLUMNS[query.collection.name].get(field, JSON if "." in field else TEXT)
+        decode = codec.decode if codec in (BOOL, TIME) else None
+        with self._session() as connection:
+            rows = connection.execute(sql, values).fetchall()
+        return {
+            (decode(value) if decode and value is not None else value): count
+            for value, count in rows
+        }
+
+    def count(self, query: Query[D]) -> int:
+        """Documents that fulfil the conditions of a query; its limit is not looked at."""
+        where, values = _where(query)
+        with self._session() as connection:
+            row = connection.execute(
+                f"SELECT COUNT(*) FROM {query.collection.name}{where}", values
+            ).fetchone()
+        return int(row[0])
+
+    # writing
+
+    def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
+        table = TABLES[collection.name]
+        rows = [table.row(document) for document in documents]
+        with self._transaction() as connection:
+            connection.executemany(table.write(mode), rows)
+
+    def _update_verdicts(self, verdicts: list[Verdict]) -> int:
+        table = TABLES[CANDIDATES.name]
+        assignments = ", ".join(f"{field} = ?" for field in VERDICT_FIELDS)
+        sql = f"UPDATE {table.name} SET {assignments} WHERE {table.by_key}"
+        rows = [
+            [
+                _to_json(value) if field == "gap" and value is not None else value
+                for field in VERDICT_FIELDS
+                for value in [getattr(verdict, field)]
+            ]
+            + list(verdict.key)
+            for verdict in verdicts
+        ]
+        with self._transaction() as connection:
+            return connection.executemany(sql, rows).rowcount
+
+    # raw data
+
+    def _put_blob(self, name: str, data: bytes) -> None:
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?)", (name, data))
+
+    def _blob(self, name: str) -> bytes | None:
+        with self._session() as connection:
+            row = connection.execute("SELECT body FROM blobs WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def blobs(self) -> Iterator[str]:
+        """Names of the raw data, in alphabetical order."""
+        with self._session() as connection:
+            names = connection.execute("SELECT name FROM blobs ORDER BY name").fetchall()
+        for (name,) in names:
+            yield name
+
+    # the file
+
+    @contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone, with errors in the user's words."""
+        with self._lock, self._errors():
+            yield self._connected()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: what is written inside is kept when this returns."""
+        with self._session() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreError(f"{self.location} is closed")
+        if self._connection is not None and self._owner == os.getpid():
+            return self._connection
+        if self._connection is not None:  # after a fork; closing it would drop the parent's locks
+            self._inherited.append(self._connection)
+        self._connection = self._open()
+        self._owner = os.getpid()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            if self._is_empty(connection):
+                self._create(connection)
+            self._check_version(connection)
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _is_empty(self, connection: sqlite3.Connection) -> bool:
+        objects = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        return not objects and not _pragma(connection, "application_id")
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        """Make the tables, unless another process was faster."""
+        connection.execute("BEGIN IMMEDIATE")
+        if self._is_empty(connection):
+            for table in TABLES.values():
+                connection.execute(table.create)
+            for index in INDEXES:
+                connection.execute(index)
+            connection.execute("CREATE TABLE blobs (name TEXT PRIMARY KEY, body BLOB NOT NULL)")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        if _pragma(connection, "application_id") != APPLICATION_ID:
+            raise StoreError(f"{self.location} is a database of another program; name another file")
+        version = _pragma(connection, "user_version")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.location} has schema version {version}, this program knows "
+                f"{SCHEMA_VERSION}; install a newer version of it"
+            )
+        if version < SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.location} has schema version {version}, {SCHEMA_VERSION} is needed; "
+                "run `screen db migrate`"
+            )
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        if _journal_mode(connection) != "wal":
+            raise StoreError(
+                f"{self.location}: this file system cannot keep a write-ahead log; "
+                "use a local disk or MongoDB"
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -32768")  # KiB
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.location} {_reason(error)}") from error
+        except OSError as error:
+            raise StoreError(f"{self.location} cannot be made: {error.strerror}") from error
+
+
+def _journal_mode(connection: sqlite3.Connection) -> str:
+    """Switch to the write-ahead log, which SQLite does not wait for by itself."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            return mode
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _reason(error: sqlite3.Error) -> str:
+    """What an SQLite error means for the user."""
+    text = str(error)
+    known = {
+        "not a database": "is not a database; name another file",
+        "malformed": "is damaged; restore it from a copy, or start a new one",
+        "is full": "cannot grow: the disk is full; free space and run again with --resume",
+        "unable to open": "cannot be opened; check that the folder exists and is writable",
+        "readonly": "is read-only; check its permissions and those of its folder",
+        "locked": f"has been locked by another process for {BUSY_SECONDS:.0f} s; "
+        "end that process or run again with --resume",
+        "disk I/O error": "cannot be read or written: disk I/O error; check the disk and its space",
+    }
+    for part, meaning in known.items():
+        if part in text:
+            return meaning
+    return f"failed: {' '.join(text.split())}"
+
+
+def _expression(field: str) -> str:
+    """SQL of a field that :class:`Query` has checked."""
+    column, _, inner = field.partition(".")
+    return f"json_extract({_valid(column)}, '$.{inner}')" if inner else column
+
+
+def _valid(column: str) -> str:
+    """SQL of a JSON column that is NULL where a hand has spoilt the JSON."""
+    return f"CASE WHEN json_valid({column}) THEN {column} END"
+
+
+def _where(query: Query[Any]) -> tuple[str, list[Any]]:
+    """WHERE clause of a query and the values of its placeholders."""
+    clauses, values = [], []
+    for condition in query.conditions:
+        clause, value = _clause(condition)
+        clauses.append(clause)
+        values.append(value)
+    return (" WHERE " + " AND ".join(clauses) if clauses else ""), values
+
+
+def _clause(condition: Condition) -> tuple[str, Any]:
+    field, value = _expression(condition.field), condition.value
+    if condition.operator == "in":
+        assert isinstance(value, (list, tuple, set, frozenset))
+        listed = orjson.dumps([_plain(item) for item in value]).decode()
+        return f"{field} IN (SELECT value FROM json_each(?))", listed
+    if condition.operator == "has":
+        return f"EXISTS (SELECT 1 FROM json_each({_valid(field)}) WHERE value = ?)", _plain(value)
+    operator = {"==": "IS", "!=": "IS NOT"}.get(condition.operator, condition.operator)
+    return f"{field} {operator} ?", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return _to_milliseconds(value) if isinstance(value, datetime) else value

@@ -1,0 +1,483 @@
+"""The contract of a screening's store, and how one is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import orjson
+from pydantic import ValidationError
+
+from db.documents import (
+    CandidateDoc,
+    CandidateState,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    RunState,
+    ValidationDoc,
+    ValidationState,
+    Verdict,
+    check_free_dict,
+)
+from db.errors import StoreError
+from db.query import (
+    CANDIDATES,
+    PREDICTIONS,
+    RUNS,
+    VALIDATIONS,
+    Collection,
+    Condition,
+    D,
+    Key,
+    Query,
+    batched,
+    conditions,
+    field_kind,
+    is_text,
+)
+
+BATCH = 1000  # documents in a transaction or bulk write
+MAX_DOCUMENT = 15 * 2**20  # bytes; MongoDB takes 16 MiB, and both stores keep the same documents
+MAX_PROBLEMS = 1000
+
+MONGODB_SCHEMES = ("mongodb://", "mongodb+srv://")
+WriteMode = Literal["update", "insert", "replace"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A stored document that could not be read: edited by hand, or of another version."""
+
+    collection: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.collection} {self.key}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is stored of a material, oldest first."""
+
+    material_id: str
+    runs: list[Run]
+    candidates: list[CandidateDoc]
+    predictions: list[PredictionDoc]
+    validations: list[ValidationDoc]
+
+
+class ScreeningStore(ABC):
+    """Runs, candidates, predictions and validations, written by several processes at once.
+
+    Writes are idempotent upserts by the key of the document, in batches of `BATCH`; each batch
+    is written whole before the next is taken from the iterable. What a method has returned from
+    survives the end of the process.
+
+    Readers stream: which documents are read is fixed when the first is, and each is as it was
+    when its page of a few hundred was read. The store may be written to while it is read.
+    A document that cannot be read is left out, logged, and added to `problems`; only
+    :meth:`run`, which asks for one document, raises.
+
+    A store may be used by several threads, and by a child process after a fork.
+
+    Attributes
+    ----------
+    location : str
+        The path or URI, without credentials.
+    problems : deque of Problem
+        The latest documents that could not be read.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
+
+    # what a store implements
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file or the connections; may be called twice."""
+
+    @abstractmethod
+    def _find(self, query: Query[Any]) -> Iterator[dict[str, Any]]:
+        """Stream what is stored of the documents that a query asks for."""
+
+    @abstractmethod
+    def _lookup(self, collection: Collection[Any], keys: list[Key]) -> Iterator[dict[str, Any]]:
+        """What is stored under the given keys, without structures."""
+
+    @abstractmethod
+    def _has(self, collection: Collection[Any], keys: list[Key]) -> set[Key]:
+        """Those of the keys that have a document."""
+
+    @abstractmethod
+    def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
+        """Documents that fulfil the conditions of a query, for each value of a field."""
+
+    @abstractmethod
+    def count(self, query: Query[D]) -> int:
+        """Documents that fulfil the conditions of a query; its limit is not looked at."""
+
+    @abstractmethod
+    def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
+        """Upsert documents with different keys in one transaction or bulk write."""
+
+    @abstractmethod
+    def _update_verdicts(self, verdicts: list[Verdict]) -> int:
+        """Update candidates in one transaction or bulk write; returns how many there were."""
+
+    @abstractmethod
+    def _put_blob(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name made from them."""
+
+    @abstractmethod
+    def _blob(self, name: str) -> bytes | None:
+        """Bytes of that name, None if there are none."""
+
+    @abstractmethod
+    def blobs(self) -> Iterator[str]:
+        """Names of the raw data that :meth:`put_raw_dos` stored, in alphabetical order."""
+
+    # documents of any sort
+
+    def find(self, query: Query[D]) -> Iterator[D]:
+        """Stream the documents that a query asks for."""
+        for raw in self._find(query):
+            document = self._read(query.collection, raw)
+            if document is not None:
+                yield document
+
+    def lookup(self, collection: Collection[D], keys: Iterable[Key]) -> Iterator[D]:
+        """Stream the documents with the given keys, without structures; unknown keys give none."""
+        for batch in _batches_of_keys(collection, keys):
+            for raw in self._lookup(collection, batch):
+                document = self._read(collection, raw)
+                if document is not None:
+                    yield document
+
+    def has(self, collection: Collection[Any], keys: Iterable[Key]) -> set[Key]:
+        """Those of the keys that have a document, readable or not."""
+        found: set[Key] = set()
+        for batch in _batches_of_keys(collection, keys):
+            found |= self._has(collection, batch)
+        return found
+
+    def upsert(
+        self, collection: Collection[D], documents: Iterable[D], mode: WriteMode = "update"
+    ) -> int:
+        """Write documents by their keys.
+
+        Parameters
+        ----------
+        collection : Collection
+        documents : iterable
+            Taken in batches; of two with the same key the later one stays.
+        mode : {'update', 'insert', 'replace'}
+            ``"update"`` keeps the first `created_at`, and the stored structure where the new
+            document has none; ``"insert"`` leaves a stored document as it is; ``"replace"``
+            replaces all of it.
+
+        Returns
+        -------
+        int
+            How many documents were taken.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written. The batches before are kept.
+        """
+        taken = 0
+        for batch in batched(documents, BATCH):
+            for document in batch:
+                if not isinstance(document, collection.document):
+                    raise StoreError(
+                        f"{collection.name} take {collection.document.__name__}, "
+                        f"not {type(document).__name__}"
+                    )
+            unique = {collection.key(document): document for document in batch}
+            self._write(collection, list(unique.values()), mode)
+            taken += len(batch)
+        return taken
+
+    def _read(self, collection: Collection[D], raw: dict[str, Any]) -> D | None:
+        """Document of what is stored; None, with a problem noted, if it is not one."""
+        try:
+            return collection.document.model_validate(raw)
+        except ValidationError as error:
+            key = ", ".join(f"{raw.get(field)!s:.80}" for field in collection.key_fields)
+            self.note(Problem(collection.name, key, describe(error)))
+            return None
+
+    def _check_groupable(self, collection: Collection[Any], field: str) -> None:
+        if field_kind(collection, field) != "scalar":
+            raise StoreError(f"{collection.name}: cannot count by {field!r}")
+
+    def note(self, problem: Problem) -> None:
+        """Log a problem and remember it."""
+        if problem not in self.problems:
+            log.warning("%s: %s", self.location, problem)
+            self.problems.append(problem)
+
+    # runs
+
+    def put_run(self, run: Run) -> None:
+        """Write a run; its first `created_at` stays."""
+        self.upsert(RUNS, [run])
+
+    def run(self, run_id: str) -> Run:
+        """The run of that id.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or if it cannot be read.
+        """
+        for batch in _batches_of_keys(RUNS, [(run_id,)]):
+            for raw in self._lookup(RUNS, batch):
+                try:
+                    return Run.model_validate(raw)
+                except ValidationError as error:
+                    raise StoreError(
+                        f"{self.location}: run {run_id!r} is not readable: {describe(error)}"
+                    ) from None
+        raise StoreError(f"{self.location} has no run {run_id!r:.80}")
+
+    def runs(self, state: RunState | None = None) -> list[Run]:
+        """All runs, newest first."""
+        query = Query(RUNS, conditions(state=state), sort_by="created_at", descending=True)
+        return list(self.find(query))
+
+    # candidates
+
+    def upsert_candidates(
+        self, documents: Iterable[CandidateDoc], *, keep_existing: bool = False
+    ) -> int:
+        """Write candidates by (run_id, material_id); returns how many were taken.
+
+        A document without a structure leaves a stored structure as it is. With `keep_existing`
+        a candidate that is there already stays untouched, verdict and all.
+        """
+        return self.upsert(CANDIDATES, documents, "insert" if keep_existing else "update")
+
+    def candidates(
+        self,
+        run_id: str,
+        *,
+        state: CandidateState | Sequence[CandidateState] | None = None,
+        shard: int | None = None,
+        is_positive: bool | None = None,
+        material_ids: Iterable[str] | None = None,
+        with_structure: bool = False,
+        sort_by: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[CandidateDoc]:
+        """Stream the candidates of a run; the structures only on request."""
+        chosen = conditions(
+            run_id=run_id,
+            state=state,
+            shard=shard,
+            is_positive=is_positive,
+            material_id=None if material_ids is None else tuple(material_ids),
+        )
+        return self.find(
+            Query(CANDIDATES, chosen, sort_by, descending, limit, with_structure=with_structure)
+        )
+
+    def candidate_counts(self, run_id: str) -> dict[str, int]:
+        """Candidates of a run in each state; states without any are left out."""
+        return self.count_by(Query(CANDIDATES, conditions(run_id=run_id)), "state")
+
+    def shards(self, run_id: str, state: CandidateState | None = None) -> list[int]:
+        """Shards of a run that have candidates (in that state), in rising order."""
+        query = Query(CANDIDATES, conditions(run_id=run_id, state=state))
+        return sorted(shard for shard in self.count_by(query, "shard") if shard is not None)
+
+    def apply_verdicts(self, verdicts: Iterable[Verdict]) -> int:
+        """Update state, reason, model_id, gap, is_positive and score of stored candidates.
+
+        Returns
+        -------
+        int
+            How many candidates there were to update; a verdict on an unknown one does nothing.
+        """
+        return sum(
+            self._update_verdicts(list({v.key: v for v in batch}.values()))
+            for batch in batched(verdicts, BATCH)
+        )
+
+    # predictions
+
+    def upsert_predictions(self, documents: Iterable[PredictionDoc]) -> int:
+        """Write predictions by (material_id, structure_hash, model_id); first created_at stays."""
+        return self.upsert(PREDICTIONS, documents)
+
+    def predictions(self, keys: Iterable[PredictionKey]) -> Iterator[PredictionDoc]:
+        """Stream the predictions with the given (material_id, structure_hash, model_id)."""
+        return self.lookup(PREDICTIONS, keys)
+
+    def has_predictions(self, keys: Iterable[PredictionKey]) -> set[PredictionKey]:
+        """Those of the keys for which there is a prediction."""
+        return self.has(PREDICTIONS, keys)  # type: ignore[return-value]
+
+    # validations
+
+    def upsert_validations(self, documents: Iterable[ValidationDoc]) -> int:
+        """Write validations by (material_id, structure_hash, engine, recipe)."""
+        return self.upsert(VALIDATIONS, documents)
+
+    def validations(
+        self,
+        *,
+        run_id: str | None = None,
+        engine: str | None = None,
+        recipe: str | None = None,
+        state: ValidationState | None = None,
+        material_ids: Iterable[str] | None = None,
+    ) -> Iterator[ValidationDoc]:
+        """Stream validations; `run_id`: those that the run asked for."""
+        chosen = conditions(
+            engine=engine,
+            recipe=recipe,
+            state=state,
+            material_id=None if material_ids is None else tuple(material_ids),
+        )
+        if run_id is not None:
+            chosen += (Condition("run_ids", "has", run_id),)
+        return self.find(Query(VALIDATIONS, chosen))
+
+    def put_raw_dos(self, dos: dict[str, Any]) -> dict[str, Any]:
+        """Keep a raw DOS (dict of a pymatgen Dos) and return the reference to it.
+
+        The same DOS gives the same reference and is kept once.
+        """
+        try:
+            body = orjson.dumps(check_free_dict(dos), option=orjson.OPT_SORT_KEYS)
+        except ValueError as error:
+            raise StoreError(f"raw DOS cannot be stored: {error}") from None
+        name = hashlib.sha256(body).hexdigest()
+        self._put_blob(name, zlib.compress(body, 6))
+        return {"kind": "store", "name": name, "bytes": len(body)}
+
+    def raw_dos(self, reference: dict[str, Any]) -> dict[str, Any]:
+        """Raw DOS of a reference that :meth:`put_raw_dos` gave.
+
+        Raises
+        ------
+        StoreError
+            If it is not there, or not what was stored.
+        """
+        name = reference.get("name")
+        data = self._blob(name) if isinstance(name, str) else None
+        if data is None:
+            raise StoreError(f"{self.location} has no raw DOS {name!r:.80}")
+        try:
+            body = zlib.decompress(data)
+        except zlib.error:
+            body = b""
+        if hashlib.sha256(body).hexdigest() != name:
+            raise StoreError(f"{self.location}: raw DOS {name} is damaged; compute it again")
+        dos: dict[str, Any] = orjson.loads(body)
+        return dos
+
+    # everything about a material
+
+    def history(self, material_id: str) -> History:
+        """All that is stored of a material, over runs, models and engines."""
+        chosen = conditions(material_id=material_id)
+        candidates = list(self.find(Query(CANDIDATES, chosen)))
+        runs = sorted(
+            self.lookup(RUNS, {(c.run_id,) for c in candidates}), key=lambda run: run.created_at
+        )
+        rank = {run.run_id: i for i, run in enumerate(runs)}
+        return History(
+            material_id,
+            runs,
+            sorted(candidates, key=lambda c: (rank.get(c.run_id, -1), c.run_id)),
+            list(self.find(Query(PREDICTIONS, chosen, sort_by="created_at"))),
+            list(self.find(Query(VALIDATIONS, chosen, sort_by="created_at"))),
+        )
+
+
+def open_store(uri_or_path: str | Path) -> ScreeningStore:
+    """Open the store at a path or a MongoDB URI; a new one is made where there is none.
+
+    Parameters
+    ----------
+    uri_or_path : str or Path
+        ``mongodb://...`` or ``mongodb+srv://...`` (the database is the one that the URI names,
+        else ``screening``), or the path of the embedded store's file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened.
+    """
+    text = str(uri_or_path)
+    if text.startswith(MONGODB_SCHEMES):
+        from db.mongodb import MongoStore
+
+        return MongoStore(text)
+    if "://" in text:
+        raise StoreError(
+            f"store {text.split('://')[0]}://...: unknown scheme; "
+            "give a path, mongodb://... or mongodb+srv://..."
+        )
+    if not text.strip():
+        raise StoreError("the store has no name; give a path or a MongoDB URI")
+    from db.embedded import EmbeddedStore
+
+    return EmbeddedStore(Path(text).expanduser())
+
+
+def describe(error: ValidationError) -> str:
+    """One line on what is wrong with a document."""
+    errors = error.errors(include_url=False, include_context=False)
+    first = errors[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return " ".join(f"{field + ': ' if field else ''}{message}{more}".split())
+
+
+def _batches_of_keys(collection: Collection[Any], keys: Iterable[Key]) -> Iterator[list[Key]]:
+    for batch in batched(keys, BATCH):
+        for key in batch:
+            _check_key(collection, key)
+        yield list(dict.fromkeys(tuple(key) for key in batch))
+
+
+def _check_key(collection: Collection[Any], key: Key) -> None:
+    fields = collection.key_fields
+    if not isinstance(key, (tuple, list)) or len(key) != len(fields):
+        raise StoreError(f"key {key!r:.80} of {collection.name} is not ({', '.join(fields)})")
+    for part in key:
+        if not isinstance(part, str) or not is_text(part):
+            raise StoreError(f"key {key!r:.80} of {collection.name} is not made of text")
