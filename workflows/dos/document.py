@@ -1,0 +1,248 @@
+"""DosDocument: what every DOS engine hands back, whichever code computed it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+from pymatgen.core import Structure
+from pymatgen.electronic_structure.core import Spin
+from pymatgen.electronic_structure.dos import Dos
+
+Engine = Literal["gpaw", "vasp"]
+
+WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
+METAL_TOLERANCE = 0.01  # eV; a smaller gap between eigenvalues of a k-mesh is a metal's
+_NEGATIVE_NOISE = 1e-3  # states/eV/cell per atom that rounding or Blöchl's corrections may leave
+
+
+class DosError(RuntimeError):
+    """A DOS that cannot be computed or used; the message is one line: what, why, what to do."""
+
+
+def recipe_id(name: str, settings: Mapping[str, Any]) -> str:
+    """Name of a recipe with a fingerprint of its settings.
+
+    Two calculations are comparable, and one of them need not be repeated, when their recipes
+    are equal.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"gpaw-pbe-standard"``.
+    settings : mapping
+        All settings that change the result; JSON values. Their order does not matter.
+
+    Examples
+    --------
+    >>> recipe_id("gpaw-pbe-fast", {"ecut": 350.0})
+    'gpaw-pbe-fast-3787d30a'
+    """
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def band_edges(
+    eigenvalues: np.ndarray, n_electrons: float, tolerance: float = METAL_TOLERANCE
+) -> tuple[float, float] | None:
+    """Valence and conduction band edges of the bands on a k-mesh.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray, shape (n_spins, n_kpoints, n_bands)
+        In eV.
+    n_electrons : float
+        Valence electrons in the cell, both spins.
+    tolerance : float
+        Smallest gap that counts, in eV.
+
+    Returns
+    -------
+    tuple of float or None
+        VBM and CBM in eV; None for a metal, or if the highest band is filled.
+    """
+    n_spins, _, n_bands = eigenvalues.shape
+    n_filled = round(n_electrons * n_spins / 2)
+    if abs(n_electrons * n_spins / 2 - n_filled) > 1e-3 or not 0 < n_filled < n_spins * n_bands:
+        return None
+    tops = np.sort(eigenvalues.max(axis=1), axis=None)
+    bottoms = np.sort(eigenvalues.min(axis=1), axis=None)
+    vbm, cbm = float(tops[n_filled - 1]), float(bottoms[n_filled])
+    return (vbm, cbm) if cbm - vbm >= tolerance else None
+
+
+def _plain_numbers(values: Any) -> Any:
+    return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _structure_of_dict(structure: Any) -> Any:
+    return Structure.from_dict(structure) if isinstance(structure, Mapping) else structure
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_plain_numbers)]
+PymatgenStructure = Annotated[
+    Structure,
+    BeforeValidator(_structure_of_dict),
+    PlainSerializer(lambda structure: structure.as_dict(), return_type=dict, when_used="json"),
+]
+
+
+class DosDocument(BaseModel):
+    """Total electronic DOS of one structure, with what is needed to judge and to repeat it.
+
+    All energies (`energies`, `efermi`, `vbm`, `cbm`, `emax`) are on one axis, that of the engine,
+    whose zero means nothing in a periodic crystal; only differences do. This is the convention
+    of :class:`pymatgen.electronic_structure.dos.Dos`. `relative_energies` puts the Fermi level
+    at zero.
+
+    Parameters
+    ----------
+    material_id : str or None
+        The caller's name of the material.
+    formula : str
+        Reduced formula; filled in from `structure`.
+    structure : Structure
+        As computed, that is after the relaxation if there was one.
+    engine : {'gpaw', 'vasp'}
+    engine_version : str
+    recipe : str
+        See :func:`recipe_id`.
+    settings : dict
+        Everything that `recipe` stands for.
+    energies : sequence of float
+        Increasing, in eV.
+    dos : sequence of float
+        States/eV/cell, the sum of both spins, at `energies`. Negative noise (tetrahedra with
+        Blöchl's corrections) is set to zero with a warning.
+    efermi : float
+        Fermi level in eV; anywhere inside the gap of an insulator.
+    vbm, cbm : float
+        Band edges from eigenvalues in eV; both are `efermi` in a metal.
+    band_gap : float
+        ``cbm - vbm`` in eV, 0 for a metal.
+    energy : float
+        Total energy in eV/cell; comparable within one recipe only.
+    n_electrons : float
+        Valence electrons in the cell.
+    kmesh_scf, kmesh_dos : tuple of int
+        Divisions of the k-meshes of the density and of the DOS.
+    emax : float
+        In eV; bands are missing above it and the DOS there is a lower bound.
+    wall_time : float
+        In s, of all steps together.
+    is_spin_polarized : bool
+        Whether the engine could have found a magnetic moment.
+    magnetization : float or None
+        Total moment in Bohr magnetons/cell; None without spin polarisation.
+    warnings : sequence of str
+        What the engine did that a reader must know.
+
+    Raises
+    ------
+    DosError
+        If the DOS does not reach from `vbm` - 4 eV to `cbm` + 4 eV.
+    pydantic.ValidationError
+        If a number is not finite, energies do not increase, lengths differ, the DOS is negative,
+        or the edges contradict each other.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    schema_version: Literal[1] = 1
+    material_id: str | None = None
+    formula: str = ""
+    structure: PymatgenStructure
+    engine: Engine
+    engine_version: str
+    recipe: str
+    settings: dict[str, Any]
+    energies: Numbers = Field(min_length=2)
+    dos: Numbers
+    efermi: float
+    vbm: float
+    cbm: float
+    band_gap: float = Field(ge=0)
+    energy: float
+    n_electrons: float = Field(gt=0)
+    kmesh_scf: tuple[int, int, int]
+    kmesh_dos: tuple[int, int, int]
+    emax: float
+    wall_time: float = Field(ge=0)
+    is_spin_polarized: bool = False
+    magnetization: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_noise(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "dos" not in data:
+            return data
+        dos = np.asarray(data["dos"], float)
+        if dos.ndim != 1 or not (dos < 0).any():
+            return data
+        lowest, sites = float(dos.min()), data.get("structure")
+        n_atoms = len(sites["sites"] if isinstance(sites, Mapping) else sites) if sites else 1
+        if not lowest >= -_NEGATIVE_NOISE * n_atoms:
+            raise ValueError(f"DOS is negative: {lowest:.3g} states/eV/cell")
+        warning = f"negative DOS down to {lowest:.1e} states/eV/cell set to zero"
+        return {
+            **data,
+            "dos": np.maximum(dos, 0.0),
+            "warnings": (*data.get("warnings", ()), warning),
+        }
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if len(self.dos) != len(self.energies):
+            raise ValueError(f"{len(self.dos)} DOS values for {len(self.energies)} energies")
+        if (np.diff(self.energies) <= 0).any():
+            raise ValueError("energies do not increase")
+        if abs(self.cbm - self.vbm - self.band_gap) > 1e-6:
+            raise ValueError("band_gap is not cbm - vbm")
+        if not self.vbm - 1e-6 <= self.efermi <= self.cbm + 1e-6:
+            raise ValueError("Fermi level lies outside the band edges")
+        self._check_window()
+        if not self.formula:
+            object.__setattr__(self, "formula", self.structure.composition.reduced_formula)
+        return self
+
+    def _check_window(self) -> None:
+        lowest, highest = self.energies[0] - self.vbm, min(self.energies[-1], self.emax) - self.cbm
+        if lowest > -WINDOW or highest < WINDOW:
+            raise DosError(
+                f"DOS of {self.structure.composition.reduced_formula} is complete from "
+                f"VBM {lowest:+.2f} eV to CBM {highest:+.2f} eV only; -4 to +4 eV are needed: "
+                "compute more bands"
+            )
+
+    @property
+    def is_metal(self) -> bool:
+        """Whether there is no band gap."""
+        return self.band_gap == 0
+
+    @property
+    def is_magnetic(self) -> bool | None:
+        """Whether the cell has a moment above 0.05 Bohr magnetons; None if that is unknown."""
+        return None if self.magnetization is None else abs(self.magnetization) > 0.05
+
+    @property
+    def relative_energies(self) -> np.ndarray:
+        """Energies relative to the Fermi level, in eV."""
+        return np.asarray(self.energies) - self.efermi
+
+    def to_pymatgen(self) -> Dos:
+        """The DOS as pymatgen's object (one spin channel that holds both spins)."""
+        return Dos(self.efermi, np.asarray(self.energies), {Spin.up: np.asarray(self.dos)})
