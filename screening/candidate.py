@@ -1,0 +1,118 @@
+"""What flows through a screening: candidates, and materials that could not be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from models.crystal import Crystal
+
+MAX_ID_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a candidate comes from.
+
+    Parameters
+    ----------
+    source : str
+        Name of the file or of the database.
+    database_version : str, optional
+        Release of the database, such as ``"2025.09.25"``.
+    last_updated : str, optional
+        When the database last changed this material (ISO 8601).
+    """
+
+    source: str
+    database_version: str | None = None
+    last_updated: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields that are known."""
+        fields = {
+            "source": self.source,
+            "database_version": self.database_version,
+            "last_updated": self.last_updated,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A material to be screened, with the properties that the filters ask for.
+
+    A property is None where the source does not know it.
+
+    Parameters
+    ----------
+    material_id : str
+        Unique in its source.
+    structure : Crystal
+    energy_above_hull : float, optional
+        In eV/atom.
+    band_gap : float, optional
+        In eV.
+    is_magnetic : bool, optional
+    has_edos : bool, optional
+        Whether the source has a DFT electronic DOS of it.
+    source_formula : str, optional
+        Formula as the source writes it.
+    origin : Origin, optional
+    """
+
+    material_id: str
+    structure: Crystal
+    energy_above_hull: float | None = None
+    band_gap: float | None = None
+    is_magnetic: bool | None = None
+    has_edos: bool | None = None
+    source_formula: str | None = None
+    origin: Origin | None = None
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula; the source's own where it gives one."""
+        return self.source_formula or self.structure.formula
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Symbols of the elements, in alphabetical order."""
+        return self.structure.elements
+
+    @property
+    def chemsys(self) -> str:
+        """Chemical system, such as ``"Al-Mg"``."""
+        return self.structure.chemsys
+
+    @property
+    def nelements(self) -> int:
+        """Number of elements."""
+        return len(self.structure.composition)
+
+    @property
+    def nsites(self) -> int:
+        """Number of atoms in the cell."""
+        return len(self.structure)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A material without a usable structure: recorded with its reason, never fatal to a run."""
+
+    material_id: str
+    reason: str
+
+
+SourceItem: TypeAlias = Candidate | Unreadable
+
+
+def id_problem(material_id: str | None) -> str | None:
+    """Why a string cannot be a material id, None if it can."""
+    if not material_id:
+        return "material_id is empty"
+    if len(material_id) > MAX_ID_LENGTH:
+        return f"material_id is longer than {MAX_ID_LENGTH} characters"
+    if not material_id.isprintable():
+        return "material_id has characters that cannot be printed"
+    return None
