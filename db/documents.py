@@ -10,6 +10,7 @@ Numbers are strict: a string or a boolean is not a number, NaN and infinity are 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -111,12 +112,24 @@ def _needs_plain_copy(value: Any, depth: int) -> bool:
         for item in value:
             copy |= _needs_plain_copy(item, depth + 1)
         return copy
-    if isinstance(value, np.generic):
-        _needs_plain_copy(value.item(), depth + 1)
+    plain = _plain(value)
+    if plain is not None:
+        _needs_plain_copy(plain, depth + 1)
         return True
     raise ValueError(f"{kind.__name__} is not a JSON value")
 
 
+def _plain(value: Any) -> Any:
+    """Python number or string of a NumPy scalar or of a subclass such as ``bson.Int64``."""
+    if isinstance(value, np.generic):
+        return value.item()
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return None
+
+
+@lru_cache(maxsize=4096)  # documents have few different keys
 def _check_key(key: Any) -> None:
     if type(key) is not str or not key:
         raise ValueError(f"key {key!r:.60} is not a string with a character in it")

@@ -225,7 +225,7 @@ class Table:
         """The collection's name."""
         return self.collection.name
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, Codec]:
         """The codec of each column."""
         return COLUMNS[self.name]
@@ -293,8 +293,9 @@ class Table:
     def raw(self, names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
         """Fields of a document from the values of some columns."""
         raw = {}
+        columns = self.columns
         for name, value in zip(names, row, strict=True):
-            decode = self.columns[name].decode
+            decode = columns[name].decode
             raw[name] = value if value is None or decode is None else decode(value)
         return raw
 

@@ -447,7 +447,7 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
         return MongoStore(text)
     if "://" in text:
         raise StoreError(
-            f"store {text.split('://')[0]}://...: unknown scheme; "
+            f"store {mask_uri(text)}: unknown scheme; "
             "give a path, mongodb://... or mongodb+srv://..."
         )
     if not text.strip():
@@ -455,6 +455,20 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     from db.embedded import EmbeddedStore
 
     return EmbeddedStore(Path(text).expanduser())
+
+
+def mask_uri(uri_or_path: str) -> str:
+    """The same without user, password and options, fit for messages and reports.
+
+    Examples
+    --------
+    >>> mask_uri("mongodb://ann:secret@db.example.org:27017/screening?tls=true")
+    'mongodb://db.example.org:27017/screening'
+    """
+    scheme, separator, rest = uri_or_path.partition("://")
+    if not separator:
+        return uri_or_path
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def describe(error: ValidationError) -> str:
