@@ -1,0 +1,135 @@
+"""Documents for the tests of the stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from db.documents import (
+    CandidateDoc,
+    FilterCount,
+    GapDoc,
+    GridDoc,
+    PredictionDoc,
+    Run,
+    ValidationDoc,
+    Verdict,
+)
+
+GRID = GridDoc(start=-4.0, width=0.0625, size=128, unit="eV")
+START = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=UTC)
+STRUCTURE = {
+    "@module": "pymatgen.core.structure",
+    "@class": "Structure",
+    "charge": 0,
+    "lattice": {"matrix": [[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]]},
+    "sites": [
+        {"species": [{"element": "Na", "occu": 1}], "abc": [0.0, 0.0, 0.0]},
+        {"species": [{"element": "Cl", "occu": 1}], "abc": [0.5, 0.5, 0.5]},
+    ],
+}
+
+
+def gap(**changes: Any) -> GapDoc:
+    values: dict[str, Any] = {
+        "lower_edge": -2.5,
+        "upper_edge": -1.0 / 3.0,
+        "width": 2.5 - 1.0 / 3.0,
+        "max_dos": 0.25,
+        "is_lower_bound": True,
+        "per_atom": False,
+        "criteria": {"max_dos": 1.0, "min_width": 1.0, "mirror": False},
+        "holds": {"width": True, "upper_edge": True},
+        "is_gap": True,
+    }
+    return GapDoc(**(values | changes))
+
+
+def run(run_id: str = "run-1", **changes: Any) -> Run:
+    values: dict[str, Any] = {
+        "parameters": {"max_ehull": 0.5, "elements": ["Na", "Cl"], "limit": None},
+        "versions": {"screening": "0.1.0"},
+        "funnel": [FilterCount(name="hull", entered=10, dropped=4, unknown=1)],
+        "counts": {"positives": 2},
+        "model_id": "mat2spec-1",
+        "selection": ["mp-1", "mp-2"],
+        "source": {"name": "prototypes"},
+        "created_at": START,
+        "updated_at": START + timedelta(seconds=5),
+    }
+    return Run(run_id=run_id, **(values | changes))
+
+
+def candidate(number: int = 1, run_id: str = "run-1", **changes: Any) -> CandidateDoc:
+    values: dict[str, Any] = {
+        "structure_hash": f"{number:032x}",
+        "formula": "NaCl",
+        "chemsys": "Cl-Na",
+        "elements": ["Cl", "Na"],
+        "nelements": 2,
+        "nsites": 2,
+        "energy_above_hull": 0.01 * number,
+        "band_gap": 0.0,
+        "is_magnetic": False,
+        "has_edos": None,
+        "origin": {"source": "files", "version": "2024.1"},
+        "shard": number // 10,
+        "structure": STRUCTURE,
+    }
+    return CandidateDoc(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
+
+
+def verdict(number: int = 1, run_id: str = "run-1", **changes: Any) -> Verdict:
+    values: dict[str, Any] = {
+        "state": "screened",
+        "model_id": "mat2spec-1",
+        "gap": gap(),
+        "is_positive": True,
+        "score": 0.5 + number,
+    }
+    return Verdict(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
+
+
+def prediction(number: int = 1, model_id: str = "mat2spec-1", **changes: Any) -> PredictionDoc:
+    values: dict[str, Any] = {
+        "structure_hash": f"{number:032x}",
+        "formula": "NaCl",
+        "nsites": 2,
+        "grid": GRID,
+        "spectrum": np.random.default_rng(number).random(GRID.size),
+        "gap": gap(),
+        "score": float(number),
+        "created_at": START,
+    }
+    return PredictionDoc(material_id=f"mp-{number}", model_id=model_id, **(values | changes))
+
+
+def validation(number: int = 1, engine: str = "gpaw", **changes: Any) -> ValidationDoc:
+    values: dict[str, Any] = {
+        "structure_hash": f"{number:032x}",
+        "recipe": "pbe-340",
+        "formula": "NaCl",
+        "nsites": 2,
+        "state": "done",
+        "run_ids": ["run-1"],
+        "spectrum": np.random.default_rng(number).random(GRID.size) * 3.0,
+        "grid": GRID,
+        "efermi": 3.1,
+        "vbm": 3.0,
+        "cbm": 3.2,
+        "band_gap": 0.2,
+        "gap": gap(width=None, is_gap=False),
+        "is_positive": False,
+        "prediction_model_id": "mat2spec-1",
+        "mae": 0.3,
+        "wd": 0.1,
+        "raw_dos": {"kind": "store", "name": "0" * 64},
+        "job_uuids": ["6f1c"],
+        "wall_time": 12.5,
+        "warnings": ["k-mesh is coarse"],
+        "created_at": START,
+        "updated_at": START,
+    }
+    return ValidationDoc(material_id=f"mp-{number}", engine=engine, **(values | changes))

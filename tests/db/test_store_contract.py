@@ -1,0 +1,485 @@
+"""What both stores promise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from db_examples import START, candidate, gap, prediction, run, validation, verdict
+
+from db.documents import CandidateDoc, PredictionDoc
+from db.errors import StoreError
+from db.query import CANDIDATES, PREDICTIONS, Condition, Query, conditions
+from db.store import BATCH, ScreeningStore, open_store
+
+
+def ids(documents) -> list[str]:
+    return [document.material_id for document in documents]
+
+
+# round trips
+
+
+def test_documents_come_back_as_they_went_in(store: ScreeningStore) -> None:
+    store.put_run(run())
+    store.upsert_candidates([candidate(gap=gap(), is_positive=True, score=0.1)])
+    store.upsert_predictions([prediction()])
+    store.upsert_validations([validation()])
+    assert store.run("run-1") == run()
+    (stored,) = store.candidates("run-1", with_structure=True)
+    assert stored == candidate(gap=gap(), is_positive=True, score=0.1)
+    assert list(store.predictions([prediction().key])) == [prediction()]
+    assert list(store.validations()) == [validation()]
+
+
+def test_documents_with_nothing_in_them_come_back(store: ScreeningStore) -> None:
+    empty = CandidateDoc(run_id="r", material_id="m")
+    queued = validation(
+        state="queued", spectrum=None, grid=None, gap=None, raw_dos=None, run_ids=[], warnings=[]
+    )
+    store.upsert_candidates([empty])
+    store.upsert_validations([queued])
+    assert list(store.candidates("r", with_structure=True)) == [empty]
+    assert list(store.validations()) == [queued]
+
+
+def test_a_store_is_there_when_opened_again(uri: str) -> None:
+    with open_store(uri) as store:
+        store.put_run(run())
+    with open_store(uri) as store:
+        assert store.run("run-1") == run()
+
+
+def test_structures_are_read_on_request_only(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate()])
+    assert next(store.candidates("run-1")).structure is None
+    assert next(store.candidates("run-1", with_structure=True)).structure is not None
+
+
+# upserts
+
+
+def test_writing_twice_changes_nothing(store: ScreeningStore) -> None:
+    documents = [prediction(i) for i in range(BATCH + 50)]
+    assert store.upsert_predictions(documents) == len(documents)
+    assert store.upsert_predictions(documents) == len(documents)
+    assert store.count(Query(PREDICTIONS)) == len(documents)
+    assert sorted(ids(store.find(Query(PREDICTIONS)))) == sorted(ids(documents))
+
+
+def test_of_two_documents_with_one_key_the_later_stays(store: ScreeningStore) -> None:
+    store.upsert_predictions([prediction(score=1.0), prediction(score=2.0)])
+    (stored,) = store.predictions([prediction().key])
+    assert stored.score == 2.0
+
+
+def test_a_prediction_keeps_its_first_time(store: ScreeningStore) -> None:
+    store.upsert_predictions([prediction()])
+    store.upsert_predictions([prediction(created_at=START + timedelta(days=1), score=7.0)])
+    (stored,) = store.predictions([prediction().key])
+    assert (stored.created_at, stored.score) == (START, 7.0)
+
+
+def test_predictions_of_two_models_are_kept_apart(store: ScreeningStore) -> None:
+    store.upsert_predictions([prediction(), prediction(model_id="gatgnn-1", score=9.0)])
+    (stored,) = store.predictions([prediction(model_id="gatgnn-1").key])
+    assert stored.score == 9.0
+    assert store.count(Query(PREDICTIONS)) == 2
+
+
+def test_a_candidate_without_structure_leaves_the_stored_one(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate()])
+    store.upsert_candidates([candidate(structure=None, formula="ClNa")])
+    (stored,) = store.candidates("run-1", with_structure=True)
+    assert stored == candidate(formula="ClNa")
+
+
+def test_existing_candidates_can_be_left_alone(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1)])
+    store.apply_verdicts([verdict(1)])
+    store.upsert_candidates([candidate(1), candidate(2)], keep_existing=True)
+    assert store.candidate_counts("run-1") == {"screened": 1, "pending": 1}
+
+
+def test_batches_before_a_failing_source_are_kept(store: ScreeningStore) -> None:
+    def source() -> Iterator[CandidateDoc]:
+        yield from (candidate(i) for i in range(BATCH + 10))
+        raise OSError("file ends here")
+
+    with pytest.raises(OSError, match="file ends here"):
+        store.upsert_candidates(source())
+    assert store.candidate_counts("run-1") == {"pending": BATCH}
+
+
+def test_a_document_of_another_sort_is_refused(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match="predictions take PredictionDoc, not CandidateDoc"):
+        store.upsert(PREDICTIONS, [candidate()])  # type: ignore[list-item]
+
+
+def test_nothing_to_write_is_nothing_written(store: ScreeningStore) -> None:
+    assert store.upsert_predictions([]) == 0
+    assert store.apply_verdicts([]) == 0
+    assert store.has_predictions([]) == set()
+    assert list(store.predictions([])) == []
+
+
+# runs
+
+
+def test_runs_are_listed_newest_first(store: ScreeningStore) -> None:
+    for number in (2, 1, 3):
+        store.put_run(run(f"run-{number}", created_at=START + timedelta(hours=number)))
+    store.put_run(run("run-2", state="done"))
+    assert [r.run_id for r in store.runs()] == ["run-3", "run-2", "run-1"]
+    assert [r.run_id for r in store.runs("done")] == ["run-2"]
+
+
+def test_an_unknown_run_is_named(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match="has no run 'run-7'"):
+        store.run("run-7")
+
+
+# candidates
+
+
+def test_candidates_are_chosen_and_sorted(store: ScreeningStore) -> None:
+    store.upsert_candidates(candidate(i) for i in range(40))
+    store.upsert_candidates([candidate(1, run_id="run-2")])
+    store.apply_verdicts(verdict(i, is_positive=i % 3 == 0) for i in range(0, 40, 2))
+    store.apply_verdicts([verdict(39, state="failed", reason="no atoms", is_positive=None)])
+    every = list(store.candidates("run-1"))
+    assert len(every) == 40
+    assert sorted(ids(store.candidates("run-1", state="failed"))) == ["mp-39"]
+    assert len(list(store.candidates("run-1", state=("failed", "screened")))) == 21
+    assert len(list(store.candidates("run-1", shard=3))) == 10
+    positives = store.candidates("run-1", is_positive=True, sort_by="score", descending=True)
+    assert ids(positives) == [f"mp-{i}" for i in range(36, -1, -6)]
+    assert ids(store.candidates("run-1", sort_by="energy_above_hull", limit=2)) == ["mp-0", "mp-1"]
+    assert ids(store.candidates("run-1", limit=0)) == []
+    some = store.candidates("run-1", material_ids=["mp-3", "mp-5", "unknown"])
+    assert sorted(ids(some)) == ["mp-3", "mp-5"]
+    assert list(store.candidates("run-1", material_ids=[])) == []
+
+
+def test_none_sorts_first_and_is_never_less(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1), candidate(2, energy_above_hull=None)])
+    assert ids(store.candidates("run-1", sort_by="energy_above_hull")) == ["mp-2", "mp-1"]
+    low = Query(CANDIDATES, (Condition("energy_above_hull", "<", 1.0),))
+    assert ids(store.find(low)) == ["mp-1"]
+    unknown = Query(CANDIDATES, (Condition("energy_above_hull", "==", None),))
+    assert ids(store.find(unknown)) == ["mp-2"]
+
+
+def test_counts_and_shards(store: ScreeningStore) -> None:
+    store.upsert_candidates(candidate(i) for i in range(25))
+    store.upsert_candidates([candidate(99, shard=None, state="rejected", reason="magnetic")])
+    store.apply_verdicts(verdict(i) for i in range(12))
+    assert store.candidate_counts("run-1") == {"pending": 13, "screened": 12, "rejected": 1}
+    assert store.candidate_counts("unknown") == {}
+    assert store.shards("run-1") == [0, 1, 2]
+    assert store.shards("run-1", "pending") == [1, 2]
+
+
+def test_more_candidates_than_a_page_stream_in_order(store: ScreeningStore) -> None:
+    store.upsert_candidates(candidate(i, structure=None) for i in range(1234))
+    scores = [c.energy_above_hull for c in store.candidates("run-1", sort_by="energy_above_hull")]
+    assert scores == sorted(scores)
+    assert len(scores) == 1234
+
+
+def test_a_reader_may_write(store: ScreeningStore) -> None:
+    store.upsert_candidates(candidate(i) for i in range(1100))
+    seen = []
+    for document in store.candidates("run-1", state="pending"):
+        seen.append(document.material_id)
+        if len(seen) % 100 == 3:
+            store.apply_verdicts([verdict(int(document.material_id[3:]))])
+            store.upsert_candidates([candidate(2000 + len(seen))])
+    assert len(seen) == len(set(seen)) == 1100
+    assert store.candidate_counts("run-1") == {"screened": 11, "pending": 1100}
+
+
+# verdicts
+
+
+def test_a_verdict_changes_only_its_fields(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1), candidate(2)])
+    assert store.apply_verdicts([verdict(1)]) == 1
+    first, second = store.candidates("run-1", with_structure=True, sort_by="material_id")
+    said = {"state": "screened", "model_id": "mat2spec-1", "gap": gap(), "is_positive": True}
+    assert first == candidate(1).model_copy(update=said | {"score": 1.5})
+    assert second == candidate(2)
+
+
+def test_a_verdict_on_an_unknown_candidate_does_nothing(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1)])
+    assert store.apply_verdicts([verdict(1), verdict(2), verdict(1, run_id="run-2")]) == 1
+    assert len(list(store.find(Query(CANDIDATES)))) == 1
+
+
+def test_the_last_verdict_holds(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1)])
+    store.apply_verdicts([verdict(1), verdict(1, state="failed", reason="NaN", is_positive=None)])
+    (stored,) = store.candidates("run-1")
+    assert (stored.state, stored.reason, stored.is_positive) == ("failed", "NaN", None)
+
+
+# lookups
+
+
+def test_keys_are_looked_up_in_batches(store: ScreeningStore) -> None:
+    documents = [prediction(i) for i in range(2 * BATCH + 100)]
+    store.upsert_predictions(documents)
+    keys = [d.key for d in documents]
+    absent = [("mp-1", "0" * 32, "mat2spec-1"), ("x", "y", "z"), ("mp-2", keys[2][1], "other")]
+    assert store.has_predictions([*keys, *absent]) == set(keys)
+    found = {d.key: d for d in store.predictions([*keys, *absent, keys[0]])}
+    assert found == {d.key: d for d in documents}
+
+
+def test_keys_of_the_wrong_shape_are_refused(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match=r"is not \(material_id, structure_hash, model_id\)"):
+        store.has_predictions([("mp-1", "abc")])  # type: ignore[list-item]
+    with pytest.raises(StoreError, match="not made of text"):
+        list(store.predictions([("mp-1", {"$gt": ""}, "m")]))  # type: ignore[list-item]
+
+
+# validations
+
+
+def test_validations_are_chosen(store: ScreeningStore) -> None:
+    store.upsert_validations(
+        [
+            validation(1),
+            validation(2, state="failed", error="SCF did not converge", run_ids=["run-1", "run-2"]),
+            validation(2, engine="vasp", run_ids=["run-2"]),
+        ]
+    )
+    assert sorted(ids(store.validations(run_id="run-1"))) == ["mp-1", "mp-2"]
+    assert sorted(ids(store.validations(run_id="run-2"))) == ["mp-2", "mp-2"]
+    assert ids(store.validations(engine="vasp")) == ["mp-2"]
+    assert ids(store.validations(state="failed")) == ["mp-2"]
+    assert ids(store.validations(recipe="other")) == []
+    assert ids(store.validations(material_ids=["mp-1"])) == ["mp-1"]
+
+
+def test_a_material_has_a_history(store: ScreeningStore) -> None:
+    store.put_run(run("new", created_at=START + timedelta(days=1)))
+    store.put_run(run("old"))
+    store.upsert_candidates([candidate(1, run_id=r) for r in ("new", "old", "lost")])
+    store.upsert_candidates([candidate(2, run_id="new")])
+    store.upsert_predictions(
+        [prediction(created_at=START + timedelta(days=2)), prediction(model_id="gatgnn-1")]
+    )
+    store.upsert_validations([validation(1), validation(2)])
+    history = store.history("mp-1")
+    assert [r.run_id for r in history.runs] == ["old", "new"]
+    assert [c.run_id for c in history.candidates] == ["lost", "old", "new"]
+    assert [p.model_id for p in history.predictions] == ["gatgnn-1", "mat2spec-1"]
+    assert ids(history.validations) == ["mp-1"]
+    assert store.history("unknown").candidates == []
+
+
+# raw data
+
+
+def test_a_raw_dos_comes_back(store: ScreeningStore) -> None:
+    dos = {"efermi": 1.5, "energies": [0.1 * i for i in range(5000)], "densities": {"1": [0.5]}}
+    reference = store.put_raw_dos(dos)
+    assert store.put_raw_dos(dict(reversed(dos.items()))) == reference
+    assert list(store.blobs()) == [reference["name"]]
+    assert store.raw_dos(reference) == dos
+
+
+def test_a_raw_dos_that_is_not_there_is_named(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match="has no raw DOS 'abc'"):
+        store.raw_dos({"kind": "store", "name": "abc"})
+    with pytest.raises(StoreError, match="has no raw DOS None"):
+        store.raw_dos({})
+
+
+def test_a_damaged_raw_dos_is_told(store: ScreeningStore) -> None:
+    name = "f" * 64
+    store._put_blob(name, b"not what it was")
+    with pytest.raises(StoreError, match="damaged"):
+        store.raw_dos({"name": name})
+
+
+def test_a_raw_dos_with_nan_is_refused(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match="NaN"):
+        store.put_raw_dos({"densities": [float("nan")]})
+
+
+# documents that a hand has spoilt
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("score", "high", "score: Input should be a valid number"),
+        ("schema_version", 99, "schema_version"),
+        ("spectrum", [1.0, 2.0], "spectrum has 2 values|spectrum: Input should be a valid list"),
+        ("gap", {"is_gap": "yes"}, "gap.is_gap"),
+        ("grid", "none", "grid: "),
+        ("created_at", "long ago", "created_at"),
+    ],
+)
+def test_a_spoilt_document_is_left_out_and_named(
+    store: ScreeningStore, spoil, field: str, value: object, reason: str
+) -> None:
+    store.upsert_predictions([prediction(1), prediction(2)])
+    spoil("predictions", "mp-1", field, value)
+    assert ids(store.find(Query(PREDICTIONS))) == ["mp-2"]
+    assert ids(store.predictions([prediction(1).key, prediction(2).key])) == ["mp-2"]
+    (problem,) = store.problems
+    assert problem.key == ", ".join(prediction(1).key)
+
+    assert re.search(reason, problem.reason)
+    store.upsert(PREDICTIONS, [prediction(1)], "replace")
+    assert sorted(ids(store.find(Query(PREDICTIONS)))) == ["mp-1", "mp-2"]
+
+
+def test_a_spoilt_structure_is_named(store: ScreeningStore, spoil) -> None:
+    store.upsert_candidates([candidate(1), candidate(2)])
+    spoil("candidates", "mp-1", "structure", "gone")
+    assert ids(store.candidates("run-1", with_structure=True)) == ["mp-2"]
+    assert "structure" in store.problems[0].reason
+    assert sorted(ids(store.candidates("run-1"))) == ["mp-1", "mp-2"]
+
+
+def test_a_spoilt_run_cannot_be_opened(store: ScreeningStore, spoil) -> None:
+    store.put_run(run())
+    spoil("runs", "run-1", "state", "paused")
+    with pytest.raises(StoreError, match=r"run 'run-1' is not readable: state: Input should be"):
+        store.run("run-1")
+    assert store.runs() == []
+
+
+def test_spoilt_json_does_not_stop_a_query(store: ScreeningStore, spoil) -> None:
+    store.upsert_candidates([candidate(1, gap=gap()), candidate(2, gap=gap())])
+    spoil("candidates", "mp-1", "elements", "{")
+    spoil("candidates", "mp-1", "gap", "{")
+    asked = (Condition("elements", "has", "Na"), Condition("gap.width", ">", 1.0))
+    assert ids(store.find(Query(CANDIDATES, asked))) == ["mp-2"]
+
+
+# several writers
+
+
+def write_predictions(uri: str, numbers: range, barrier) -> None:
+    with open_store(uri) as store:
+        barrier.wait()
+        store.upsert_predictions(prediction(i) for i in numbers)
+
+
+@pytest.mark.parametrize("start_method", ["spawn"])
+def test_processes_write_the_same_documents(uri: str, start_method: str) -> None:
+    context = multiprocessing.get_context(start_method)
+    barrier = context.Barrier(4)
+    workers = [
+        context.Process(target=write_predictions, args=(uri, range(2000), barrier))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    with open_store(uri) as store:
+        stored: dict[tuple, PredictionDoc] = {d.key: d for d in store.find(Query(PREDICTIONS))}
+        assert store.count(Query(PREDICTIONS)) == len(stored) == 2000
+    assert all(stored[prediction(i).key] == prediction(i) for i in range(0, 2000, 97))
+
+
+def test_threads_share_a_store(store: ScreeningStore) -> None:
+    failures: list[Exception] = []
+
+    def work(part: int) -> None:
+        try:
+            for i in range(part * 100, part * 100 + 100, 10):
+                store.upsert_predictions(prediction(j) for j in range(i, i + 10))
+                assert store.has_predictions([prediction(i).key])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert store.count(Query(PREDICTIONS)) == 400
+
+
+def use_inherited(store: ScreeningStore, numbers: range) -> None:
+    store.upsert_predictions(prediction(i) for i in numbers)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_child_may_use_its_parents_store(store: ScreeningStore) -> None:
+    store.upsert_predictions([prediction(0)])
+    child = multiprocessing.get_context("fork").Process(
+        target=use_inherited, args=(store, range(1, 50))
+    )
+    child.start()
+    use_inherited(store, range(50, 100))
+    child.join()
+    assert child.exitcode == 0
+    assert store.count(Query(PREDICTIONS)) == 100
+
+
+# queries
+
+
+def test_counting_by_a_field(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(i, has_edos=[True, False, None][i % 3]) for i in range(7)])
+    query = Query(CANDIDATES, conditions(run_id="run-1"))
+    assert store.count_by(query, "has_edos") == {True: 3, False: 2, None: 2}
+    assert store.count_by(query, "chemsys") == {"Cl-Na": 7}
+    store.apply_verdicts([verdict(1)])
+    assert store.count_by(query, "gap.is_gap") == {None: 6, True: 1}
+    assert store.count(query) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ((Condition("password", "==", "x"),), "have no field 'password'"),
+        ((Condition("origin.source", "==", "x"),), "have no field 'origin.source'"),
+        ((Condition("$where", "==", "1"),), "have no field"),
+        ((Condition("score", "$gt", 1),), "no operator"),  # type: ignore[arg-type]
+        ((Condition("score", "==", {"$gt": 0}),), "not a plain value"),  # type: ignore[arg-type]
+        ((Condition("score", "<", float("nan")),), "not a finite number"),
+        ((Condition("score", "<", None),), "None cannot be compared"),
+        ((Condition("score", "in", [{"$ne": 1}]),), "not a plain value"),  # type: ignore[list-item]
+        ((Condition("score", "in", 3.0),), "needs a list"),
+        ((Condition("elements", "==", "Na"),), "does not work on a list"),
+        ((Condition("gap", "==", "x"),), "only be compared with None"),
+        ((Condition("formula", "==", "a\0"),), "is not text"),
+        ((Condition("formula", "==", "\ud800"),), "is not text"),
+    ],
+)
+def test_what_cannot_be_asked(asked: tuple[Condition, ...], message: str) -> None:
+    with pytest.raises(StoreError, match=message.replace("$", r"\$")):
+        Query(CANDIDATES, asked)
+
+
+def test_orders_and_limits_that_cannot_be(store: ScreeningStore) -> None:
+    with pytest.raises(StoreError, match="cannot sort by 'elements'"):
+        Query(CANDIDATES, sort_by="elements")
+    with pytest.raises(StoreError, match="limit must be"):
+        Query(CANDIDATES, limit=-1)
+    with pytest.raises(StoreError, match="cannot count by 'origin'"):
+        store.count_by(Query(CANDIDATES), "origin")
+
+
+def test_a_closed_store_says_so(uri: str) -> None:
+    store = open_store(uri)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.runs()
