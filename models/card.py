@@ -1,0 +1,119 @@
+"""The model card of a shipped predictor: what it was trained on, how good it is, its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import ModelError
+
+CARD = "card.json"
+
+
+class ModelCard(BaseModel):
+    """Facts about a predictor, kept as ``card.json`` and shown as ``README.md`` beside the weights.
+
+    Parameters
+    ----------
+    n_train, n_validation, n_test : int
+        Materials in each part.
+    left_out : dict
+        Number of labels that were not used, by reason.
+    elements : tuple of str
+        Elements of the training materials; others are extrapolation.
+    figures : dict
+        Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``.
+    gap : dict
+        How well the VB gap is recognised on the test materials.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    description: str
+    labels: tuple[str, ...]
+    n_train: int
+    n_validation: int
+    n_test: int
+    left_out: dict[str, int]
+    split_seed: int
+    elements: tuple[str, ...]
+    figures: dict[str, dict[str, float]]
+    gap: dict[str, Any] = {}
+    limits: tuple[str, ...]
+    versions: dict[str, str]
+    trained_at: str
+    training_seconds: float
+
+    def write(self, folder: Path) -> None:
+        """Write ``card.json`` and ``README.md`` into the checkpoint's folder."""
+        (folder / CARD).write_text(self.model_dump_json(indent=2) + "\n")
+        (folder / "README.md").write_text(self.to_markdown())
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """Read ``card.json``.
+
+        Raises
+        ------
+        ModelError
+            If it is missing or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json((folder / CARD).read_bytes())
+        except OSError as error:
+            raise ModelError(f"model card {error.filename}: {error.strerror}") from None
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ModelError(f"model card {folder / CARD}, {field}: wrong or missing") from None
+
+    def to_markdown(self) -> str:
+        """The card for people."""
+        n_labels = self.n_train + self.n_validation + self.n_test
+        left_out = "".join(f"\n- {n} left out: {reason}" for reason, n in self.left_out.items())
+        rows = "\n".join(
+            f"| {what} | {f['r2']:.3f} | {f['mae']:.4g} | {f['mse']:.4g} | {f['wd']:.3f} |"
+            for what, f in self.figures.items()
+        )
+        gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
+        limits = "\n".join(f"- {limit}" for limit in self.limits)
+        versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
+        return f"""# {self.name}
+
+{self.description}
+
+Architecture: {self.architecture}. Trained {self.trained_at} in {self.training_seconds:.0f} s \
+({versions}).
+
+## Data
+
+{n_labels} labelled materials: {self.n_train} for training, {self.n_validation} for validation, \
+{self.n_test} for the test; the split is a hash of the `material_id` (seed {self.split_seed}).
+{left_out}
+
+Labels: {", ".join(self.labels)}. Structures: Materials Project (CC-BY 4.0).
+
+Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
+
+## Test figures
+
+On the {self.n_test} test materials, which no training step has seen. MAE and MSE are in the unit
+of the row; WD in eV.
+
+| predicted | R2 | MAE | MSE | WD |
+| --- | --- | --- | --- | --- |
+{rows}
+
+{gap}
+
+## What it must not be used for
+
+{limits}
+"""
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,91 @@
+"""92 binary descriptors of each element, the node input of every architecture."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import numpy as np
+
+from models.graph import N_ELEMENTS
+
+N_DESCRIPTORS = 92
+_NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)
+
+
+@cache
+def element_descriptors() -> np.ndarray:
+    """Descriptor table, shape (104, 92), float32; row Z describes the element Z, row 0 is empty.
+
+    Nine properties, each one-hot over its values or over equal intervals: group (18), period
+    (7), Pauling electronegativity (10), covalent radius (10), valence electrons (12), logarithm
+    of the first ionisation energy (10), electron affinity (10), block (4) and logarithm of the
+    molar volume (11). A property that is not known is all zeros. These are the properties of
+    the CGCNN table (Xie & Grossman, PRL 120, 145301 (2018)) that the paper uses, but the values
+    come from pymatgen and ASE and the bins are ours, so single rows differ from it.
+    """
+    table = np.zeros((N_ELEMENTS + 1, N_DESCRIPTORS), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of each property that it lacks
+        properties = np.array([_properties(z) for z in range(1, N_ELEMENTS + 1)])
+    columns = [
+        _one_hot(properties[:, 0] - 1, 18),
+        _one_hot(properties[:, 1] - 1, 7),
+        _binned(properties[:, 2], 10),
+        _binned(properties[:, 3], 10),
+        _one_hot(properties[:, 4] - 1, 12),
+        _binned(np.log(properties[:, 5]), 10),
+        _binned(properties[:, 6], 10),
+        _one_hot(properties[:, 7], 4),
+        _binned(np.log(properties[:, 8]), 11),
+    ]
+    table[1:] = np.concatenate(columns, axis=1)
+    table.setflags(write=False)
+    return table
+
+
+def _properties(z: int) -> list[float]:
+    from ase.data import covalent_radii
+    from pymatgen.core import Element
+
+    element = Element.from_Z(z)
+    return [
+        element.group,
+        min(element.row, 7),
+        _known(element, "X"),
+        covalent_radii[z] if covalent_radii[z] > 0.2 else np.nan,
+        _valence_electrons(z, element.group, element.block),
+        _known(element, "ionization_energy"),
+        _known(element, "electron_affinity"),
+        "spdf".index(element.block),
+        _known(element, "molar_volume"),
+    ]
+
+
+def _known(element: object, name: str) -> float:
+    value = getattr(element, name, None)
+    return np.nan if value is None else float(value)
+
+
+def _valence_electrons(z: int, group: int, block: str) -> int:
+    """Electrons outside the noble-gas core and filled d and f shells, at most 12."""
+    if z == 2:
+        return 2
+    if block == "p":
+        return group - 10
+    core = max(n for n in _NOBLE_GASES if n < z)
+    filled_f = 14 if block == "d" and z - core > 16 else 0
+    return min(z - core - filled_f, 12)
+
+
+def _one_hot(index: np.ndarray, size: int) -> np.ndarray:
+    return (index[:, None] == np.arange(size)).astype(np.float32)
+
+
+def _binned(values: np.ndarray, size: int) -> np.ndarray:
+    """One-hot over `size` equal intervals between the smallest and the largest value."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    known = np.isfinite(values)
+    index = np.full(len(values), -1)
+    index[known] = np.minimum((values[known] - low) / (high - low) * size, size - 1).astype(int)
+    return _one_hot(index, size)

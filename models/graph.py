@@ -1,0 +1,255 @@
+"""Structure to crystal graph (eqs. 1-5), and many graphs to one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from vesin import NeighborList
+
+from models.crystal import ELEMENTS, Crystal
+from models.errors import ModelError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+N_ELEMENTS = 103  # H to Lr: the length of the composition vector
+
+
+class GraphConfig(BaseModel):
+    """What becomes an edge, and which cells are refused.
+
+    Parameters
+    ----------
+    cutoff : float
+        Largest distance of a neighbour, in Å.
+    neighbors : int
+        Neighbours of each atom. Those as near as the last one are kept too, so that the graph
+        does not depend on the order of the atoms or the choice of the cell.
+    tie_tolerance : float
+        Distances that differ by less than this are equal, in Å.
+    min_distance : float
+        Atoms nearer than this overlap: the structure is refused, in Å.
+    max_atoms : int
+        Largest cell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cutoff: float = Field(8.0, gt=0)
+    neighbors: int = Field(12, gt=0)
+    tie_tolerance: float = Field(1e-3, ge=0)
+    min_distance: float = Field(0.5, ge=0)
+    max_atoms: int = Field(1000, gt=0)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CrystalGraph:
+    """Atoms and directed edges of one crystal, edges sorted by their centre.
+
+    Parameters
+    ----------
+    atomic_numbers : ndarray, shape (n,), int64
+    center, neighbor : ndarray, shape (e,), int64
+        An edge carries a message from `neighbor` to `center`.
+    distance : ndarray, shape (e,), float32
+        In Å.
+    """
+
+    atomic_numbers: np.ndarray
+    center: np.ndarray
+    neighbor: np.ndarray
+    distance: np.ndarray
+
+
+def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> CrystalGraph:
+    """Graph of the nearest neighbours of every atom.
+
+    Raises
+    ------
+    ModelError
+        If the cell is too large, atoms overlap, an atom has no neighbour within the cutoff, or
+        an element has no descriptor.
+
+    Examples
+    --------
+    >>> po = Crystal(np.eye(3) * 3.35, [[0, 0, 0]], [84])
+    >>> len(build_graph(po).distance)  # 6 nearest and all 12 next-nearest neighbours
+    18
+    """
+    numbers = crystal.atomic_numbers
+    if len(numbers) > config.max_atoms:
+        raise ModelError(f"{len(numbers)} atoms in the cell; the limit is {config.max_atoms}")
+    if numbers.max() > N_ELEMENTS:
+        raise ModelError(f"element {ELEMENTS[numbers.max()]} has no descriptor")
+    if len(numbers) > crystal.volume:  # diamond has 0.18 atoms/Å^3
+        raise ModelError(f"{len(numbers)} atoms in {crystal.volume:.3g} Å^3: atoms overlap")
+    positions = crystal.frac_coords @ crystal.lattice
+    # Most cells have all their nearest neighbours within 5 Å, a fourth of the pairs.
+    for cutoff in (min(5.0, config.cutoff), config.cutoff):
+        center, neighbor, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
+            points=positions, box=crystal.lattice, periodic=True, quantities="ijd"
+        )
+        if len(distance) and distance.min() < config.min_distance:
+            k = int(distance.argmin())
+            raise ModelError(
+                f"atoms {center[k]} and {neighbor[k]} overlap: {distance[k]:.3f} Å apart"
+            )
+        keep, complete = _nearest(center, distance, len(numbers), cutoff, config)
+        if complete:
+            break
+    center, neighbor, distance = center[keep], neighbor[keep], distance[keep]
+    lonely = np.bincount(center.astype(np.int64), minlength=len(numbers)) == 0
+    if lonely.any():
+        raise ModelError(f"atom {int(lonely.argmax())} has no neighbour within {config.cutoff} Å")
+    return CrystalGraph(
+        numbers,
+        center.astype(np.int64),
+        neighbor.astype(np.int64),
+        distance.astype(np.float32),
+    )
+
+
+def _nearest(
+    center: np.ndarray, distance: np.ndarray, n_atoms: int, cutoff: float, config: GraphConfig
+) -> tuple[np.ndarray, bool]:
+    """Indices of the edges to keep, sorted by centre, and whether `cutoff` was wide enough."""
+    order = np.lexsort((distance, center))
+    counts = np.bincount(center.astype(np.int64), minlength=n_atoms)
+    first = np.cumsum(counts) - counts
+    farthest = np.full(n_atoms, np.inf)
+    full = counts >= config.neighbors
+    sorted_distance = distance[order]
+    farthest[full] = sorted_distance[first[full] + config.neighbors - 1] + config.tie_tolerance
+    keep = order[sorted_distance <= np.repeat(farthest, counts)]
+    return keep, bool((farthest < cutoff).all())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GraphBatch:
+    """Graphs laid end to end, as tensors.
+
+    With B graphs, N atoms and E edges in all:
+
+    Parameters
+    ----------
+    atomic_numbers : Tensor, shape (N,), int64
+    center, neighbor : Tensor, shape (E,), int64
+        Atom indices in the batch; `center` is sorted.
+    distance : Tensor, shape (E,), float32
+        In Å.
+    n_atoms, n_edges : Tensor, shape (B,), int64
+        Atoms and edges of each graph.
+    """
+
+    atomic_numbers: torch.Tensor
+    center: torch.Tensor
+    neighbor: torch.Tensor
+    distance: torch.Tensor
+    n_atoms: torch.Tensor
+    n_edges: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @property
+    def graph_index(self) -> torch.Tensor:
+        """Graph of each atom, shape (N,)."""
+        graphs = torch.arange(len(self), device=self.n_atoms.device)
+        return graphs.repeat_interleave(self.n_atoms, output_size=len(self.atomic_numbers))
+
+    def composition(self) -> torch.Tensor:
+        """Atomic fractions over the elements H to Lr, shape (B, 103)."""
+        counts = torch.zeros(len(self), N_ELEMENTS, device=self.distance.device)
+        ones = torch.ones_like(self.atomic_numbers, dtype=counts.dtype)
+        counts.index_put_((self.graph_index, self.atomic_numbers - 1), ones, accumulate=True)
+        return counts / self.n_atoms[:, None]
+
+    def to(self, device: Any, non_blocking: bool = False) -> GraphBatch:
+        """The same batch on another device."""
+        return GraphBatch(*(t.to(device, non_blocking=non_blocking) for t in self._tensors()))
+
+    def select(self, graphs: torch.Tensor) -> GraphBatch:
+        """Batch of some of the graphs, in the order of `graphs` (shape (b,), int64)."""
+        n_atoms, n_edges = self.n_atoms[graphs], self.n_edges[graphs]
+        atoms = _ranges(self.n_atoms.cumsum(0)[graphs] - n_atoms, n_atoms)
+        edges = _ranges(self.n_edges.cumsum(0)[graphs] - n_edges, n_edges)
+        # An atom index moves by as much as the first atom of its graph does.
+        old_first = self.n_atoms.cumsum(0)[graphs] - n_atoms
+        shift = (n_atoms.cumsum(0) - n_atoms - old_first).repeat_interleave(n_edges)
+        return GraphBatch(
+            self.atomic_numbers[atoms],
+            self.center[edges] + shift,
+            self.neighbor[edges] + shift,
+            self.distance[edges],
+            n_atoms,
+            n_edges,
+        )
+
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return (
+            self.atomic_numbers,
+            self.center,
+            self.neighbor,
+            self.distance,
+            self.n_atoms,
+            self.n_edges,
+        )
+
+
+def _ranges(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Concatenation of ``arange(start, start + length)``."""
+    offset = starts - (lengths.cumsum(0) - lengths)
+    positions = torch.arange(int(lengths.sum()), device=starts.device)
+    return positions + offset.repeat_interleave(lengths)
+
+
+def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
+    """One batch of all `graphs`."""
+    n_atoms = np.array([len(g.atomic_numbers) for g in graphs])
+    n_edges = np.array([len(g.distance) for g in graphs])
+    shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)
+    return GraphBatch(
+        torch.from_numpy(np.concatenate([g.atomic_numbers for g in graphs])),
+        torch.from_numpy(np.concatenate([g.center for g in graphs]) + shift),
+        torch.from_numpy(np.concatenate([g.neighbor for g in graphs]) + shift),
+        torch.from_numpy(np.concatenate([g.distance for g in graphs])),
+        torch.from_numpy(n_atoms),
+        torch.from_numpy(n_edges),
+    )
+
+
+def edge_budget_batches(n_edges: Sequence[int], budget: int) -> Iterator[np.ndarray]:
+    """Indices of graphs of similar size, with at most `budget` edges together.
+
+    A graph that is larger than the budget is a batch of its own.
+    """
+    sizes = np.asarray(n_edges)
+    order = np.argsort(sizes, kind="stable")
+    start, total = 0, 0
+    for position, index in enumerate(order):
+        if total + sizes[index] > budget and position > start:
+            yield order[start:position]
+            start, total = position, 0
+        total += sizes[index]
+    if start < len(order):
+        yield order[start:]
+
+
+def build_graphs(
+    structures: Iterable[Crystal | Structure], config: GraphConfig = GraphConfig()
+) -> list[CrystalGraph | str]:
+    """Graphs of many structures, in order; where there is none, the reason stands instead."""
+    return [_graph_or_reason(structure, config) for structure in structures]
+
+
+def _graph_or_reason(structure: Crystal | Structure, config: GraphConfig) -> CrystalGraph | str:
+    try:
+        ordered = isinstance(structure, Crystal)
+        return build_graph(structure if ordered else Crystal.from_structure(structure), config)
+    except ModelError as error:
+        return str(error)

@@ -1,0 +1,217 @@
+"""The paper's settings: how spectra are scaled and compared; and Mat2Spec's two extra losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+
+class Setting(nn.Module):
+    """A scaling of spectra together with the loss that goes with it.
+
+    `target` turns labels into what the network learns, `activate` turns the network's output
+    (logits) into the same space, `decode` brings a prediction back to spectra.
+    """
+
+    name: str
+    output: str  # what `decode` gives
+
+    def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
+        """Take statistics of the training spectra (n, K')."""
+
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        """Scaled labels, shape (B, K')."""
+        raise NotImplementedError
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Prediction in the space of the targets, shape (B, K')."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over the batch."""
+        raise NotImplementedError
+
+    def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
+        """Spectra, shape (B, K')."""
+        return self.activate(logits)
+
+
+class StandardMAE(Setting):
+    """Zero mean and unit variance for each bin, mean absolute error.
+
+    The total DOS grows with the cell and the embedding of a crystal does not, so labels are
+    standardised per atom and predictions multiplied by the number of atoms.
+    """
+
+    name = "standard-mae"
+    output = "absolute"
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    @override
+    def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
+        per_atom = spectra / n_atoms[:, None]
+        self.mean.copy_(per_atom.mean(0))
+        self.std.copy_(per_atom.std(0).clamp_min(1e-6))
+
+    @override
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        return (spectra / n_atoms[:, None] - self.mean) / self.std
+
+    @override
+    def activate(self, logits: Tensor) -> Tensor:
+        return logits
+
+    @override
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.l1_loss(logits, target)
+
+    @override
+    def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
+        return (logits * self.std + self.mean).clamp_min(0.0) * n_atoms[:, None]
+
+
+class _SumNorm(Setting):
+    output = "sum-normalized"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+    @override
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        return spectra / spectra.sum(-1, keepdim=True)
+
+    @override
+    def activate(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
+
+class SumNormKL(_SumNorm):
+    """Sum 1, Kullback-Leibler divergence of the prediction from the label."""
+
+    name = "sumnorm-kl"
+
+    @override
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.kl_div(logits.log_softmax(-1), target, reduction="batchmean")
+
+
+class SumNormWD(_SumNorm):
+    """Sum 1, Wasserstein-1 distance in units of the bin width."""
+
+    name = "sumnorm-wd"
+
+    @override
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return (self.activate(logits) - target).cumsum(-1).abs().sum(-1).mean()
+
+
+class MaxNormMSE(Setting):
+    """Maximum 1, mean squared error."""
+
+    name = "maxnorm-mse"
+    output = "max-normalized"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+    @override
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        return spectra / spectra.amax(-1, keepdim=True)
+
+    @override
+    def activate(self, logits: Tensor) -> Tensor:
+        positive = F.softplus(logits)
+        return positive / positive.amax(-1, keepdim=True)
+
+    @override
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(self.activate(logits), target)
+
+
+SETTINGS: dict[str, type[Setting]] = {
+    s.name: s for s in (StandardMAE, SumNormWD, SumNormKL, MaxNormMSE)
+}
+
+
+def gaussian_kl(mean_p: Tensor, logvar_p: Tensor, mean_q: Tensor, logvar_q: Tensor) -> Tensor:
+    """KL(p_i || q_j) between all pairs of diagonal Gaussians, without forming the pairs.
+
+    Parameters
+    ----------
+    mean_p, logvar_p : Tensor, shape (I, D)
+    mean_q, logvar_q : Tensor, shape (J, D)
+
+    Returns
+    -------
+    Tensor, shape (I, J)
+    """
+    precision = torch.exp(-logvar_q)
+    quadratic = (
+        (logvar_p.exp() + mean_p**2) @ precision.T
+        - 2 * mean_p @ (precision * mean_q).T
+        + (precision * mean_q**2).sum(-1)
+    )
+    log_ratio = logvar_q.sum(-1) - logvar_p.sum(-1)[:, None]
+    return 0.5 * (quadratic + log_ratio - mean_p.shape[-1])
+
+
+def alignment_loss(
+    label_weight: Tensor,
+    label: tuple[Tensor, Tensor],
+    feature_weight: Tensor,
+    feature: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Upper bound of the KL divergence of the label from the feature mixture (eqs. 6-7).
+
+    The KL divergence of two mixtures has no closed form; by convexity it is at most the mean
+    over all pairs of components, each pair weighted with both mixing weights.
+
+    Parameters
+    ----------
+    label_weight : Tensor, shape (B, K')
+        Mixing weights alpha.
+    label : tuple of Tensor, shape (K', D)
+        Mean and log-variance of each bin's Gaussian.
+    feature_weight : Tensor, shape (B, K)
+        Mixing weights beta.
+    feature : tuple of Tensor, shape (B, K, D)
+        Mean and log-variance of each crystal's Gaussians.
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean over the batch, in nats.
+    """
+    mean, logvar = (t.flatten(0, 1) for t in feature)
+    pairs = gaussian_kl(*label, mean, logvar).unflatten(1, feature_weight.shape)
+    return torch.einsum("bi,ibj,bj->b", label_weight, pairs, feature_weight).mean()
+
+
+def contrastive_loss(label: Tensor, feature: Tensor, temperature: float = 1.0) -> Tensor:
+    """Contrast each crystal's two projections with the other crystals' (eq. 8).
+
+    -log(exp(s_bb / t) / sum over c != b of exp(s_bc / t)), s the cosine similarity; the positive
+    pair is not in the denominator.
+
+    Parameters
+    ----------
+    label, feature : Tensor, shape (B, P)
+        Projections; of a single crystal the loss is 0, since nothing contrasts with it.
+    """
+    if len(label) < 2:
+        return label.new_zeros(())
+    similarity = F.normalize(label, dim=-1) @ F.normalize(feature, dim=-1).T / temperature
+    positive = similarity.diagonal()
+    others = similarity.masked_fill(
+        torch.eye(len(label), dtype=torch.bool, device=label.device), -torch.inf
+    )
+    return (others.logsumexp(-1) - positive).mean()

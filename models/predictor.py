@@ -1,0 +1,242 @@
+"""Structures in, spectra out: the hot path from a trained pair of checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.crystal import Crystal
+from models.errors import ModelError
+from models.graph import (
+    CrystalGraph,
+    GraphBatch,
+    build_graphs,
+    collate,
+    edge_budget_batches,
+)
+from models.spectrum import EnergyGrid
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+ZOO = Path(__file__).parent / "zoo"
+DEFAULT_EDOS = ZOO / "mat2spec-edos"
+SHAPE, SCALE = "sumnorm-kl", "standard-mae"
+
+# Messages of a batch should fit the processor's cache, or fill the GPU.
+EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
+CHUNK = 256  # structures that a process gets at a time
+IN_PROCESS = 200  # fewer structures than this are not worth starting processes
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSpectra:
+    """Spectra of n structures.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, K'), float32
+        In states/eV/cell; a row is NaN where there is no prediction.
+    grid : EnergyGrid
+    failures : dict
+        Reason by row.
+    """
+
+    values: np.ndarray
+    grid: EnergyGrid
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+class SpectrumPredictor:
+    """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
+
+    Use :meth:`load`; `shape` and `scale` are the two checkpoints.
+
+    Examples
+    --------
+    >>> predictor = SpectrumPredictor.load()  # doctest: +SKIP
+    >>> predictor.predict([structure]).values.shape  # doctest: +SKIP
+    (1, 128)
+    """
+
+    def __init__(self, shape: Checkpoint, scale: Checkpoint, folder: Path) -> None:
+        if shape.card.grid != scale.card.grid or shape.card.graph != scale.card.graph:
+            raise ModelError(f"{folder}: its two checkpoints have different grids or graphs")
+        self.shape, self.scale, self.folder = shape, scale, folder
+        self._pool: ProcessPoolExecutor | None = None
+        self.grid = shape.card.grid
+        self.elements = frozenset(shape.card.elements) & frozenset(scale.card.elements)
+        hashes = shape.card.weights_sha256 + scale.card.weights_sha256
+        self.model_id = f"{folder.name}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path = DEFAULT_EDOS,
+        device: str = "auto",
+        grid: EnergyGrid | None = None,
+    ) -> SpectrumPredictor:
+        """Read a pair of checkpoints.
+
+        Parameters
+        ----------
+        folder : Path
+            With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``.
+        device : str
+            ``"auto"``: a GPU if there is one.
+        grid : EnergyGrid, optional
+            Grid that the caller relies on.
+
+        Raises
+        ------
+        ModelError
+            If a checkpoint is missing or damaged, or has another grid than `grid`.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ModelError(f"checkpoint {folder}: no such folder; `screen doctor` lists them")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        shape, scale = (load_checkpoint(folder / name, device) for name in (SHAPE, SCALE))
+        predictor = cls(shape, scale, folder.resolve())
+        if grid is not None and predictor.grid != grid:
+            raise ModelError(
+                f"checkpoint {folder} predicts {predictor.grid.size} bins from "
+                f"{predictor.grid.start:g} {predictor.grid.unit}; needed are {grid.size} bins "
+                f"from {grid.start:g} {grid.unit}"
+            )
+        return predictor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.shape.model.parameters()).device
+
+    def unfamiliar(self, crystal: Crystal) -> tuple[str, ...]:
+        """Elements of the crystal that the training set lacks: the prediction extrapolates."""
+        return tuple(e for e in crystal.elements if e not in self.elements)
+
+    def predict(
+        self,
+        structures: Sequence[Crystal | Structure],
+        *,
+        workers: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> PredictedSpectra:
+        """Predict the spectra of structures.
+
+        Parameters
+        ----------
+        structures : sequence of Crystal or Structure
+        workers : int
+            Processes. On a CPU each does everything for its share; with a GPU they build the
+            graphs. They stay for the next call.
+        progress : callable, optional
+            Called with the number of structures done since the last call.
+
+        Raises
+        ------
+        ModelError
+            If a worker process dies. A structure that cannot be predicted is a failure instead.
+        """
+        values = np.full((len(structures), self.grid.size), np.nan, np.float32)
+        failures: dict[int, str] = {}
+        start = 0
+        try:
+            for spectra, reasons in self._predict_chunks(structures, workers):
+                values[start : start + len(spectra)] = spectra
+                failures |= {start + i: reason for i, reason in reasons.items()}
+                start += len(spectra)
+                if progress:
+                    progress(len(spectra))
+        except BrokenProcessPool:
+            self.close()
+            raise ModelError("a worker process died; out of memory? use fewer workers") from None
+        return PredictedSpectra(values, self.grid, failures)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _predict_chunks(
+        self, structures: Sequence[Crystal | Structure], workers: int
+    ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+        chunks = [structures[k : k + CHUNK] for k in range(0, len(structures), CHUNK)]
+        graph = self.shape.card.graph
+        if workers < 2 or len(structures) < IN_PROCESS:
+            yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
+            return
+        if self._pool is None:
+            # Forked processes would inherit torch's threads in an unknown state.
+            context = multiprocessing.get_context("spawn")
+            folder = self.folder if self.device.type == "cpu" else None
+            self._pool = ProcessPoolExecutor(workers, context, _start_worker, (folder,))
+        if self.device.type == "cpu":
+            yield from self._pool.map(_predict_in_worker, chunks)
+        else:
+            graphs = self._pool.map(build_graphs, chunks, [graph] * len(chunks))
+            yield from map(self._predict_graphs, graphs)
+
+    @torch.inference_mode()
+    def _predict_graphs(
+        self, graphs: list[CrystalGraph | str]
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
+        spectra = np.full((len(graphs), self.grid.size), np.nan, np.float32)
+        failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
+        rows = [i for i in range(len(graphs)) if i not in failures]
+        n_edges = [len(graphs[i].distance) for i in rows]
+        for members in edge_budget_batches(n_edges, EDGE_BUDGET[self.device.type]):
+            batch_rows = [rows[k] for k in members]
+            batch = collate([graphs[i] for i in batch_rows]).to(self.device)
+            spectra[batch_rows] = self.spectra(batch).cpu().numpy()
+        return spectra, failures
+
+    def spectra(self, batch: GraphBatch) -> torch.Tensor:
+        """Spectra (B, K') in states/eV/cell: the shape times the predicted sum."""
+        shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
+        scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
+        return shape * scale.sum(-1, keepdim=True)
+
+
+_in_worker: SpectrumPredictor | None = None
+
+
+def _start_worker(folder: Path | None) -> None:
+    """Prepare a worker process; it ends with its parent, even when that is killed."""
+    global _in_worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    if folder is not None:
+        _in_worker = SpectrumPredictor.load(folder, device="cpu")
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _predict_in_worker(
+    structures: Sequence[Crystal | Structure],
+) -> tuple[np.ndarray, dict[int, str]]:
+    assert _in_worker is not None
+    graphs = build_graphs(structures, _in_worker.shape.card.graph)
+    return _in_worker._predict_graphs(graphs)

@@ -1,0 +1,234 @@
+"""Energy grids and the spectra on them: binning, band-edge alignment, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import ModelError
+
+
+class EnergyGrid(BaseModel):
+    """Equal bins of an energy axis; points are bin centres.
+
+    Parameters
+    ----------
+    start : float
+        Lower edge of the first bin, in `unit`.
+    width : float
+        Bin width, in `unit`.
+    size : int
+        Number of bins K'.
+    unit : str
+        ``"eV"`` or ``"cm^-1"``.
+
+    Examples
+    --------
+    >>> EDOS_GRID.centers[[0, -1]].tolist()
+    [-3.96875, 3.96875]
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: float
+    width: float = Field(gt=0)
+    size: int = Field(gt=1)
+    unit: str = "eV"
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """Bin edges, shape (size + 1,)."""
+        return self.start + self.width * np.arange(self.size + 1)
+
+    @cached_property
+    def centers(self) -> np.ndarray:
+        """Bin centres, shape (size,)."""
+        return self.start + self.width * (np.arange(self.size) + 0.5)
+
+
+EDOS_GRID = EnergyGrid(start=-4.0, width=0.0625, size=128)
+"""128 bins of 62.5 meV, 4 eV on either side of the band edges (Methods, 'Data generation')."""
+
+PHDOS_GRID = EnergyGrid(start=-310.0, width=20.0, size=66, unit="cm^-1")
+"""66 points from -300 to 1000 cm^-1 (JARVIS-DFT); negative frequencies are imaginary modes."""
+
+PHDOS_PAPER_GRID = EnergyGrid(start=-10.0, width=20.0, size=51, unit="cm^-1")
+"""51 points from 0 to 1000 cm^-1 (Methods, 'Data generation')."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Non-negative values on an energy grid.
+
+    Parameters
+    ----------
+    values : ndarray, shape (grid.size,)
+        Bin averages; states/eV/cell for an eDOS.
+    grid : EnergyGrid
+    """
+
+    values: np.ndarray
+    grid: EnergyGrid
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values, float)
+        if values.shape != (self.grid.size,):
+            raise ModelError(f"spectrum of shape {values.shape} on a grid of {self.grid.size} bins")
+        object.__setattr__(self, "values", values)
+
+    @property
+    def integral(self) -> float:
+        """Sum of the values times the bin width (states/cell for an eDOS)."""
+        return float(self.values.sum() * self.grid.width)
+
+
+def sum_normalized(values: np.ndarray) -> np.ndarray:
+    """Spectra (..., K') scaled to sum 1 (SumNorm)."""
+    return values / values.sum(-1, keepdims=True)
+
+
+def max_normalized(values: np.ndarray) -> np.ndarray:
+    """Spectra (..., K') scaled to maximum 1 (MaxNorm)."""
+    return values / values.max(-1, keepdims=True)
+
+
+class IntegratedDos:
+    """Running integral of a DOS, exact between its points.
+
+    Parameters
+    ----------
+    energies : ndarray, shape (M,)
+        Points of a piecewise-linear DOS, or the M edges of a histogram; strictly increasing, eV.
+    dos : ndarray, shape (M,) or (M - 1,)
+        DOS at the points, or averages of the M - 1 bins, in states/eV/cell.
+
+    Raises
+    ------
+    ModelError
+        If the energies do not increase, a number is not finite, or the lengths do not match.
+    """
+
+    def __init__(self, energies: np.ndarray, dos: np.ndarray) -> None:
+        energies, dos = np.asarray(energies, float), np.asarray(dos, float)
+        if not (np.isfinite(energies).all() and np.isfinite(dos).all()):
+            raise ModelError("DOS holds NaN or infinity")
+        steps = np.diff(energies)
+        if len(energies) < 2 or (steps <= 0).any():
+            raise ModelError("energies of the DOS do not increase")
+        if len(dos) == len(energies):
+            self._left, self._slope = dos[:-1], np.diff(dos) / steps
+            areas = steps * (dos[:-1] + dos[1:]) / 2
+        elif len(dos) == len(energies) - 1:
+            self._left, self._slope = dos, np.zeros_like(dos)
+            areas = steps * dos
+        else:
+            raise ModelError(f"{len(dos)} DOS values for {len(energies)} energies")
+        self._energies = energies
+        self._cumulative = np.concatenate([[0.0], np.cumsum(areas)])
+
+    def __call__(self, energies: np.ndarray) -> np.ndarray:
+        """Integral from the first point to `energies`, in states/cell."""
+        low, high = self._energies[[0, -1]]
+        if energies.min() < low - 1e-9 or energies.max() > high + 1e-9:
+            raise ModelError(
+                f"DOS covers {low:.2f} to {high:.2f} eV, "
+                f"needed are {energies.min():.2f} to {energies.max():.2f} eV"
+            )
+        interval = np.clip(np.searchsorted(self._energies, energies) - 1, 0, len(self._left) - 1)
+        offset = energies - self._energies[interval]
+        within = offset * (self._left[interval] + 0.5 * self._slope[interval] * offset)
+        return self._cumulative[interval] + within
+
+
+def bin_averages(energies: np.ndarray, dos: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Average of a DOS over each bin, by integrating it.
+
+    Parameters
+    ----------
+    energies, dos : ndarray
+        As for :class:`IntegratedDos`.
+    edges : ndarray, shape (K' + 1,)
+        Bin edges on the axis of `energies`.
+
+    Returns
+    -------
+    ndarray, shape (K',)
+    """
+    return np.diff(IntegratedDos(energies, dos)(np.asarray(edges, float))) / np.diff(edges)
+
+
+def align_edos(
+    energies: np.ndarray,
+    dos: np.ndarray,
+    vbm: float,
+    cbm: float,
+    grid: EnergyGrid = EDOS_GRID,
+) -> Spectrum:
+    """eDOS on a grid whose zero is both band edges (Methods, 'Data generation').
+
+    Bins below zero are relative to the VBM, bins above zero to the CBM, so the band gap is cut
+    out. In a metal both edges are the Fermi level.
+
+    Parameters
+    ----------
+    energies, dos : ndarray
+        As for :class:`IntegratedDos`; eV and states/eV/cell (both spins).
+    vbm, cbm : float
+        Band edges on the axis of `energies`, in eV.
+
+    Returns
+    -------
+    Spectrum
+        Bin averages in states/eV/cell.
+
+    Raises
+    ------
+    ModelError
+        If the DOS does not cover the grid, or zero is not a bin edge of the grid.
+    """
+    if cbm < vbm:
+        raise ModelError(f"CBM {cbm:.3f} eV lies below VBM {vbm:.3f} eV")
+    edges = grid.edges
+    zero = int(np.argmin(np.abs(edges)))
+    if abs(edges[zero]) > 1e-9:
+        raise ModelError("0 eV is not a bin edge of the grid")
+    integral = IntegratedDos(energies, dos)
+    valence = np.diff(integral(vbm + edges[: zero + 1]))
+    conduction = np.diff(integral(cbm + edges[zero:]))
+    averages = np.concatenate([valence, conduction]) / grid.width
+    return Spectrum(np.maximum(averages, 0.0), grid)
+
+
+def band_edges(
+    energies: np.ndarray, dos: np.ndarray, efermi: float, tolerance: float = 0.05
+) -> tuple[float, float]:
+    """VBM and CBM of a DOS that comes without eigenvalues.
+
+    The gap is the range around the Fermi level in which the DOS stays below `tolerance`. Edges
+    found so move by some 0.1 eV with the k-mesh and the smearing; eigenvalues are better.
+
+    Parameters
+    ----------
+    energies, dos : ndarray, shape (M,)
+        Points of the DOS, in eV and states/eV/cell.
+    efermi : float
+        Fermi level in eV; anywhere inside the gap of an insulator.
+    tolerance : float
+        DOS that counts as zero, in states/eV/cell.
+
+    Returns
+    -------
+    vbm, cbm : float
+        In eV; both the Fermi level for a metal.
+    """
+    energies, dos = np.asarray(energies, float), np.asarray(dos, float)
+    filled = energies[(dos > tolerance) & (energies <= efermi)]
+    empty = energies[(dos > tolerance) & (energies > efermi)]
+    if not len(filled) or not len(empty):
+        raise ModelError("DOS has no states on one side of the Fermi level")
+    vbm, cbm = float(filled[-1]), float(empty[0])
+    spacing = np.diff(energies).max()
+    return (vbm, cbm) if cbm - vbm > 1.5 * spacing else (efermi, efermi)
