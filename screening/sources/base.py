@@ -1,0 +1,83 @@
+"""The interface of a source."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Literal
+
+from screening.candidate import Candidate, SourceItem, Unreadable
+
+UnknownPolicy = Literal["keep", "drop"]
+
+
+class Source(ABC):
+    """A stream of candidates that can be read more than once, in the same order each time."""
+
+    name: str
+    """Short, such as ``"mp"`` or the name of a file."""
+
+    description: str
+    """One line for the user."""
+
+    default_unknown: UnknownPolicy = "keep"
+    """What the filters do by default with a property that this source does not know."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the content does."""
+
+    @property
+    def total(self) -> int | None:
+        """How many items are expected, None if that is not known beforehand."""
+        return None
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[SourceItem]:
+        """Stream the materials, one at a time."""
+
+
+def mark_known_edos(source: Source, ids: Collection[str]) -> Source:
+    """Source with `has_edos` set from a list of the materials whose DOS is known.
+
+    A candidate in the list has a DOS. One that is not in it has none, unless the source itself
+    knows better.
+    """
+    return _KnownEdos(source, frozenset(ids))
+
+
+class _KnownEdos(Source):
+    def __init__(self, source: Source, ids: frozenset[str]) -> None:
+        self.name = source.name
+        self.description = f"{source.description}; {len(ids):,} materials with a known DOS"
+        self.default_unknown = source.default_unknown
+        self._source = source
+        self._ids = ids
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self._source.fingerprint, *sorted(self._ids))
+
+    @property
+    def total(self) -> int | None:
+        return self._source.total
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        for item in self._source:
+            yield item if isinstance(item, Unreadable) else self._marked(item)
+
+    def _marked(self, candidate: Candidate) -> Candidate:
+        known = candidate.material_id in self._ids or bool(candidate.has_edos)
+        return candidate if candidate.has_edos is known else replace(candidate, has_edos=known)
+
+
+def digest(*parts: str) -> str:
+    """32 hexadecimal digits that identify a sequence of strings."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        sha.update(b"%d:" % len(data) + data)
+    return sha.hexdigest()[:32]

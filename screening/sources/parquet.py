@@ -1,0 +1,281 @@
+"""Candidates from a parquet table, streamed: a million rows are never in memory.
+
+The columns, of which the last group is optional:
+
+================== ======================= ====================================================
+`material_id`      string                  unique
+`lattice`          list of 9 floats        row vectors in Å, flattened
+`species`          list of n integers      atomic numbers
+`frac_coords`      list of 3n floats       fractional coordinates, flattened
+`energy_above_hull` float                  eV/atom
+`band_gap`         float                   eV
+`is_magnetic`      bool
+`has_edos`         bool
+`formula`          string                  reduced
+`last_updated`     string                  ISO 8601
+================== ======================= ====================================================
+
+Other columns are not read. A version of the database is taken from the file's metadata
+(``database_version``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.crystal import Crystal
+from models.errors import ModelError
+from screening.candidate import Candidate, Origin, SourceItem, Unreadable, id_problem
+from screening.errors import ScreeningError
+from screening.sources.base import Source
+from screening.sources.files import file_fingerprint, id_of, one_line
+
+BATCH_ROWS = 4096
+VERSION_KEY = "database_version"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _is_list_of(element: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    def check(kind: pa.DataType) -> bool:
+        is_list = (
+            pa.types.is_list(kind)
+            or pa.types.is_large_list(kind)
+            or pa.types.is_fixed_size_list(kind)
+        )
+        return is_list and element(kind.value_type)
+
+    return check
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What a column must be, in words, by a check, and the type that it is cast to."""
+
+    words: str
+    accepts: Callable[[pa.DataType], bool]
+    cast_to: pa.DataType
+
+
+_TEXT = _Column("text", _is_text, pa.large_string())
+_NUMBER = _Column("a number", _is_number, pa.float64())
+_FLAG = _Column("true or false", pa.types.is_boolean, pa.bool_())
+_NUMBERS = _Column("a list of numbers", _is_list_of(_is_number), pa.large_list(pa.float64()))
+_INTEGERS = _Column(
+    "a list of integers", _is_list_of(pa.types.is_integer), pa.large_list(pa.int64())
+)
+
+REQUIRED = {
+    "material_id": _TEXT,
+    "lattice": _NUMBERS,
+    "species": _INTEGERS,
+    "frac_coords": _NUMBERS,
+}
+OPTIONAL = {
+    "energy_above_hull": _NUMBER,
+    "band_gap": _NUMBER,
+    "is_magnetic": _FLAG,
+    "has_edos": _FLAG,
+    "formula": _TEXT,
+    "last_updated": _TEXT,
+}
+
+
+class ParquetSource(Source):
+    """The rows of a parquet file.
+
+    A row without a usable structure is streamed as unreadable with the reason; so is one whose
+    `material_id` is empty or came before, under the id ``FILE#row-N``.
+
+    Parameters
+    ----------
+    path : Path
+    origin : str, optional
+        Name of the database that the rows come from; the file's name by default.
+
+    Raises
+    ------
+    ScreeningError
+        If the file is not parquet, or a column is missing or of a wrong type.
+    """
+
+    def __init__(self, path: Path, origin: str | None = None) -> None:
+        self.name = path.name
+        self._path = path
+        self._origin = origin or path.name
+        with self._open() as file:
+            schema = file.schema_arrow
+            self._columns = _checked_columns(path, schema)
+            self._total = file.metadata.num_rows
+        metadata = schema.metadata or {}
+        version = metadata.get(VERSION_KEY.encode())
+        self._version = version.decode() if version else None
+        self.description = f"{path}: {self._total:,} rows"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the file's name, size and time of change."""
+        return file_fingerprint(self._path)
+
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return self._total
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        """Stream the rows in the order of the file."""
+        return self.items(set())
+
+    def items(self, seen: set[str]) -> Iterator[SourceItem]:
+        """Stream the rows; ids in `seen` count as duplicates, and those of the rows are added."""
+        first_row = 1
+        with self._open() as file:
+            batches = file.iter_batches(BATCH_ROWS, columns=list(self._columns))
+            while True:
+                try:
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    rows = _Rows(batch, self._columns, self._origin, self._version)
+                except (pa.ArrowException, OSError) as error:
+                    raise ScreeningError(f"{self._path}: cannot read: {one_line(error)}") from None
+                for k in range(batch.num_rows):
+                    yield self._item(rows, k, first_row + k, seen)
+                first_row += batch.num_rows
+
+    def _item(self, rows: _Rows, k: int, row: int, seen: set[str]) -> SourceItem:
+        material_id = rows.ids[k]
+        problem = id_problem(material_id)
+        if not problem and material_id in seen:
+            problem = f"duplicate material_id {material_id}: the first one is used"
+        if problem:  # under an id of its own, not to take the place of another material
+            return Unreadable(f"{id_of(self._path)}#row-{row}", problem)
+        seen.add(material_id)
+        try:
+            return rows.candidate(k)
+        except ModelError as error:
+            return Unreadable(material_id, str(error))
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ScreeningError(f"{self._path}: not a parquet file: {one_line(error)}") from None
+
+
+def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns to read and the types to cast them to."""
+    missing = [name for name in REQUIRED if name not in schema.names]
+    if missing:
+        raise ScreeningError(f"{path}: there is no column {' and no '.join(missing)}")
+    columns = {}
+    for name, column in {**REQUIRED, **OPTIONAL}.items():
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        if name in OPTIONAL and pa.types.is_null(kind):
+            continue
+        if not column.accepts(kind):
+            raise ScreeningError(f"{path}: column {name} must be {column.words}, it is {kind}")
+        columns[name] = column.cast_to
+    return columns
+
+
+class _Ragged:
+    """A list column as flat values and offsets; null lists are empty."""
+
+    def __init__(self, column: pa.Array, fill: float) -> None:
+        values = column.values
+        if values.null_count:
+            values = values.fill_null(fill)
+        self.values = np.array(values)  # a copy, since Arrow's own memory is read-only
+        self.offsets = column.offsets.to_numpy().tolist()
+        if column.null_count:
+            self.is_null = column.is_null().to_numpy(zero_copy_only=False).tolist()
+        else:
+            self.is_null = [False] * len(column)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return self.values[self.offsets[k] : self.offsets[k + 1]]
+
+
+class _Rows:
+    """Random access to the rows of a record batch."""
+
+    def __init__(
+        self,
+        batch: pa.RecordBatch,
+        columns: dict[str, pa.DataType],
+        origin: str,
+        version: str | None,
+    ) -> None:
+        cast = {name: batch.column(name).cast(kind) for name, kind in columns.items()}
+        self.ids: list[Any] = cast["material_id"].to_pylist()
+        self._lattice = _Ragged(cast["lattice"], np.nan)
+        self._species = _Ragged(cast["species"], 0)
+        self._coords = _Ragged(cast["frac_coords"], np.nan)
+        nothing = [None] * batch.num_rows
+        self._hull = _finite(cast.get("energy_above_hull"), nothing)
+        self._band_gap = _finite(cast.get("band_gap"), nothing)
+        self._magnetic = _python(cast.get("is_magnetic"), nothing)
+        self._edos = _python(cast.get("has_edos"), nothing)
+        self._formula = _python(cast.get("formula"), nothing)
+        self._updated = _python(cast.get("last_updated"), nothing)
+        self._origin, self._version = origin, version
+        self._plain_origin = Origin(origin, version)
+
+    def candidate(self, k: int) -> Candidate:
+        """Candidate of row `k`.
+
+        Raises
+        ------
+        ModelError
+            If there is no usable structure in it.
+        """
+        null = [self._lattice.is_null[k], self._species.is_null[k], self._coords.is_null[k]]
+        species = self._species[k]
+        if all(null) or not len(species):
+            raise ModelError("no structure")
+        updated = self._updated[k]
+        return Candidate(
+            material_id=self.ids[k],
+            structure=Crystal(self._lattice[k], self._coords[k], species),
+            energy_above_hull=self._hull[k],
+            band_gap=self._band_gap[k],
+            is_magnetic=self._magnetic[k],
+            has_edos=self._edos[k],
+            source_formula=self._formula[k],
+            origin=Origin(self._origin, self._version, updated) if updated else self._plain_origin,
+        )
+
+
+def _python(column: pa.Array | None, nothing: list[None]) -> list[Any]:
+    return nothing if column is None else column.to_pylist()
+
+
+def _finite(column: pa.Array | None, nothing: list[None]) -> list[Any]:
+    """Numbers of a column, None for null, NaN and infinity."""
+    if column is None:
+        return list(nothing)
+    values = column.to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    numbers: list[Any] = values.tolist()
+    if not finite.all():
+        for k in np.flatnonzero(~finite):
+            numbers[k] = None
+    return numbers
