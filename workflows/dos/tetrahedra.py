@@ -16,7 +16,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+FloatArray = NDArray[np.floating]
 
 _CHUNK = 1 << 20  # energies worked on at a time
 _SMALL = 1e-12  # eV; keeps flat tetrahedra from dividing by zero
