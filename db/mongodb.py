@@ -186,7 +186,7 @@ class MongoStore(ScreeningStore):
         self._check_groupable(query.collection, field)
         pipeline = [
             {"$match": _filter(query)},
-            {"$group": {"_id": f"${field}", "count": {"$sum": 1}}},
+            {"$group": {"_id": {"$ifNull": [f"${field}", None]}, "count": {"$sum": 1}}},
         ]
         rows = self._call(lambda: list(self._collection(query.collection).aggregate(pipeline)))
         return {row["_id"]: row["count"] for row in rows}

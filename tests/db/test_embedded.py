@@ -1,0 +1,321 @@
+"""The embedded store: its file, and what it survives."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from db_examples import candidate, prediction, run, verdict
+
+from db.documents import SCHEMA_VERSION
+from db.embedded import COLUMNS, EmbeddedStore
+from db.errors import StoreError
+from db.query import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Query
+from db.store import BATCH, open_store
+
+FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
+KILLS = 200 if FULL else 10
+
+
+def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_columns_are_the_fields_of_the_documents() -> None:
+    for collection in COLLECTIONS:
+        assert list(COLUMNS[collection.name]) == sorted(
+            collection.document.model_fields, key=list(COLUMNS[collection.name]).index
+        )
+        assert set(COLUMNS[collection.name]) == set(collection.document.model_fields)
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    with open_store(tmp_path / "a" / "b" / "store.sqlite") as store:
+        store.put_run(run())
+    assert (tmp_path / "a" / "b" / "store.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "cannot be opened"),
+        (lambda path: path.write_text("material_id,formula\n" * 100), "is not a database"),
+        (lambda path: path.write_bytes(os.urandom(8192)), "is not a database"),
+    ],
+)
+def test_what_is_no_store(tmp_path: Path, make, message: str) -> None:
+    path = tmp_path / "store.sqlite"
+    make(path)
+    with pytest.raises(StoreError, match=message) as error:
+        open_store(path)
+    assert str(path) in one_line(error)
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made") as error:
+        open_store(tmp_path / "file" / "store.sqlite")
+    one_line(error)
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    with pytest.raises(StoreError, match=r"cannot be (made|opened)") as error:
+        open_store("/proc/store.sqlite")
+    one_line(error)
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE songs (title)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="another program"):
+        open_store(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(SCHEMA_VERSION + 1, "install a newer version"), (SCHEMA_VERSION - 1, "screen db migrate")],
+)
+def test_another_schema_version(tmp_path: Path, version: int, message: str) -> None:
+    path = tmp_path / "store.sqlite"
+    open_store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(StoreError, match=message):
+        open_store(path)
+
+
+def test_names_that_are_no_store() -> None:
+    with pytest.raises(StoreError, match="no name"):
+        open_store(" ")
+    with pytest.raises(StoreError, match="unknown scheme") as error:
+        open_store("postgres://ann:secret@host/db")
+    assert "secret" not in str(error.value)
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(path) as store:
+        store.upsert_predictions(prediction(i) for i in range(200))
+    data = bytearray(path.read_bytes())
+    data[4096:] = os.urandom(len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged") as error, open_store(path) as store:
+        list(store.find(Query(PREDICTIONS)))
+    one_line(error)
+
+
+def test_a_listing_does_not_read_structures(tmp_path: Path) -> None:
+    huge = {"sites": [[x] for x in np.random.default_rng(0).random(20_000).tolist()]}
+    with EmbeddedStore(tmp_path / "store.sqlite") as store:
+        store.upsert_candidates([candidate(structure=huge)])
+        read: list[str] = []
+        store._connected().set_trace_callback(read.append)
+        assert len(list(store.candidates("run-1"))) == 1
+        assert not any("structure," in sql or sql.endswith("structure") for sql in read)
+        assert next(store.candidates("run-1", with_structure=True)).structure == huge
+
+
+def test_a_document_that_mongodb_could_not_keep_is_refused(embedded, monkeypatch) -> None:
+    monkeypatch.setattr("db.embedded.MAX_DOCUMENT", 1000)
+    with pytest.raises(StoreError, match=r"run-1, mp-1: structure has \d+ bytes, 1000 are"):
+        embedded.upsert_candidates([candidate(structure={"sites": ["x" * 1000]})])
+    assert embedded.candidate_counts("run-1") == {}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("state", "==", "pending"))),
+        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("is_positive", "==", True))),
+        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("chemsys", "==", "Cl-Na"))),
+        Query(
+            CANDIDATES,
+            (Condition("run_id", "==", "r"), Condition("energy_above_hull", "<=", 0.1)),
+        ),
+        Query(CANDIDATES, (Condition("material_id", "==", "mp-1"),)),
+        Query(PREDICTIONS, (Condition("model_id", "==", "m"),), sort_by="score"),
+    ],
+)
+def test_queries_use_an_index(embedded: EmbeddedStore, asked: Query) -> None:
+    traced: list[str] = []
+    connection = embedded._connected()
+    connection.set_trace_callback(traced.append)
+    list(embedded.find(asked))
+    connection.set_trace_callback(None)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {traced[0]}").fetchall()
+    assert "USING" in plan[0][3]
+    assert "INDEX" in plan[0][3]
+
+
+# a full disk
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with EmbeddedStore(path) as store:
+        connection = store._connected()
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 600}")
+        with pytest.raises(StoreError, match=r"the disk is full.*--resume") as error:
+            store.upsert_predictions(prediction(i) for i in range(10 * BATCH))
+        one_line(error)
+        kept = store.count(Query(PREDICTIONS))
+        assert 0 < kept < 10 * BATCH
+        assert kept % BATCH == 0
+        connection.execute("PRAGMA max_page_count = 1000000")
+        store.upsert_predictions(prediction(i) for i in range(3 * BATCH))
+        assert store.count(Query(PREDICTIONS)) == 3 * BATCH
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_file_system_keeps_what_was_written(small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(b"\0" * 500_000)
+    path = small_disk / "store.sqlite"
+    with open_store(path) as store:
+        with pytest.raises(StoreError, match="disk") as error:
+            store.upsert_predictions(prediction(i) for i in range(10 * BATCH))
+        one_line(error)
+        kept = store.count(Query(PREDICTIONS))
+        filler.unlink()
+        store.upsert_predictions([prediction(100_000)])
+        assert store.count(Query(PREDICTIONS)) == kept + 1
+
+
+def fill(path: Path, limit: int, results) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        with open_store(path) as store:
+            store.upsert_predictions(prediction(i) for i in range(5 * BATCH))
+        results.put("written")
+    except StoreError as error:
+        results.put(str(error))
+
+
+def test_a_file_size_limit_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    open_store(path).close()
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    worker = context.Process(target=fill, args=(path, 300_000, results))
+    worker.start()
+    worker.join()
+    assert "disk" in results.get()
+    with open_store(path) as store:
+        assert list(store.find(Query(PREDICTIONS))) == []
+        store.upsert_predictions([prediction()])
+
+
+# kill -9
+
+
+def write_until_killed(path: Path, part: int, first: int, log: Path) -> None:
+    """Write batches of predictions and verdicts and note each that the store acknowledged."""
+    acknowledged = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with open_store(path) as store:
+        for batch in range(first, 10**5):
+            numbers = range(part * 10**6 + batch * 7, part * 10**6 + batch * 7 + 7)
+            store.upsert_predictions(prediction(i) for i in numbers)
+            store.apply_verdicts([verdict(batch % 20, run_id=f"run-{part}", score=float(batch))])
+            os.write(acknowledged, f"{batch}\n".encode())
+
+
+def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    context = multiprocessing.get_context("fork")
+    generator = random.Random(0)
+    with open_store(path) as store:
+        for part in range(4):
+            store.upsert_candidates(candidate(i, run_id=f"run-{part}") for i in range(20))
+    batches = [0] * 4
+    for _ in range(KILLS):
+        logs = [tmp_path / f"log-{part}" for part in range(4)]
+        workers = [
+            context.Process(target=write_until_killed, args=(path, part, batches[part], logs[part]))
+            for part in range(4)
+        ]
+        for worker in workers:
+            worker.start()
+        time.sleep(0.05 + generator.random() * 0.1)
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
+            assert worker.exitcode == -signal.SIGKILL
+        for part, log in enumerate(logs):
+            if log.exists():
+                batches[part] = max([batches[part], *(1 + int(x) for x in log.read_text().split())])
+                log.unlink()
+        check_after_a_kill(path, batches)
+    assert sum(batches) > KILLS
+
+
+def check_after_a_kill(path: Path, batches: list[int]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    with open_store(path) as store:
+        keys = [
+            prediction_key(part * 10**6 + number)
+            for part, count in enumerate(batches)
+            for number in range(count * 7)
+        ]
+        assert store.has_predictions(keys) == set(keys)
+        assert store.count(Query(PREDICTIONS)) % 7 == 0
+        assert len(list(store.predictions(keys[-50:]))) == len(keys[-50:])
+        assert not store.problems
+        for part, count in enumerate(batches):
+            if count:
+                (last,) = store.candidates(f"run-{part}", material_ids=[f"mp-{(count - 1) % 20}"])
+                assert last.score is not None
+                assert last.score >= count - 1
+
+
+def prediction_key(number: int) -> tuple[str, str, str]:
+    return f"mp-{number}", f"{number:032x}", "mat2spec-1"
+
+
+def test_processes_open_a_new_store_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=open_and_write, args=(path, i)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    with open_store(path) as store:
+        assert store.count(Query(PREDICTIONS)) == 8
+
+
+def open_and_write(path: Path, number: int) -> None:
+    with open_store(path) as store:
+        store.upsert_predictions([prediction(number)])
