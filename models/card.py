@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.errors import ModelError
 
 CARD = "card.json"
+ZOO = Path(__file__).parent / "zoo"
+DEFAULT_EDOS = ZOO / "mat2spec-edos"
+SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
 
 
 class ModelCard(BaseModel):
@@ -117,3 +122,24 @@ of the row; WD in eV.
 
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def model_id(folder: Path) -> str:
+    """Name of the folder and a hash of all weights in it, without reading the weights.
+
+    Raises
+    ------
+    ModelError
+        If a checkpoint of the pair is missing or is not one.
+    """
+    hashes = []
+    for name in (SHAPE, SCALE):
+        card = folder / f"{name}.json"
+        try:
+            hashes.append(json.loads(card.read_bytes())["weights_sha256"])
+        except OSError as error:
+            raise ModelError(f"checkpoint {card}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return f"{folder.resolve().name}-{digest[:12]}"

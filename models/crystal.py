@@ -166,6 +166,7 @@ class Crystal:
             if any(len(s["species"]) != 1 or s["species"][0]["occu"] != 1 for s in sites):
                 raise ModelError("structure has partial occupancies; order it first")
             numbers = [ATOMIC_NUMBERS[s["species"][0]["element"]] for s in sites]
-            return cls(document["lattice"]["matrix"], [s["abc"] for s in sites], np.array(numbers))
+            coordinates = np.array([s["abc"] for s in sites], float)
+            return cls(np.array(document["lattice"]["matrix"]), coordinates, np.array(numbers))
         except (KeyError, TypeError, IndexError) as error:
             raise ModelError(f"not a structure document: {error!r} is missing or wrong") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from models.card import DEFAULT_EDOS, SCALE, SHAPE, model_id
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -31,10 +31,6 @@ from models.spectrum import EnergyGrid
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-ZOO = Path(__file__).parent / "zoo"
-DEFAULT_EDOS = ZOO / "mat2spec-edos"
-SHAPE, SCALE = "sumnorm-kl", "standard-mae"
 
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
@@ -79,8 +75,7 @@ class SpectrumPredictor:
         self._pool: ProcessPoolExecutor | None = None
         self.grid = shape.card.grid
         self.elements = frozenset(shape.card.elements) & frozenset(scale.card.elements)
-        hashes = shape.card.weights_sha256 + scale.card.weights_sha256
-        self.model_id = f"{folder.name}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+        self.model_id = model_id(folder)
 
     @classmethod
     def load(
@@ -200,11 +195,11 @@ class SpectrumPredictor:
         spectra = np.full((len(graphs), self.grid.size), np.nan, np.float32)
         failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
         rows = [i for i in range(len(graphs)) if i not in failures]
-        n_edges = [len(graphs[i].distance) for i in rows]
+        built = [graph for graph in graphs if not isinstance(graph, str)]
+        n_edges = [len(graph.distance) for graph in built]
         for members in edge_budget_batches(n_edges, EDGE_BUDGET[self.device.type]):
-            batch_rows = [rows[k] for k in members]
-            batch = collate([graphs[i] for i in batch_rows]).to(self.device)
-            spectra[batch_rows] = self.spectra(batch).cpu().numpy()
+            batch = collate([built[k] for k in members]).to(self.device)
+            spectra[[rows[k] for k in members]] = self.spectra(batch).cpu().numpy()
         return spectra, failures
 
     def spectra(self, batch: GraphBatch) -> torch.Tensor:

@@ -22,14 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from models.architectures import build_model
-from models.card import ModelCard
+from models.card import SCALE, SHAPE, ModelCard
 from models.checkpoint import Checkpoint, CheckpointCard, save_checkpoint
 from models.dataset import SpectrumDataset, Split, edos_dataset, split_dataset
 from models.errors import ModelError
 from models.graph import GraphBatch, GraphConfig
 from models.losses import SETTINGS, Setting
 from models.metrics import spectrum_metrics
-from models.predictor import SCALE, SHAPE
 
 
 class TrainingConfig(BaseModel):

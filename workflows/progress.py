@@ -1,0 +1,27 @@
+"""How a job that runs in this process tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Report = Callable[[str, int, int | None], None]
+"""Called with the stage, how many items were done since the last call, and the total if known."""
+
+_report: ContextVar[Report] = ContextVar("report", default=lambda stage, done, total: None)
+
+
+def advance(stage: str, done: int, total: int | None = None) -> None:
+    """Say that `done` more items of a stage are finished."""
+    _report.get()(stage, done, total)
+
+
+@contextmanager
+def reporting_to(report: Report) -> Iterator[None]:
+    """Send the progress of the jobs that run inside the context to `report`."""
+    token = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(token)

@@ -1,0 +1,473 @@
+"""The screening graph: query -> filter -> score in shards -> select -> store -> summarise.
+
+Jobs hand each other references and counts only; structures, spectra and verdicts go to the
+store. Every job can be run again: it finds what is done and does the rest.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jobflow import Flow, Job, Maker, Response, job
+
+from db.documents import (
+    CandidateDoc,
+    GapDoc,
+    GridDoc,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    Verdict,
+    utc_now,
+)
+from db.store import ScreeningStore
+from models.card import DEFAULT_EDOS, model_id
+from models.crystal import Crystal
+from models.spectrum import EDOS_GRID
+from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.errors import ScreeningError
+from screening.filters import Funnel, ScreeningFilters
+from screening.gap import GapCriteria, Gaps, find_gaps
+from screening.sources import Source, open_source
+from workflows.progress import advance
+from workflows.stores import store_of_run, store_reference
+
+if TYPE_CHECKING:
+    from models.predictor import SpectrumPredictor
+
+READ_BATCH = 1000  # candidates that are judged and stored at a time
+
+
+def new_run_id() -> str:
+    """Identifier of a new run, such as ``20260131-093000-5f2a``."""
+    return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+@dataclass
+class ScreeningFlowMaker(Maker):
+    """Make the flow of a screening run.
+
+    Parameters
+    ----------
+    name : str
+        Of the flow.
+    db : str
+        Path of the embedded store or MongoDB URI. The URI itself never reaches the flow: workers
+        take it from their environment variable ``SCREEN_DB``.
+    source : str
+        ``"mp"``, ``"prototypes"`` or a path.
+    source_options : dict
+        Passed to :func:`screening.sources.open_source`.
+    filters : dict
+        Fields of :class:`screening.filters.ScreeningFilters`.
+    criteria : dict
+        Fields of :class:`screening.gap.GapCriteria`.
+    checkpoint : str
+        Folder of the predictor.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    workers : int
+        Processes of each scoring job.
+    shard_size : int
+        Candidates of each scoring job.
+    limit : int, optional
+        Stop reading the source when so many candidates have passed the filters.
+
+    Examples
+    --------
+    >>> from jobflow import run_locally
+    >>> maker = ScreeningFlowMaker(source="prototypes", db="screening.sqlite")
+    >>> responses = run_locally(maker.make())  # doctest: +SKIP
+    """
+
+    name: str = "VB-gap screening"
+    db: str = "screening.sqlite"
+    source: str = "prototypes"
+    source_options: dict[str, Any] = field(default_factory=dict)
+    filters: dict[str, Any] = field(default_factory=dict)
+    criteria: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str = str(DEFAULT_EDOS)
+    device: str = "auto"
+    workers: int = 1
+    shard_size: int = 2000
+    limit: int | None = None
+
+    def make(self, run_id: str | None = None) -> Flow:
+        """Flow of one run; the same `run_id` again resumes that run."""
+        run_id = run_id or new_run_id()
+        db = store_reference(self.db)
+        filters = ScreeningFilters.from_options(**self.filters).model_dump(mode="json")
+        criteria = GapCriteria.from_options(**self.criteria).model_dump(mode="json")
+        queried = query(run_id, db, self.source, self.source_options, self.parameters())
+        filtered = filter_candidates(
+            run_id, db, queried.output, self.source_options, filters, self.shard_size, self.limit
+        )
+        scored = score(
+            run_id, db, filtered.output["shards"], self.checkpoint, self.device, self.workers
+        )
+        selected = select(run_id, db, criteria, self.checkpoint, scored.output)
+        stored = store_selection(run_id, db, selected.output)
+        summarised = summarise(run_id, db, stored.output)
+        jobs = [queried, filtered, scored, selected, stored, summarised]
+        return Flow(jobs, output=summarised.output, name=f"{self.name} {run_id}")
+
+    def parameters(self) -> dict[str, Any]:
+        """What decides the result of the run; kept in its document, compared on resuming."""
+        return {
+            "source": self.source,
+            "filters": ScreeningFilters.from_options(**self.filters).model_dump(mode="json"),
+            "criteria": GapCriteria.from_options(**self.criteria).model_dump(mode="json"),
+            "checkpoint": self.checkpoint,
+            "shard_size": self.shard_size,
+            "limit": self.limit,
+        }
+
+
+@job
+def query(
+    run_id: str, db: str, source: str, options: dict[str, Any], parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """Open the source and begin, or go on with, the run.
+
+    Returns
+    -------
+    dict
+        `name`, `description` and `fingerprint` of the source: a reference, not the candidates.
+    """
+    opened = open_source(source, **options)
+    reference = {
+        "source": source,
+        "name": opened.name,
+        "description": opened.description,
+        "fingerprint": opened.fingerprint,
+    }
+    model = model_id(Path(parameters["checkpoint"]))
+    with store_of_run(db, run_id) as store:
+        run = _find_run(store, run_id)
+        if run is None:
+            store.put_run(
+                Run(
+                    run_id=run_id,
+                    parameters=parameters,
+                    versions={"edos-screening": version("edos-screening")},
+                    model_id=model,
+                    source=reference,
+                )
+            )
+            return reference
+        changed = [
+            f"the {what} is another"
+            for what, before, now in (
+                ("content of the source", run.source.get("fingerprint"), opened.fingerprint),
+                ("checkpoint", run.model_id, model),
+            )
+            if before != now
+        ]
+        if changed:
+            raise ScreeningError(
+                f"run {run_id} cannot be resumed: {' and '.join(changed)} than when it began; "
+                "start a new run"
+            )
+        again = {"state": "running", "error": None, "updated_at": utc_now()}
+        store.put_run(run.model_copy(update=again))
+    return reference
+
+
+@job
+def filter_candidates(
+    run_id: str,
+    db: str,
+    reference: dict[str, Any],
+    options: dict[str, Any],
+    filters: dict[str, Any],
+    shard_size: int,
+    limit: int | None,
+) -> dict[str, Any]:
+    """Stream the source through the filters into the store.
+
+    Returns
+    -------
+    dict
+        `funnel`: what each filter did; `shards`: numbers of the shards to score.
+    """
+    criteria = ScreeningFilters(**filters)
+    with store_of_run(db, run_id) as store:
+        run = store.run(run_id)
+        if not run.funnel:
+            source = open_source(reference["source"], **options)
+            funnel = Funnel.of(criteria)
+            documents = _filtered(run_id, source, criteria, funnel, shard_size, limit)
+            # Of an interrupted run the same candidates come again; their verdicts stay.
+            store.upsert_candidates(documents, keep_existing=True)
+            changes = {"funnel": funnel.as_dicts(), "updated_at": utc_now()}
+            run = Run.model_validate(run.model_dump() | changes)
+            store.put_run(run)
+        shards = store.shards(run_id, state="pending")
+        return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
+
+
+def _filtered(
+    run_id: str,
+    source: Source,
+    filters: ScreeningFilters,
+    funnel: Funnel,
+    shard_size: int,
+    limit: int | None,
+) -> Iterator[CandidateDoc]:
+    """Documents of the candidates, passed and rejected, until `limit` have passed."""
+    passed, total = 0, source.total
+    items: Iterator[SourceItem] = iter(source)
+    while batch := list(islice(items, READ_BATCH)):
+        for item in batch:
+            if limit is not None and passed >= limit:
+                return
+            if isinstance(item, Unreadable):
+                funnel.add_unreadable()
+                yield CandidateDoc(
+                    run_id=run_id, material_id=item.material_id, state="failed", reason=item.reason
+                )
+                continue
+            verdict = filters.judge(item)
+            funnel.add(verdict)
+            shard = passed // shard_size if verdict.passed else None
+            yield _candidate_document(run_id, item, shard, verdict.reason)
+            passed += verdict.passed
+        advance("read", len(batch), total)
+
+
+def _candidate_document(
+    run_id: str, candidate: Candidate, shard: int | None, reason: str | None
+) -> CandidateDoc:
+    pending = shard is not None
+    return CandidateDoc(
+        run_id=run_id,
+        material_id=candidate.material_id,
+        structure_hash=candidate.structure.structure_hash,
+        formula=candidate.formula,
+        chemsys=candidate.chemsys,
+        elements=list(candidate.elements),
+        nelements=candidate.nelements,
+        nsites=candidate.nsites,
+        energy_above_hull=candidate.energy_above_hull,
+        band_gap=candidate.band_gap,
+        is_magnetic=candidate.is_magnetic,
+        has_edos=candidate.has_edos,
+        origin=candidate.origin.as_dict() if candidate.origin else {},
+        shard=shard,
+        state="pending" if pending else "rejected",
+        reason=reason,
+        structure=candidate.structure.as_dict() if pending else None,
+    )
+
+
+@job
+def score(
+    run_id: str, db: str, shards: list[int], checkpoint: str, device: str, workers: int
+) -> Response:
+    """Replace itself by one scoring job for each shard."""
+    if not shards:
+        return Response(output=[])
+    jobs: list[Job] = [
+        score_shard(run_id, db, shard, checkpoint, device, workers) for shard in shards
+    ]
+    return Response(replace=Flow(jobs, output=[j.output for j in jobs], name="score"))
+
+
+@job
+def score_shard(
+    run_id: str, db: str, shard: int, checkpoint: str, device: str, workers: int
+) -> dict[str, int]:
+    """Predict the spectra of one shard's candidates that have none from this model yet.
+
+    Returns
+    -------
+    dict
+        How many were `predicted`, `reused` and `failed`.
+    """
+    model = model_id(Path(checkpoint))
+    with store_of_run(db, run_id) as store:
+        total = sum(count.entered - count.dropped for count in store.run(run_id).funnel[-1:])
+        pending = list(store.candidates(run_id, state="pending", shard=shard))
+        known = store.has_predictions(_prediction_key(c, model) for c in pending)
+        missing = [c.material_id for c in pending if _prediction_key(c, model) not in known]
+        advance("scored", len(known), total)
+        counts = {"predicted": 0, "reused": len(known), "failed": 0}
+        if not missing:
+            return counts
+        candidates = list(
+            store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
+        )
+        crystals = [Crystal.from_dict(c.structure or {}) for c in candidates]
+        predicted = _predictor(checkpoint, device).predict(
+            crystals, workers=workers, progress=lambda n: advance("scored", n, total)
+        )
+        good = [i for i in range(len(candidates)) if i not in predicted.failures]
+        store.upsert_predictions(
+            _prediction_documents([candidates[i] for i in good], predicted.values[good], model)
+        )
+        store.apply_verdicts(
+            Verdict(
+                run_id=run_id,
+                material_id=candidates[i].material_id,
+                state="failed",
+                reason=reason,
+                model_id=model,
+            )
+            for i, reason in predicted.failures.items()
+        )
+        return counts | {"predicted": len(good), "failed": len(predicted.failures)}
+
+
+@lru_cache(maxsize=1)
+def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
+    """The predictor of this process; loading torch takes seconds, so only when it is needed."""
+    from models.predictor import SpectrumPredictor
+
+    return SpectrumPredictor.load(Path(checkpoint), device, EDOS_GRID)
+
+
+def _prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
+    return candidate.material_id, candidate.structure_hash or "", model
+
+
+def _prediction_documents(
+    candidates: list[CandidateDoc], spectra: np.ndarray, model: str
+) -> Iterator[PredictionDoc]:
+    """Predictions with the verdict by the paper's criteria, which is the same for every run."""
+    grid = GridDoc(**EDOS_GRID.model_dump())
+    gaps = judge(spectra, candidates, GapCriteria())
+    for i, candidate in enumerate(candidates):
+        yield PredictionDoc(
+            material_id=candidate.material_id,
+            structure_hash=candidate.structure_hash or "",
+            model_id=model,
+            formula=candidate.formula,
+            nsites=candidate.nsites,
+            grid=grid,
+            spectrum=spectra[i],  # the document makes a list of it
+            gap=gap_document(gaps, i),
+            score=float(gaps.score[i]),
+        )
+
+
+def judge(
+    spectra: np.ndarray,
+    documents: Iterable[CandidateDoc | PredictionDoc],
+    criteria: GapCriteria,
+) -> Gaps:
+    """Verdicts on 128-bin spectra (B, 128) in states/eV/cell."""
+    n_atoms = [document.nsites for document in documents]
+    edges = EDOS_GRID.edges
+    return find_gaps(EDOS_GRID.centers, spectra, criteria, n_atoms, (edges[0], edges[-1]))
+
+
+def gap_document(gaps: Gaps, i: int) -> GapDoc:
+    """Verdict `i` as a document."""
+    criteria = gaps.criteria
+    return GapDoc(
+        **gaps.row(i), per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
+    )
+
+
+@job
+def select(
+    run_id: str, db: str, criteria: dict[str, Any], checkpoint: str, scored: list[dict[str, int]]
+) -> dict[str, int]:
+    """Apply the run's criteria to the predictions of its candidates.
+
+    Returns
+    -------
+    dict
+        Sums of what the scoring jobs did.
+    """
+    gap_criteria = GapCriteria(**criteria)
+    model = model_id(Path(checkpoint))
+    with store_of_run(db, run_id) as store:
+        for shard in store.shards(run_id, state="pending"):
+            pending = {
+                _prediction_key(candidate, model): candidate
+                for candidate in store.candidates(run_id, state="pending", shard=shard)
+            }
+            store.apply_verdicts(_verdicts(store, pending, gap_criteria))
+    keys = ("predicted", "reused", "failed")
+    return {key: sum(counts[key] for counts in scored) for key in keys}
+
+
+def _verdicts(
+    store: ScreeningStore, pending: dict[PredictionKey, CandidateDoc], criteria: GapCriteria
+) -> Iterator[Verdict]:
+    predictions = list(store.predictions(pending))
+    if not predictions:
+        return
+    spectra = np.array([p.spectrum for p in predictions], np.float32)
+    gaps = judge(spectra, predictions, criteria)
+    positive = gaps.is_gap
+    for i, prediction in enumerate(predictions):
+        candidate = pending[prediction.key]
+        yield Verdict(
+            run_id=candidate.run_id,
+            material_id=candidate.material_id,
+            state="screened",
+            model_id=prediction.model_id,
+            gap=gap_document(gaps, i),
+            is_positive=bool(positive[i]),
+            score=float(gaps.score[i]),
+        )
+
+
+@job
+def store_selection(run_id: str, db: str, scored: dict[str, int]) -> dict[str, int]:
+    """Check that every candidate has a verdict, and store the positives, best first.
+
+    Raises
+    ------
+    ScreeningError
+        If candidates are still pending: a part of the run was lost.
+    """
+    with store_of_run(db, run_id) as store:
+        states = store.candidate_counts(run_id)
+        if states.get("pending"):
+            raise ScreeningError(
+                f"run {run_id}: {states['pending']} candidates have no prediction; resume it"
+            )
+        best = store.candidates(run_id, is_positive=True, sort_by="score", descending=True)
+        selection = [candidate.material_id for candidate in best]
+        counts = states | {"positive": len(selection)}
+        run = store.run(run_id)
+        # A resumed run adds to what was scored before it was interrupted.
+        changes = {"selection": selection, "counts": counts, "updated_at": utc_now()}
+        store.put_run(Run.model_validate(run.model_dump() | changes))
+        return counts | scored
+
+
+@job
+def summarise(run_id: str, db: str, counts: dict[str, int]) -> dict[str, Any]:
+    """Close the run.
+
+    Returns
+    -------
+    dict
+        `run_id`, `model_id`, `funnel` and `counts`.
+    """
+    with store_of_run(db, run_id) as store:
+        run = store.run(run_id)
+        done = {"state": "done", "error": None, "finished_at": utc_now(), "updated_at": utc_now()}
+        store.put_run(run.model_copy(update=done))
+        return {
+            "run_id": run_id,
+            "model_id": run.model_id,
+            "funnel": [count.model_dump() for count in run.funnel],
+            "counts": counts,
+        }
+
+
+def _find_run(store: ScreeningStore, run_id: str) -> Run | None:
+    return next((run for run in store.runs() if run.run_id == run_id), None)
