@@ -53,8 +53,9 @@ META = "screening_meta"
 META_ID = "schema"
 BUCKET = "raw_dos"
 PATIENCE = 60.0  # s that a server may be away
+OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
 TIMEOUT = 30.0  # s for one operation
-SELECTION_TIMEOUT = 5.0  # s to find a server
+MIN_TIMEOUT = 1.0  # s for the last attempt
 PAGE = 500  # documents that a reader takes at a time
 
 INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -119,6 +120,7 @@ class MongoStore(ScreeningStore):
         self._client: pymongo.MongoClient[Raw] | None = None
         self._owner = os.getpid()
         self._closed = False
+        self._opened = False
         self._open()
 
     def close(self) -> None:
@@ -281,20 +283,17 @@ class MongoStore(ScreeningStore):
                 self._call(partial(self._make_index, collection, fields))
 
     def _open(self) -> None:
-        patience, self.patience = self.patience, 0.0  # a wrong URI is told at once
-        try:
-            meta = self._call(lambda: self._database()[META].find_one({"_id": META_ID}))
-            if meta is None:
-                self._call(self._refuse_foreign)
-            else:
-                self._check_version(meta.get("schema_version"))
-            self.patience = patience
-            if meta is None or not meta.get("ready"):
-                self._mark(ready=False)
-                self.set_up()
-                self._mark(ready=True)
-        finally:
-            self.patience = patience
+        patience, self.patience = self.patience, min(self.patience, OPEN_PATIENCE)
+        meta = self._call(lambda: self._database()[META].find_one({"_id": META_ID}))
+        self.patience, self._opened = patience, True
+        if meta is None:
+            self._call(self._refuse_foreign)
+        else:
+            self._check_version(meta.get("schema_version"))
+        if meta is None or not meta.get("ready"):
+            self._mark(ready=False)
+            self.set_up()
+            self._mark(ready=True)
 
     def _mark(self, *, ready: bool) -> None:
         update = {"$set": {"schema_version": SCHEMA_VERSION, "ready": ready}}
@@ -378,46 +377,49 @@ class MongoStore(ScreeningStore):
             )
 
     def _connect(self) -> pymongo.MongoClient[Raw]:
-        return pymongo.MongoClient(
-            self._uri,
-            appname="screening",
-            w="majority",
-            journal=True,
-            timeoutMS=int(TIMEOUT * 1000),
-            serverSelectionTimeoutMS=int(SELECTION_TIMEOUT * 1000),
-            connectTimeoutMS=int(SELECTION_TIMEOUT * 1000),
-        )
+        try:
+            return pymongo.MongoClient(
+                self._uri,
+                appname="screening",
+                w="majority",
+                journal=True,
+                timeoutMS=int(TIMEOUT * 1000),
+                connectTimeoutMS=int(OPEN_PATIENCE * 1000),
+            )
+        except (ValueError, OSError) as error:  # what pymongo raises for some wrong URIs
+            raise StoreError(
+                f"{self.location} cannot be used: {_one_line(error, self._uri)}"
+            ) from None
 
     def _call(self, operation: Callable[[], T]) -> T:
         """Result of an idempotent operation, tried again while a server is away.
 
         Errors that the caller can say more about are passed on, all others become StoreErrors.
         """
-        deadline: float | None = None
+        start = time.monotonic()
         pause = 0.05
         while True:
+            left = start + self.patience - time.monotonic()
             try:
-                return operation()
+                with pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
+                    return operation()
             except (DocumentTooLarge, InvalidDocument, DuplicateKeyError):
                 raise
             except PyMongoError as error:
                 if not is_passing(error):
                     raise StoreError(self._in_words(error)) from error
-                now = time.monotonic()
-                deadline = now + self.patience if deadline is None else deadline
-                if now + pause > deadline:
+                if time.monotonic() + pause > start + self.patience:
                     raise StoreError(self._gave_up(error)) from error
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
     def _gave_up(self, error: PyMongoError) -> str:
-        reason = _one_line(error)
-        if self.patience:
-            return (
-                f"{self.location} has not answered for {self.patience:.0f} s ({reason}); what was "
-                "written is kept: run again with --resume when it is back"
-            )
-        return f"{self.location} cannot be reached ({reason}); check the URI and the server"
+        if not self._opened:
+            return f"{self.location} cannot be reached ({_one_line(error)}); check URI and server"
+        return (
+            f"{self.location} has not answered for {self.patience:.0f} s ({_one_line(error)}); "
+            "what was written is kept: run again with --resume when it is back"
+        )
 
     def _in_words(self, error: PyMongoError) -> str:
         code = getattr(error, "code", None)
