@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.filters import FilterCount
 
 UnknownPolicy = Literal["keep", "drop"]
 
@@ -24,6 +25,12 @@ class Source(ABC):
 
     default_unknown: UnknownPolicy = "keep"
     """What the filters do by default with a property that this source does not know."""
+
+    attribution: str | None = None
+    """How the source wants to be cited."""
+
+    applied: Sequence[FilterCount] = ()
+    """What filters that the source has applied itself did, before its candidates came out."""
 
     @property
     @abstractmethod
@@ -54,6 +61,8 @@ class _KnownEdos(Source):
         self.name = source.name
         self.description = f"{source.description}; {len(ids):,} materials with a known DOS"
         self.default_unknown = source.default_unknown
+        self.attribution = source.attribution
+        self.applied = source.applied
         self._source = source
         self._ids = ids
 

@@ -1,13 +1,521 @@
-"""The Materials Project."""
+"""Candidates from the Materials Project, asked for once and then kept on disk."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.crystal import Crystal
+from models.errors import ModelError
+from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
-from screening.sources.base import Source
+from screening.filters import FilterCount, ScreeningFilters
+from screening.sources.base import Source, digest
+from screening.sources.files import flag, number
+from screening.sources.mp_client import ATTRIBUTION, MaterialsProjectClient, find_api_key, usual_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from screening.sources.parquet import ParquetSource
+
+NAME = "Materials Project"
+PAGE_SIZE = 1000  # the server's limit
+LAYOUT = 1  # of the cached tables
+FIELDS = [
+    "material_id",
+    "formula_pretty",
+    "structure",
+    "energy_above_hull",
+    "band_gap",
+    "is_magnetic",
+    "ordering",
+    "has_props",
+    "last_updated",
+]
+Progress = Callable[[int, int], object]
 
 
-def open_materials_project() -> Source:
-    """Refuse, in one line."""
-    raise ScreeningError(
-        "the Materials Project is not available yet: use --source prototypes or a file"
+@dataclass(frozen=True)
+class Query:
+    """What is asked of the server.
+
+    Only what the API can filter by goes to the server, and what it cannot is left to the
+    candidates' own filters: there is no asking for materials *without* a DOS. A filter that
+    keeps unknown values stays behind as well, for the server drops them.
+
+    Parameters
+    ----------
+    stages : tuple of (str, dict)
+        Name of each filter and its criteria in the API's names, in the order of application.
+    material_ids : tuple of str
+        Ask for these materials only.
+    """
+
+    stages: tuple[tuple[str, dict[str, Any]], ...] = ()
+    material_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> Query:
+        """The part of the filters that the server can apply."""
+        drop = filters.unknown == "drop"
+        stages: list[tuple[str, dict[str, Any]]] = []
+        if filters.max_energy_above_hull is not None and drop:
+            most = filters.max_energy_above_hull
+            stages.append(("energy_above_hull", {"energy_above_hull_max": most}))
+        if filters.max_elements is not None:
+            stages.append(("n_elements", {"nelements_max": filters.max_elements}))
+        if filters.max_band_gap is not None and drop:
+            stages.append(("band_gap", {"band_gap_max": filters.max_band_gap}))
+        if filters.nonmagnetic and drop:
+            stages.append(("nonmagnetic", {"ordering": "NM"}))
+        if filters.elements:
+            stages.append(("elements", {"elements": ",".join(sorted(filters.elements))}))
+        if filters.exclude_elements:
+            excluded = ",".join(sorted(filters.exclude_elements))
+            stages.append(("exclude_elements", {"exclude_elements": excluded}))
+        return cls(tuple(stages), tuple(sorted(set(material_ids))))
+
+    def criteria(self, stages: int | None = None) -> dict[str, Any]:
+        """Criteria of the first stages, of all by default, in the API's own names."""
+        merged: dict[str, Any] = {"deprecated": False}
+        if self.material_ids:
+            merged["material_ids"] = ",".join(self.material_ids)
+        for _, criteria in self.stages[:stages]:
+            merged.update(criteria)
+        return merged
+
+    def arguments(self) -> dict[str, Any]:
+        """The same in the names of the official client's search."""
+        from pymatgen.analysis.magnetism import Ordering
+
+        criteria = self.criteria()
+        arguments: dict[str, Any] = {"deprecated": False}
+        for ours, name in (
+            ("energy_above_hull_max", "energy_above_hull"),
+            ("band_gap_max", "band_gap"),
+        ):
+            if ours in criteria:
+                arguments[name] = (None, criteria[ours])
+        if "nelements_max" in criteria:
+            arguments["num_elements"] = (None, criteria["nelements_max"])
+        if "ordering" in criteria:
+            arguments["magnetic_ordering"] = Ordering(criteria["ordering"])
+        for name in ("elements", "exclude_elements", "material_ids"):
+            if name in criteria:
+                arguments[name] = criteria[name].split(",")
+        return arguments
+
+
+class MaterialsProjectSource(Source):
+    """A table of the Materials Project's answer to one query.
+
+    Parameters
+    ----------
+    table : ParquetSource
+    facts : Facts
+        What was asked, when, and of which version of the database.
+    missing : sequence of Unreadable
+        Materials that were asked for and are not there.
+    """
+
+    name = "mp"
+    default_unknown = "drop"
+    attribution = ATTRIBUTION
+
+    def __init__(self, table: ParquetSource, facts: Facts, missing: Sequence[Unreadable]) -> None:
+        self._table = table
+        self._missing = list(missing)
+        self.facts = facts
+        self.applied = facts.counts()
+        self.description = (
+            f"Materials Project {facts.database_version}: {table.total:,} materials, {facts.age()}"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the query and the version of the database."""
+        return digest(NAME, self.facts.database_version, self.facts.query)
+
+    @property
+    def total(self) -> int:
+        """Materials in the answer, and those that were asked for in vain."""
+        return self._table.total + len(self._missing)
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        """Stream the answer."""
+        yield from self._table
+        yield from self._missing
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Provenance of a table.
+
+    Parameters
+    ----------
+    query : str
+        JSON of the criteria and of the server.
+    database_version : str
+    retrieved : str
+        ISO 8601, UTC.
+    funnel : list of dict
+        What each filter dropped on the server.
+    from_cache : bool
+        The table was there already.
+    """
+
+    query: str
+    database_version: str
+    retrieved: str
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    from_cache: bool = False
+
+    def counts(self) -> list[FilterCount]:
+        """The funnel on the server."""
+        return [FilterCount(**stage) for stage in self.funnel]
+
+    def age(self) -> str:
+        """When the table was retrieved, in words."""
+        if not self.from_cache:
+            return "retrieved now"
+        days = (datetime.now(UTC) - datetime.fromisoformat(self.retrieved)).days
+        when = {0: "today", 1: "yesterday"}.get(days, f"{days} days ago")
+        return f"retrieved {when} (--refresh asks again)"
+
+    def metadata(self) -> dict[str, str]:
+        """For the metadata of the table."""
+        return {
+            "database_version": self.database_version,
+            "query": self.query,
+            "retrieved": self.retrieved,
+            "funnel": json.dumps(self.funnel),
+            "attribution": ATTRIBUTION,
+        }
+
+    @classmethod
+    def of_table(cls, path: Path) -> Facts | None:
+        """Provenance of a cached table, None if it is not there or cannot be used."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            text = {key.decode(): value.decode() for key, value in metadata.items()}
+            return cls(
+                text["query"],
+                text["database_version"],
+                text["retrieved"],
+                json.loads(text["funnel"]),
+                from_cache=True,
+            )
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            return None
+
+
+def default_cache() -> Path:
+    """Folder of the cached tables, in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edos-screening"
+
+
+def open_materials_project(
+    filters: ScreeningFilters | None = None,
+    *,
+    material_ids: Sequence[str] = (),
+    api_key_file: Path | None = None,
+    refresh: bool = False,
+    cache_dir: Path | None = None,
+    endpoint: str | None = None,
+    progress: Progress | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> MaterialsProjectSource:
+    """Ask the Materials Project for candidates, or take the answer that is kept from before.
+
+    The answer is fetched page by page and kept as a parquet table with the query and the
+    version of the database in its metadata. A fetch that was broken off goes on where it
+    stopped, unless the database has changed since. A table that is kept needs no key.
+
+    Parameters
+    ----------
+    filters : ScreeningFilters, optional
+        Applied by the server as far as it can; the paper's with ``unknown='drop'`` by default.
+    material_ids : sequence of str
+        Ask for these materials only.
+    api_key_file : Path, optional
+        Where to look for the key when neither `MP_API_KEY` nor pymatgen's settings have it.
+    refresh : bool
+        Ask again even if an answer is kept.
+    cache_dir : Path, optional
+    endpoint : str, optional
+        Of another server with the same interface; ``MP_API_ENDPOINT`` by default.
+    progress : callable, optional
+        Called with the materials that are there and those that will be.
+    sleep : callable, optional
+        For the pauses between attempts.
+
+    Raises
+    ------
+    ScreeningError
+        In one line: no key, a wrong one, no network, nothing that meets the filters.
+    """
+    from screening.sources.parquet import ParquetSource
+
+    ids = _checked_ids(material_ids)
+    query = Query.of(filters or ScreeningFilters(unknown="drop"), ids)
+    text = json.dumps({"layout": LAYOUT, "endpoint": endpoint, **query.criteria()}, sort_keys=True)
+    cache = _Cache(cache_dir or default_cache(), text)
+    facts = None if refresh else Facts.of_table(cache.table)
+    if facts is None:
+        client = MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
+        facts = _fetch(client, query, cache, progress)
+    missing = [Unreadable(i, reason) for i, reason in cache.read_missing().items()]
+    return MaterialsProjectSource(ParquetSource(cache.table, origin=NAME), facts, missing)
+
+
+def _checked_ids(material_ids: Sequence[str]) -> list[str]:
+    wrong = [i for i in material_ids if not re.fullmatch(r"(mp|mvc)-[0-9a-z]+", i)]
+    if wrong:
+        raise ScreeningError(f"{wrong[0]!r:.40} is not a Materials Project id such as mp-149")
+    return [usual_id(i) for i in material_ids]
+
+
+def _fetch(
+    client: MaterialsProjectClient, query: Query, cache: _Cache, progress: Progress | None
+) -> Facts:
+    """Fill the cache with the answer to a query."""
+    cache.prepare(client.database_version)
+    funnel = _server_funnel(client, query)
+    total = _expected(funnel)
+    if not total and not query.material_ids:
+        emptied = next(s["name"] for s in reversed(funnel) if s["entered"])
+        raise ScreeningError(
+            f"the Materials Project has no such material: the filter {emptied} drops the last of "
+            f"the {funnel[0]['entered']:,} materials that reach it"
+            if funnel[0]["entered"]
+            else "the Materials Project's server has no materials"
+        )
+    arguments = query.arguments()
+    found: set[str] = set()
+    for page in range(1, -(-total // PAGE_SIZE) + 1):
+        ids = cache.ids_of_page(page)
+        if ids is None:
+            documents = client.search(FIELDS, page, PAGE_SIZE, **arguments)
+            ids = cache.write_page(page, [row_of(document) for document in documents])
+        found.update(ids)
+        if progress is not None:
+            progress(len(found), total)
+    if len(found) != total:
+        cache.forget_pages()
+        raise ScreeningError(
+            f"the Materials Project's answer changed while it was read ({len(found):,} of "
+            f"{total:,} materials): run it again"
+        )
+    cache.write_missing(_look_for(client, sorted(set(query.material_ids) - found)))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = Facts(cache.query, client.database_version, now, funnel)
+    cache.finish(facts)
+    return facts
+
+
+def _server_funnel(client: MaterialsProjectClient, query: Query) -> list[dict[str, Any]]:
+    """What each filter drops on the server; the first stage is the whole database."""
+    counts = [client.count(query.criteria(n)) for n in range(len(query.stages) + 1)]
+    funnel = [{"name": "database", "entered": counts[0], "dropped": 0, "unknown": 0}]
+    for (name, _), before, after in zip(query.stages, counts, counts[1:], strict=False):
+        funnel.append({"name": name, "entered": before, "dropped": before - after, "unknown": 0})
+    return funnel
+
+
+def _expected(funnel: list[dict[str, Any]]) -> int:
+    return int(funnel[-1]["entered"] - funnel[-1]["dropped"])
+
+
+def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:
+    """Why materials that were asked for are not in the answer."""
+    if not ids:
+        return {}
+
+    def among(**criteria: Any) -> set[str]:
+        documents = client.search(["material_id"], 1, PAGE_SIZE, material_ids=ids, **criteria)
+        return {usual_id(document["material_id"]) for document in documents}
+
+    deprecated, current = among(deprecated=True), among(deprecated=False)
+    return {
+        i: "deprecated by the Materials Project"
+        if i in deprecated
+        else "dropped by the filters of the query"
+        if i in current
+        else "the Materials Project has no such material"
+        for i in ids
+    }
+
+
+# --- documents to rows ----------------------------------------------------------------------
+
+ORDERINGS = {"NM": False, "FM": True, "AFM": True, "FiM": True}
+
+
+def row_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Row of the cached table for a summary document; without a structure, the reason why."""
+    identifier = document.get("material_id")
+    row: dict[str, Any] = {
+        "material_id": usual_id(identifier) if identifier else None,
+        "formula": document.get("formula_pretty"),
+        "last_updated": _time(document.get("last_updated")),
+    }
+    try:
+        row["energy_above_hull"] = number(document, "energy_above_hull")
+        row["band_gap"] = number(document, "band_gap")
+        row["is_magnetic"] = _is_magnetic(document)
+        row["has_edos"] = _has_dos(document.get("has_props"))
+        structure = document.get("structure")
+        if structure is None:
+            raise ModelError("the document has no structure")
+        crystal = Crystal.from_dict(structure)
+    except ModelError as error:
+        return {**row, "problem": str(error)}
+    row["lattice"] = crystal.lattice.ravel()
+    row["species"] = crystal.atomic_numbers
+    row["frac_coords"] = crystal.frac_coords.ravel()
+    return row
+
+
+def _is_magnetic(document: dict[str, Any]) -> bool | None:
+    """By the magnetic ordering; a material of unknown ordering is not known to be nonmagnetic."""
+    ordering = document.get("ordering")
+    if ordering in ORDERINGS:
+        return ORDERINGS[ordering]
+    return True if flag(document, "is_magnetic") else None
+
+
+def _has_dos(props: Any) -> bool | None:
+    """``has_props`` is a dict of flags, a list of names in older documents."""
+    if isinstance(props, dict):
+        return bool(props.get("dos", False))
+    return "dos" in props if isinstance(props, list) else None
+
+
+def _time(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("$date")
+    return value if isinstance(value, str) else None
+
+
+# --- the cache ------------------------------------------------------------------------------
+
+
+class _Cache:
+    """The table of one query, and its pages as long as they come in."""
+
+    def __init__(self, folder: Path, query: str) -> None:
+        self.query = query
+        stem = f"mp-{digest(query)}"
+        self.table = folder / f"{stem}.parquet"
+        self._missing = folder / f"{stem}.missing.json"
+        self._pages = folder / f"{stem}.pages"
+        self._state = self._pages / "state.json"
+
+    def prepare(self, database_version: str) -> None:
+        """Keep the pages of a fetch that was broken off if they are of this database."""
+        state = {"query": self.query, "database_version": database_version}
+        try:
+            if json.loads(self._state.read_text()) == state:
+                return
+        except (OSError, ValueError):
+            pass
+        try:
+            self.forget_pages()
+            self._pages.mkdir(parents=True)
+            _write(self._state, json.dumps(state))
+        except OSError as error:
+            raise ScreeningError(f"cannot write to {self._pages}: {error.strerror}") from None
+
+    def forget_pages(self) -> None:
+        shutil.rmtree(self._pages, ignore_errors=True)
+
+    def ids_of_page(self, page: int) -> list[str] | None:
+        """Ids in a page that is there already, None if it is not."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(self._page(page), columns=["material_id"])
+        except (OSError, pa.ArrowException):
+            return None
+        return list(table["material_id"].to_pylist())
+
+    def write_page(self, page: int, rows: list[dict[str, Any]]) -> list[str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._page(page)
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            pq.write_table(pa.Table.from_pylist(rows, _schema()), unfinished)
+            os.replace(unfinished, path)
+        except (OSError, pa.ArrowException) as error:
+            raise ScreeningError(f"cannot write {path}: {error}") from None
+        return [row["material_id"] for row in rows]
+
+    def finish(self, facts: Facts) -> None:
+        """Join the pages to the table, in their order."""
+        import pyarrow.parquet as pq
+
+        schema = _schema().with_metadata(facts.metadata())
+        unfinished = self.table.with_suffix(".unfinished")
+        try:
+            with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+                for path in sorted(self._pages.glob("*.parquet")):
+                    writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
+            os.replace(unfinished, self.table)
+        except OSError as error:
+            raise ScreeningError(f"cannot write {self.table}: {error.strerror}") from None
+        self.forget_pages()
+
+    def write_missing(self, missing: dict[str, str]) -> None:
+        _write(self._missing, json.dumps(missing))
+
+    def read_missing(self) -> dict[str, str]:
+        try:
+            missing: dict[str, str] = json.loads(self._missing.read_text())
+        except (OSError, ValueError):
+            return {}
+        return missing
+
+    def _page(self, page: int) -> Path:
+        return self._pages / f"page-{page:06d}.parquet"
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("material_id", pa.string()),
+            ("formula", pa.string()),
+            ("lattice", pa.list_(pa.float64())),
+            ("species", pa.list_(pa.int16())),
+            ("frac_coords", pa.list_(pa.float64())),
+            ("energy_above_hull", pa.float64()),
+            ("band_gap", pa.float64()),
+            ("is_magnetic", pa.bool_()),
+            ("has_edos", pa.bool_()),
+            ("last_updated", pa.string()),
+            ("problem", pa.string()),
+        ]
     )

@@ -13,6 +13,7 @@ The columns, of which the last group is optional:
 `has_edos`         bool
 `formula`          string                  reduced
 `last_updated`     string                  ISO 8601
+`problem`          string                  why there is no structure
 ================== ======================= ====================================================
 
 Other columns are not read. A version of the database is taken from the file's metadata
@@ -93,6 +94,7 @@ OPTIONAL = {
     "has_edos": _FLAG,
     "formula": _TEXT,
     "last_updated": _TEXT,
+    "problem": _TEXT,
 }
 
 
@@ -236,6 +238,7 @@ class _Rows:
         self._edos = _python(cast.get("has_edos"), nothing)
         self._formula = _python(cast.get("formula"), nothing)
         self._updated = _python(cast.get("last_updated"), nothing)
+        self._problem = _python(cast.get("problem"), nothing)
         self._origin, self._version = origin, version
         self._plain_origin = Origin(origin, version)
 
@@ -250,7 +253,7 @@ class _Rows:
         null = [self._lattice.is_null[k], self._species.is_null[k], self._coords.is_null[k]]
         species = self._species[k]
         if all(null) or not len(species):
-            raise ModelError("no structure")
+            raise ModelError(self._problem[k] or "no structure")
         updated = self._updated[k]
         return Candidate(
             material_id=self.ids[k],

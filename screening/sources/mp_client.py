@@ -1,0 +1,200 @@
+"""Connection to the Materials Project: the key, retries, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from screening.errors import ScreeningError
+
+KEY_PAGE = "https://next-gen.materialsproject.org/api"
+ATTRIBUTION = (
+    "Data from the Materials Project (https://materialsproject.org), CC BY 4.0; cite "
+    "A. Jain et al., APL Materials 1, 011002 (2013), doi:10.1063/1.4812323"
+)
+ATTEMPTS = 6
+ATTEMPTS_TO_CONNECT = 3  # someone may be waiting
+FIRST_PAUSE = 2.0  # s, doubled after every failed attempt
+TIMEOUT = 120  # s without a byte
+
+T = TypeVar("T")
+
+
+def find_api_key(key_file: Path | None = None) -> str:
+    """The user's key: from `MP_API_KEY`, then pymatgen's settings, then a file.
+
+    Raises
+    ------
+    ScreeningError
+        If there is none, or what there is cannot be a key.
+    """
+    key, where = os.environ.get("MP_API_KEY", ""), "MP_API_KEY"
+    if not key:
+        from pymatgen.core import SETTINGS
+
+        key, where = str(SETTINGS.get("PMG_MAPI_KEY") or ""), "pymatgen's PMG_MAPI_KEY"
+    if not key and key_file is not None:
+        try:
+            key, where = key_file.read_text(encoding="utf-8").strip(), str(key_file)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ScreeningError(f"cannot read the key file {key_file}: {reason}") from None
+    key = key.strip()
+    if not key:
+        raise ScreeningError(
+            f"no Materials Project key: get one at {KEY_PAGE} and set MP_API_KEY; "
+            "--source prototypes needs none"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9]{32}", key):
+        what = "a key of the legacy API" if len(key) == 16 else "no key of the Materials Project"
+        raise ScreeningError(
+            f"what is in {where} is {what}, which has 32 letters and digits: see {KEY_PAGE}"
+        )
+    return key
+
+
+def usual_id(identifier: str) -> str:
+    """Id in the form that users and publications know: ``"mp-149"`` for ``"mp-aaaaaaft"``.
+
+    Ids beyond those of the old numbering have no such form and stay as they are.
+    """
+    from emmet.core.types.typing import format_identifier
+
+    try:
+        return str(format_identifier(identifier, legacy=True))
+    except ValueError:
+        return identifier
+
+
+class MaterialsProjectClient:
+    """The official client with retries, and with errors in one line.
+
+    Rate limits are respected: the official client waits as long as a 429 answer asks, and what
+    still fails then, or breaks off, is tried again after a pause that doubles each time.
+
+    Parameters
+    ----------
+    api_key : str
+    endpoint : str, optional
+        Of another server with the same interface.
+    sleep : callable, optional
+        Waits for a number of seconds.
+
+    Raises
+    ------
+    ScreeningError
+        If the server cannot be reached, or is too old.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        endpoint: str | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._key = api_key
+        self._endpoint = endpoint
+        self._sleep = sleep
+        self._summary = self.attempt(self._connect, ATTEMPTS_TO_CONNECT)
+        self.database_version: str = self._summary.db_version
+        self.endpoint: str = self._summary.base_endpoint
+
+    def count(self, criteria: dict[str, Any]) -> int:
+        """Number of summary documents that meet criteria in the API's own names."""
+        return int(self.attempt(lambda: self._summary.count({**criteria, "_limit": 1})))
+
+    def search(self, fields: list[str], page: int, size: int, **query: Any) -> list[dict[str, Any]]:
+        """Page of summary documents; `page` starts at 1, `query` is that of the official client."""
+        return self.attempt(
+            lambda: self._summary.search(
+                fields=fields, all_fields=False, chunk_size=size, num_chunks=1, _page=page, **query
+            )
+        )
+
+    def attempt(self, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+        """Call until it succeeds, trying again makes no sense, or has been tried enough.
+
+        Raises
+        ------
+        ScreeningError
+            In one line, without the key.
+        """
+        from mp_api.client.core.exceptions import MPRestError
+        from requests.exceptions import RequestException
+
+        pause = FIRST_PAUSE
+        for attempt in range(1, attempts + 1):
+            try:
+                return call()
+            except (MPRestError, RequestException, json.JSONDecodeError) as error:
+                if _is_final(error) or attempt == attempts:
+                    raise ScreeningError(self._in_words(error)) from None
+            self._sleep(pause)
+            pause *= 2
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> Any:
+        from mp_api.client import MPRester
+        from mp_api.client.core.exceptions import MPRestWarning
+        from mp_api.client.routes.materials.summary import SummaryRester
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*may not be compatible", MPRestWarning)
+            try:
+                rester = MPRester(self._key, endpoint=self._endpoint, mute_progress_bars=True)
+            except MPRestWarning:
+                raise ScreeningError(
+                    "the server's API is older than the installed mp-api can talk to"
+                ) from None
+        return SummaryRester(
+            api_key=self._key,
+            endpoint=rester.endpoint,
+            use_document_model=False,
+            mute_progress_bars=True,
+            timeout=TIMEOUT,
+        )
+
+    def _in_words(self, error: Exception) -> str:
+        text = " ".join(str(error).split()).replace(self._key, "***")
+        status = _status(error)
+        lower = text.lower()
+        if status in (401, 403) and "expired" in lower:
+            return f"the Materials Project key has expired: renew it at {KEY_PAGE}"
+        if status == 401 or (status == 403 and ("authentication" in lower or "key" in lower)):
+            return f"the Materials Project does not know this key: check it at {KEY_PAGE}"
+        if status == 403:
+            return "the Materials Project refuses this machine's requests (403 Forbidden)"
+        if status in (400, 404, 422) or "does not support the request" in text:
+            return (
+                "the Materials Project's API does not understand this request: the installed "
+                f"mp-api is too old or too new for it ({_shorten(text)})"
+            )
+        if "429" in lower or "too many" in lower:
+            return "the Materials Project asks for fewer requests (429): try again later"
+        if status and status >= 500:
+            return f"the Materials Project's server has a problem ({status}): try again later"
+        return f"cannot reach the Materials Project, is there a network? ({_shorten(text)})"
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP status in an error of the official client."""
+    match = re.search(r"status code (\d{3})", str(error))
+    return int(match.group(1)) if match else None
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would end in the same way."""
+    status = _status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in (408, 429)
+    return "does not support the request" in str(error) or "not a valid" in str(error)
+
+
+def _shorten(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
