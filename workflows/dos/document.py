@@ -23,11 +23,15 @@ from pymatgen.electronic_structure.dos import Dos
 Engine = Literal["gpaw", "vasp"]
 
 WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
-_NEGATIVE_NOISE = 1e-3  # states/eV/cell per atom that rounding or Blöchl's corrections may leave
+_NEGATIVE_NOISE = 0.02  # states/eV/atom below zero that Blöchl's corrections may leave
 
 
 class DosError(RuntimeError):
     """A DOS that cannot be computed or used; the message is one line: what, why, what to do."""
+
+
+class WindowError(DosError):
+    """A DOS that does not reach from 4 eV below the VBM to 4 eV above the CBM."""
 
 
 def recipe_id(name: str, settings: Mapping[str, Any]) -> str:
@@ -109,8 +113,8 @@ class DosDocument(BaseModel):
         Divisions of the k-meshes of the density and of the DOS.
     emax : float
         In eV; bands are missing above it and the DOS there is a lower bound.
-    wall_time : float
-        In s, of all steps together.
+    wall_time : float or None
+        In s, of all steps together; None if that is unknown.
     is_spin_polarized : bool
         Whether the engine could have found a magnetic moment.
     magnetization : float or None
@@ -120,7 +124,7 @@ class DosDocument(BaseModel):
 
     Raises
     ------
-    DosError
+    WindowError
         If the DOS does not reach from `vbm` - 4 eV to `cbm` + 4 eV.
     pydantic.ValidationError
         If a number is not finite, energies do not increase, lengths differ, the DOS is negative,
@@ -150,7 +154,7 @@ class DosDocument(BaseModel):
     kmesh_scf: tuple[int, int, int]
     kmesh_dos: tuple[int, int, int]
     emax: float
-    wall_time: float = Field(ge=0)
+    wall_time: float | None = Field(default=None, ge=0)
     is_spin_polarized: bool = False
     magnetization: float | None = None
     warnings: tuple[str, ...] = ()
@@ -192,7 +196,7 @@ class DosDocument(BaseModel):
     def _check_window(self) -> None:
         lowest, highest = self.energies[0] - self.vbm, min(self.energies[-1], self.emax) - self.cbm
         if lowest > -WINDOW or highest < WINDOW:
-            raise DosError(
+            raise WindowError(
                 f"DOS of {self.structure.composition.reduced_formula} is complete from "
                 f"VBM {lowest:+.2f} eV to CBM {highest:+.2f} eV only; -4 to +4 eV are needed: "
                 "compute more bands"

@@ -67,12 +67,14 @@ class GpawSettings:
 
 
 PRESETS = {
-    "fast": GpawSettings(ecut=350.0, k_spacing_scf=0.35, k_spacing_dos=0.21),
-    "standard": GpawSettings(ecut=450.0, k_spacing_scf=0.25, k_spacing_dos=0.15),
+    "fast": GpawSettings(ecut=340.0, k_spacing_scf=0.35, k_spacing_dos=0.25),
+    "standard": GpawSettings(ecut=400.0, k_spacing_scf=0.25, k_spacing_dos=0.18),
 }
 
 
-def k_mesh(cell: ArrayLike, spacing: float) -> tuple[int, int, int]:
+def k_mesh(
+    cell: ArrayLike, spacing: float, rotations: ArrayLike | None = None
+) -> tuple[int, int, int]:
     """Divisions of the reciprocal cell so that neighbouring k-points are at most `spacing` apart.
 
     Parameters
@@ -81,13 +83,24 @@ def k_mesh(cell: ArrayLike, spacing: float) -> tuple[int, int, int]:
         Lattice vectors as rows, in Å.
     spacing : float
         In 1/Å, with the factor 2 pi.
+    rotations : array_like of int, shape (n, 3, 3), optional
+        Point group in fractional coordinates. Axes that it mixes get equal divisions; otherwise
+        the mesh of a body-centred cell, say, has less symmetry than the crystal and up to four
+        times as many irreducible points.
 
     Examples
     --------
     >>> k_mesh(np.diag([3.0, 3.0, 30.0]), 0.25)
     (9, 9, 1)
+    >>> k_mesh(np.diag([3.0, 3.1, 30.0]), 0.25, [[[0, 1, 0], [1, 0, 0], [0, 0, 1]]])
+    (9, 9, 1)
     """
     reciprocal = 2 * np.pi * np.linalg.inv(np.asarray(cell, float)).T
     lengths = np.linalg.norm(reciprocal, axis=1)
-    n1, n2, n3 = (max(1, int(np.ceil(length / spacing - 1e-9))) for length in lengths)
+    divisions = np.maximum(1, np.ceil(lengths / spacing - 1e-9)).astype(int)
+    if rotations is not None:
+        mixed = (np.asarray(rotations) != 0).any(axis=0)
+        mixed = np.linalg.matrix_power((mixed | mixed.T | np.eye(3, dtype=bool)).astype(int), 2) > 0
+        divisions = np.array([divisions[row].max() for row in mixed])
+    n1, n2, n3 = divisions.tolist()
     return n1, n2, n3

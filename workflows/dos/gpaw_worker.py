@@ -102,6 +102,15 @@ def _with_safer_mixing(task: Callable[[bool], dict[str, Any]]) -> dict[str, Any]
         ) from None
 
 
+def symmetric_mesh(atoms: Atoms, spacing: float) -> tuple[int, int, int]:
+    """Divisions of a k-mesh that has the symmetry of the crystal; `spacing` in 1/Å."""
+    import spglib
+
+    crystal = (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers)
+    symmetry = spglib.get_symmetry(crystal, symprec=1e-3)
+    return k_mesh(atoms.cell, spacing, symmetry["rotations"] if symmetry else None)
+
+
 def calculator(atoms: Atoms, settings: GpawSettings, safer: bool) -> Any:
     """GPAW calculator of the self-consistent run.
 
@@ -115,7 +124,7 @@ def calculator(atoms: Atoms, settings: GpawSettings, safer: bool) -> Any:
     parameters: dict[str, Any] = {
         "mode": {"name": "pw", "ecut": settings.ecut},
         "xc": settings.xc,
-        "kpts": {"size": k_mesh(atoms.cell, settings.k_spacing_scf), "gamma": True},
+        "kpts": {"size": symmetric_mesh(atoms, settings.k_spacing_scf), "gamma": True},
         "occupations": {"name": "fermi-dirac", "width": settings.smearing},
         "convergence": {"density": settings.density_tolerance, "energy": 1e-4},
         "maxiter": MAX_SCF_STEPS,
@@ -174,7 +183,7 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
     energy = atoms.get_potential_energy()
     n_electrons = float(calc.get_number_of_electrons())
     n_bands = _bands_needed(calc, settings, n_electrons)
-    mesh = k_mesh(atoms.cell, settings.k_spacing_dos)
+    mesh = symmetric_mesh(atoms, settings.k_spacing_dos)
     for _ in range(DOS_ATTEMPTS):
         bands = _bands_on_mesh(calc, mesh, n_bands, settings)
         edges = band_edges(bands.eigenvalues, n_electrons)
@@ -197,7 +206,7 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
         "cbm": cbm,
         "emax": emax,
         "n_electrons": n_electrons,
-        "kmesh_scf": k_mesh(atoms.cell, settings.k_spacing_scf),
+        "kmesh_scf": symmetric_mesh(atoms, settings.k_spacing_scf),
         "kmesh_dos": mesh,
         "magnetization": _magnetization(calc, settings),
     }

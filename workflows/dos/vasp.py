@@ -1,0 +1,365 @@
+"""VASP: the reference engine, with the Materials Project's PBE recipe through atomate2.
+
+A static run (`MPStaticSet`) and a uniform non-self-consistent run (`MPNonSCFSet`: ENCUT 520 eV,
+tetrahedra with Blöchl's corrections, NEDOS 2001); both from pymatgen's sets, not from atomate2's
+own `NonSCFMaker` default, which differs. Flows are built and submitted without VASP or POTCARs;
+the workers need both.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from dataclasses import dataclass, field
+from os.path import expandvars
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from atomate2 import SETTINGS
+from atomate2.utils.path import strip_hostname
+from atomate2.vasp.flows.mp import MPGGADoubleRelaxMaker
+from atomate2.vasp.jobs.core import NonSCFMaker
+from atomate2.vasp.jobs.mp import MPGGARelaxMaker, MPGGAStaticMaker
+from jobflow import Flow, Job, Maker, Response, job
+from monty.io import zopen
+from monty.os.path import zpath
+from numpy.typing import NDArray
+from pymatgen.core import SETTINGS as PYMATGEN_SETTINGS
+from pymatgen.core import Structure
+from pymatgen.electronic_structure.core import Spin
+from pymatgen.io.vasp import Vasprun
+from pymatgen.io.vasp.sets import MPNonSCFSet, MPRelaxSet, MPStaticSet
+
+from workflows.dos.bands import band_edges
+from workflows.dos.document import WINDOW, DosDocument, DosError, WindowError, recipe_id
+from workflows.dos.elements import engine_warnings
+
+RECIPE = "vasp-pbe-mp"
+FloatArray = NDArray[np.floating]
+
+
+def missing() -> list[str]:
+    """One line for each thing that this machine lacks to run VASP; empty if it can.
+
+    Building and submitting flows needs none of it.
+    """
+    problems = []
+    command = shlex.split(expandvars(SETTINGS.VASP_CMD))
+    programs = [command[0], *(word for word in command[1:] if "vasp" in Path(word).name)]
+    lacking = [program for program in programs if shutil.which(program) is None]
+    if lacking:
+        problems.append(
+            f"VASP command not found: {', '.join(lacking)} (VASP_CMD is {SETTINGS.VASP_CMD!r}): "
+            "set VASP_CMD in ~/.atomate2.yaml or ATOMATE2_VASP_CMD in the environment"
+        )
+    potcars = PYMATGEN_SETTINGS.get("PMG_VASP_PSP_DIR")
+    if not potcars:
+        problems.append(
+            "no POTCAR directory: run pmg config --add PMG_VASP_PSP_DIR /path/to/potcars"
+        )
+    elif not Path(potcars).is_dir():
+        problems.append(f"POTCAR directory {potcars} (PMG_VASP_PSP_DIR) does not exist")
+    return problems
+
+
+@dataclass
+class VaspDosMaker(Maker):
+    """DOS of a structure with VASP and the Materials Project's settings.
+
+    Parameters
+    ----------
+    name : str
+    relax : bool
+        Two relaxations first (`MPRelaxSet`). Materials Project structures are relaxed already.
+    reciprocal_density : int
+        K-points per Å^-3 of the DOS run; 100 is `MPNonSCFSet`'s, about 0.22/Å apart.
+    nbands_factor : float
+        Bands of the DOS run over those of the static run; 1.2 is `MPNonSCFSet`'s. Where they do
+        not reach 4 eV above the CBM, the DOS run is repeated once with twice as many.
+    wall_time_limit : float
+        Of each VASP run, in s; custodian stops the run before it.
+    user_incar_settings : dict
+        Changes of the INCAR of every run; the recipe changes with them.
+    potcar_functional : str
+        POTCAR library as pymatgen names it; ``"PBE"`` is the Materials Project's.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice
+    >>> aluminium = Structure(Lattice.cubic(4.05), ["Al"], [[0, 0, 0]])
+    >>> [job.name for job in VaspDosMaker().make(aluminium).jobs]
+    ['MP GGA static', 'MP GGA uniform', 'VASP DOS']
+    """
+
+    name: str = "VASP DOS"
+    relax: bool = False
+    reciprocal_density: int = 100
+    nbands_factor: float = 1.2
+    wall_time_limit: float = 86400.0
+    user_incar_settings: dict[str, Any] = field(default_factory=dict)
+    potcar_functional: str = "PBE"
+
+    @property
+    def engine(self) -> str:
+        """``'vasp'``."""
+        return "vasp"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the recipe stands for."""
+        return {
+            "xc": "PBE",
+            "relax": "2 x MPRelaxSet" if self.relax else None,
+            "static": "MPStaticSet",
+            "dos": "MPNonSCFSet uniform, NEDOS 2001",
+            "encut": MPRelaxSet.CONFIG["INCAR"]["ENCUT"],
+            "reciprocal_density": self.reciprocal_density,
+            "potcar_functional": self.potcar_functional,
+            "user_incar_settings": self.user_incar_settings,
+        }
+
+    @property
+    def recipe(self) -> str:
+        """Recipe of the documents; known before anything runs."""
+        return recipe_id(RECIPE, self.settings)
+
+    @property
+    def relax_set(self) -> MPRelaxSet:
+        """Input set of both relaxations."""
+        return MPRelaxSet(auto_metal_kpoints=True, **self._set_options)
+
+    @property
+    def static_set(self) -> MPStaticSet:
+        """Input set of the static run."""
+        return MPStaticSet(auto_metal_kpoints=True, **self._set_options)
+
+    @property
+    def dos_set(self) -> MPNonSCFSet:
+        """Input set of the uniform non-self-consistent run."""
+        return MPNonSCFSet(
+            mode="uniform",
+            nedos=2001,
+            reciprocal_density=self.reciprocal_density,
+            nbands_factor=self.nbands_factor,
+            **self._set_options,
+        )
+
+    @property
+    def _set_options(self) -> dict[str, Any]:
+        return {
+            "force_gamma": True,
+            "inherit_incar": False,
+            "user_incar_settings": dict(self.user_incar_settings),
+            "user_potcar_functional": self.potcar_functional,
+        }
+
+    @property
+    def _run_options(self) -> dict[str, Any]:
+        return {"run_vasp_kwargs": {"wall_time": int(self.wall_time_limit)}}
+
+    def make(self, structure: Structure, material_id: str | None = None) -> Flow:
+        """Flow from a structure to a :class:`~workflows.dos.document.DosDocument`.
+
+        Parameters
+        ----------
+        structure : Structure
+            Ordered.
+        material_id : str, optional
+            Goes into the document.
+
+        Raises
+        ------
+        DosError
+            If a site is partially occupied or an element has no POTCAR in the MP recipe.
+        """
+        check_structure(structure)
+        jobs: list[Job | Flow] = []
+        started_from, previous = structure, None
+        if self.relax:
+            relaxation = self._relax_maker().make(structure)
+            jobs.append(relaxation)
+            started_from = relaxation.output.structure
+            previous = relaxation.output.dir_name
+        static = MPGGAStaticMaker(input_set_generator=self.static_set, **self._run_options).make(
+            started_from, prev_dir=previous
+        )
+        dos = self.dos_maker().make(
+            static.output.structure, prev_dir=static.output.dir_name, mode="uniform"
+        )
+        document = vasp_dos(
+            static.output.dir_name, dos.output.dir_name, self, material_id=material_id
+        )
+        document.name = self.name
+        return Flow([*jobs, static, dos, document], output=document.output, name=self.name)
+
+    def _relax_maker(self) -> MPGGADoubleRelaxMaker:
+        maker = MPGGARelaxMaker(input_set_generator=self.relax_set, **self._run_options)
+        return MPGGADoubleRelaxMaker.from_relax_maker(maker)
+
+    def dos_maker(self) -> NonSCFMaker:
+        """Maker of the uniform run alone."""
+        return NonSCFMaker(
+            name="MP GGA uniform", input_set_generator=self.dos_set, **self._run_options
+        )
+
+
+def check_structure(structure: Structure) -> None:
+    """Refuse what the recipe cannot compute, before anything is submitted.
+
+    Raises
+    ------
+    DosError
+        If a site is partially occupied or an element has no POTCAR in the MP recipe.
+    """
+    if not structure.is_ordered:
+        raise DosError("structure has partial occupancies; order it first")
+    potcars = MPRelaxSet.CONFIG["POTCAR"]
+    unknown = sorted({e.symbol for e in structure.elements} - set(potcars))
+    if unknown:
+        raise DosError(f"the Materials Project recipe has no POTCAR for {', '.join(unknown)}")
+
+
+@job(output_schema=DosDocument)
+def vasp_dos(
+    static_dir: str,
+    dos_dir: str,
+    maker: VaspDosMaker,
+    material_id: str | None = None,
+    repeat: bool = True,
+) -> DosDocument | Response:
+    """Job that reads the two runs, or repeats the second one with twice the bands.
+
+    Parameters
+    ----------
+    static_dir, dos_dir : str
+        Folders of the static and of the uniform run, on a file system of this worker.
+    maker : VaspDosMaker
+    material_id : str, optional
+    repeat : bool
+        Whether a DOS that does not reach 4 eV above the CBM may be repeated.
+    """
+    try:
+        return read_dos(static_dir, dos_dir, maker, material_id)
+    except WindowError:
+        if not repeat:
+            raise
+    wider = VaspDosMaker(**{**vars(maker), "nbands_factor": 2 * maker.nbands_factor})
+    structure = _vasprun(static_dir, parse_dos=False, parse_eigen=False).final_structure
+    dos = wider.dos_maker().make(structure, prev_dir=static_dir, mode="uniform")
+    document = vasp_dos(
+        static_dir, dos.output.dir_name, wider, material_id=material_id, repeat=False
+    )
+    return Response(replace=Flow([dos, document], output=document.output, name=maker.name))
+
+
+def read_dos(
+    static_dir: str | Path,
+    dos_dir: str | Path,
+    maker: VaspDosMaker,
+    material_id: str | None = None,
+) -> DosDocument:
+    """DOS document of a static run and a uniform run.
+
+    Parameters
+    ----------
+    static_dir, dos_dir : str or Path
+        Folders with ``vasprun.xml`` and ``OUTCAR``, gzipped or not.
+    maker : VaspDosMaker
+        Whose recipe the runs follow.
+    material_id : str, optional
+
+    Raises
+    ------
+    DosError
+        If a run is missing, has not converged or has no eigenvalues, or the DOS misses its
+        window.
+    """
+    static = _vasprun(static_dir, parse_dos=False, parse_eigen=False)
+    dos = _vasprun(dos_dir, parse_dos=True, parse_eigen=True)
+    if not static.converged_electronic:
+        raise DosError(f"static VASP run in {static_dir} did not reach self-consistency")
+    n_electrons = float(dos.parameters["NELECT"])
+    bands = np.array([dos.eigenvalues[s][..., 0] for s in (Spin.up, Spin.down)[: 1 + dos.is_spin]])
+    efermi = float(dos.efermi)
+    edges = band_edges(bands, n_electrons)
+    vbm, cbm = edges or (efermi, efermi)
+    energies, total = _covering_below(dos.tdos.energies, _both_spins(dos), vbm)
+    symbols = {site.specie.symbol for site in dos.final_structure}
+    return DosDocument(
+        material_id=material_id,
+        structure=dos.final_structure,
+        engine="vasp",
+        engine_version=str(dos.vasp_version),
+        recipe=maker.recipe,
+        settings=maker.settings,
+        energies=energies,
+        dos=total,
+        efermi=min(max(efermi, vbm), cbm),
+        vbm=vbm,
+        cbm=cbm,
+        band_gap=cbm - vbm,
+        energy=float(static.final_energy),
+        n_electrons=n_electrons,
+        kmesh_scf=_k_mesh(static),
+        kmesh_dos=_k_mesh(dos),
+        emax=float(bands[..., -1].min()),
+        wall_time=_elapsed(static_dir, dos_dir),
+        is_spin_polarized=bool(dos.is_spin),
+        magnetization=_magnetization(dos) if dos.is_spin else None,
+        warnings=tuple(engine_warnings(symbols, "vasp", bool(dos.is_spin))),
+    )
+
+
+def _vasprun(folder: str | Path, **options: bool) -> Vasprun:
+    path = Path(zpath(str(Path(strip_hostname(folder)) / "vasprun.xml")))
+    if not path.exists():
+        raise DosError(f"no vasprun.xml in {folder}")
+    try:
+        return Vasprun(str(path), parse_potcar_file=False, **options)
+    except Exception as error:  # pymatgen raises whatever the XML parser does
+        raise DosError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _both_spins(vasprun: Vasprun) -> FloatArray:
+    return np.sum(list(vasprun.tdos.densities.values()), axis=0)
+
+
+def _covering_below(
+    energies: FloatArray, dos: FloatArray, vbm: float
+) -> tuple[FloatArray, FloatArray]:
+    """Add zeros below VASP's first energy, which lies below all states, down to the window."""
+    step = energies[1] - energies[0]
+    count = int(np.ceil((energies[0] - (vbm - WINDOW)) / step)) + 1
+    if count <= 1:
+        return energies, dos
+    below = energies[0] - step * np.arange(count, 0, -1)
+    return np.concatenate([below, energies]), np.concatenate([np.zeros(count), dos])
+
+
+def _k_mesh(vasprun: Vasprun) -> tuple[int, int, int]:
+    n1, n2, n3 = (int(n) for n in vasprun.kpoints.kpts[0])
+    return n1, n2, n3
+
+
+def _magnetization(vasprun: Vasprun) -> float:
+    """Moment of the cell in Bohr magnetons, from the occupations."""
+    weights = np.array(vasprun.actual_kpoints_weights)
+    up, down = (weights @ vasprun.eigenvalues[s][..., 1].sum(axis=1) for s in (Spin.up, Spin.down))
+    return float(up - down)
+
+
+def _elapsed(*folders: str | Path) -> float | None:
+    """Wall time in s from the OUTCARs; None if one of them does not tell."""
+    total = 0.0
+    for folder in folders:
+        path = Path(zpath(str(Path(strip_hostname(folder)) / "OUTCAR")))
+        if not path.exists():
+            return None
+        with zopen(path, "rt") as outcar:
+            found = re.search(r"Elapsed time \(sec\):\s*([\d.]+)", str(outcar.read()))
+        if found is None:
+            return None
+        total += float(found[1])
+    return total
