@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +175,8 @@ class SpectrumPredictor:
         chunks = [structures[k : k + CHUNK] for k in range(0, len(structures), CHUNK)]
         graph = self.shape.card.graph
         if workers < 2 or len(structures) < IN_PROCESS:
-            yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
+            with _threads(1 if self.device.type == "cpu" else None):
+                yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
             return
         if self._pool is None:
             # Forked processes would inherit torch's threads in an unknown state.
@@ -207,6 +209,17 @@ class SpectrumPredictor:
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True)
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Let torch use `n` threads: on small batches its threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _in_worker: SpectrumPredictor | None = None

@@ -189,7 +189,11 @@ class Trained:
 
 
 def train_setting(
-    config: TrainingConfig, setting_name: str, dataset: SpectrumDataset, split: Split
+    config: TrainingConfig,
+    setting_name: str,
+    dataset: SpectrumDataset,
+    split: Split,
+    progress: bool = False,
 ) -> Trained:
     """Train one architecture under one setting; the best epoch's weights are kept.
 
@@ -209,7 +213,12 @@ def train_setting(
         stop = lightning.pytorch.callbacks.EarlyStopping("validation_mae", patience=config.patience)
         callbacks.append(stop)
     started = time.perf_counter()
-    trainer = _quiet_trainer(max_epochs=config.epochs, callbacks=callbacks, deterministic="warn")
+    trainer = _quiet_trainer(
+        max_epochs=config.epochs,
+        callbacks=callbacks,
+        deterministic="warn",
+        enable_progress_bar=progress,
+    )
     module = SpectrumModule(model, setting, config)
     trainer.fit(
         module,
@@ -280,7 +289,9 @@ class TrainedPredictor:
 
 
 def train_predictor(
-    config: TrainingConfig, announce: Callable[[str], None] = lambda _: None
+    config: TrainingConfig,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
 ) -> TrainedPredictor:
     """Train every setting of the configuration and measure it on the test materials.
 
@@ -288,6 +299,8 @@ def train_predictor(
     ----------
     announce : callable
         Gets one line when a step begins or ends.
+    progress : bool
+        Show bars with the loss and the validation error.
     """
     dataset = edos_dataset(config.labels, config.structures, graph=config.graph)
     split = split_dataset(dataset.material_ids, config.split_seed)
@@ -299,7 +312,7 @@ def train_predictor(
     started = time.perf_counter()
     checkpoints = {}
     for name in config.settings:
-        trained = train_setting(config, name, dataset, split)
+        trained = train_setting(config, name, dataset, split, progress)
         checkpoints[name] = trained.checkpoint
         announce(
             f"{name}: validation MAE {trained.validation_mae:.4g} at epoch "

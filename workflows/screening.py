@@ -28,7 +28,7 @@ from db.documents import (
     Verdict,
     utc_now,
 )
-from db.store import ScreeningStore
+from db.store import ScreeningStore, mask_uri
 from models.card import DEFAULT_EDOS, model_id
 from models.crystal import Crystal
 from models.spectrum import EDOS_GRID
@@ -36,9 +36,10 @@ from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError
 from screening.filters import Funnel, ScreeningFilters
 from screening.gap import GapCriteria, Gaps, find_gaps
-from screening.sources import Source, open_source
+from screening.sources import Source, mark_known_edos, open_source
+from screening.sources.ids import read_material_ids
 from workflows.progress import advance
-from workflows.stores import store_of_run, store_reference
+from workflows.stores import open_reference, store_of_run, store_reference
 
 if TYPE_CHECKING:
     from models.predictor import SpectrumPredictor
@@ -49,6 +50,28 @@ READ_BATCH = 1000  # candidates that are judged and stored at a time
 def new_run_id() -> str:
     """Identifier of a new run, such as ``20260131-093000-5f2a``."""
     return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def resumable_run(db: str, parameters: dict[str, Any]) -> str:
+    """Newest run with these parameters that is not done.
+
+    Raises
+    ------
+    ScreeningError
+        If there is none.
+    """
+    with open_reference(store_reference(db)) as store:
+        unfinished = [run for run in store.runs() if run.state != "done"]
+    for run in unfinished:
+        if run.parameters == parameters:
+            return run.run_id
+    if unfinished:
+        newest = unfinished[0]
+        differ = sorted(k for k, v in parameters.items() if newest.parameters.get(k) != v)
+        raise ScreeningError(
+            f"no unfinished run has these options; {newest.run_id} differs in {', '.join(differ)}"
+        )
+    raise ScreeningError(f"{mask_uri(db)} holds no unfinished run; leave out --resume")
 
 
 @dataclass
@@ -104,9 +127,9 @@ class ScreeningFlowMaker(Maker):
         """Flow of one run; the same `run_id` again resumes that run."""
         run_id = run_id or new_run_id()
         db = store_reference(self.db)
-        filters = ScreeningFilters.from_options(**self.filters).model_dump(mode="json")
-        criteria = GapCriteria.from_options(**self.criteria).model_dump(mode="json")
-        queried = query(run_id, db, self.source, self.source_options, self.parameters())
+        parameters = self.parameters()
+        filters, criteria = parameters["filters"], parameters["criteria"]
+        queried = query(run_id, db, self.source, self.source_options, parameters)
         filtered = filter_candidates(
             run_id, db, queried.output, self.source_options, filters, self.shard_size, self.limit
         )
@@ -121,9 +144,13 @@ class ScreeningFlowMaker(Maker):
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result of the run; kept in its document, compared on resuming."""
+        filters = ScreeningFilters.from_options(**self.filters).model_dump(mode="json")
+        for name in ("elements", "exclude_elements"):  # sets have no order of their own
+            filters[name] = sorted(filters[name])
         return {
             "source": self.source,
-            "filters": ScreeningFilters.from_options(**self.filters).model_dump(mode="json"),
+            "known_edos": self.source_options.get("known_edos"),
+            "filters": filters,
             "criteria": GapCriteria.from_options(**self.criteria).model_dump(mode="json"),
             "checkpoint": self.checkpoint,
             "shard_size": self.shard_size,
@@ -142,7 +169,8 @@ def query(
     dict
         `name`, `description` and `fingerprint` of the source: a reference, not the candidates.
     """
-    opened = open_source(source, **options)
+    filters = ScreeningFilters(**parameters["filters"])
+    opened = _open_source(source, filters, options)
     reference = {
         "source": source,
         "name": opened.name,
@@ -202,7 +230,7 @@ def filter_candidates(
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         if not run.funnel:
-            source = open_source(reference["source"], **options)
+            source = _open_source(reference["source"], criteria, options)
             funnel = Funnel.of(criteria)
             documents = _filtered(run_id, source, criteria, funnel, shard_size, limit)
             # Of an interrupted run the same candidates come again; their verdicts stay.
@@ -212,6 +240,19 @@ def filter_candidates(
             store.put_run(run)
         shards = store.shards(run_id, state="pending")
         return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
+
+
+def _open_source(source: str, filters: ScreeningFilters, options: dict[str, Any]) -> Source:
+    """Open the source; the Materials Project applies the filters itself as far as it can."""
+    options = dict(options)
+    known_edos = options.pop("known_edos", None)
+    if source == "mp":
+        key_file = options.pop("api_key_file", None)
+        options |= {"filters": filters, "api_key_file": Path(key_file) if key_file else None}
+    opened = open_source(source, **options)
+    if known_edos is None:
+        return opened
+    return mark_known_edos(opened, read_material_ids(Path(known_edos)))
 
 
 def _filtered(

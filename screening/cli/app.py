@@ -1,0 +1,22 @@
+"""The commands, each in a file of its own; nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+import typer
+
+from screening.cli import candidates, doctor, predict, run, show, train
+
+app = typer.Typer(
+    help="Find materials with a gap just below the Fermi level: predict the eDOS of thousands of "
+    "crystals, and keep those worth a DFT calculation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("candidates")(candidates.candidates)
+app.command("show")(show.show)
+app.command("predict")(predict.predict)
+app.command("train")(train.train)
+app.command("doctor")(doctor.doctor)

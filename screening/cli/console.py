@@ -1,0 +1,94 @@
+"""How results and progress look."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from workflows.progress import Report
+
+WIDE = 160  # columns of a table that goes to a file or a pipe
+
+
+def stdout() -> Console:
+    """Console for results."""
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def stderr(quiet: bool = False) -> Console:
+    """Console for progress and remarks."""
+    return Console(stderr=True, quiet=quiet, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """Print a document as JSON on stdout."""
+    print(json.dumps(document, indent=2, default=str, allow_nan=False))
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Table whose columns of numbers are aligned to the right; "-" for what is not known."""
+    rows = [["-" if cell is None else cell for cell in row] for row in rows]
+    result = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(row[i], (int, float)) for row in rows)
+        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(_cell(value) for value in row))
+    return result
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+STAGES = {"read": "Reading and filtering", "scored": "Predicting spectra"}
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Report]:
+    """Bars with rates and time left on stderr, one for each stage of a run."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.completed / task.elapsed if task.elapsed else None
+            return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr(quiet),
+        disable=quiet,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(STAGES.get(stage, stage), total=total)
+            progress.update(tasks[stage], advance=done, total=total)
+
+        yield report

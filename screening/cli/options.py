@@ -1,0 +1,65 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_DB = "screening.sqlite"
+
+Db = Annotated[
+    str,
+    typer.Option(
+        "--db",
+        envvar="SCREEN_DB",
+        show_envvar=True,
+        help="Where candidates and predictions are kept: a file, or a mongodb:// URI.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]
+CheckpointFolder = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="Folder of the predictor; the shipped one by default."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes; as many as there are cores by default."),
+]
+
+_GAP = "VB gap"
+MaxDos = Annotated[
+    float,
+    typer.Option("--max-dos", rich_help_panel=_GAP, help="Largest DOS in the gap, states/eV/cell."),
+]
+MinWidth = Annotated[
+    float, typer.Option("--min-width", rich_help_panel=_GAP, help="Smallest width of the gap, eV.")
+]
+MinUpperEdge = Annotated[
+    float,
+    typer.Option(
+        "--min-upper-edge", rich_help_panel=_GAP, help="Lowest upper edge, eV from the VBM."
+    ),
+]
+MaxUpperEdge = Annotated[
+    float,
+    typer.Option(
+        "--max-upper-edge", rich_help_panel=_GAP, help="Highest upper edge, eV from the VBM."
+    ),
+]
+PerAtom = Annotated[
+    bool,
+    typer.Option(
+        "--per-atom/--per-cell", rich_help_panel=_GAP, help="What the DOS threshold is for."
+    ),
+]
+Band = Annotated[
+    str,
+    typer.Option(
+        "--band", rich_help_panel=_GAP, help="valence, or conduction for the mirror image."
+    ),
+]

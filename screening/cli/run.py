@@ -1,0 +1,297 @@
+"""`screen run`: from a source of structures to a list of positives."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.cli import options
+
+if TYPE_CHECKING:
+    from db.documents import CandidateDoc, Run
+    from db.store import ScreeningStore
+    from workflows.screening import ScreeningFlowMaker
+
+_FILTERS = "Filters"
+PROTOTYPES = "prototypes"
+
+
+def run(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="mp (Materials Project), prototypes (pymatgen's AFLOW prototypes), or a path: "
+            ".parquet, .cif, POSCAR, .json or a folder of them. "
+            "Default: mp if there is a key, else prototypes."
+        ),
+    ] = None,
+    max_ehull: Annotated[
+        float,
+        typer.Option(rich_help_panel=_FILTERS, help="Largest energy above hull, eV/atom (or inf)."),
+    ] = 0.5,
+    max_elements: Annotated[
+        int, typer.Option(rich_help_panel=_FILTERS, help="Largest number of elements.")
+    ] = 4,
+    max_gap: Annotated[
+        float, typer.Option(rich_help_panel=_FILTERS, help="Largest band gap, eV (or inf).")
+    ] = 0.0,
+    nonmagnetic: Annotated[
+        bool,
+        typer.Option("--nonmagnetic/--any-magnetism", rich_help_panel=_FILTERS, help="Magnetism."),
+    ] = True,
+    without_edos: Annotated[
+        bool,
+        typer.Option("--without-edos/--any-edos", rich_help_panel=_FILTERS, help="Known DFT DOS."),
+    ] = True,
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FILTERS,
+            help="keep or drop candidates with a property that the source does not know. "
+            "Default: drop for mp, keep for files.",
+        ),
+    ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FILTERS, help="All of these must be there: Mg,Si."),
+    ] = None,
+    exclude_elements: Annotated[
+        str | None, typer.Option(rich_help_panel=_FILTERS, help="None of these may: U,Th.")
+    ] = None,
+    known_edos: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_FILTERS,
+            help="File of the material_ids whose DFT DOS is known: .parquet, .csv or text.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_FILTERS, help="Stop when so many candidates have passed the filters."
+        ),
+    ] = None,
+    max_dos: options.MaxDos = 1.0,
+    min_width: options.MinWidth = 1.0,
+    min_upper_edge: options.MinUpperEdge = -1.0,
+    max_upper_edge: options.MaxUpperEdge = -0.25,
+    per_atom: options.PerAtom = False,
+    band: options.Band = "valence",
+    checkpoint: options.CheckpointFolder = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Candidates that are scored and stored at a time.")
+    ] = 2000,
+    mp_api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the Materials Project key.")
+    ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask the Materials Project again.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish the last run with the same options.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=0, help="Positives to print.")] = 50,
+    db: options.Db = options.DEFAULT_DB,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Screen the structures of a source and store predictions and verdicts."""
+    from screening.cli.console import stderr
+
+    if limit is not None and limit < 1:
+        from screening.errors import ScreeningError
+
+        raise ScreeningError(f"--limit {limit}: must be 1 or more")
+    remarks = stderr(quiet)
+    if source is None:
+        source = _default_source(mp_api_key_file, remarks.print)
+    maker = _maker(
+        db=db,
+        source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
+        source_options=_source_options(source, known_edos, mp_api_key_file, refresh),
+        filters={
+            "max_energy_above_hull": _finite(max_ehull),
+            "max_elements": max_elements,
+            "max_band_gap": _finite(max_gap),
+            "nonmagnetic": nonmagnetic,
+            "without_edos": without_edos,
+            "elements": elements or [],
+            "exclude_elements": exclude_elements or [],
+            "unknown": unknown or ("drop" if source == "mp" else "keep"),
+        },
+        criteria={
+            "max_dos": max_dos,
+            "min_width": min_width,
+            "min_upper_edge": min_upper_edge,
+            "max_upper_edge": max_upper_edge,
+            "per_atom": per_atom,
+            "band": band,
+        },
+        checkpoint=checkpoint,
+        device=device,
+        workers=workers or os.cpu_count() or 1,
+        shard_size=shard_size,
+        limit=limit,
+    )
+    run_id = _execute(maker, db, resume, quiet)
+    _report(db, run_id, top, as_json, quiet)
+
+
+def _default_source(key_file: Path | None, remark: Any) -> str:
+    from screening.errors import ScreeningError
+    from screening.sources.mp_client import find_api_key
+
+    try:
+        find_api_key(key_file)
+    except ScreeningError:
+        if key_file is not None:
+            raise
+        remark(
+            "No Materials Project key: screening pymatgen's AFLOW prototypes instead "
+            "(`screen doctor` says how to get a key)."
+        )
+        return PROTOTYPES
+    return "mp"
+
+
+def _source_options(
+    source: str, known_edos: Path | None, key_file: Path | None, refresh: bool
+) -> dict[str, Any]:
+    """Options as plain values: they become part of the job specifications."""
+    given: dict[str, Any] = {}
+    if known_edos is not None:
+        given["known_edos"] = str(known_edos.resolve())
+    if source == "mp":
+        given["refresh"] = refresh
+        if key_file is not None:
+            given["api_key_file"] = str(key_file.resolve())
+    return given
+
+
+def _finite(limit: float) -> float | None:
+    """None, which switches a filter off, for infinity."""
+    return None if math.isinf(limit) and limit > 0 else limit
+
+
+def _maker(*, checkpoint: Path | None, **fields: Any) -> ScreeningFlowMaker:
+    from workflows.screening import ScreeningFlowMaker
+
+    if checkpoint is not None:
+        fields["checkpoint"] = str(checkpoint.resolve())
+    return ScreeningFlowMaker(**fields)
+
+
+def _execute(maker: ScreeningFlowMaker, db: str, resume: bool, quiet: bool) -> str:
+    """Run the flow in this process; returns the id of the run."""
+    import warnings
+
+    from screening.cli.console import progress_bars, stderr
+    from workflows.progress import reporting_to
+    from workflows.screening import new_run_id, resumable_run
+    from workflows.stores import ENVIRONMENT
+
+    os.environ[ENVIRONMENT] = db  # where jobs look for a URI, which their specifications lack
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    run_id = resumable_run(db, maker.parameters()) if resume else new_run_id()
+    remarks = stderr(quiet)
+    remarks.print(f"Run [bold]{run_id}[/bold] ({'resumed' if resume else 'new'})")
+    flow = maker.make(run_id)
+    try:
+        with progress_bars(quiet) as report, reporting_to(report):
+            run_flow(flow)
+    except KeyboardInterrupt:
+        remarks.print("Interrupted: the same command with --resume goes on from here.")
+        raise
+    return run_id
+
+
+def run_flow(flow: Any) -> None:
+    """Run a flow here and now; what fails raises its own error."""
+    from jobflow import JobStore, run_locally
+    from maggma.stores import MemoryStore
+
+    run_locally(flow, log=False, store=JobStore(MemoryStore()), raise_immediately=True)
+
+
+def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
+    from db.store import open_store
+    from screening.cli.console import print_json, stderr, stdout
+
+    with open_store(db) as store:
+        run = store.run(run_id)
+        positives = list(
+            store.candidates(
+                run_id, is_positive=True, sort_by="score", descending=True, limit=top or None
+            )
+        )
+        if as_json:
+            print_json(_summary(run, positives))
+            return
+        remarks = stderr(quiet)
+        remarks.print(funnel_table(run))
+        remarks.print(_counts(run))
+        stdout().print(positives_table(run, positives))
+        _warn_of_extrapolation(store, run, remarks)
+
+
+def _summary(run: Run, positives: list[CandidateDoc]) -> dict[str, Any]:
+    from screening.cli.candidates import row_of
+
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        "model_id": run.model_id,
+        "source": run.source,
+        "parameters": run.parameters,
+        "funnel": [count.model_dump() for count in run.funnel],
+        "counts": run.counts,
+        "positives": [row_of(candidate) for candidate in positives],
+    }
+
+
+def funnel_table(run: Run) -> Any:
+    """How many came in, and what each filter did."""
+    from screening.cli.console import table
+
+    rows = [
+        (count.name, count.entered, count.dropped, count.unknown, count.entered - count.dropped)
+        for count in run.funnel
+    ]
+    return table("Funnel", ("filter", "in", "dropped", "could not judge", "left"), rows)
+
+
+def _counts(run: Run) -> str:
+    counts = run.counts
+    failed = counts.get("failed", 0)
+    return (
+        f"{counts.get('screened', 0):,} screened, {counts.get('positive', 0):,} positive, "
+        f"{failed:,} without a prediction"
+        + (f" (`screen candidates --state failed --run {run.run_id}`)" if failed else "")
+    )
+
+
+def positives_table(run: Run, positives: list[CandidateDoc]) -> Any:
+    """Table of the predicted positives."""
+    from screening.cli.candidates import candidates_table
+
+    n = len(run.selection)
+    shown = "" if n <= len(positives) else f", the best {len(positives)}"
+    return candidates_table(f"{n} predicted positives{shown}", positives, run.model_id)
+
+
+def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:
+    from screening.cli.candidates import trained_elements
+
+    trained = trained_elements(run.parameters.get("checkpoint"))
+    unfamiliar = sum(
+        not trained.issuperset(candidate.elements)
+        for candidate in store.candidates(run.run_id, is_positive=True)
+    )
+    if unfamiliar:
+        remarks.print(f"* {unfamiliar} hold elements that the model was not trained on.")

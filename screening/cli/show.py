@@ -1,0 +1,144 @@
+"""`screen show`: all about one material."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.cli import options
+
+if TYPE_CHECKING:
+    from db.documents import CandidateDoc, PredictionDoc
+    from db.store import ScreeningStore
+
+
+def show(
+    material_id: Annotated[str, typer.Argument(help="Id of a material.")],
+    run: options.RunId = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the spectrum to this file (.png, .pdf, .svg).")
+    ] = None,
+    db: options.Db = options.DEFAULT_DB,
+    as_json: options.Json = False,
+) -> None:
+    """Show a material's properties, verdict and predicted spectrum."""
+    from db.store import open_store
+    from screening.cli.candidates import existing, find_run
+    from screening.cli.console import print_json
+
+    with open_store(existing(db)) as store:
+        chosen = find_run(store, run)
+        candidate = _candidate(store, chosen.run_id, material_id)
+        prediction = _prediction(store, candidate)
+    if plot is not None:
+        _write_plot(candidate, prediction, plot)
+    if as_json:
+        print_json(_document(candidate, prediction))
+    else:
+        _print(candidate, prediction, chosen.parameters.get("checkpoint"))
+
+
+def _candidate(store: ScreeningStore, run_id: str, material_id: str) -> CandidateDoc:
+    from screening.errors import ScreeningError
+
+    for candidate in store.candidates(run_id, material_ids=[material_id]):
+        return candidate
+    raise ScreeningError(f"{material_id} is not in run {run_id}; --run names another run")
+
+
+def _prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
+    if candidate.structure_hash is None or candidate.model_id is None:
+        return None
+    key = (candidate.material_id, candidate.structure_hash, candidate.model_id)
+    return next(iter(store.predictions([key])), None)
+
+
+def _document(candidate: CandidateDoc, prediction: PredictionDoc | None) -> dict[str, Any]:
+    document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
+    if prediction is not None:
+        document["grid"] = prediction.grid.model_dump()
+        document["spectrum"] = prediction.spectrum
+    return document
+
+
+def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
+    """Edges of the gap of a positive, in eV."""
+    gap = candidate.gap
+    if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
+        return None
+    return gap.lower_edge, gap.upper_edge
+
+
+def _write_plot(candidate: CandidateDoc, prediction: PredictionDoc | None, path: Path) -> None:
+    import numpy as np
+
+    from models.spectrum import EnergyGrid
+    from screening.errors import ScreeningError
+    from screening.report.plots import plot_edos, save_figure
+
+    if prediction is None:
+        raise ScreeningError(f"{candidate.material_id} has no prediction to plot")
+    threshold = None
+    if candidate.gap and not candidate.gap.per_atom:
+        threshold = candidate.gap.criteria.get("max_dos")
+    centers = EnergyGrid(**prediction.grid.model_dump()).centers
+    title = f"{candidate.formula} ({candidate.material_id})"
+    spectrum = np.array(prediction.spectrum)
+    save_figure(plot_edos(centers, spectrum, title, gap_range(candidate), threshold), path)
+
+
+def _print(
+    candidate: CandidateDoc, prediction: PredictionDoc | None, checkpoint: str | None
+) -> None:
+    import numpy as np
+
+    from models.spectrum import EnergyGrid
+    from screening.cli.candidates import trained_elements
+    from screening.cli.console import stdout, table
+    from screening.report.plots import terminal_edos
+
+    console = stdout()
+    console.print(table(None, ("property", "value"), _properties(candidate)))
+    if candidate.gap is not None:
+        console.print(table("Verdict", ("criterion", "holds"), candidate.gap.holds.items()))
+    unfamiliar = sorted(set(candidate.elements) - trained_elements(checkpoint))
+    if unfamiliar:
+        console.print(f"The model was not trained on {', '.join(unfamiliar)}: extrapolation.")
+    if prediction is not None:
+        grid = EnergyGrid(**prediction.grid.model_dump())
+        title = f"{candidate.formula}, predicted by {prediction.model_id}"
+        spectrum = np.array(prediction.spectrum)
+        color = sys.stdout.isatty()
+        print(terminal_edos(grid.centers, spectrum, title, gap_range(candidate), color=color))
+
+
+def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
+    gap = candidate.gap
+    rows: list[tuple[str, Any]] = [
+        ("material", candidate.material_id),
+        ("formula", candidate.formula),
+        ("atoms in the cell", candidate.nsites),
+        ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
+        ("band gap (eV)", _number(candidate.band_gap)),
+        ("magnetic", candidate.is_magnetic),
+        ("has a DFT DOS", candidate.has_edos),
+        ("state", candidate.state),
+        ("reason", candidate.reason),
+        ("source", " ".join(str(part) for part in candidate.origin.values()) or None),
+        ("VB gap", None if candidate.is_positive is None else candidate.is_positive),
+    ]
+    if gap is not None and gap.width:
+        bound = ", width at least" if gap.is_lower_bound else ", width"
+        span = f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}{bound} {gap.width:.2f}"
+        rows.append(("gap or nearest miss (eV)", span))
+        unit = "states/eV/atom" if gap.per_atom else "states/eV/cell"
+        rows.append((f"largest DOS in it ({unit})", _number(gap.max_dos)))
+        rows.append(("score (eV)", _number(candidate.score)))
+    return rows
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"

@@ -1,0 +1,88 @@
+"""`screen train`: a predictor from labels and structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.cli import options
+
+if TYPE_CHECKING:
+    from models.training import TrainedPredictor
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file: what to train, on what, and how.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the checkpoints; by default the config's name, beside it."),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Parquet files of labels, instead of the config's.")
+    ] = None,
+    structures: Annotated[
+        Path | None, typer.Option(help="Parquet file of structures, instead of the config's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the config's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a predictor, measure it on its test materials, and write it with its model card."""
+    from models.training import read_training_config, train_predictor
+    from screening.cli.console import stderr, stdout
+
+    chosen = read_training_config(
+        config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
+    )
+    remarks = stderr(quiet)
+    trained = train_predictor(chosen, announce=remarks.print, progress=not quiet)
+    folder = out or config.parent / chosen.name
+    card = trained.save(folder, gap=gap_figures(trained))
+    console = stdout()
+    console.print(_figures_table(card.figures))
+    for name, value in card.gap.items():
+        console.print(f"{name}: {value}")
+    remarks.print(f"Checkpoints and model card in {folder}")
+
+
+def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
+    """How well the predictor recognises the VB gap of its test materials."""
+    import numpy as np
+
+    from screening.classification import ConfusionMatrix
+    from screening.gap import GapCriteria, find_gaps
+
+    if not np.isfinite(trained.predicted).all():
+        return {}
+    grid = trained.test.grid
+    bounds = (grid.edges[0], grid.edges[-1])
+    criteria = GapCriteria()
+    predicted, true = (
+        find_gaps(grid.centers, dos, criteria, bounds=bounds).is_gap
+        for dos in (trained.predicted, trained.test.spectra.numpy())
+    )
+    matrix = ConfusionMatrix.of(zip(predicted, true, strict=True))
+    return {
+        "VB gaps found among the test materials (TP)": matrix.tp,
+        "false alarms (FP)": matrix.fp,
+        "missed (FN)": matrix.fn,
+        "rightly not chosen (TN)": matrix.tn,
+        "precision, 95 % interval": _interval(matrix.precision),
+        "recall, 95 % interval": _interval(matrix.recall),
+    }
+
+
+def _interval(proportion: Any) -> str:
+    if proportion.value is None:
+        return "not defined"
+    return f"{proportion.value:.2f} ({proportion.low:.2f} to {proportion.high:.2f})"
+
+
+def _figures_table(figures: dict[str, dict[str, float]]) -> Any:
+    from screening.cli.console import table
+
+    names = ("r2", "mae", "mse", "wd")
+    rows = [(what, *(f"{values[n]:.4g}" for n in names)) for what, values in figures.items()]
+    return table("Test figures", ("predicted", "R2", "MAE", "MSE", "WD (eV)"), rows)

@@ -1,0 +1,103 @@
+"""Plots of spectra, one function a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from screening.errors import ScreeningError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENERGY_LABEL = "Energy relative to the band edges (eV)"
+DOS_LABEL = "DOS (states/eV/cell)"
+
+
+def plot_edos(
+    energies: np.ndarray,
+    predicted: np.ndarray,
+    title: str,
+    gap: tuple[float, float] | None = None,
+    max_dos: float | None = None,
+    dft: np.ndarray | None = None,
+) -> Figure:
+    """Predicted eDOS with the gap shaded, beside DFT's where there is one (Fig. 6).
+
+    Parameters
+    ----------
+    energies : ndarray, shape (K,)
+        Bin centres in eV.
+    predicted, dft : ndarray, shape (K,)
+        In states/eV/cell.
+    gap : (float, float), optional
+        Edges of the range to shade, in eV.
+    max_dos : float, optional
+        Threshold to mark, in states/eV/cell.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    if gap is not None:
+        axes.axvspan(*gap, color="tab:orange", alpha=0.25, label="predicted gap")
+    if dft is not None:
+        axes.stairs(dft, _edges(energies), color="0.4", fill=True, alpha=0.5, label="DFT")
+    axes.stairs(predicted, _edges(energies), color="tab:blue", linewidth=1.5, label="Mat2Spec")
+    if max_dos is not None:
+        axes.axhline(max_dos, color="0.3", linewidth=0.8, linestyle="--", label="threshold")
+    axes.axvline(0.0, color="0.2", linewidth=0.8)
+    axes.set(xlabel=ENERGY_LABEL, ylabel=DOS_LABEL, title=title, ylim=(0, None))
+    axes.set_xlim(energies[0], energies[-1])
+    axes.legend(frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as the type that the ending names.
+
+    Raises
+    ------
+    ScreeningError
+        If matplotlib cannot write that type, or the file cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in known:
+        raise ScreeningError(f"{path}: cannot write this type; use one of {', '.join(known)}")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise ScreeningError(f"{path}: {error.strerror or error}") from None
+
+
+def terminal_edos(
+    energies: np.ndarray,
+    predicted: np.ndarray,
+    title: str,
+    gap: tuple[float, float] | None = None,
+    *,
+    width: int = 78,
+    color: bool = True,
+) -> str:
+    """The same as text; lines mark the band edge and the two ends of the gap."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.plotsize(width, 20)
+    plotext.theme("clear")
+    plotext.plot(list(map(float, energies)), list(map(float, predicted)), marker="braille")
+    plotext.vertical_line(0.0)
+    for edge in gap or ():
+        plotext.vertical_line(edge, color="orange")
+    plotext.title(title)
+    plotext.xlabel(ENERGY_LABEL)
+    plotext.ylabel(DOS_LABEL)
+    text = plotext.build()
+    return text if color else plotext.uncolorize(text)
+
+
+def _edges(centers: np.ndarray) -> np.ndarray:
+    half = (centers[1] - centers[0]) / 2
+    return np.append(centers - half, centers[-1] + half)
