@@ -26,7 +26,8 @@ import numpy as np
 import orjson
 from pydantic import BaseModel
 
-from db.documents import SCHEMA_VERSION, Verdict
+from db import documents as schema
+from db.documents import Verdict
 from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
@@ -325,7 +326,7 @@ class EmbeddedStore(ScreeningStore):
         self._owner = os.getpid()
         self._closed = False
         self._inherited: list[sqlite3.Connection] = []
-        with self._errors():
+        with errors_in_words(self.location):
             self._connected()
 
     def close(self) -> None:
@@ -363,9 +364,11 @@ class EmbeddedStore(ScreeningStore):
             if number in rows:
                 yield table.raw(names, rows[number])
 
-    def _lookup(self, collection: Collection[Any], keys: list[Key]) -> Iterator[dict[str, Any]]:
+    def _lookup(
+        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+    ) -> Iterator[dict[str, Any]]:
         table = TABLES[collection.name]
-        names = table.read(with_structure=False)
+        names = table.read(with_structure)
         sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {table.by_key}"
         with self._session() as connection:
             rows = [row for key in keys for row in connection.execute(sql, key)]
@@ -451,7 +454,7 @@ class EmbeddedStore(ScreeningStore):
     @contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone, with errors in the user's words."""
-        with self._lock, self._errors():
+        with self._lock, errors_in_words(self.location):
             yield self._connected()
 
     @contextmanager
@@ -507,21 +510,21 @@ class EmbeddedStore(ScreeningStore):
                 connection.execute(index)
             connection.execute("CREATE TABLE blobs (name TEXT PRIMARY KEY, body BLOB NOT NULL)")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise StoreError(f"{self.location} is a database of another program; name another file")
         version = _pragma(connection, "user_version")
-        if version > SCHEMA_VERSION:
+        if version > schema.SCHEMA_VERSION:
             raise StoreError(
                 f"{self.location} has schema version {version}, this program knows "
-                f"{SCHEMA_VERSION}; install a newer version of it"
+                f"{schema.SCHEMA_VERSION}; install a newer version of it"
             )
-        if version < SCHEMA_VERSION:
+        if version < schema.SCHEMA_VERSION:
             raise StoreError(
-                f"{self.location} has schema version {version}, {SCHEMA_VERSION} is needed; "
+                f"{self.location} has schema version {version}, {schema.SCHEMA_VERSION} is needed; "
                 "run `screen db migrate`"
             )
 
@@ -534,14 +537,16 @@ class EmbeddedStore(ScreeningStore):
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32768")  # KiB
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.location} {_reason(error)}") from error
-        except OSError as error:
-            raise StoreError(f"{self.location} cannot be made: {error.strerror}") from error
+
+@contextmanager
+def errors_in_words(location: str) -> Iterator[None]:
+    """Turn the errors of SQLite and of the file system into StoreErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{location} {_reason(error)}") from error
+    except OSError as error:
+        raise StoreError(f"{location} cannot be made: {error.strerror}") from error
 
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
@@ -608,8 +613,9 @@ def _clause(condition: Condition) -> tuple[str, Any]:
         assert isinstance(value, (list, tuple, set, frozenset))
         listed = orjson.dumps([_plain(item) for item in value]).decode()
         return f"{field} IN (SELECT value FROM json_each(?))", listed
-    if condition.operator == "has":
-        return f"EXISTS (SELECT 1 FROM json_each({_valid(field)}) WHERE value = ?)", _plain(value)
+    if condition.operator in ("has", "lacks"):
+        exists = "EXISTS" if condition.operator == "has" else "NOT EXISTS"
+        return f"{exists} (SELECT 1 FROM json_each({_valid(field)}) WHERE value = ?)", _plain(value)
     operator = {"==": "IS", "!=": "IS NOT"}.get(condition.operator, condition.operator)
     return f"{field} {operator} ?", _plain(value)
 

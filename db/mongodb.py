@@ -42,7 +42,8 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from db.documents import SCHEMA_VERSION, Verdict
+from db import documents as schema
+from db.documents import Verdict
 from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query
 from db.schema import validator
@@ -50,7 +51,7 @@ from db.store import ScreeningStore, WriteMode, mask_uri
 
 DEFAULT_DATABASE = "screening"
 META = "screening_meta"
-META_ID = "schema"
+_META_KEY = {"_id": "schema"}
 BUCKET = "raw_dos"
 PATIENCE = 60.0  # s that a server may be away
 OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
@@ -81,6 +82,7 @@ OPERATORS = {
     ">=": "$gte",
     "in": "$in",
     "has": "$eq",
+    "lacks": "$ne",
 }
 
 # server codes: https://github.com/mongodb/specifications, retryable reads and writes
@@ -105,6 +107,8 @@ class MongoStore(ScreeningStore):
         ``mongodb://...`` or ``mongodb+srv://...``.
     patience : float
         Seconds that a server may be away before an operation gives up.
+    any_version : bool
+        Open a database of an older schema version too, for its migration.
 
     Raises
     ------
@@ -112,7 +116,7 @@ class MongoStore(ScreeningStore):
         If no server answers, refuses the user, or holds another program's collections.
     """
 
-    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
+    def __init__(self, uri: str, patience: float = PATIENCE, *, any_version: bool = False) -> None:
         super().__init__(mask_uri(uri))
         self.patience = patience
         self._uri = uri
@@ -121,7 +125,7 @@ class MongoStore(ScreeningStore):
         self._owner = os.getpid()
         self._closed = False
         self._opened = False
-        self._open()
+        self._open(any_version)
 
     def close(self) -> None:
         """Close the connections; may be called twice."""
@@ -160,10 +164,12 @@ class MongoStore(ScreeningStore):
         cursor = self._collection(collection).find({"_id": {"$in": ids}}, projection)
         return {raw.pop("_id"): raw for raw in cursor.batch_size(PAGE)}
 
-    def _lookup(self, collection: Collection[Any], keys: list[Key]) -> Iterator[Raw]:
+    def _lookup(
+        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+    ) -> Iterator[Raw]:
         def read() -> list[Raw]:
             cursor = self._collection(collection).find(
-                _key_filter(collection, keys), _projection(with_structure=False)
+                _key_filter(collection, keys), _projection(with_structure)
             )
             return list(cursor.batch_size(len(keys) + 1))
 
@@ -282,31 +288,49 @@ class MongoStore(ScreeningStore):
             for fields in INDEXES[collection.name]:
                 self._call(partial(self._make_index, collection, fields))
 
-    def _open(self) -> None:
+    def version(self) -> int:
+        """Schema version of the database."""
+        meta = self._call(self._meta)
+        version = (meta or {}).get("schema_version")
+        if not isinstance(version, int):
+            raise StoreError(f"{self.location} has no schema version; it is not a store")
+        return version
+
+    def mark(self, version: int, *, ready: bool) -> None:
+        """Note the schema version, and whether the set-up for it is done."""
+        update = {"$set": {"schema_version": version, "ready": ready}}
+        self.attempt(lambda database: database[META].update_one(_META_KEY, update, upsert=True))
+
+    def attempt(self, operation: Callable[[Database[Raw]], T]) -> T:
+        """Result of an idempotent operation, tried again while a server is away."""
+        return self._call(lambda: operation(self._database()))
+
+    def _meta(self) -> Raw | None:
+        return self._database()[META].find_one(_META_KEY)
+
+    def _open(self, any_version: bool) -> None:
         patience, self.patience = self.patience, min(self.patience, OPEN_PATIENCE)
-        meta = self._call(lambda: self._database()[META].find_one({"_id": META_ID}))
+        meta = self._call(self._meta)
         self.patience, self._opened = patience, True
+        if any_version:
+            return
         if meta is None:
             self._call(self._refuse_foreign)
         else:
             self._check_version(meta.get("schema_version"))
         if meta is None or not meta.get("ready"):
-            self._mark(ready=False)
+            self.mark(schema.SCHEMA_VERSION, ready=False)
             self.set_up()
-            self._mark(ready=True)
-
-    def _mark(self, *, ready: bool) -> None:
-        update = {"$set": {"schema_version": SCHEMA_VERSION, "ready": ready}}
-        self._call(lambda: self._database()[META].update_one({"_id": META_ID}, update, upsert=True))
+            self.mark(schema.SCHEMA_VERSION, ready=True)
 
     def _check_version(self, version: Any) -> None:
-        if version == SCHEMA_VERSION:
+        if version == schema.SCHEMA_VERSION:
             return
         what = f"{self.location} has schema version {version!r:.20}"
-        if isinstance(version, int) and version < SCHEMA_VERSION:
-            raise StoreError(f"{what}, {SCHEMA_VERSION} is needed; run `screen db migrate`")
+        if isinstance(version, int) and version < schema.SCHEMA_VERSION:
+            raise StoreError(f"{what}, {schema.SCHEMA_VERSION} is needed; run `screen db migrate`")
         raise StoreError(
-            f"{what}, this program knows {SCHEMA_VERSION}; install a newer version of it"
+            f"{what}, this program knows {schema.SCHEMA_VERSION}; install a newer version of it"
         )
 
     def _refuse_foreign(self) -> None:

@@ -23,7 +23,7 @@ from db.errors import StoreError
 D = TypeVar("D", bound=Document)
 T = TypeVar("T")
 Scalar = str | int | float | bool | datetime | None
-Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "has"]
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "has", "lacks"]
 Kind = Literal["scalar", "list", "object"]
 Key = tuple[str, ...]
 
@@ -64,8 +64,8 @@ class Condition:
         A field of the document, or of a model in it: ``"score"``, ``"gap.width"``.
     operator : str
         ``"=="`` and ``"!="`` (also with None), ``"<"``, ``"<="``, ``">"``, ``">="`` (which a
-        field that is None never fulfils), ``"in"`` (a sequence of values), ``"has"`` (a list
-        holds the value).
+        field that is None never fulfils), ``"in"`` (a sequence of values), ``"has"`` and
+        ``"lacks"`` (a list holds the value or does not).
     value : str, int, float, bool, datetime, None or a sequence of them
     """
 
@@ -183,7 +183,7 @@ def _check_condition(collection: Collection[Any], condition: Condition) -> None:
     where = f"{collection.name}: condition on {field!r}"
     if operator not in OPERATORS:
         raise StoreError(f"{where}: no operator {operator!r:.60}; use {', '.join(OPERATORS)}")
-    if (operator == "has") != (kind == "list"):
+    if (operator in ("has", "lacks")) != (kind == "list"):
         raise StoreError(f"{where}: {operator!r} does not work on a {kind}")
     if kind == "object" and not (operator in ("==", "!=") and value is None):
         raise StoreError(f"{where}: it can only be compared with None")

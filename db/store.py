@@ -129,8 +129,10 @@ class ScreeningStore(ABC):
         """Stream what is stored of the documents that a query asks for."""
 
     @abstractmethod
-    def _lookup(self, collection: Collection[Any], keys: list[Key]) -> Iterator[dict[str, Any]]:
-        """What is stored under the given keys, without structures."""
+    def _lookup(
+        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+    ) -> Iterator[dict[str, Any]]:
+        """What is stored under the given keys."""
 
     @abstractmethod
     def _has(self, collection: Collection[Any], keys: list[Key]) -> set[Key]:
@@ -173,10 +175,12 @@ class ScreeningStore(ABC):
             if document is not None:
                 yield document
 
-    def lookup(self, collection: Collection[D], keys: Iterable[Key]) -> Iterator[D]:
-        """Stream the documents with the given keys, without structures; unknown keys give none."""
+    def lookup(
+        self, collection: Collection[D], keys: Iterable[Key], *, with_structure: bool = False
+    ) -> Iterator[D]:
+        """Stream the documents with the given keys in any order; unknown keys give none."""
         for batch in _batches_of_keys(collection, keys):
-            for raw in self._lookup(collection, batch):
+            for raw in self._lookup(collection, batch, with_structure):
                 document = self._read(collection, raw)
                 if document is not None:
                     yield document
@@ -260,7 +264,7 @@ class ScreeningStore(ABC):
             If there is none, or if it cannot be read.
         """
         for batch in _batches_of_keys(RUNS, [(run_id,)]):
-            for raw in self._lookup(RUNS, batch):
+            for raw in self._lookup(RUNS, batch, with_structure=False):
                 try:
                     return Run.model_validate(raw)
                 except ValidationError as error:

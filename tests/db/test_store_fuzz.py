@@ -170,7 +170,12 @@ number_conditions = st.builds(
     NUMBERS,
 )
 other_conditions = (
-    st.builds(Condition, st.just("elements"), st.just("has"), st.sampled_from(["Na", "O", "'"]))
+    st.builds(
+        Condition,
+        st.just("elements"),
+        st.sampled_from(["has", "lacks"]),
+        st.sampled_from(["Na", "O", "'"]),
+    )
     | st.builds(
         Condition,
         st.just("formula"),
@@ -190,8 +195,8 @@ def holds(condition: Condition, document: CandidateDoc) -> bool:
     value: Any = document
     for part in condition.field.split("."):
         value = None if value is None else getattr(value, part)
-    if condition.operator == "has":
-        return condition.value in value
+    if condition.operator in ("has", "lacks"):
+        return (condition.value in value) == (condition.operator == "has")
     if condition.operator == "in":
         return value in condition.value  # type: ignore[operator]
     if condition.operator in ("==", "!="):

@@ -1,0 +1,160 @@
+"""Everything from one store to another, checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from db.documents import Document
+from db.errors import StoreError
+from db.query import COLLECTIONS, Collection, Query, batched
+from db.store import BATCH, ScreeningStore
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass
+class Copied:
+    """What became of one collection.
+
+    Attributes
+    ----------
+    name : str
+    documents : int
+        Documents that the source holds and that are now in the target too.
+    written : int
+        Those of them that were not there before, or were different.
+    unreadable : int
+        Documents of the source that could not be read and were left out; the source's
+        `problems` name them.
+    checksum : str
+        64 hexadecimal digits, the same for the same documents in any order.
+    """
+
+    name: str
+    documents: int = 0
+    written: int = 0
+    unreadable: int = 0
+    checksum: str = field(default="")
+
+
+def copy_store(
+    source: ScreeningStore, target: ScreeningStore, progress: Progress | None = None
+) -> list[Copied]:
+    """Copy all documents and raw data; the target's other documents stay.
+
+    What is in the target already and equal is not written again, so that a copy that was
+    interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    source, target : ScreeningStore
+    progress : callable, optional
+        Called with the collection's name and the number of documents done after each batch.
+
+    Returns
+    -------
+    list of Copied
+        One for each collection, and one for the raw data.
+
+    Raises
+    ------
+    StoreError
+        If the target, read again, does not hold what the source does.
+    """
+    report = [_copy_collection(source, target, c, progress) for c in COLLECTIONS]
+    return [*report, _copy_blobs(source, target, progress)]
+
+
+def checksum(documents: list[Document]) -> str:
+    """64 hexadecimal digits for a set of documents, the same in any order."""
+    return _as_text(sum(map(_digest, documents)))
+
+
+def _copy_collection(
+    source: ScreeningStore,
+    target: ScreeningStore,
+    collection: Collection[Any],
+    progress: Progress | None,
+) -> Copied:
+    copied = Copied(collection.name)
+    query = Query(collection, with_structure=True)
+    for batch in batched(source.find(query), BATCH):
+        present = _digests(target, collection, batch)
+        missing = [d for d in batch if present.get(collection.key(d)) != _digest(d)]
+        target.upsert(collection, missing, "replace")
+        copied.documents += len(batch)
+        copied.written += len(missing)
+        if progress is not None:
+            progress(collection.name, copied.documents)
+    copied.unreadable = source.count(Query(collection)) - copied.documents
+    copied.checksum = _verify(source, target, collection, copied.documents)
+    return copied
+
+
+def _verify(
+    source: ScreeningStore, target: ScreeningStore, collection: Collection[Any], copied: int
+) -> str:
+    """Checksum of the source's documents, after the target's was found to be the same."""
+    ours = theirs = count = found = 0
+    for batch in batched(source.find(Query(collection, with_structure=True)), BATCH):
+        present = _digests(target, collection, batch)
+        ours += sum(map(_digest, batch))
+        theirs += sum(present.values())
+        count += len(batch)
+        found += len(present)
+    if ours != theirs or count != found or count != copied:
+        raise StoreError(
+            f"{collection.name}: {target.location} has {found} of the {count} documents of "
+            f"{source.location}, checksums {_as_text(theirs):.8} and {_as_text(ours):.8}; one of "
+            "them was written to meanwhile: copy again"
+        )
+    return _as_text(ours)
+
+
+def _digests(
+    store: ScreeningStore, collection: Collection[Any], documents: list[Any]
+) -> dict[Any, int]:
+    keys = [collection.key(document) for document in documents]
+    return {
+        collection.key(document): _digest(document)
+        for document in store.lookup(collection, keys, with_structure=True)
+    }
+
+
+def _digest(document: Document) -> int:
+    values = {
+        name: value + 0.0 if type(value) is float else value  # no negative zeros
+        for name, value in document.model_dump().items()
+    }
+    body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(hashlib.sha256(body).digest(), "big")
+
+
+def _as_text(total: int) -> str:
+    return f"{total % 2**256:064x}"
+
+
+def _copy_blobs(
+    source: ScreeningStore, target: ScreeningStore, progress: Progress | None
+) -> Copied:
+    copied = Copied("raw_dos")
+    present = set(target.blobs())
+    total = 0
+    for name in source.blobs():
+        if name not in present:
+            target.put_raw_dos(source.raw_dos({"name": name}))
+            copied.written += 1
+        copied.documents += 1
+        total += int(name, 16)
+        if progress is not None:
+            progress(copied.name, copied.documents)
+    missing = set(source.blobs()) - set(target.blobs())
+    if missing:
+        raise StoreError(f"{target.location} lacks {len(missing)} raw DOS; copy again")
+    copied.checksum = _as_text(total)
+    return copied
