@@ -151,14 +151,26 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 @cache
+def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Fields of a model that hold another model, or None."""
+    bare = {name: _without_none(info.annotation) for name, info in model.model_fields.items()}
+    return {
+        name: kind
+        for name, kind in bare.items()
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
+
+
+@cache
 def _field_kinds(model: type[BaseModel], prefix: str = "") -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
+    inner = nested_models(model)
     for name, info in model.model_fields.items():
         annotation = _without_none(info.annotation)
         origin = get_origin(annotation) or annotation
-        if isinstance(origin, type) and issubclass(origin, BaseModel):
+        if name in inner:
             kinds[prefix + name] = "object"
-            kinds |= _field_kinds(origin, f"{prefix}{name}.")
+            kinds |= _field_kinds(inner[name], f"{prefix}{name}.")
         elif origin is list:
             kinds[prefix + name] = "list"
         else:

@@ -1,0 +1,121 @@
+"""Documents and query results as tables: pandas, CSV, JSON, parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import BaseModel
+
+from db.errors import StoreError
+from db.query import nested_models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEAVY = ("structure", "spectrum")
+FORMATS = (".csv", ".json", ".parquet")
+
+
+def to_dataframe(
+    rows: Iterable[BaseModel | Any], *, heavy: bool = False, columns: list[str] | None = None
+) -> pd.DataFrame:
+    """One row for each document or result.
+
+    Fields of a model in a document become columns of their own: ``gap_width``,
+    ``candidate_material_id``. Lists and free dicts stay as they are.
+
+    Parameters
+    ----------
+    rows : iterable
+        Documents, or dataclasses such as those of :mod:`db.queries`.
+    heavy : bool
+        Keep structures and spectra too.
+    columns : list of str, optional
+        Only these, in this order.
+
+    Examples
+    --------
+    >>> from db.documents import GapDoc, GridDoc
+    >>> to_dataframe([GridDoc(start=-4.0, width=0.0625, size=128)]).to_dict("records")
+    [{'start': -4.0, 'width': 0.0625, 'size': 128, 'unit': 'eV'}]
+    """
+    import pandas as pd
+
+    table = pd.DataFrame([_flat(row, heavy) for row in rows])
+    if columns is not None:
+        unknown = [name for name in columns if name not in table.columns]
+        if unknown and len(table):
+            raise StoreError(f"no column {unknown[0]!r}; columns: {', '.join(table.columns)}")
+        table = table.reindex(columns=columns)
+    return table
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table to a .csv, .json (a list of objects) or .parquet file.
+
+    Free dicts are JSON text in CSV and parquet, lists in CSV.
+
+    Raises
+    ------
+    StoreError
+        If the ending is another, or the file cannot be written.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise StoreError(f"{path}: unknown ending {ending!r}; use {', '.join(FORMATS)}")
+    try:
+        if ending == ".csv":
+            table.map(_without_lists).to_csv(path, index=False)
+        elif ending == ".json":
+            table.to_json(path, orient="records", date_format="iso", indent=1)
+        else:
+            table.map(_without_dicts).to_parquet(path, index=False)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    inner = nested_models(type(row)) if isinstance(row, BaseModel) else {}
+    for name, value in _fields(row).items():
+        if value is None and name in inner:
+            flat |= dict.fromkeys(f"{prefix}{name}_{field}" for field in inner[name].model_fields)
+        elif isinstance(value, BaseModel) or _is_dataclass(value):
+            flat |= _flat(value, heavy, f"{prefix}{name}_")
+        elif heavy or name not in HEAVY:
+            flat[prefix + name] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
+    return value
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    if isinstance(row, BaseModel):
+        return {name: getattr(row, name) for name in type(row).model_fields}
+    if not _is_dataclass(row):
+        raise StoreError(f"{type(row).__name__} is not a document")
+    names = [field.name for field in dataclasses.fields(row)]
+    names += [name for name, item in vars(type(row)).items() if isinstance(item, property)]
+    return {name: getattr(row, name) for name in names}
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _without_dicts(value: Any) -> Any:
+    """Parquet has one schema for a column, free dicts have none."""
+    return orjson.dumps(value).decode() if isinstance(value, dict) else value
+
+
+def _without_lists(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, (list, dict)) else value
