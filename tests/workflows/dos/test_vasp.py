@@ -1,0 +1,290 @@
+"""The VASP flow without VASP: inputs value by value, and hand-made output (see vasp_files)."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobflow import JobStore, Response
+from jobflow.managers.fireworks import flow_to_workflow
+from maggma.stores import MemoryStore
+from monty.json import MontyDecoder, MontyEncoder
+from pymatgen.core import Lattice, Structure
+from vasp_files import write_run
+
+from workflows.dos import vasp
+from workflows.dos.document import DosDocument, DosError
+from workflows.dos.vasp import VaspDosMaker, read_dos, vasp_dos
+
+SILICON = Structure(
+    Lattice([[0, 2.73, 2.73], [2.73, 0, 2.73], [2.73, 2.73, 0]]),
+    ["Si", "Si"],
+    [[0, 0, 0], [0.25, 0.25, 0.25]],
+)
+OXIDE = Structure(Lattice.cubic(4.2), ["Fe", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ENERGIES = np.linspace(-6.5, 12.0, 371)
+
+
+def job_of(flow, name):
+    return next(j for j, _ in flow.iterflow() if j.name == name)
+
+
+def inputs(flow, name, structure):
+    maker = job_of(flow, name).maker
+    return maker.input_set_generator.get_input_set(structure, potcar_spec=True)
+
+
+@pytest.fixture(autouse=True)
+def no_potcars(monkeypatch):
+    monkeypatch.delitem(vasp.PYMATGEN_SETTINGS, "PMG_VASP_PSP_DIR", raising=False)
+
+
+def test_static_input_is_that_of_the_materials_project():
+    files = inputs(VaspDosMaker().make(SILICON), "MP GGA static", SILICON)
+    assert dict(files["INCAR"]) == {
+        "ALGO": "Fast",
+        "EDIFF": 1e-4,  # 5e-5 eV/atom
+        "ENCUT": 520,
+        "ISMEAR": -5,
+        "ISPIN": 2,
+        "LASPH": True,
+        "LCHARG": True,
+        "LORBIT": 11,
+        "LREAL": False,
+        "LWAVE": False,
+        "MAGMOM": [0.6, 0.6],
+        "NELM": 100,
+        "NSW": 0,
+        "PREC": "Accurate",
+        "SIGMA": 0.05,
+    }
+    assert files["KPOINTS"].kpts[0] == (
+        8,
+        8,
+        8,
+    )  # (100 / Å^3 of 6.1 / Å^3)^(1/3)
+    assert files["KPOINTS"].style.name == "Gamma"
+    assert files["POTCAR.spec"].split() == ["Si"]
+    assert files["POSCAR"].structure == SILICON
+
+
+def test_dos_input_is_that_of_the_materials_project():
+    files = inputs(VaspDosMaker().make(SILICON), "MP GGA uniform", SILICON)
+    incar = dict(files["INCAR"])
+    assert incar.pop("EDIFF") == 1e-4
+    assert incar == {
+        "ALGO": "Fast",
+        "ENCUT": 520,
+        "ICHARG": 11,
+        "ISMEAR": -5,
+        "ISPIN": 2,
+        "ISYM": 2,
+        "LASPH": True,
+        "LCHARG": False,
+        "LORBIT": 11,
+        "LREAL": "Auto",
+        "LWAVE": False,
+        "NEDOS": 2001,
+        "NELM": 100,
+        "NSW": 0,
+        "PREC": "Accurate",
+        "SIGMA": 0.05,
+    }
+    assert files["KPOINTS"].kpts[0] == (8, 8, 8)
+    assert files["KPOINTS"].style.name == "Gamma"
+
+
+def test_oxide_gets_hubbard_u_and_moments():
+    files = inputs(VaspDosMaker().make(OXIDE), "MP GGA static", OXIDE)
+    incar = files["INCAR"]
+    assert incar["LDAU"] is True
+    assert incar["LDAUU"] == [5.3, 0]
+    assert incar["MAGMOM"] == [5.0, 0.6]
+    assert files["POTCAR.spec"].split() == ["Fe_pv", "O"]
+
+
+def test_denser_mesh_and_other_potcars_are_options():
+    maker = VaspDosMaker(reciprocal_density=1000, user_incar_settings={"ENCUT": 600})
+    files = inputs(maker.make(SILICON), "MP GGA uniform", SILICON)
+    assert files["KPOINTS"].kpts[0] == (18, 18, 18)
+    assert files["INCAR"]["ENCUT"] == 600
+    assert maker.recipe != VaspDosMaker().recipe
+    assert VaspDosMaker(potcar_functional="PBE_54").dos_set.user_potcar_functional == "PBE_54"
+
+
+def test_uniform_run_continues_the_static_run():
+    flow = VaspDosMaker(wall_time_limit=7200).make(SILICON)
+    static, dos, document = flow.jobs
+    assert dos.function_kwargs["prev_dir"].uuid == static.uuid
+    assert dos.function_kwargs["mode"] == "uniform"
+    assert {r.uuid for r in document.input_references} == {static.uuid, dos.uuid}
+    assert static.maker.run_vasp_kwargs == dos.maker.run_vasp_kwargs == {"wall_time": 7200}
+    assert flow.output.uuid == document.uuid
+
+
+def test_two_relaxations_come_first():
+    flow = VaspDosMaker(relax=True).make(SILICON)
+    names = [j.name for j, _ in flow.iterflow()]
+    assert names == [
+        "MP GGA relax 1",
+        "MP GGA relax 2",
+        "MP GGA static",
+        "MP GGA uniform",
+        "VASP DOS",
+    ]
+    incar = inputs(flow, "MP GGA relax 1", SILICON)["INCAR"]
+    assert (incar["NSW"], incar["ISIF"], incar["IBRION"]) == (99, 3, 2)
+    relax2, static = job_of(flow, "MP GGA relax 2"), job_of(flow, "MP GGA static")
+    assert static.function_args[0].uuid == relax2.uuid
+    assert VaspDosMaker(relax=True).recipe != VaspDosMaker().recipe
+
+
+@pytest.mark.parametrize("relax", [False, True])
+def test_flow_survives_json_and_fireworks(relax):
+    flow = VaspDosMaker(relax=relax).make(SILICON, material_id="mp-149")
+    copy = json.loads(json.dumps(flow, cls=MontyEncoder), cls=MontyDecoder)
+    copied = job_of(copy, "MP GGA uniform").maker.input_set_generator
+    assert (copied.nedos, copied.reciprocal_density, copied.mode) == (2001, 100, "uniform")
+    assert job_of(copy, "VASP DOS").function_kwargs == {"material_id": "mp-149"}
+    workflow = flow_to_workflow(flow, store=JobStore(MemoryStore()))
+    assert len(workflow.fws) == (5 if relax else 3)
+    again = type(workflow).from_format(workflow.to_format("json"), "json")
+    assert sorted(fw.name for fw in again.fws) == sorted(fw.name for fw in workflow.fws)
+
+
+def test_what_cannot_be_computed_is_refused_before_submission():
+    with pytest.raises(DosError, match="no POTCAR for At"):
+        VaspDosMaker().make(Structure(Lattice.cubic(5), ["At"], [[0, 0, 0]]))
+    with pytest.raises(DosError, match="order it first"):
+        VaspDosMaker().make(Structure(Lattice.cubic(4), [{"Al": 0.5, "Mg": 0.5}], [[0, 0, 0]]))
+
+
+def test_missing_things_are_one_line_each(monkeypatch, tmp_path):
+    monkeypatch.setattr(vasp.SETTINGS, "VASP_CMD", "no_mpirun -n 4 /opt/none/vasp_std")
+    command, potcars = vasp.missing()
+    assert "no_mpirun, /opt/none/vasp_std" in command
+    assert "PMG_VASP_PSP_DIR" in potcars
+    monkeypatch.setitem(vasp.PYMATGEN_SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "none"))
+    assert "does not exist" in vasp.missing()[1]
+    program = tmp_path / "vasp_std"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(vasp.SETTINGS, "VASP_CMD", str(program))
+    monkeypatch.setitem(vasp.PYMATGEN_SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path))
+    assert vasp.missing() == []
+
+
+def insulator(top=12.0):
+    """Two k-points, 4 filled bands below 5.2 eV, 4 empty ones from 5.8 eV to `top`."""
+    filled = [[-6.0, 1.0, 4.0, 5.2], [-5.0, 0.0, 3.0, 5.0]]
+    empty = [[6.5, 7.0, 8.0, top], [5.8, 7.5, 9.0, top]]
+    bands = np.concatenate([filled, empty], axis=1)[None]
+    occupations = np.tile([1.0] * 4 + [0.0] * 4, (1, 2, 1))
+    dos = np.where((ENERGIES > 5.2) & (ENERGIES < 5.8), 0.0, 1.5)[None]
+    return {"bands": bands, "occupations": occupations, "dos": dos}
+
+
+def write_pair(folder: Path, **dos_run):
+    write_run(
+        folder / "static", SILICON, energy=-10.84, n_electrons=8, mesh=(9, 9, 9), seconds=20.0
+    )
+    options = {
+        "energy": -10.8, "n_electrons": 8, "mesh": (12, 12, 12), "efermi": 5.5,
+        "energies": ENERGIES, **insulator(),
+    }  # fmt: skip
+    write_run(folder / "dos", SILICON, **{**options, **dos_run})
+    return folder / "static", folder / "dos"
+
+
+def test_handmade_insulator_is_read(tmp_path):
+    static, dos = write_pair(tmp_path)
+    document = read_dos(static, dos, VaspDosMaker(), "mp-149")
+    assert (document.engine, document.engine_version) == ("vasp", "6.4.2")
+    assert (document.vbm, document.cbm, document.efermi) == (5.2, 5.8, 5.5)
+    assert document.band_gap == pytest.approx(0.6)
+    assert document.energy == -10.84  # of the static run
+    assert (document.kmesh_scf, document.kmesh_dos) == ((9, 9, 9), (12, 12, 12))
+    assert document.emax == 12.0
+    assert document.wall_time == pytest.approx(32.5)
+    assert document.recipe == VaspDosMaker().recipe
+    assert not document.is_spin_polarized
+    assert document.structure == SILICON
+    np.testing.assert_allclose(document.energies, ENERGIES, atol=1e-4)
+    np.testing.assert_allclose(document.dos, insulator()["dos"][0])
+
+
+def test_gzipped_output_and_host_prefix_are_read(tmp_path):
+    static, dos = write_pair(tmp_path)
+    expected = read_dos(static, dos, VaspDosMaker())
+    for path in [*static.iterdir(), *dos.iterdir()]:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert read_dos(f"node7:{static}", f"node7:{dos}", VaspDosMaker()) == expected
+
+
+def test_both_spins_are_added_and_the_moment_is_counted(tmp_path):
+    bands = np.array([[[0.0, 2.0, 9.0]], [[1.0, 3.0, 9.5]]]) + 1.0
+    occupations = np.array([[[1.0, 1.0, 0.0]], [[1.0, 0.25, 0.0]]])
+    dos = np.stack([np.full(371, 0.5), np.full(371, 0.25)])
+    static, folder = write_pair(
+        tmp_path, bands=bands, occupations=occupations, dos=dos, n_electrons=3.25, efermi=3.9
+    )
+    document = read_dos(static, folder, VaspDosMaker())
+    assert document.is_spin_polarized
+    assert document.magnetization == pytest.approx(0.75)
+    assert document.is_magnetic
+    assert set(document.dos) == {0.75}
+    assert document.vbm == document.cbm == document.efermi == 3.9
+
+
+def test_dos_that_starts_above_the_window_is_padded_with_zeros(tmp_path):
+    energies = np.linspace(3.0, 12.0, 181)
+    bands = insulator()["bands"].clip(min=3.2)
+    static, dos = write_pair(tmp_path, energies=energies, dos=np.ones((1, 181)), bands=bands)
+    document = read_dos(static, dos, VaspDosMaker())
+    assert document.energies[0] <= document.vbm - 4
+    assert set(np.array(document.dos)[np.array(document.energies) < 2.99]) == {0.0}
+    assert (np.diff(document.energies) > 0).all()
+
+
+def test_unconverged_static_run_and_missing_files_are_one_line(tmp_path):
+    static, dos = write_pair(tmp_path)
+    write_run(static, SILICON, energy=-1, n_electrons=8, mesh=(9, 9, 9), n_steps=100)
+    with pytest.raises(DosError, match="did not reach self-consistency"):
+        read_dos(static, dos, VaspDosMaker())
+    with pytest.raises(DosError, match=r"no vasprun\.xml in"):
+        read_dos(tmp_path / "nowhere", dos, VaspDosMaker())
+    (dos / "vasprun.xml").write_text("<modeling><calculation>")
+    write_run(static, SILICON, energy=-1, n_electrons=8, mesh=(9, 9, 9))
+    with pytest.raises(DosError, match="cannot be read"):
+        read_dos(static, dos, VaspDosMaker())
+
+
+def test_wall_time_is_unknown_without_outcar(tmp_path):
+    static, dos = write_pair(tmp_path)
+    (dos / "OUTCAR").unlink()
+    assert read_dos(static, dos, VaspDosMaker()).wall_time is None
+
+
+def test_too_few_bands_are_computed_again_once_with_twice_as_many(tmp_path):
+    static, dos = write_pair(tmp_path, **insulator(top=9.5))
+    job = vasp_dos(str(static), str(dos), VaspDosMaker(), material_id="mp-149")
+    response = job.function(*job.function_args, **job.function_kwargs)
+    assert isinstance(response, Response)
+    again, document = response.replace.jobs
+    assert again.maker.input_set_generator.nbands_factor == pytest.approx(2.4)
+    assert again.function_kwargs["prev_dir"] == str(static)
+    assert document.function_kwargs == {"material_id": "mp-149", "repeat": False}
+    with pytest.raises(DosError, match="compute more bands"):
+        job.function(str(static), str(dos), VaspDosMaker(), repeat=False)
+
+
+def test_job_gives_a_document(tmp_path):
+    static, dos = write_pair(tmp_path)
+    job = vasp_dos(str(static), str(dos), VaspDosMaker(), material_id="mp-149")
+    store = JobStore(MemoryStore())
+    store.connect()
+    response = job.run(store=store)
+    assert isinstance(response.output, DosDocument)
+    assert store.get_output(job.uuid)["material_id"] == "mp-149"
