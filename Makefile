@@ -1,0 +1,40 @@
+# `make demo` and `make test` do all the set-up; `make retrain DATA=folder` replaces the shipped model.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw_siteconfig.py
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint retrain clean
+
+demo: $(VENV)/installed
+	$(BIN)/screen run --max-ehull 0.5
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+retrain: $(VENV)/installed
+	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw.parquet and mp_snapshot.parquet"; exit 2; }
+	$(BIN)/screen train models/zoo/mat2spec-edos.yaml --out models/zoo/mat2spec-edos \
+	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
+	  --structures $(DATA)/mp_snapshot.parquet
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable ".[dev,gpaw,e3nn]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
