@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -201,7 +202,8 @@ def read_structures(path: Path) -> Iterator[SourceItem]:
 
 def one_line(error: BaseException, length: int = 200) -> str:
     """Message of an error in one line, its type if it has none."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+    message = " ".join(text.split()) or type(error).__name__
     return message if len(message) <= length else message[: length - 3] + "..."
 
 

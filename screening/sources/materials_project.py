@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +14,10 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
-from screening.filters import FilterCount, ScreeningFilters
+from screening.filters import ScreeningFilters
 from screening.sources.base import Source, digest
 from screening.sources.files import flag, number
+from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
 from screening.sources.mp_client import ATTRIBUTION, MaterialsProjectClient, find_api_key, usual_id
 
 if TYPE_CHECKING:
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "Materials Project"
 PAGE_SIZE = 1000  # the server's limit
-LAYOUT = 1  # of the cached tables
-FIELDS = [
+FIELDS = (
     "material_id",
     "formula_pretty",
     "structure",
@@ -40,7 +37,7 @@ FIELDS = [
     "ordering",
     "has_props",
     "last_updated",
-]
+)
 Progress = Callable[[int, int], object]
 
 
@@ -109,7 +106,7 @@ class Query:
             arguments["num_elements"] = (None, criteria["nelements_max"])
         if "ordering" in criteria:
             arguments["magnetic_ordering"] = Ordering(criteria["ordering"])
-        for name in ("elements", "exclude_elements", "material_ids"):
+        for name in ("elements", "exclude_elements", "material_ids", "has_props"):
             if name in criteria:
                 arguments[name] = criteria[name].split(",")
         return arguments
@@ -156,77 +153,6 @@ class MaterialsProjectSource(Source):
         yield from self._missing
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Provenance of a table.
-
-    Parameters
-    ----------
-    query : str
-        JSON of the criteria and of the server.
-    database_version : str
-    retrieved : str
-        ISO 8601, UTC.
-    funnel : list of dict
-        What each filter dropped on the server.
-    from_cache : bool
-        The table was there already.
-    """
-
-    query: str
-    database_version: str
-    retrieved: str
-    funnel: list[dict[str, Any]] = field(default_factory=list)
-    from_cache: bool = False
-
-    def counts(self) -> list[FilterCount]:
-        """The funnel on the server."""
-        return [FilterCount(**stage) for stage in self.funnel]
-
-    def age(self) -> str:
-        """When the table was retrieved, in words."""
-        if not self.from_cache:
-            return "retrieved now"
-        days = (datetime.now(UTC) - datetime.fromisoformat(self.retrieved)).days
-        when = {0: "today", 1: "yesterday"}.get(days, f"{days} days ago")
-        return f"retrieved {when} (--refresh asks again)"
-
-    def metadata(self) -> dict[str, str]:
-        """For the metadata of the table."""
-        return {
-            "database_version": self.database_version,
-            "query": self.query,
-            "retrieved": self.retrieved,
-            "funnel": json.dumps(self.funnel),
-            "attribution": ATTRIBUTION,
-        }
-
-    @classmethod
-    def of_table(cls, path: Path) -> Facts | None:
-        """Provenance of a cached table, None if it is not there or cannot be used."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            metadata = pq.read_schema(path).metadata or {}
-            text = {key.decode(): value.decode() for key, value in metadata.items()}
-            return cls(
-                text["query"],
-                text["database_version"],
-                text["retrieved"],
-                json.loads(text["funnel"]),
-                from_cache=True,
-            )
-        except (OSError, pa.ArrowException, KeyError, ValueError):
-            return None
-
-
-def default_cache() -> Path:
-    """Folder of the cached tables, in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edos-screening"
-
-
 def open_materials_project(
     filters: ScreeningFilters | None = None,
     *,
@@ -271,14 +197,27 @@ def open_materials_project(
 
     ids = _checked_ids(material_ids)
     query = Query.of(filters or ScreeningFilters(unknown="drop"), ids)
-    text = json.dumps({"layout": LAYOUT, "endpoint": endpoint, **query.criteria()}, sort_keys=True)
-    cache = _Cache(cache_dir or default_cache(), text)
-    facts = None if refresh else Facts.of_table(cache.table)
-    if facts is None:
-        client = MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
-        facts = _fetch(client, query, cache, progress)
+
+    def connect() -> MaterialsProjectClient:
+        return MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
+
+    cache = TableCache(cache_dir or default_cache(), query.criteria(), CANDIDATES, endpoint)
+    facts = cached_table(connect, query, cache, refresh=refresh, progress=progress)
     missing = [Unreadable(i, reason) for i, reason in cache.read_missing().items()]
     return MaterialsProjectSource(ParquetSource(cache.table, origin=NAME), facts, missing)
+
+
+def cached_table(
+    connect: Callable[[], MaterialsProjectClient],
+    query: Query,
+    cache: TableCache,
+    *,
+    refresh: bool = False,
+    progress: Progress | None = None,
+) -> Facts:
+    """See to it that the answer to a query is in the cache."""
+    facts = None if refresh else Facts.of_table(cache.table)
+    return facts or _fetch(connect(), query, cache, progress)
 
 
 def _checked_ids(material_ids: Sequence[str]) -> list[str]:
@@ -289,7 +228,7 @@ def _checked_ids(material_ids: Sequence[str]) -> list[str]:
 
 
 def _fetch(
-    client: MaterialsProjectClient, query: Query, cache: _Cache, progress: Progress | None
+    client: MaterialsProjectClient, query: Query, cache: TableCache, progress: Progress | None
 ) -> Facts:
     """Fill the cache with the answer to a query."""
     cache.prepare(client.database_version)
@@ -308,8 +247,8 @@ def _fetch(
     for page in range(1, -(-total // PAGE_SIZE) + 1):
         ids = cache.ids_of_page(page)
         if ids is None:
-            documents = client.search(FIELDS, page, PAGE_SIZE, **arguments)
-            ids = cache.write_page(page, [row_of(document) for document in documents])
+            documents = client.search(cache.layout.fields, page, PAGE_SIZE, **arguments)
+            ids = cache.write_page(page, [cache.layout.row_of(d) for d in documents])
         found.update(ids)
         if progress is not None:
             progress(len(found), total)
@@ -345,7 +284,7 @@ def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:
         return {}
 
     def among(**criteria: Any) -> set[str]:
-        documents = client.search(["material_id"], 1, PAGE_SIZE, material_ids=ids, **criteria)
+        documents = client.search(("material_id",), 1, PAGE_SIZE, material_ids=ids, **criteria)
         return {usual_id(document["material_id"]) for document in documents}
 
     deprecated, current = among(deprecated=True), among(deprecated=False)
@@ -377,16 +316,29 @@ def row_of(document: dict[str, Any]) -> dict[str, Any]:
         row["band_gap"] = number(document, "band_gap")
         row["is_magnetic"] = _is_magnetic(document)
         row["has_edos"] = _has_dos(document.get("has_props"))
-        structure = document.get("structure")
-        if structure is None:
-            raise ModelError("the document has no structure")
-        crystal = Crystal.from_dict(structure)
+        row.update(structure_columns(document))
     except ModelError as error:
-        return {**row, "problem": str(error)}
-    row["lattice"] = crystal.lattice.ravel()
-    row["species"] = crystal.atomic_numbers
-    row["frac_coords"] = crystal.frac_coords.ravel()
+        row["problem"] = str(error)
     return row
+
+
+def structure_columns(document: dict[str, Any]) -> dict[str, Any]:
+    """The columns lattice, species and frac_coords of a document.
+
+    Raises
+    ------
+    ModelError
+        If it has no usable structure.
+    """
+    structure = document.get("structure")
+    if structure is None:
+        raise ModelError("the document has no structure")
+    crystal = Crystal.from_dict(structure)
+    return {
+        "lattice": crystal.lattice.ravel(),
+        "species": crystal.atomic_numbers,
+        "frac_coords": crystal.frac_coords.ravel(),
+    }
 
 
 def _is_magnetic(document: dict[str, Any]) -> bool | None:
@@ -410,98 +362,7 @@ def _time(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-# --- the cache ------------------------------------------------------------------------------
-
-
-class _Cache:
-    """The table of one query, and its pages as long as they come in."""
-
-    def __init__(self, folder: Path, query: str) -> None:
-        self.query = query
-        stem = f"mp-{digest(query)}"
-        self.table = folder / f"{stem}.parquet"
-        self._missing = folder / f"{stem}.missing.json"
-        self._pages = folder / f"{stem}.pages"
-        self._state = self._pages / "state.json"
-
-    def prepare(self, database_version: str) -> None:
-        """Keep the pages of a fetch that was broken off if they are of this database."""
-        state = {"query": self.query, "database_version": database_version}
-        try:
-            if json.loads(self._state.read_text()) == state:
-                return
-        except (OSError, ValueError):
-            pass
-        try:
-            self.forget_pages()
-            self._pages.mkdir(parents=True)
-            _write(self._state, json.dumps(state))
-        except OSError as error:
-            raise ScreeningError(f"cannot write to {self._pages}: {error.strerror}") from None
-
-    def forget_pages(self) -> None:
-        shutil.rmtree(self._pages, ignore_errors=True)
-
-    def ids_of_page(self, page: int) -> list[str] | None:
-        """Ids in a page that is there already, None if it is not."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(self._page(page), columns=["material_id"])
-        except (OSError, pa.ArrowException):
-            return None
-        return list(table["material_id"].to_pylist())
-
-    def write_page(self, page: int, rows: list[dict[str, Any]]) -> list[str]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self._page(page)
-        unfinished = path.with_suffix(".unfinished")
-        try:
-            pq.write_table(pa.Table.from_pylist(rows, _schema()), unfinished)
-            os.replace(unfinished, path)
-        except (OSError, pa.ArrowException) as error:
-            raise ScreeningError(f"cannot write {path}: {error}") from None
-        return [row["material_id"] for row in rows]
-
-    def finish(self, facts: Facts) -> None:
-        """Join the pages to the table, in their order."""
-        import pyarrow.parquet as pq
-
-        schema = _schema().with_metadata(facts.metadata())
-        unfinished = self.table.with_suffix(".unfinished")
-        try:
-            with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-                for path in sorted(self._pages.glob("*.parquet")):
-                    writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
-            os.replace(unfinished, self.table)
-        except OSError as error:
-            raise ScreeningError(f"cannot write {self.table}: {error.strerror}") from None
-        self.forget_pages()
-
-    def write_missing(self, missing: dict[str, str]) -> None:
-        _write(self._missing, json.dumps(missing))
-
-    def read_missing(self) -> dict[str, str]:
-        try:
-            missing: dict[str, str] = json.loads(self._missing.read_text())
-        except (OSError, ValueError):
-            return {}
-        return missing
-
-    def _page(self, page: int) -> Path:
-        return self._pages / f"page-{page:06d}.parquet"
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
-
-
-def _schema() -> pa.Schema:
+def _candidate_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(
@@ -519,3 +380,6 @@ def _schema() -> pa.Schema:
             ("problem", pa.string()),
         ]
     )
+
+
+CANDIDATES = Layout(FIELDS, row_of, _candidate_schema)

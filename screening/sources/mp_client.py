@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,11 +109,18 @@ class MaterialsProjectClient:
         """Number of summary documents that meet criteria in the API's own names."""
         return int(self.attempt(lambda: self._summary.count({**criteria, "_limit": 1})))
 
-    def search(self, fields: list[str], page: int, size: int, **query: Any) -> list[dict[str, Any]]:
+    def search(
+        self, fields: Sequence[str], page: int, size: int, **query: Any
+    ) -> list[dict[str, Any]]:
         """Page of summary documents; `page` starts at 1, `query` is that of the official client."""
         return self.attempt(
             lambda: self._summary.search(
-                fields=fields, all_fields=False, chunk_size=size, num_chunks=1, _page=page, **query
+                fields=list(fields),
+                all_fields=False,
+                chunk_size=size,
+                num_chunks=1,
+                _page=page,
+                **query,
             )
         )
 

@@ -142,7 +142,8 @@ def materials_project(mongo_uri, documents, version=VERSION):
         base = ["deprecated", "builder_meta.license", "formula_pretty", "material_id"]
         keys = list(dict.fromkeys([*base, queried]))
         collection.create_index([(key, 1) for key in keys])
-    collection.create_index([("composition_reduced.$**", 1)])
+    for queried in ("composition_reduced", "has_props"):
+        collection.create_index([(f"{queried}.$**", 1)])
     batch = []
     for document in documents:
         batch.append(document)

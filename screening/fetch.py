@@ -1,0 +1,670 @@
+"""Training sets from the Materials Project: total DOS and phonon DOS in bulk.
+
+The Materials Project keeps the spectra in Delta tables of its public object store. They are
+read file by file and put on the grid as they stream, and what is read is kept until the set is
+complete, so that a fetch that was broken off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.errors import ModelError
+from models.spectrum import EDOS_GRID, PHDOS_PAPER_GRID, EnergyGrid, align_edos, band_edges
+from screening.errors import ScreeningError
+from screening.sources.base import digest
+from screening.sources.files import number, one_line
+from screening.sources.materials_project import Query, cached_table, structure_columns
+from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
+from screening.sources.mp_client import (
+    ATTRIBUTION,
+    MaterialsProjectClient,
+    find_api_key,
+    usual_id,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TOTAL_DOS = "s3a://materialsproject-parsed/core/electronic-structure/total-dos/"
+PHONON_DOS = "s3a://materialsproject-parsed/phonon/electronic-structure/dos/"
+PUBLIC_STORE = {"AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1", "timeout": "300s"}
+
+ATTEMPTS = 4  # to read one file of a table
+FIRST_PAUSE = 2.0  # s
+BATCH_ROWS = 256
+EMPTY = 0.05  # states/eV/cell; a DOS below this is a gap
+EDGE_MARGIN = 0.1  # eV; states may leak this far into the gap by smearing and coarse meshes
+THZ = 33.35640951981521  # cm^-1
+
+Progress = Callable[[int, int], object]
+Row = dict[str, Any]
+
+
+class LeftOutError(Exception):
+    """Why a material is not in the set; counted by reason."""
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What became of the materials.
+
+    Parameters
+    ----------
+    path : Path
+    written : int
+        Materials in the file.
+    left_out : dict of str to int
+        Materials that are not, by reason.
+    database_version : str
+    table_version : int
+        Of the Delta table.
+    """
+
+    path: Path
+    written: int
+    left_out: dict[str, int]
+    database_version: str
+    table_version: int
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What makes one kind of spectra: where it is and how it gets on its grid."""
+
+    name: str
+    uri: str
+    columns: tuple[str, ...]
+    grid: EnergyGrid
+    layout: Layout
+    query: Query
+    spectrum: Callable[[Row, Row], Row]
+    """Columns of the set for a row of the Delta table and the row of its material."""
+    extra: Callable[[], list[tuple[str, pa.DataType]]]
+    """Those columns but the spectrum."""
+    is_wanted: Callable[[Row], bool] = field(default=lambda row: True)
+
+
+def fetch_edos(out: Path, **options: Any) -> FetchReport:
+    """Write the eDOS of all nonmagnetic materials that have one, with their structures.
+
+    The file has `material_id`, `formula`, `lattice`, `species` and `frac_coords` as a source
+    file has them, and `spectrum`: averages over the 128 bins of the eDOS grid in
+    states/eV/cell, bins below zero relative to the VBM and bins above to the CBM (Methods,
+    'Data generation'). Also `band_gap`, `vbm`, `cbm` (eV; the edges on the calculation's own
+    scale), `edges` and `run_type`. The grid and the version of the database are in the
+    metadata.
+
+    `edges` says where the band edges come from. ``'metal'``: the Fermi level.
+    ``'eigenvalues'``: the material's band structure, if the DOS is empty between them but for
+    the outer 0.1 eV. ``'dos'``: where the DOS rises above 0.05 states/eV/cell on either side of
+    the Fermi level, for those whose band structure is missing or on another scale.
+
+    Rows are in the order of their ids, and nothing in the file depends on when or in how many
+    attempts it was fetched.
+
+    Parameters
+    ----------
+    out : Path
+        Parquet file to write.
+    **options
+        As for :func:`fetch_spectra`.
+    """
+    return fetch_spectra(out, _edos(), **options)
+
+
+def fetch_phdos(out: Path, method: str = "dfpt", **options: Any) -> FetchReport:
+    """Write the phonon DOS of all materials that have one, with their structures.
+
+    The file is like that of :func:`fetch_edos`. `spectrum` has 51 points from 0 to 1000 cm^-1
+    (Methods, 'Data generation') in states/cm^-1/cell, after a Savitzky-Golay filter of second
+    order; the paper does not give its window, here it is the width of a bin. `imaginary` is the
+    part of the modes below zero frequency.
+
+    Parameters
+    ----------
+    out : Path
+    method : str
+        How the phonons were calculated: ``'dfpt'`` or ``'pheasy'``.
+    **options
+        As for :func:`fetch_spectra`.
+    """
+    return fetch_spectra(out, _phdos(method), **options)
+
+
+def fetch_spectra(
+    out: Path,
+    kind: _Kind,
+    *,
+    api_key_file: Path | None = None,
+    refresh: bool = False,
+    cache_dir: Path | None = None,
+    endpoint: str | None = None,
+    table: str | None = None,
+    storage_options: dict[str, str] | None = None,
+    progress: Progress | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> FetchReport:
+    """Fetch one kind of spectra.
+
+    Parameters
+    ----------
+    out : Path
+        Parquet file to write.
+    kind : _Kind
+        Of :func:`fetch_edos` or :func:`fetch_phdos`.
+    api_key_file, refresh, cache_dir, endpoint
+        As for :func:`screening.sources.materials_project.open_materials_project`.
+    table : str, optional
+        URI of the Delta table, if it is not that of the Materials Project.
+    storage_options : dict, optional
+        Of the object store, in the names of `deltalake`.
+    progress : callable, optional
+        Called with the materials whose spectrum has come and those that are asked for.
+    sleep : callable, optional
+
+    Raises
+    ------
+    ScreeningError
+        In one line; what has been read is kept for the next attempt.
+    """
+
+    def connect() -> MaterialsProjectClient:
+        return MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
+
+    cache = TableCache(cache_dir or default_cache(), kind.query.criteria(), kind.layout, endpoint)
+    facts = cached_table(connect, kind.query, cache, refresh=refresh)
+    materials, left_out = _materials(cache.table)
+
+    uri = table or kind.uri
+    delta = _open_delta(uri, {**PUBLIC_STORE, **(storage_options or {})})
+    parts = _Parts(out, kind, [uri, str(delta.version()), facts.database_version, facts.query])
+    found = 0
+    for fragment in _fragments(delta):
+        rows = parts.read(fragment.path)
+        if rows is None:
+            rows = parts.write(fragment.path, _read_file(fragment, kind, materials, sleep))
+        found += rows
+        if progress is not None:
+            progress(found, len(materials))
+    report = _join(out, kind, cache.table, parts, left_out, facts, delta.version())
+    parts.remove()
+    return report
+
+
+def _materials(table: Path) -> tuple[dict[str, Row], Counter[str]]:
+    """Materials by the identifier of their calculation, and those that have none, by reason."""
+    import pyarrow.parquet as pq
+
+    structure = {"lattice", "species", "frac_coords"}
+    columns = [c for c in pq.read_schema(table).names if c not in structure]
+    materials: dict[str, Row] = {}
+    left_out: Counter[str] = Counter()
+    for row in pq.read_table(table, columns=columns).to_pylist():
+        if row["problem"]:
+            left_out[row["problem"]] += 1
+        else:
+            materials[row["identifier"]] = row
+    return materials, left_out
+
+
+# --- the Delta table ------------------------------------------------------------------------
+
+
+def _open_delta(uri: str, storage_options: dict[str, str]) -> Any:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        return DeltaTable(uri, storage_options=storage_options)
+    except TableNotFoundError:
+        raise ScreeningError(f"{uri}: there is no such table") from None
+    except (DeltaError, OSError) as error:
+        raise ScreeningError(f"cannot open the table {uri}: {one_line(error)}") from None
+
+
+def _fragments(delta: Any) -> list[Any]:
+    """The files of a table in the order of their paths."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        return sorted(delta.to_pyarrow_dataset().get_fragments(), key=lambda f: f.path)
+    except (DeltaError, OSError) as error:
+        raise ScreeningError(f"cannot read the table: {one_line(error)}") from None
+
+
+def _read_file(
+    fragment: Any, kind: _Kind, materials: dict[str, Row], sleep: Callable[[float], object]
+) -> list[Row]:
+    """Rows of the set from one file, with a reason in place of a spectrum that is left out."""
+    import pyarrow as pa
+
+    pause = FIRST_PAUSE
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return list(_rows(fragment, kind, materials))
+        except (OSError, pa.ArrowException) as error:
+            if attempt == ATTEMPTS:
+                raise ScreeningError(
+                    f"cannot read {fragment.path} of the {kind.name} table: {one_line(error)}; "
+                    "run it again, what has been read is kept"
+                ) from None
+        sleep(pause)
+        pause *= 2
+    raise AssertionError("unreachable")
+
+
+def _rows(fragment: Any, kind: _Kind, materials: dict[str, Row]) -> Iterator[Row]:
+    import pyarrow.dataset as ds
+
+    partition = ds.get_partition_keys(fragment.partition_expression)
+    missing = {"identifier", *kind.columns} - set(fragment.physical_schema.names)
+    if missing:
+        raise ScreeningError(f"the {kind.name} table has no column {', '.join(sorted(missing))}")
+    for group in fragment.split_by_row_group():
+        ids = group.to_table(columns=["identifier"])["identifier"].to_pylist()
+        if not any(i in materials for i in ids):
+            continue
+        columns = ["identifier", *kind.columns]
+        for batch in group.to_batches(columns=columns, batch_size=BATCH_ROWS):
+            for k, identifier in enumerate(batch["identifier"].to_pylist()):
+                material = materials.get(identifier)
+                if material is None:
+                    continue
+                row = {name: _plain(batch[name][k]) for name in kind.columns}
+                row.update(partition)
+                if kind.is_wanted(row):
+                    yield _labelled(kind, row, material)
+
+
+def _plain(scalar: Any) -> Any:
+    """Numpy array of a list, a dict of a struct, otherwise a Python value; None for null."""
+    if not scalar.is_valid:
+        return None
+    if hasattr(scalar, "values") and hasattr(scalar.values, "to_numpy"):
+        return scalar.values.to_numpy(zero_copy_only=False)
+    if hasattr(scalar, "keys"):
+        return {key: _plain(scalar[key]) for key in scalar}
+    return scalar.as_py()
+
+
+def _labelled(kind: _Kind, row: Row, material: Row) -> Row:
+    label: Row = {"material_id": material["material_id"]}
+    try:
+        label.update(kind.spectrum(row, material))
+    except LeftOutError as reason:
+        label["reason"] = str(reason)
+    return label
+
+
+class _Parts:
+    """What has been read of each file of a Delta table, until the set is complete."""
+
+    def __init__(self, out: Path, kind: _Kind, identity: list[str]) -> None:
+        self._folder = out.with_name(out.name + ".parts")
+        self._kind = kind
+        state = json.dumps([kind.name, kind.layout.version, *identity])
+        try:
+            if self._state() != state:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir(parents=True)
+                (self._folder / "state.json").write_text(state)
+        except OSError as error:
+            raise ScreeningError(f"cannot write to {self._folder}: {error.strerror}") from None
+
+    def read(self, path: str) -> int | None:
+        """Rows of a part, None if it is not there."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return int(pq.read_metadata(self._part(path)).num_rows)
+        except (OSError, pa.ArrowException):
+            return None
+
+    def write(self, path: str, rows: list[Row]) -> int:
+        """Write a part as a whole or not at all; gives its rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        part = self._part(path)
+        unfinished = part.with_suffix(".unfinished")
+        try:
+            pq.write_table(pa.Table.from_pylist(rows, _part_schema(self._kind)), unfinished)
+            os.replace(unfinished, part)
+        except OSError as error:
+            raise ScreeningError(f"cannot write {part}: {error.strerror}") from None
+        return len(rows)
+
+    def table(self) -> pa.Table:
+        """All parts."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parts = [pq.read_table(path) for path in sorted(self._folder.glob("*.parquet"))]
+        return pa.concat_tables([_part_schema(self._kind).empty_table(), *parts])
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _state(self) -> str | None:
+        try:
+            return (self._folder / "state.json").read_text()
+        except OSError:
+            return None
+
+    def _part(self, path: str) -> Path:
+        return self._folder / f"{digest(path)}.parquet"
+
+
+def _part_schema(kind: _Kind) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("material_id", pa.string()),
+            ("spectrum", pa.list_(pa.float32())),
+            *kind.extra(),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+def _join(
+    out: Path,
+    kind: _Kind,
+    materials: Path,
+    parts: _Parts,
+    left_out: Counter[str],
+    facts: Facts,
+    table_version: int,
+) -> FetchReport:
+    """Write structures and spectra in one file, in the order of the ids."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    spectra = parts.table()
+    why = spectra["reason"].to_pylist()
+    first: dict[str, int] = {}  # usable spectrum of each material, or else the first one
+    for k, material_id in enumerate(spectra["material_id"].to_pylist()):
+        known = first.get(material_id)
+        if known is None or (why[known] is not None and why[k] is None):
+            first[material_id] = k
+    spectra = spectra.take(pa.array(first.values(), pa.int64()))
+    reasons = Counter(r for r in spectra["reason"].to_pylist() if r is not None)
+    spectra = spectra.filter(pc.is_null(spectra["reason"])).drop_columns(["reason"])
+
+    columns = ["material_id", "formula", "lattice", "species", "frac_coords", "last_updated"]
+    table = pq.read_table(materials, columns=[*columns, "problem"])
+    table = table.filter(pc.is_null(table["problem"])).select(columns)
+    reasons["no DOS in the table"] += len(table) - len(first)
+    where = {i: k for k, i in enumerate(spectra["material_id"].to_pylist())}
+    ids = table["material_id"].to_pylist()
+    rows = sorted((i, k) for k, i in enumerate(ids) if i in where)
+    if not rows:
+        raise ScreeningError(f"none of {len(table):,} materials has a usable {kind.name}")
+    table = table.take(pa.array([k for _, k in rows], pa.int64()))
+    spectra = spectra.take(pa.array([where[i] for i, _ in rows], pa.int64()))
+    for name in spectra.column_names[1:]:
+        table = table.append_column(name, spectra[name].combine_chunks())
+
+    counts = dict(sorted((left_out + reasons).items()))  # without those that are 0
+    metadata = {
+        "grid": kind.grid.model_dump_json(),
+        "database_version": facts.database_version,
+        "table_version": str(table_version),
+        "left_out": json.dumps(counts),
+        "attribution": ATTRIBUTION,
+    }
+    unfinished = out.with_name(out.name + ".unfinished")
+    try:
+        pq.write_table(table.replace_schema_metadata(metadata), unfinished, compression="zstd")
+        os.replace(unfinished, out)
+    except OSError as error:
+        raise ScreeningError(f"cannot write {out}: {error.strerror}") from None
+    return FetchReport(out, len(table), counts, facts.database_version, table_version)
+
+
+# --- electronic DOS -------------------------------------------------------------------------
+
+
+def _edos() -> _Kind:
+    fields = ("material_id", "formula_pretty", "structure", "last_updated", "dos.task_id")
+    query = Query((("nonmagnetic", {"ordering": "NM"}), ("with DOS", {"has_props": "dos"})))
+    return _Kind(
+        name="electronic DOS",
+        uri=TOTAL_DOS,
+        columns=("spin_up_densities", "spin_down_densities", "energies", "efermi"),
+        grid=EDOS_GRID,
+        layout=Layout(
+            (*fields, "band_gap", "vbm", "cbm"), _edos_material, _edos_schema, name="mp-edos"
+        ),
+        query=query,
+        spectrum=edos_columns,
+        extra=_edos_extra,
+    )
+
+
+def _edos_material(document: Row) -> Row:
+    row = _material(document)
+    try:
+        for name in ("band_gap", "vbm", "cbm"):
+            row[name] = number(document, name)
+        row["identifier"] = _identifier((document.get("dos") or {}).get("task_id"))
+    except ModelError as error:
+        row.setdefault("problem", str(error))
+    return row
+
+
+def _edos_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return _material_schema([(name, pa.float64()) for name in ("band_gap", "vbm", "cbm")])
+
+
+def _edos_extra() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    edges = [(name, pa.float64()) for name in ("band_gap", "vbm", "cbm")]
+    return [*edges, ("edges", pa.string()), ("run_type", pa.string())]
+
+
+def edos_columns(row: Row, material: Row) -> Row:
+    """Spectrum of a row of the total-DOS table on the 128-bin grid, with its band edges.
+
+    Parameters
+    ----------
+    row : dict
+        `energies` (M,) in eV, `spin_up_densities` (M,) in states/eV/cell,
+        `spin_down_densities` (None without spin), `efermi` in eV, `run_type`.
+    material : dict
+        `band_gap`, `vbm`, `cbm` in eV, None where not known.
+
+    Raises
+    ------
+    LeftOutError
+        With the reason.
+    """
+    energies, dos = row["energies"], row["spin_up_densities"]
+    down = row["spin_down_densities"]
+    if down is not None and len(down):
+        raise LeftOutError("spin-polarised")
+    if energies is None or dos is None or len(energies) != len(dos) or len(dos) < 2:
+        raise LeftOutError("incomplete DOS")
+    if not (np.isfinite(energies).all() and np.isfinite(dos).all()):
+        raise LeftOutError("NaN in the DOS")
+    if (np.diff(energies) <= 0).any():
+        raise LeftOutError("energies that do not increase")
+    vbm, cbm, edges = _band_edges(energies, dos, row["efermi"], material)
+    low, high = vbm + EDOS_GRID.edges[0], cbm + EDOS_GRID.edges[-1]
+    if energies[0] > low or energies[-1] < high:
+        raise LeftOutError("DOS does not cover 4 eV on either side of the band edges")
+    values = align_edos(energies, dos, vbm, cbm).values
+    if not values.any():
+        raise LeftOutError("DOS is zero everywhere")
+    return {
+        "spectrum": values.astype(np.float32),
+        "band_gap": cbm - vbm,
+        "vbm": vbm,
+        "cbm": cbm,
+        "edges": edges,
+        "run_type": row.get("run_type"),
+    }
+
+
+def _band_edges(
+    energies: np.ndarray, dos: np.ndarray, efermi: float | None, material: Row
+) -> tuple[float, float, str]:
+    """VBM and CBM in eV, and where they come from (see :func:`fetch_edos`)."""
+    gap, vbm, cbm = material["band_gap"], material["vbm"], material["cbm"]
+    if efermi is not None and not np.isfinite(efermi):
+        efermi = None
+    if gap == 0 and efermi is not None:
+        return efermi, efermi, "metal"
+    if gap and vbm is not None and cbm is not None and cbm > vbm:
+        between = (energies > vbm + EDGE_MARGIN) & (energies < cbm - EDGE_MARGIN)
+        if not (dos[between] > EMPTY).any():
+            return vbm, cbm, "eigenvalues"
+    if efermi is None:
+        raise LeftOutError("no usable band edges")
+    try:
+        vbm, cbm = band_edges(energies, dos, efermi, EMPTY)
+    except ModelError:
+        raise LeftOutError("no usable band edges") from None
+    if gap and gap > 2 * EDGE_MARGIN and cbm == vbm:
+        raise LeftOutError("no usable band edges")
+    return vbm, cbm, "dos"
+
+
+# --- phonon DOS -----------------------------------------------------------------------------
+
+
+def _phdos(method: str) -> _Kind:
+    fields = ("material_id", "formula_pretty", "structure", "last_updated", "phonon_IDs")
+
+    def material(document: Row) -> Row:
+        row = _material(document)
+        try:
+            ids = (document.get("phonon_IDs") or {}).get(method) or [None]
+            row["identifier"] = _identifier(ids[0])
+        except ModelError as error:
+            row.setdefault("problem", str(error))
+        return row
+
+    return _Kind(
+        name="phonon DOS",
+        uri=PHONON_DOS,
+        columns=("phonon_method", "dos"),
+        grid=PHDOS_PAPER_GRID,
+        layout=Layout(fields, material, lambda: _material_schema([]), name=f"mp-phdos-{method}"),
+        query=Query((("with phonons", {"has_props": "phonon"}),)),
+        spectrum=phdos_columns,
+        extra=_phdos_extra,
+        is_wanted=lambda row: row["phonon_method"] == method,
+    )
+
+
+def _phdos_extra() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    return [("imaginary", pa.float64())]
+
+
+def phdos_columns(row: Row, material: Row) -> Row:
+    """Spectrum of a row of the phonon-DOS table on the 51-point grid.
+
+    Parameters
+    ----------
+    row : dict
+        `dos` with `frequencies` (M,) in THz and `densities` (M,) in states/THz/cell.
+    material : dict
+        Not used.
+
+    Raises
+    ------
+    LeftOutError
+        With the reason.
+    """
+    from scipy.signal import savgol_filter
+
+    dos = row["dos"] or {}
+    frequencies, densities = dos.get("frequencies"), dos.get("densities")
+    if frequencies is None or densities is None or len(frequencies) != len(densities):
+        raise LeftOutError("incomplete DOS")
+    frequencies, densities = np.asarray(frequencies) * THZ, np.asarray(densities) / THZ
+    if len(frequencies) < 2 or not (np.isfinite(frequencies) & np.isfinite(densities)).all():
+        raise LeftOutError("NaN in the DOS" if len(frequencies) > 1 else "incomplete DOS")
+    steps = np.diff(frequencies)
+    if (steps <= 0).any():
+        raise LeftOutError("energies that do not increase")
+    total = np.trapezoid(densities, frequencies)
+    if total <= 0:
+        raise LeftOutError("DOS is zero everywhere")
+    negative = np.where(frequencies < 0, densities, 0.0)
+    window = int(PHDOS_PAPER_GRID.width / np.median(steps)) // 2 * 2 + 1
+    if 3 <= window <= len(densities):
+        densities = savgol_filter(densities, window, polyorder=2)
+    values = np.interp(PHDOS_PAPER_GRID.centers, frequencies, densities, left=0, right=0)
+    return {
+        "spectrum": np.maximum(values, 0).astype(np.float32),
+        "imaginary": float(np.trapezoid(negative, frequencies) / total),
+    }
+
+
+# --- materials ------------------------------------------------------------------------------
+
+
+def _material(document: Row) -> Row:
+    """Columns that both kinds need."""
+    identifier = document.get("material_id")
+    row: Row = {
+        "material_id": usual_id(identifier) if identifier else None,
+        "formula": document.get("formula_pretty"),
+        "last_updated": str(document["last_updated"]) if document.get("last_updated") else None,
+    }
+    try:
+        row.update(structure_columns(document))
+    except ModelError as error:
+        row.setdefault("problem", str(error))
+    return row
+
+
+def _material_schema(more: list[tuple[str, pa.DataType]]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("material_id", pa.string()),
+            ("formula", pa.string()),
+            ("lattice", pa.list_(pa.float64())),
+            ("species", pa.list_(pa.int16())),
+            ("frac_coords", pa.list_(pa.float64())),
+            ("last_updated", pa.string()),
+            ("identifier", pa.string()),
+            *more,
+            ("problem", pa.string()),
+        ]
+    )
+
+
+def _identifier(calculation: str | None) -> str:
+    """Identifier of a calculation as the Delta tables write it: ``"aaaaaaft"`` for 149."""
+    if not calculation:
+        raise ModelError("no DOS calculation named in the document")
+    from emmet.core.mpid import AlphaID
+
+    try:
+        return str(AlphaID(str(calculation).split("-")[-1], padlen=8))
+    except ValueError:
+        raise ModelError("no DOS calculation named in the document") from None

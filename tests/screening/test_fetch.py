@@ -1,0 +1,426 @@
+import hashlib
+import json
+import os
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from models.spectrum import EDOS_GRID, PHDOS_PAPER_GRID, EnergyGrid
+from screening import fetch
+from screening.errors import ScreeningError
+from screening.fetch import LeftOutError, edos_columns, fetch_edos, fetch_phdos, phdos_columns
+from screening.sources import open_source
+
+KEY = "k" * 31 + "1"
+ENERGIES = np.linspace(-12.0, 14.0, 2001)
+METAL = {"band_gap": 0.0, "vbm": None, "cbm": None}
+
+
+def row(energies=ENERGIES, dos=None, down=None, efermi=0.0, run_type="GGA"):
+    dos = np.full(len(energies), 3.0) if dos is None else dos
+    return {
+        "energies": energies,
+        "spin_up_densities": dos,
+        "spin_down_densities": down,
+        "efermi": efermi,
+        "run_type": run_type,
+    }
+
+
+def gapped(vbm, cbm, energies=ENERGIES):
+    return np.where((energies > vbm) & (energies < cbm), 0.0, 4.0)
+
+
+# --- putting a DOS on the grid --------------------------------------------------------------
+
+
+def test_metal_is_aligned_at_the_fermi_level():
+    dos = 2.0 + np.sin(3 * ENERGIES)
+    label = edos_columns(row(dos=dos, efermi=1.3), METAL)
+    fine = np.linspace(-4, 4, 128 * 500 + 1) + 1.3
+    averages = np.interp(fine[:-1] + np.diff(fine) / 2, ENERGIES, dos).reshape(128, 500).mean(1)
+    np.testing.assert_allclose(label["spectrum"], averages, atol=1e-4)
+    assert (label["edges"], label["vbm"], label["cbm"]) == ("metal", 1.3, 1.3)
+
+
+def test_gap_is_cut_out_at_the_eigenvalues():
+    dos = gapped(0.5, 2.5)
+    label = edos_columns(row(dos=dos, efermi=1.0), {"band_gap": 2.0, "vbm": 0.5, "cbm": 2.5})
+    assert label["edges"] == "eigenvalues"
+    assert label["band_gap"] == 2.0
+    np.testing.assert_allclose(label["spectrum"][:63], 4.0, rtol=1e-6)
+    np.testing.assert_allclose(label["spectrum"][65:], 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "material",
+    [
+        {"band_gap": 2.0, "vbm": None, "cbm": None},
+        {"band_gap": 2.0, "vbm": -3.5, "cbm": -1.5},  # of a calculation on another scale
+        {"band_gap": None, "vbm": None, "cbm": None},
+    ],
+)
+def test_edges_come_from_the_dos_where_there_are_no_eigenvalues(material):
+    label = edos_columns(row(dos=gapped(0.5, 2.5), efermi=1.0), material)
+    assert label["edges"] == "dos"
+    assert label["vbm"] == pytest.approx(0.5, abs=0.02)
+    assert label["cbm"] == pytest.approx(2.5, abs=0.02)
+    assert label["spectrum"][60] == pytest.approx(4.0)
+
+
+BACKWARDS = ENERGIES.copy()
+BACKWARDS[700] = BACKWARDS[698]
+NAN = np.full(2001, 3.0)
+NAN[5] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("data", "material", "reason"),
+    [
+        (row(down=np.full(2001, 3.0)), METAL, "spin-polarised"),
+        (row(energies=BACKWARDS), METAL, "energies that do not increase"),
+        (row(dos=NAN), METAL, "NaN in the DOS"),
+        (row(energies=np.linspace(-3, 14, 2001)), METAL, "does not cover 4 eV"),
+        (row(energies=np.linspace(-12, 3, 2001)), METAL, "does not cover 4 eV"),
+        (row(dos=np.full(1999, 3.0)), METAL, "incomplete DOS"),
+        ({**row(), "energies": None}, METAL, "incomplete DOS"),
+        (row(efermi=None), METAL, "no usable band edges"),
+        (row(efermi=float("nan")), METAL, "no usable band edges"),
+        (row(), {"band_gap": 2.0, "vbm": None, "cbm": None}, "no usable band edges"),
+        (row(efermi=20.0), {"band_gap": 1.0, "vbm": None, "cbm": None}, "no usable band edges"),
+        (row(dos=np.zeros(2001)), METAL, "zero everywhere"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_with_a_reason(data, material, reason):
+    with pytest.raises(LeftOutError, match=reason):
+        edos_columns(data, material)
+
+
+def test_phonon_dos_keeps_its_modes():
+    thz = np.linspace(-2, 35, 3001)
+    dos = np.exp(-0.5 * ((thz - 10) / 2) ** 2)
+    dos *= 6 / np.trapezoid(dos, thz)
+    label = phdos_columns({"dos": {"frequencies": thz, "densities": dos}}, {})
+    assert label["spectrum"].shape == (51,)
+    assert label["spectrum"].sum() * PHDOS_PAPER_GRID.width == pytest.approx(6, rel=0.01)
+    assert PHDOS_PAPER_GRID.centers[label["spectrum"].argmax()] == pytest.approx(334, abs=10)
+    assert label["imaginary"] < 1e-6
+
+
+def test_imaginary_modes_are_told():
+    thz = np.linspace(-10, 10, 2001)
+    dos = np.where(np.abs(thz) < 8, 1.0, 0.0)
+    label = phdos_columns({"dos": {"frequencies": thz, "densities": dos}}, {})
+    assert label["imaginary"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("dos", "reason"),
+    [
+        (None, "incomplete"),
+        ({"frequencies": np.arange(3.0), "densities": None}, "incomplete"),
+        ({"frequencies": np.arange(3.0)[::-1], "densities": np.ones(3)}, "do not increase"),
+        ({"frequencies": np.arange(3.0), "densities": np.full(3, np.nan)}, "NaN"),
+        ({"frequencies": np.arange(3.0), "densities": np.zeros(3)}, "zero everywhere"),
+    ],
+)
+def test_phonon_dos_that_cannot_be_used(dos, reason):
+    with pytest.raises(LeftOutError, match=reason):
+        phdos_columns({"dos": dos}, {})
+
+
+# --- the real client and the real table formats, on loopback --------------------------------
+
+
+def dos_of(k):
+    """The DOS of document `k` of the server: every fourth one has a gap of 1 eV."""
+    centres = np.random.default_rng(k).uniform(-9, 9, 6)
+    dos = sum(3 * np.exp(-((ENERGIES - c) ** 2)) for c in centres) + 0.3
+    return np.where((ENERGIES > 0) & (ENERGIES < 1), 0, dos) if k % 4 == 0 else dos
+
+
+def documents(n):
+    import mp_server
+
+    for k, document in enumerate(mp_server.summary_documents(n)):
+        gap = 1.0 if k % 4 == 0 else 0.0
+        document.update(
+            band_gap=gap,
+            vbm=0.0 if gap else None,
+            cbm=1.0 if gap else None,
+            dos={"task_id": f"mp-{100000 + k}", "total": {"1": {"efermi": 0.2}}},
+            phonon_IDs={"dfpt": [f"mp-{500000 + k}"]},
+            ordering="NM" if k % 5 else "FM",
+            deprecated=False,
+            builder_meta={"license": "BY-C"},
+        )
+        document["has_props"] = {"dos": k % 3 != 0, "phonon": k % 3 == 0}
+        yield document
+
+
+def alpha(number):
+    from emmet.core.mpid import AlphaID
+
+    return str(AlphaID(number, padlen=8))
+
+
+def edos_table(indices, **changes):
+    """Rows of the total-DOS table in the schema of emmet's documents."""
+    from emmet.core.arrow import arrowize
+    from emmet.core.band_theory import ElectronicDos
+
+    schema = pa.schema([f for f in arrowize(ElectronicDos) if "proj" not in f.name])
+    schema = pa.schema([f for f in schema if f.name != "structure"])
+    rows = [
+        {
+            "identifier": alpha(100000 + k),
+            "run_type": "GGA" if k % 2 else "GGA_U",
+            "spin_up_densities": dos_of(k).tolist(),
+            "energies": ENERGIES.tolist(),
+            "efermi": 0.2,
+            **changes.get(str(k), {}),
+        }
+        for k in indices
+    ]
+    return pa.Table.from_pylist(rows, schema)
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A local S3 server: the options of `deltalake` to read, those to write, and a client."""
+    moto = pytest.importorskip("moto.server", reason="the object store needs moto[server]")
+    import boto3
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    secret = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **secret)
+    client.create_bucket(Bucket="parsed")
+    read = {"AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true"}
+    write = {
+        **read,
+        **{key.upper(): value for key, value in secret.items()},
+        "AWS_REGION": "us-east-1",
+        "AWS_S3_ALLOW_UNSAFE_RENAME": "true",
+    }
+    yield read, write, client
+    server.stop()
+
+
+def put(store, *tables, **options):
+    """Write a Delta table, one commit for each part; gives its address."""
+    from deltalake import write_deltalake
+
+    uri = f"s3a://parsed/{uuid.uuid4().hex}"
+    for table in tables:
+        write_deltalake(uri, table, mode="append", storage_options=store[1], **options)
+    for key in keys(store, uri):
+        store[2].put_object_acl(Bucket="parsed", Key=key, ACL="public-read")
+    return uri
+
+
+def keys(store, uri):
+    listing = store[2].list_objects_v2(Bucket="parsed", Prefix=uri.removeprefix("s3a://parsed/"))
+    return [o["Key"] for o in listing["Contents"]]
+
+
+@pytest.fixture(scope="module")
+def server():
+    uri = os.environ.get("SCREEN_TEST_MONGO_URI")
+    if not uri:
+        pytest.skip("SCREEN_TEST_MONGO_URI is not set")
+    pytest.importorskip("emmet.api", reason="the server's own code needs emmet-api")
+    import mp_server
+
+    with mp_server.materials_project(uri, documents(60)) as running:
+        yield running[0]
+
+
+WANTED = [k for k in range(60) if k % 5 and k % 3]  # nonmagnetic and with a DOS
+
+
+@pytest.fixture
+def edos(server, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MP_API_KEY", KEY)
+
+    def run(table, out="edos.parquet", **options):
+        return fetch_edos(
+            tmp_path / out,
+            **{
+                "endpoint": server,
+                "cache_dir": tmp_path / "cache",
+                "table": table,
+                "storage_options": store[0],
+                "sleep": lambda s: None,
+                **options,
+            },
+        )
+
+    return run
+
+
+@pytest.mark.mongo
+def test_training_file_holds_what_the_database_has(edos, store, tmp_path):
+    uri = put(store, edos_table(range(0, 30)), edos_table(range(30, 60)), partition_by=["run_type"])
+    seen = []
+    report = edos(uri, progress=lambda done, total: seen.append((done, total)))
+    assert report.written == len(WANTED)
+    assert report.left_out == {}
+    assert seen[-1] == (len(WANTED), len(WANTED))
+
+    table = pq.read_table(report.path)
+    ids = table["material_id"].to_pylist()
+    assert ids == sorted(f"mp-{k + 1}" for k in WANTED)
+    spectra = np.array(table["spectrum"].to_pylist())
+    for material_id, spectrum in zip(ids, spectra, strict=True):
+        k = int(material_id[3:]) - 1
+        gap = 1.0 if k % 4 == 0 else 0.0
+        vbm = 0.0 if gap else 0.2
+        fine = EDOS_GRID.centers[:, None] + np.linspace(-0.5, 0.5, 1001) / 16
+        fine = np.where(fine < 0, fine + vbm, fine + vbm + gap)
+        expected = np.interp(fine, ENERGIES, dos_of(k)).mean(1)
+        far = np.abs(EDOS_GRID.centers) > 0.1
+        np.testing.assert_allclose(spectrum[far], expected[far], atol=0.01)
+    assert set(table["run_type"].to_pylist()) == {"GGA", "GGA_U"}
+    metadata = table.schema.metadata
+    assert EnergyGrid.model_validate_json(metadata[b"grid"]) == EDOS_GRID
+    assert metadata[b"database_version"] == b"2026.11.01"
+    assert b"CC BY 4.0" in metadata[b"attribution"]
+    # the file is a source of structures as well
+    assert [c.material_id for c in open_source(report.path)] == ids
+
+
+@pytest.mark.mongo
+def test_fetch_that_is_killed_ends_with_the_same_file(edos, store, tmp_path):
+    tables = [edos_table(range(k, k + 10)) for k in range(0, 60, 10)]
+    uri = put(store, *tables)
+    undisturbed = edos(uri, out="one.parquet").path
+
+    class Killed(BaseException):
+        pass
+
+    def die(done, total):
+        if done > total / 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        edos(uri, out="two.parquet", progress=die)
+    parts = list((tmp_path / "two.parquet.parts").glob("*.parquet"))
+    assert 1 <= len(parts) < 6
+    parts[0].write_bytes(parts[0].read_bytes()[:200])  # half-written by the crash
+    resumed = edos(uri, out="two.parquet").path
+    checksums = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (undisturbed, resumed)}
+    assert len(checksums) == 1
+    assert not (tmp_path / "two.parquet.parts").exists()
+
+
+@pytest.mark.mongo
+def test_what_has_been_read_is_not_read_again(edos, store, tmp_path, monkeypatch):
+    uri = put(store, *[edos_table(range(k, k + 20)) for k in range(0, 60, 20)])
+    read = []
+    original = fetch._read_file
+
+    def counting(fragment, *args):
+        read.append(fragment.path)
+        if len(read) == 3:
+            raise ScreeningError("the network is gone")
+        return original(fragment, *args)
+
+    monkeypatch.setattr(fetch, "_read_file", counting)
+    with pytest.raises(ScreeningError, match="gone"):
+        edos(uri)
+    edos(uri)
+    assert len(read) == 4
+    assert read[3] == read[2]
+
+
+@pytest.mark.mongo
+def test_unusable_dos_are_counted_by_reason(edos, store):
+    a, b, c, d = 2, 4, 8, 7
+    changes = {
+        str(a): {"spin_down_densities": dos_of(a).tolist()},
+        str(b): {"energies": ENERGIES[::-1].tolist()},
+        str(c): {"spin_up_densities": [float("nan")] * 2001},
+        str(d): {"energies": np.linspace(-2, 2, 2001).tolist()},
+    }
+    present = [k for k in range(60) if k != WANTED[0]]
+    report = edos(put(store, edos_table(present, **changes)))
+    assert report.left_out == {
+        "DOS does not cover 4 eV on either side of the band edges": 1,
+        "NaN in the DOS": 1,
+        "energies that do not increase": 1,
+        "no DOS in the table": 1,
+        "spin-polarised": 1,
+    }
+    assert report.written == len(WANTED) - 5
+    assert json.loads(pq.read_schema(report.path).metadata[b"left_out"]) == report.left_out
+
+
+@pytest.mark.mongo
+def test_truncated_file_of_the_table_is_named(edos, store, tmp_path):
+    uri = put(store, edos_table(range(0, 30)), edos_table(range(30, 60)))
+    client = store[2]
+    victim = next(k for k in keys(store, uri) if k.endswith(".parquet"))
+    whole = client.get_object(Bucket="parsed", Key=victim)["Body"].read()
+    client.put_object(Bucket="parsed", Key=victim, Body=whole[: len(whole) // 2], ACL="public-read")
+    naps = []
+    with pytest.raises(ScreeningError, match=f"cannot read {victim.split('/')[-1]}") as e:
+        edos(uri, sleep=naps.append)
+    assert naps == [2, 4, 8]
+    assert "\n" not in str(e.value)
+    client.put_object(Bucket="parsed", Key=victim, Body=whole, ACL="public-read")
+    assert edos(uri).written == len(WANTED)
+
+
+@pytest.mark.mongo
+def test_one_more_column_does_no_harm_and_one_less_is_named(edos, store):
+    table = edos_table(range(60))
+    more = table.append_column("tomorrow", pa.array(["x"] * 60))
+    assert edos(put(store, more)).written == len(WANTED)
+    with pytest.raises(ScreeningError, match="has no column efermi"):
+        edos(put(store, table.drop_columns(["efermi"])), out="less.parquet")
+
+
+@pytest.mark.mongo
+def test_table_that_is_not_there(edos):
+    with pytest.raises(ScreeningError, match=r"no such table|cannot open the table"):
+        edos("s3a://parsed/nothing")
+
+
+@pytest.mark.mongo
+def test_out_that_cannot_be_written(edos, store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ScreeningError, match="cannot write"):
+        edos(put(store, edos_table(range(60))), out="file/edos.parquet")
+
+
+@pytest.mark.mongo
+def test_phonon_training_file(server, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MP_API_KEY", KEY)
+    thz = np.linspace(0, 30, 601).tolist()
+    densities = np.exp(-((np.array(thz) - 10) ** 2)).tolist()
+    rows = [
+        {
+            "identifier": alpha(500000 + k),
+            "phonon_method": method,
+            "dos": {"frequencies": thz, "densities": densities},
+        }
+        for k in range(60)
+        for method in ("dfpt", "pheasy")
+    ]
+    report = fetch_phdos(
+        tmp_path / "phdos.parquet",
+        endpoint=server,
+        cache_dir=tmp_path,
+        table=put(store, pa.Table.from_pylist(rows)),
+        storage_options=store[0],
+    )
+    table = pq.read_table(report.path)
+    assert table["material_id"].to_pylist() == sorted(f"mp-{k + 1}" for k in range(0, 60, 3))
+    assert {len(s) for s in table["spectrum"].to_pylist()} == {51}
+    assert report.left_out == {}
