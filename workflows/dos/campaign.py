@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -62,23 +63,24 @@ def run(
         elif failed.exists():
             yield DosError(failed.read_text())
         else:
-            outcome = _compute(material, maker)
+            outcome = _compute(material, maker, folder)
             text = str(outcome) if isinstance(outcome, DosError) else outcome.model_dump_json()
             _write_whole(failed if isinstance(outcome, DosError) else target, text)
             yield outcome
 
 
-def _compute(material: Material, maker: GpawDosMaker) -> DosDocument | DosError:
-    try:
-        return compute_dos(
-            material.structure,
-            maker.settings,
-            maker.recipe,
-            maker.wall_time_limit,
-            material.material_id,
-        )
-    except DosError as error:
-        return error
+def _compute(material: Material, maker: GpawDosMaker, folder: Path) -> DosDocument | DosError:
+    with contextlib.chdir(folder):  # where the engine writes its log
+        try:
+            return compute_dos(
+                material.structure,
+                maker.settings,
+                maker.recipe,
+                maker.wall_time_limit,
+                material.material_id,
+            )
+        except DosError as error:
+            return error
 
 
 def _write_whole(target: Path, text: str) -> None:

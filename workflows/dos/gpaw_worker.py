@@ -220,12 +220,15 @@ def _bands_needed(calc: Any, settings: GpawSettings, n_electrons: float) -> int:
     """Bands that reach far enough above the Fermi level on a mesh of 2 x 2 x 2 k-points."""
     n_filled = math.ceil(n_electrons / 2)
     extra = max(12, 6 * len(calc.get_atoms()))
+    fermi = calc.get_fermi_level()
+    if not math.isfinite(fermi):  # the static run of an insulator may have no empty band
+        fermi = -math.inf
     while True:
         n_bands = n_filled + extra
         loose = replace(settings, eigenstates_tolerance=100 * settings.eigenstates_tolerance)
         bands = _bands_on_mesh(calc, (2, 2, 2), n_bands, loose).eigenvalues
         bottom = bands[..., n_filled].min() if n_electrons % 2 == 0 else -np.inf
-        target = max(bottom, calc.get_fermi_level()) + settings.reach + 0.3
+        target = max(bottom, fermi) + settings.reach + 0.3
         enough = np.flatnonzero(bands.min(axis=(0, 1)) > target)
         if len(enough):
             return int(enough[0]) + 1

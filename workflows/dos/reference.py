@@ -1,0 +1,306 @@
+"""DOS of an engine against what others published: MP's elemental crystals, the paper's VB gaps.
+
+::
+
+    python -m workflows.dos.reference elements --data DATA --runs RUNS --out OUT
+    python -m workflows.dos.reference vb-gaps  --data DATA --runs RUNS --out OUT
+
+DATA holds ``edos_mp_elements.parquet`` and ``paper_predicted_positives.parquet``; RUNS keeps one
+DOS a file, so that a stopped run goes on where it was; OUT gets a JSON file and a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ase.data import chemical_symbols
+from numpy.typing import ArrayLike, NDArray
+
+from models.metrics import wasserstein_distances
+from models.spectrum import EDOS_GRID, align_edos, band_edges
+from screening.gap import GapCriteria, find_gaps
+from workflows.dos.campaign import materials, run
+from workflows.dos.document import DosDocument, DosError
+from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
+from workflows.dos.gpaw import GpawDosMaker
+
+MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
+MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
+MAX_SITES = 4
+RELATIVE_ZERO = 1e-3  # of the largest DOS near the Fermi level; what counts as no states
+VB_GAP_MATERIALS = (
+    "mp-1039010",  # MgAl, confirmed
+    "mp-1222270",  # LiMg, confirmed
+    "mp-1094477",  # MgZn, refuted
+    "mp-1094298",  # SrMg, refuted
+    "mp-1180477",  # LiHPd, refuted
+    "mp-1206725",  # LiAlPd, refuted
+    "mp-1185435",  # LiYbAu2, confirmed; 4f shell closed
+    "mp-1520737",  # NaLaNb2O6, confirmed
+    "mp-1518664",  # KLaNb2O6, confirmed
+)
+"""Predicted positives of the paper without open 4f shells, cheapest first."""
+
+
+@dataclass(frozen=True)
+class ElementRow:
+    """One elemental crystal of an engine beside the Materials Project's.
+
+    Parameters
+    ----------
+    wd : float
+        Wasserstein distance of the SumNorm spectra on the 128-bin grid, in eV.
+    band_gap, band_gap_mp : float
+        Of our eigenvalues, and of MP's DOS where it vanishes, in eV.
+    valence_bottom, valence_bottom_mp : float
+        Lower end of the bands that end at the VBM or Fermi level, relative to it, in eV; where
+        those bands reach below the grids, the end of the shorter one.
+    wall_time : float or None
+        In s.
+    """
+
+    material_id: str
+    formula: str
+    n_sites: int
+    wd: float
+    band_gap: float
+    band_gap_mp: float
+    valence_bottom: float
+    valence_bottom_mp: float
+    wall_time: float | None
+
+
+@dataclass(frozen=True)
+class VbGapRow:
+    """Verdict on one predicted positive beside the paper's.
+
+    Edges and width are of the 128-bin spectrum, in eV relative to the VBM or Fermi level.
+    """
+
+    material_id: str
+    formula: str
+    n_sites: int
+    paper: bool | None
+    is_gap: bool
+    lower_edge: float | None
+    upper_edge: float | None
+    width: float
+    max_dos: float | None
+    is_gap_fine: bool
+    wall_time: float | None
+
+
+def eligible_elements(table: pd.DataFrame) -> pd.DataFrame:
+    """One nonmagnetic crystal of each element without open 4f or 5f shells, cheapest first."""
+    excluded = {*ACTINIDES, *MAGNETIC_3D, *LANTHANIDES, "O"} - {"La", "Lu"}
+    symbols = [chemical_symbols[species[0]] for species in table["species"]]
+    volumes = np.array([abs(np.linalg.det(np.reshape(x, (3, 3)))) for x in table["lattice"]])
+    per_atom = volumes / table["nsites"]
+    table = table.assign(symbol=symbols, cost=volumes * (1 + table["nsites"]))
+    table = table[
+        ~table["symbol"].isin(excluded)
+        & per_atom.between(MIN_VOLUME_PER_ATOM, MAX_VOLUME_PER_ATOM)
+        & (table["nsites"] <= MAX_SITES)
+    ]
+    return table.sort_values("cost").drop_duplicates("symbol")
+
+
+def compare_element(document: DosDocument, energies: ArrayLike, dos: ArrayLike) -> ElementRow:
+    """Compare a DOS with MP's of the same crystal.
+
+    Parameters
+    ----------
+    document : DosDocument
+    energies, dos : array_like, shape (m,)
+        MP's; eV relative to its Fermi level, and any scale.
+    """
+    energies_mp, dos_mp = np.asarray(energies, float), np.asarray(dos, float)
+    vbm, cbm = band_edges(energies_mp, dos_mp, 0.0, _zero(energies_mp, dos_mp))
+    ours = _spectrum(document)
+    theirs = align_edos(energies_mp, dos_mp, vbm, cbm).values
+    floor = max(document.energies[0] - document.vbm, energies_mp[0] - vbm)
+    return ElementRow(
+        material_id=document.material_id or "",
+        formula=document.formula,
+        n_sites=len(document.structure),
+        wd=float(wasserstein_distances(ours[None], theirs[None], EDOS_GRID.width)[0]),
+        band_gap=document.band_gap,
+        band_gap_mp=cbm - vbm,
+        valence_bottom=_bottom(document.energies, document.dos, document.vbm, floor),
+        valence_bottom_mp=_bottom(energies_mp, dos_mp, vbm, floor),
+        wall_time=document.wall_time,
+    )
+
+
+def judge_vb_gap(document: DosDocument, paper: bool | None) -> VbGapRow:
+    """Verdict on a DOS by the paper's criteria, on the 128 bins and on the fine DOS."""
+    criteria = GapCriteria()
+    bounds = (float(EDOS_GRID.edges[0]), float(EDOS_GRID.edges[-1]))
+    binned = find_gaps(EDOS_GRID.centers, _spectrum(document), criteria, bounds=bounds).row(0)
+    energies = np.asarray(document.energies) - document.vbm
+    window = (energies >= bounds[0]) & (energies <= bounds[1])
+    fine = find_gaps(energies[window], np.asarray(document.dos)[window], criteria).row(0)
+    return VbGapRow(
+        material_id=document.material_id or "",
+        formula=document.formula,
+        n_sites=len(document.structure),
+        paper=paper,
+        is_gap=binned["is_gap"],
+        lower_edge=binned["lower_edge"],
+        upper_edge=binned["upper_edge"],
+        width=binned["width"],
+        max_dos=binned["max_dos"],
+        is_gap_fine=fine["is_gap"],
+        wall_time=document.wall_time,
+    )
+
+
+def _spectrum(document: DosDocument) -> NDArray[np.floating]:
+    energies, dos = np.asarray(document.energies), np.asarray(document.dos)
+    return align_edos(energies, dos, document.vbm, document.cbm).values
+
+
+def _bottom(energies: ArrayLike, dos: ArrayLike, vbm: float, floor: float) -> float:
+    """Lower end of the bands that end at `vbm`, relative to it; not below `floor`."""
+    relative, values = np.asarray(energies, float) - vbm, np.asarray(dos, float)
+    step = float(np.diff(relative).max())
+    empty = (values < _zero(relative, values)) & (relative < -step) & (relative >= floor)
+    # a pseudogap is not an end: the empty range must be at least 0.2 eV wide
+    width = max(1, round(0.2 / step))
+    runs = np.convolve(empty, np.ones(width), mode="full")[width - 1 :] >= width
+    ends = np.flatnonzero(runs)
+    return float(relative[ends[-1] + width - 1]) if len(ends) else float(floor)
+
+
+def _zero(relative: NDArray[np.floating], dos: NDArray[np.floating]) -> float:
+    """DOS below which there are no states; semicore peaks do not count for the scale."""
+    return RELATIVE_ZERO * float(dos[np.abs(relative) < 10.0].max())
+
+
+def elements_table(rows: Sequence[ElementRow]) -> str:
+    """Markdown table of the elemental crystals, largest distance last."""
+    lines = [
+        "| Material | Id | WD (eV) | Gap, MP (eV) | Valence bottom, MP (eV) | Time (s) |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r.formula} | {r.material_id} | {r.wd:.3f} | {r.band_gap:.2f}, {r.band_gap_mp:.2f} "
+        f"| {r.valence_bottom:.2f}, {r.valence_bottom_mp:.2f} | {_seconds(r.wall_time)} |"
+        for r in sorted(rows, key=lambda r: r.wd)
+    ]
+    return "\n".join(lines)
+
+
+def vb_gaps_table(rows: Sequence[VbGapRow]) -> str:
+    """Markdown table of the verdicts."""
+    lines = [
+        "| Material | Id | Paper | Verdict | Gap range (eV) | Width (eV) | Largest DOS inside "
+        "| Verdict on the fine DOS | Time (s) |",
+        "|---|---|---|---|---:|---:|---:|---|---:|",
+    ]
+    lines += [
+        f"| {r.formula} | {r.material_id} | {_verdict(r.paper)} | {_verdict(r.is_gap)} "
+        f"| {_number(r.lower_edge)} to {_number(r.upper_edge)} | {r.width:.2f} "
+        f"| {_number(r.max_dos)} | {_verdict(r.is_gap_fine)} | {_seconds(r.wall_time)} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(is_gap: bool | None) -> str:
+    return "unknown" if is_gap is None else "gap" if is_gap else "no gap"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def compare_elements(data: Path, runs: Path, out: Path, maker: GpawDosMaker, limit: int) -> None:
+    """Compute elemental crystals, compare them with MP's, write ``elements.json`` and ``.md``."""
+    table = eligible_elements(pd.read_parquet(data / "edos_mp_elements.parquet")).head(limit)
+    references = table.set_index("material_id")
+    rows, failures = [], []
+    for material, outcome in zip(materials(table), run(materials(table), maker, runs), strict=True):
+        if isinstance(outcome, DosError):
+            failures.append({"material_id": material.material_id, "error": str(outcome)})
+            continue
+        reference = references.loc[material.material_id]
+        rows.append(compare_element(outcome, reference["energies"], reference["dos"]))
+        print(f"{rows[-1].formula:4s} WD {rows[-1].wd:.3f} eV", flush=True)
+    median = statistics.median(r.wd for r in rows)
+    _write(out / "elements", maker, rows, failures, {"median_wd": median})
+    title = f"{len(rows)} elemental crystals, {maker.recipe}: median WD {median:.3f} eV\n\n"
+    (out / "elements.md").write_text(title + elements_table(rows) + "\n")
+
+
+def check_vb_gaps(
+    data: Path, runs: Path, out: Path, maker: GpawDosMaker, ids: Iterable[str]
+) -> None:
+    """Compute predicted positives, judge them and write ``vb_gaps.json`` and ``.md``."""
+    table = pd.read_parquet(data / "paper_predicted_positives.parquet")
+    table = table.set_index("material_id", drop=False).loc[list(ids)]
+    verdicts = table["dft_vb_gap"]
+    rows, failures = [], []
+    for material, outcome in zip(materials(table), run(materials(table), maker, runs), strict=True):
+        if isinstance(outcome, DosError):
+            failures.append({"material_id": material.material_id, "error": str(outcome)})
+            continue
+        paper = verdicts[material.material_id]
+        rows.append(judge_vb_gap(outcome, None if pd.isna(paper) else bool(paper)))
+        print(f"{rows[-1].formula:10s} {_verdict(rows[-1].is_gap)}", flush=True)
+    agree = sum(r.is_gap == r.paper for r in rows)
+    _write(out / "vb_gaps", maker, rows, failures, {"agree_with_paper": agree})
+    title = f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
+    (out / "vb_gaps.md").write_text(title + vb_gaps_table(rows) + "\n")
+
+
+def _write(
+    target: Path,
+    maker: GpawDosMaker,
+    rows: Sequence[ElementRow | VbGapRow],
+    failures: list[dict[str, str]],
+    summary: dict[str, float],
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "recipe": maker.recipe,
+        "settings": maker.settings.as_dict(),
+        **summary,
+        "rows": [asdict(row) for row in rows],
+        "failures": failures,
+    }
+    target.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m workflows.dos.reference")
+    parser.add_argument("what", choices=["elements", "vb-gaps"])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the parquet files")
+    parser.add_argument("--runs", type=Path, required=True, help="folder that keeps each DOS")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--limit", type=int, default=24, help="elemental crystals")
+    parser.add_argument("--ids", nargs="+", default=list(VB_GAP_MATERIALS), help="VB-gap materials")
+    parser.add_argument("--wall-time-limit", type=float, default=1800.0, help="s a material")
+    args = parser.parse_args()
+    maker = GpawDosMaker(preset=args.preset, wall_time_limit=args.wall_time_limit)
+    if args.what == "elements":
+        compare_elements(args.data, args.runs, args.out, maker, args.limit)
+    else:
+        check_vb_gaps(args.data, args.runs, args.out, maker, args.ids)
+
+
+if __name__ == "__main__":
+    main()
