@@ -96,9 +96,13 @@ class Crystal:
     @cached_property
     def formula(self) -> str:
         """Reduced formula as pymatgen writes it, such as ``"Mg2Si"``."""
+        import warnings
+
         from pymatgen.core import Composition
 
-        return Composition(self.composition).reduced_formula
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
+            return Composition(self.composition).reduced_formula
 
     @cached_property
     def structure_hash(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ CheckpointFolder = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Processes; as many as there are cores by default."),
+    typer.Option("--workers", min=1, help="Processes; one for each core by default, at most 8."),
 ]
 
 _GAP = "VB gap"
@@ -63,3 +64,8 @@ Band = Annotated[
         "--band", rich_help_panel=_GAP, help="valence, or conduction for the mirror image."
     ),
 ]
+
+
+def default_workers() -> int:
+    """One process for each core, but each takes more than half a GB of memory."""
+    return min(os.cpu_count() or 1, 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +58,7 @@ def predict(
 
     predictor = SpectrumPredictor.load(checkpoint or DEFAULT_EDOS, device, EDOS_GRID)
     structures = [candidate.structure for candidate in readable]
-    spectra = predictor.predict(structures, workers=workers or os.cpu_count() or 1)
+    spectra = predictor.predict(structures, workers=workers or options.default_workers())
     predictor.close()
     good = [i for i in range(len(readable)) if i not in spectra.failures]
     edges = EDOS_GRID.edges

@@ -135,7 +135,7 @@ def run(
         },
         checkpoint=checkpoint,
         device=device,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or options.default_workers(),
         shard_size=shard_size,
         limit=limit,
     )
@@ -194,9 +194,10 @@ def _execute(maker: ScreeningFlowMaker, db: str, resume: bool, quiet: bool) -> s
     from screening.cli.console import progress_bars, stderr
     from workflows.progress import reporting_to
     from workflows.screening import new_run_id, resumable_run
-    from workflows.stores import ENVIRONMENT
+    from workflows.stores import ENVIRONMENT, FROM_ENVIRONMENT, store_reference
 
-    os.environ[ENVIRONMENT] = db  # where jobs look for a URI, which their specifications lack
+    if store_reference(db) == FROM_ENVIRONMENT:
+        os.environ[ENVIRONMENT] = db  # where jobs look for a URI: their specifications lack it
     warnings.filterwarnings("ignore", category=FutureWarning)
     run_id = resumable_run(db, maker.parameters()) if resume else new_run_id()
     remarks = stderr(quiet)
@@ -289,9 +290,12 @@ def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> Non
     from screening.cli.candidates import trained_elements
 
     trained = trained_elements(run.parameters.get("checkpoint"))
-    unfamiliar = sum(
-        not trained.issuperset(candidate.elements)
+    foreign = [
+        set(candidate.elements) - trained
         for candidate in store.candidates(run.run_id, is_positive=True)
-    )
-    if unfamiliar:
-        remarks.print(f"* {unfamiliar} hold elements that the model was not trained on.")
+    ]
+    extrapolated = [elements for elements in foreign if elements]
+    if extrapolated:
+        names = ", ".join(sorted(set().union(*extrapolated)))
+        n = len(extrapolated)
+        remarks.print(f"{n} positives hold elements that the model was not trained on: {names}")

@@ -1,0 +1,40 @@
+"""The command line as a user calls it, without the cost of a new process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from screening.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def screen(tmp_path, monkeypatch, capsys) -> Callable[..., Outcome]:
+    """Call `screen` in an empty folder, without a key; no traceback is ever allowed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MP_API_KEY", raising=False)
+    monkeypatch.delenv("SCREEN_DB", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["screen", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err + out
+        return Outcome(code, out, err)
+
+    return call

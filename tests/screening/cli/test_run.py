@@ -1,0 +1,269 @@
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from db.store import open_store
+from models.card import DEFAULT_EDOS
+from tests.conftest import crystal_row
+
+
+@pytest.fixture
+def table(structure_table):
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Gd", "N")]
+    rows = [crystal_row(f"m-{i}", 3.3 + 0.05 * i, pairs[i % 6]) for i in range(12)]
+    rows[3]["energy_above_hull"] = 0.6
+    return structure_table(rows)
+
+
+EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
+
+
+def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, table):
+    outcome = screen("run", "--source", table, *EASY)
+    assert outcome.code == 0
+    assert "11 predicted positives" in outcome.out
+    assert "m-0" in outcome.out
+    assert "NaCl" in outcome.out
+    assert "energy_above_hull" in outcome.err
+    assert "11 screened, 11 positive, 0 without a prediction" in outcome.err
+    assert "2 positives hold elements that the model was not trained on: Gd" in outcome.err
+
+
+def test_run_quiet_prints_the_table_only(screen, table):
+    outcome = screen("run", "--source", table, "--quiet", *EASY)
+    assert outcome.err == ""
+    assert "11 predicted positives" in outcome.out
+
+
+def test_run_json(screen, table):
+    outcome = screen("run", "--source", table, "--json", "--top", 3, *EASY)
+    summary = json.loads(outcome.out)
+    assert summary["counts"]["screened"] == 11
+    assert summary["funnel"][1] == {
+        "name": "energy_above_hull",
+        "entered": 12,
+        "dropped": 1,
+        "unknown": 0,
+    }
+    scores = [row["score"] for row in summary["positives"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_without_a_key_prototypes_are_screened(screen):
+    outcome = screen("run", "--limit", 2)
+    assert outcome.code == 0
+    assert "No Materials Project key" in outcome.err
+    assert "2 screened" in outcome.err
+
+
+def test_filters_are_options(screen, table):
+    outcome = screen(
+        "run", "--source", table, "--max-ehull", "inf", "--elements", "Na", "--json", *EASY
+    )
+    found = {row["formula"] for row in json.loads(outcome.out)["positives"]}
+    assert found == {"NaCl"}
+    outcome = screen("run", "--source", table, "--exclude-elements", "Na,Gd", "--json", *EASY)
+    assert not {"NaCl", "GdN"} & {r["formula"] for r in json.loads(outcome.out)["positives"]}
+    assert json.loads(outcome.out)["counts"]["screened"] == 7
+    outcome = screen("run", "--source", table, "--unknown", "drop", "--json", *EASY)
+    assert json.loads(outcome.out)["counts"]["rejected"] == 12
+
+
+def one_line(outcome, *words):
+    """The command failed and said why in one line."""
+    assert outcome.code != 0
+    lines = [line for line in outcome.err.splitlines() if line.startswith("screen: ")]
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+def test_bad_input_ends_in_one_line(screen, table, tmp_path, structure_table):
+    one_line(screen("run", "--source", "nowhere.parquet"), "nowhere.parquet")
+    (tmp_path / "structure.docx").write_text("no")
+    one_line(screen("run", "--source", "structure.docx"), "structure.docx", ".cif")
+    rows = [{k: v for k, v in crystal_row("a", 4.0, ["Na"]).items() if k != "species"}]
+    one_line(screen("run", "--source", structure_table(rows, "no.parquet")), "species")
+    (tmp_path / "bad.cif").write_text("this is not a CIF")
+    one_line(screen("run", "--source", "bad.cif"), "bad.cif")
+    one_line(screen("run", "--source", table, "--limit", -1), "--limit")
+    one_line(screen("run", "--source", table, "--max-ehull", -1), "max_energy_above_hull")
+    one_line(screen("run", "--source", table, "--elements", "Xx"), "Xx")
+    one_line(screen("run", "--source", table, "--unknown", "maybe"), "unknown")
+    one_line(screen("run", "--source", table, "--db", tmp_path), str(tmp_path))
+    one_line(screen("run", "--source", table, "--resume"), "no unfinished run")
+    one_line(screen("run", "--source", table, "--checkpoint", "nowhere"), "nowhere")
+
+
+def test_damaged_checkpoints_end_in_one_line(screen, table, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(DEFAULT_EDOS, damaged)
+    weights = damaged / "sumnorm-kl.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    one_line(screen("run", "--source", table, "--checkpoint", damaged), "hash")
+
+    other = tmp_path / "other"
+    shutil.copytree(DEFAULT_EDOS, other)
+    for name in ("sumnorm-kl", "standard-mae"):
+        card = other / f"{name}.json"
+        document = json.loads(card.read_text())
+        document["grid"]["start"] = -5.0
+        card.write_text(json.dumps(document))
+    one_line(screen("run", "--source", table, "--checkpoint", other), "from -5 eV", "from -4 eV")
+
+
+def test_a_file_in_the_way_of_the_store(screen, table, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, and too long to be an empty one\n" * 99)
+    one_line(screen("run", "--source", table, "--db", "notes.txt"), "notes.txt")
+
+
+def test_candidates_lists_and_exports(screen, table, tmp_path):
+    screen("run", "--source", table, *EASY)
+    assert "11 candidates of run" in screen("candidates").out
+    assert "1 candidates of run" in screen("candidates", "--state", "rejected").out
+    rows = json.loads(screen("candidates", "--elements", "Na", "--json").out)
+    assert {row["formula"] for row in rows} == {"NaCl"}
+    outcome = screen("candidates", "--all", "--csv", "all.csv", "--sort", "material_id")
+    assert "12 rows in all.csv" in outcome.err
+    with (tmp_path / "all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert rows[0]["material_id"] == "m-9"
+    assert {"score", "gap_width", "energy_above_hull", "structure_hash"} <= rows[0].keys()
+    one_line(screen("candidates", "--sort", "beauty"), "beauty")
+    one_line(screen("candidates", "--db", "other.sqlite"), "other.sqlite")
+    one_line(screen("candidates", "--csv", "/dev/full"), "No space left on device")
+
+
+def test_show_prints_plots_and_writes(screen, table, tmp_path):
+    screen("run", "--source", table, *EASY)
+    outcome = screen("show", "m-1", "--plot", "m-1.png")
+    assert outcome.code == 0
+    assert "MgO" in outcome.out
+    assert "DOS (states/eV/cell)" in outcome.out
+    assert (tmp_path / "m-1.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads(screen("show", "m-1", "--json").out)
+    assert len(document["spectrum"]) == document["grid"]["size"] == 128
+    assert "Gd" in screen("show", "m-5").out
+    one_line(screen("show", "m-99"), "m-99")
+    one_line(screen("show", "m-1", "--plot", "m-1.docx"), "docx")
+
+
+def test_predict_own_structures(screen, tmp_path):
+    poscar = "NaCl\n1.0\n4.0 0 0\n0 4.0 0\n0 0 4.0\nNa Cl\n1 1\ndirect\n0 0 0\n0.5 0.5 {z}\n"
+    (tmp_path / "POSCAR").write_text(poscar.format(z=0.5))
+    outcome = screen("predict", "POSCAR", "--plot", "nacl.png")
+    assert outcome.code == 0
+    assert "NaCl" in outcome.out
+    assert (tmp_path / "nacl.png").exists()
+    document = json.loads(screen("predict", "POSCAR", "--json").out)
+    assert len(document["predictions"][0]["spectrum"]) == 128
+
+    (tmp_path / "POSCAR.overlap").write_text(
+        poscar.format(z=0.5).replace("0.5 0.5 0.5", "0 0 0.01")
+    )
+    outcome = screen("predict", "POSCAR", "POSCAR.overlap")
+    assert "overlap" in outcome.err
+    assert "NaCl" in outcome.out
+    assert outcome.code == 1
+    one_line(screen("predict", "nowhere.cif"), "nowhere.cif")
+
+
+def test_doctor_says_what_is_missing(screen):
+    outcome = screen("doctor", "--json")
+    found = {line["what"]: line for line in json.loads(outcome.out)}
+    assert found["checkpoint"]["usable"]
+    assert not found["Materials Project key"]["usable"]
+    assert "MP_API_KEY" in found["Materials Project key"]["found"]
+    assert outcome.code == 0
+    assert screen("doctor", "--checkpoint", "nowhere").code == 1
+
+
+def test_train_bad_config(screen, tmp_path):
+    one_line(screen("train", "nowhere.yaml"), "nowhere.yaml")
+    (tmp_path / "c.yaml").write_text(
+        "name: x\nlabels: [l.parquet]\nstructures: s.parquet\nepoch: 3\n"
+    )
+    one_line(screen("train", "c.yaml"), "epoch")
+    (tmp_path / "c.yaml").write_text("name: x\nlabels: [l.parquet]\nstructures: s.parquet\n")
+    one_line(screen("train", "c.yaml"), "l.parquet")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['screen', '--help']\n"
+        "from screening.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pymatgen', 'jobflow', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def wait_for_predictions(db: Path, process: subprocess.Popen, at_least: int) -> None:
+    for _ in range(600):
+        time.sleep(0.1)
+        assert process.poll() is None, "the run ended before it could be killed"
+        if not db.exists():
+            continue
+        with open_store(str(db)) as store:
+            shards = [s for run in store.runs() for s in store.shards(run.run_id)]
+            if shards and len(_predicted(store)) >= at_least:
+                return
+    raise AssertionError("no predictions within a minute")
+
+
+def _predicted(store):
+    (run,) = store.runs()
+    candidates = list(store.candidates(run.run_id))
+    keys = [(c.material_id, c.structure_hash, run.model_id) for c in candidates if c.structure_hash]
+    return store.has_predictions(keys)
+
+
+def test_kill_9_and_resume_give_the_same_documents(screen, tmp_path, structure_table):
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg")]
+    rows = [crystal_row(f"m-{i}", 3.2 + 0.002 * i, pairs[i % 4]) for i in range(400)]
+    table = structure_table(rows, "many.parquet")
+    options = ("--source", table, "--shard-size", 20, "--workers", 1)
+    db = tmp_path / "killed.sqlite"
+    command = [sys.executable, "-m", "screening.cli", "run", *options, "--db", db]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    wait_for_predictions(db, process, at_least=40)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    with open_store(str(db)) as store:
+        before = {p.key: p.created_at for p in store.predictions(_predicted(store))}
+        assert store.runs()[0].state == "running"
+    assert 40 <= len(before) < 400
+    assert screen("run", *options, "--db", db, "--resume").code == 0
+    assert screen("run", *options, "--db", tmp_path / "whole.sqlite").code == 0
+    with open_store(str(db)) as store, open_store(str(tmp_path / "whole.sqlite")) as whole:
+        (run,), (other,) = store.runs(), whole.runs()
+        assert run.state == "done"
+        assert run.selection == other.selection
+        assert run.counts == other.counts
+        ours, theirs = (
+            [
+                c.model_dump(exclude={"run_id"})
+                for c in s.candidates(r.run_id, with_structure=True, sort_by="material_id")
+            ]
+            for s, r in ((store, run), (whole, other))
+        )
+        assert ours == theirs
+        after = {p.key: p for p in store.predictions(_predicted(store))}
+        assert {k: after[k].created_at for k in before} == before
+        assert {k: p.spectrum for k, p in after.items()} == {
+            p.key: p.spectrum for p in whole.predictions(_predicted(whole))
+        }

@@ -1,0 +1,240 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from jobflow import JobStore, run_locally
+from jobflow.managers.fireworks import flow_to_workflow
+from maggma.stores import MemoryStore
+from monty.json import MontyDecoder, MontyEncoder
+
+from db.documents import CandidateDoc
+from db.store import open_store
+from models.card import model_id
+from screening.errors import ScreeningError
+from tests.conftest import crystal_row
+from workflows.progress import reporting_to
+from workflows.screening import ScreeningFlowMaker, resumable_run
+
+PASSWORD = "correct-horse"
+
+
+def good_rows(n=7):
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Sn", "Te")]
+    return [crystal_row(f"m-{i}", 3.3 + 0.1 * i, pairs[i % len(pairs)]) for i in range(n)]
+
+
+BAD_ROWS = [
+    crystal_row("overlap", 3.0, ["Na", "Cl"], frac_coords=[0, 0, 0, 0, 0, 0.01]),
+    crystal_row("isolated", 30.0, ["Ar"]),
+    crystal_row("superheavy", 4.0, ["Og", "Na"]),
+]
+REJECTED_ROWS = [
+    crystal_row("above-hull", 4.0, ["Na", "Cl"], energy_above_hull=0.7),
+    crystal_row("insulator", 4.0, ["Na", "Cl"], band_gap=5.0),
+    crystal_row("five-elements", 6.0, ["Na", "Cl", "Mg", "O", "K"]),
+]
+UNREADABLE_ROWS = [crystal_row("nan", 4.0, ["Na"], frac_coords=[float("nan"), 0, 0])]
+
+
+@pytest.fixture
+def maker(tmp_path, structure_table):
+    table = structure_table(good_rows() + BAD_ROWS + REJECTED_ROWS + UNREADABLE_ROWS)
+    return ScreeningFlowMaker(db=str(tmp_path / "s.sqlite"), source=str(table), shard_size=3)
+
+
+def run(maker, run_id=None):
+    store = JobStore(MemoryStore())
+    flow = maker.make(run_id)
+    responses = run_locally(flow, log=False, store=store, raise_immediately=True)
+    return responses[flow.output.uuid][1].output
+
+
+def documents(db, run_id):
+    with open_store(db) as store:
+        found = store.candidates(run_id, with_structure=True)
+        return {c.material_id: c.model_dump(exclude={"run_id"}) for c in found}
+
+
+def test_every_material_ends_in_a_state_with_its_reason(maker):
+    summary = run(maker)
+    with open_store(maker.db) as store:
+        found = {c.material_id: c for c in store.candidates(summary["run_id"])}
+        stored = store.run(summary["run_id"])
+    assert len(found) == 14
+    assert all(found[row["material_id"]].state == "screened" for row in good_rows())
+    assert all(found[row["material_id"]].state == "rejected" for row in REJECTED_ROWS)
+    assert all(found[r["material_id"]].state == "failed" for r in BAD_ROWS + UNREADABLE_ROWS)
+    assert "overlap" in found["overlap"].reason
+    assert "no neighbour within 8.0 Å" in found["isolated"].reason
+    assert "Og" in found["superheavy"].reason
+    assert "finite" in found["nan"].reason
+    assert "0.7 eV/atom above hull" in found["above-hull"].reason
+    assert stored.state == "done"
+    assert stored.finished_at is not None
+    assert stored.counts["screened"] == 7
+    assert stored.counts["failed"] == 4
+
+
+def test_the_funnel_accounts_for_every_material(maker):
+    funnel = {stage["name"]: stage for stage in run(maker)["funnel"]}
+    assert funnel["readable"] == {"name": "readable", "entered": 14, "dropped": 1, "unknown": 0}
+    assert funnel["energy_above_hull"]["dropped"] == 1
+    assert funnel["n_elements"]["dropped"] == 1
+    assert funnel["band_gap"]["dropped"] == 1
+    assert funnel["nonmagnetic"]["unknown"] == 10
+
+
+def test_predictions_have_spectra_in_states_per_cell_and_the_papers_verdict(maker):
+    summary = run(maker)
+    model = model_id(Path(maker.checkpoint))
+    with open_store(maker.db) as store:
+        candidates = list(store.candidates(summary["run_id"], state="screened"))
+        keys = [(c.material_id, c.structure_hash, model) for c in candidates]
+        predictions = {p.material_id: p for p in store.predictions(keys)}
+    assert len(predictions) == 7
+    for candidate in candidates:
+        prediction = predictions[candidate.material_id]
+        assert len(prediction.spectrum) == 128
+        assert min(prediction.spectrum) >= 0
+        # valence electrons of two atoms within 4 eV: a few to a few tens of states
+        assert 0.1 < sum(prediction.spectrum) * prediction.grid.width < 100
+        assert prediction.gap.is_gap == candidate.is_positive
+        assert prediction.score == candidate.score
+
+
+def test_looser_criteria_change_the_verdict_and_not_the_prediction(maker):
+    first = run(maker)
+    maker.criteria = {"max_dos": 1000.0, "min_width": 0.1, "max_upper_edge": 5.0}
+    second = run(maker)
+    assert (first["counts"]["predicted"], second["counts"]["predicted"]) == (7, 0)
+    assert second["counts"]["reused"] == 7
+    assert second["counts"]["positive"] == 7
+    with open_store(maker.db) as store:
+        model = model_id(Path(maker.checkpoint))
+        for candidate in store.candidates(second["run_id"], state="screened"):
+            key = (candidate.material_id, candidate.structure_hash, model)
+            (prediction,) = store.predictions([key])
+            assert candidate.gap.criteria["max_dos"] == 1000.0
+            assert prediction.gap.criteria["max_dos"] == 1.0
+
+
+def test_limit_counts_candidates_that_pass(maker):
+    maker.limit = 4
+    summary = run(maker)
+    assert summary["counts"]["screened"] == 4
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [("read", 0), ("scored", 0), ("scored", 2)])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path):
+    undisturbed = run(maker, "whole")
+    whole, maker.db = maker.db, str(tmp_path / "broken.sqlite")
+    seen = Counter()
+
+    def interrupt(stage, done, total):
+        if (stage, seen[stage]) == stop_at:
+            raise StoppedError
+        seen[stage] += 1
+
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "broken")
+    run_id = resumable_run(maker.db, maker.parameters())
+    assert run_id == "broken"
+    resumed = run(maker, run_id)
+    assert resumed["funnel"] == undisturbed["funnel"]
+    assert documents(maker.db, "broken") == documents(whole, "whole")
+    with open_store(maker.db) as store, open_store(whole) as other:
+        assert store.run("broken").selection == other.run("whole").selection
+        assert store.run("broken").state == "done"
+    with pytest.raises(ScreeningError, match="no unfinished run"):
+        resumable_run(maker.db, maker.parameters())
+
+
+def test_resuming_with_other_options_names_the_difference(maker):
+    def interrupt(stage, done, total):
+        raise StoppedError
+
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "broken")
+    maker.limit = 2
+    with pytest.raises(ScreeningError, match="broken differs in limit"):
+        resumable_run(maker.db, maker.parameters())
+
+
+def test_a_source_that_changed_cannot_be_resumed(maker, structure_table):
+    def interrupt(stage, done, total):
+        raise StoppedError
+
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "broken")
+    structure_table(good_rows(3))
+    with pytest.raises(ScreeningError, match="content of the source is another"):
+        run(maker, "broken")
+
+
+def test_a_failed_run_says_why(maker):
+    maker.checkpoint = str(Path(maker.checkpoint).with_name("nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        run(maker, "failed")
+
+    maker.checkpoint = ScreeningFlowMaker.checkpoint
+    run(maker, "good")
+    Path(maker.source).unlink()
+    with pytest.raises(ScreeningError, match=r"structures\.parquet"):
+        run(maker, "gone")
+
+
+def test_known_edos_are_not_screened_again(maker, tmp_path):
+    known = tmp_path / "known.txt"
+    known.write_text("m-0\nm-1\n")
+    maker.source_options = {"known_edos": str(known)}
+    summary = run(maker)
+    funnel = {stage["name"]: stage for stage in summary["funnel"]}
+    assert funnel["without_edos"]["dropped"] == 2
+    assert funnel["without_edos"]["unknown"] == 0
+    assert summary["counts"]["screened"] == 5
+
+
+def test_the_flow_survives_json_and_becomes_a_firework(maker):
+    flow = json.loads(json.dumps(maker.make("r"), cls=MontyEncoder), cls=MontyDecoder)
+    assert [job.name for job in flow.jobs] == [
+        "query",
+        "filter_candidates",
+        "score",
+        "select",
+        "store_selection",
+        "summarise",
+    ]
+    workflow = flow_to_workflow(maker.make("r"), store=JobStore(MemoryStore()))
+    assert len(workflow.fws) == 6
+    assert len(json.dumps(workflow.to_dict(), cls=MontyEncoder)) < 100_000
+
+
+def test_a_password_never_enters_a_specification(maker):
+    maker.db = f"mongodb://ann:{PASSWORD}@db.example.org/screening"
+    workflow = flow_to_workflow(maker.make("r"), store=JobStore(MemoryStore()))
+    text = json.dumps(workflow.to_dict(), cls=MontyEncoder)
+    assert "$SCREEN_DB" in text
+    assert PASSWORD not in text
+    assert "example.org" not in text
+
+
+def test_job_outputs_are_small(maker, structure_table):
+    maker.source = str(structure_table(good_rows(60), "many.parquet"))
+    store = JobStore(MemoryStore())
+    run_locally(maker.make(), log=False, store=store, raise_immediately=True)
+    outputs = [json.dumps(d["output"], default=str) for d in store.query()]
+    assert outputs
+    assert max(map(len, outputs)) < 5_000
+
+
+def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):
+    run_id = run(maker)["run_id"]
+    with open_store(maker.db) as store:
+        found: list[CandidateDoc] = list(store.candidates(run_id, with_structure=True))
+    for candidate in found:
+        assert (candidate.structure is not None) == (candidate.shard is not None)
