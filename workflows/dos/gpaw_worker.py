@@ -218,7 +218,8 @@ def _magnetization(calc: Any, settings: GpawSettings) -> float | None:
 
 def _bands_needed(calc: Any, settings: GpawSettings, n_electrons: float) -> int:
     """Bands that reach far enough above the Fermi level on a mesh of 2 x 2 x 2 k-points."""
-    n_filled = math.ceil(n_electrons / 2)
+    n_filled = math.ceil(n_electrons / 2 - 1e-6)
+    is_even = abs(n_electrons - 2 * n_filled) < 1e-6
     extra = max(12, 6 * len(calc.get_atoms()))
     fermi = calc.get_fermi_level()
     if not math.isfinite(fermi):  # the static run of an insulator may have no empty band
@@ -227,7 +228,7 @@ def _bands_needed(calc: Any, settings: GpawSettings, n_electrons: float) -> int:
         n_bands = n_filled + extra
         loose = replace(settings, eigenstates_tolerance=100 * settings.eigenstates_tolerance)
         bands = _bands_on_mesh(calc, (2, 2, 2), n_bands, loose).eigenvalues
-        bottom = bands[..., n_filled].min() if n_electrons % 2 == 0 else -np.inf
+        bottom = bands[..., n_filled].min() if is_even else -np.inf
         target = max(bottom, fermi) + settings.reach + 0.3
         enough = np.flatnonzero(bands.min(axis=(0, 1)) > target)
         if len(enough):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import expandvars
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ class VaspDosMaker(Maker):
         K-points per Å^-3 of the DOS run; 100 is `MPNonSCFSet`'s, about 0.22/Å apart.
     nbands_factor : float
         Bands of the DOS run over those of the static run; 1.2 is `MPNonSCFSet`'s. Where they do
-        not reach 4 eV above the CBM, the DOS run is repeated once with twice as many.
+        not reach 4 eV above the CBM, the DOS run is repeated once with twice as many. No part
+        of the recipe, since it changes no state, only how many there are.
     wall_time_limit : float
         Of each VASP run, in s; custodian stops the run before it.
     user_incar_settings : dict
@@ -245,7 +246,7 @@ def vasp_dos(
     except WindowError:
         if not repeat:
             raise
-    wider = VaspDosMaker(**{**vars(maker), "nbands_factor": 2 * maker.nbands_factor})
+    wider = replace(maker, nbands_factor=2 * maker.nbands_factor)
     structure = _vasprun(static_dir, parse_dos=False, parse_eigen=False).final_structure
     dos = wider.dos_maker().make(structure, prev_dir=static_dir, mode="uniform")
     document = vasp_dos(

@@ -304,6 +304,32 @@ def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
 
 @pytest.mark.dft
 @needs_gpaw
+def test_safer_mixing_finds_the_same_energy():
+    from ase.build import bulk
+
+    settings = PRESETS["fast"]
+    usual, safer = (gpaw_worker.static(bulk("Al"), settings, safer)["energy"] for safer in (0, 1))
+    assert safer == pytest.approx(usual, abs=0.02)
+
+
+@pytest.mark.dft
+@needs_gpaw
+def test_iron_is_magnetic(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    iron = Structure(
+        Lattice([[-1.42, 1.42, 1.42], [1.42, -1.42, 1.42], [1.42, 1.42, -1.42]]),
+        ["Fe"],
+        [[0, 0, 0]],
+    )
+    document = run(GpawDosMaker(preset="fast", spin_polarized=True).make(iron))
+    assert document.magnetization == pytest.approx(2.2, abs=0.15)
+    assert document.is_magnetic
+    assert document.is_metal
+    assert any("ferromagnetic" in w for w in document.warnings)
+
+
+@pytest.mark.dft
+@needs_gpaw
 def test_wall_time_limit_ends_gpaw(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started = time.monotonic()
