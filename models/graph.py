@@ -164,7 +164,7 @@ class GraphBatch:
 
     def composition(self) -> torch.Tensor:
         """Atomic fractions over the elements H to Lr, shape (B, 103)."""
-        counts = torch.zeros(len(self), N_ELEMENTS, device=self.distance.device)
+        counts = self.distance.new_zeros(len(self), N_ELEMENTS)
         ones = torch.ones_like(self.atomic_numbers, dtype=counts.dtype)
         counts.index_put_((self.graph_index, self.atomic_numbers - 1), ones, accumulate=True)
         return counts / self.n_atoms[:, None]

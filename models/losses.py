@@ -13,10 +13,22 @@ class Setting(nn.Module):
 
     `target` turns labels into what the network learns, `activate` turns the network's output
     (logits) into the same space, `decode` brings a prediction back to spectra.
+
+    Parameters
+    ----------
+    size : int
+        Bins K'.
+    extensive : bool
+        The spectra grow with the cell, as an eDOS in states/eV/cell does; False for spectra that
+        come normalised.
     """
 
     name: str
     output: str  # what `decode` gives
+
+    def __init__(self, size: int, extensive: bool = True) -> None:
+        super().__init__()
+        self.size, self.extensive = size, extensive
 
     def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
         """Take statistics of the training spectra (n, K')."""
@@ -41,9 +53,13 @@ class Setting(nn.Module):
 class StandardMAE(Setting):
     """Zero mean and unit variance for each bin, mean absolute error.
 
-    The total DOS grows with the cell and the embedding of a crystal does not, so labels are
-    standardised per atom and predictions multiplied by the number of atoms.
+    The total DOS grows with the cell and the embedding of a crystal does not, so extensive
+    labels are standardised per atom and predictions multiplied by the number of atoms.
+    A bin in which the training set hardly varies is scaled with `MIN_STD` of the mean deviation:
+    by its own, a first imaginary mode would weigh as much as all other bins together.
     """
+
+    MIN_STD = 0.05
 
     name = "standard-mae"
     output = "absolute"
@@ -51,20 +67,22 @@ class StandardMAE(Setting):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, extensive: bool = True) -> None:
+        super().__init__(size, extensive)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
     @override
     def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
-        per_atom = spectra / n_atoms[:, None]
-        self.mean.copy_(per_atom.mean(0))
-        self.std.copy_(per_atom.std(0).clamp_min(1e-6))
+        scaled = spectra / self._units(n_atoms)
+        std = scaled.std(0, correction=0)
+        floor = max(self.MIN_STD * float(std.mean()), 1e-6)
+        self.mean.copy_(scaled.mean(0))
+        self.std.copy_(std.clamp_min(floor))
 
     @override
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        return (spectra / n_atoms[:, None] - self.mean) / self.std
+        return (spectra / self._units(n_atoms) - self.mean) / self.std
 
     @override
     def activate(self, logits: Tensor) -> Tensor:
@@ -76,14 +94,15 @@ class StandardMAE(Setting):
 
     @override
     def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
-        return (logits * self.std + self.mean).clamp_min(0.0) * n_atoms[:, None]
+        return (logits * self.std + self.mean).clamp_min(0.0) * self._units(n_atoms)
+
+    def _units(self, n_atoms: Tensor) -> Tensor:
+        """What spectra are divided by, shape (B, 1)."""
+        return n_atoms[:, None] if self.extensive else torch.ones_like(n_atoms[:, None])
 
 
 class _SumNorm(Setting):
     output = "sum-normalized"
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
 
     @override
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
@@ -119,9 +138,6 @@ class MaxNormMSE(Setting):
 
     name = "maxnorm-mse"
     output = "max-normalized"
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
 
     @override
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:

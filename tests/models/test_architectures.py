@@ -1,0 +1,190 @@
+"""What holds for every architecture under every setting."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_examples import (
+    batch_of,
+    permuted,
+    random_crystals,
+    random_spectra,
+    rocksalt,
+    rotated,
+    supercell,
+)
+from torch import nn
+
+from models.architectures import ARCHITECTURES, build_model
+from models.errors import ModelError
+from models.graph import GraphBatch
+from models.losses import SETTINGS, Setting
+
+SIZE = 16
+ENCODER = {"layers": 2, "width": 32}
+SMALL: dict[str, dict[str, Any]] = {
+    "mat2spec": {
+        "encoder": ENCODER,
+        "latent": 16,
+        "components": 4,
+        "embedding": 32,
+        "projection": 48,
+    },
+}
+
+
+def small_model(architecture: str, **changes: Any) -> nn.Module:
+    return build_model(architecture, SIZE, SMALL[architecture] | changes)
+
+
+@cache
+def trained_model(architecture: str) -> nn.Module:
+    """A model that tells materials apart, so that an invariance it lacks would show."""
+    return fit(*prepared(architecture, "sumnorm-kl", dropout=0.0))
+
+
+def fit(
+    model: nn.Module, setting: Setting, batch: GraphBatch, target: torch.Tensor, steps: int = 160
+) -> nn.Module:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.losses(batch, target, setting)["total"].backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def prepared(
+    architecture: str, setting_name: str, n: int = 8, **changes: Any
+) -> tuple[nn.Module, Setting, GraphBatch, torch.Tensor]:
+    """A small model, its setting, a batch and the scaled labels of it."""
+    torch.manual_seed(0)
+    batch = batch_of(random_crystals(n))
+    spectra = random_spectra(n, SIZE) * batch.n_atoms[:, None]
+    setting = SETTINGS[setting_name](SIZE)
+    setting.fit(spectra, batch.n_atoms)
+    fields = type(small_model(architecture).config).model_fields
+    changes = {k: v for k, v in changes.items() if k in fields}
+    target = setting.target(spectra, batch.n_atoms)
+    return small_model(architecture, **changes), setting, batch, target
+
+
+def shapes(model: nn.Module, batch: GraphBatch) -> torch.Tensor:
+    """SumNorm spectra."""
+    with torch.inference_mode():
+        return model(batch).softmax(-1)
+
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_setting = pytest.mark.parametrize("setting_name", SETTINGS)
+
+
+@every_architecture
+@pytest.mark.parametrize("size", [16, 51, 128])
+def test_any_grid_length(architecture: str, size: int) -> None:
+    model = build_model(architecture, size, SMALL[architecture]).eval()
+    logits = model(batch_of(random_crystals(3)))
+    assert logits.shape == (3, size)
+    assert logits.isfinite().all()
+
+
+@every_architecture
+def test_the_order_of_the_atoms_does_not_matter(architecture: str) -> None:
+    model, crystals = trained_model(architecture), random_crystals(6)
+    rng = np.random.default_rng(0)
+    shuffled = [permuted(c, rng.permutation(len(c))) for c in crystals]
+    torch.testing.assert_close(
+        shapes(model, batch_of(shuffled)), shapes(model, batch_of(crystals)), atol=1e-5, rtol=1e-4
+    )
+
+
+@every_architecture
+@pytest.mark.parametrize("repeats", [(2, 1, 1), (1, 2, 3)])
+def test_a_supercell_has_the_same_spectrum(
+    architecture: str, repeats: tuple[int, int, int]
+) -> None:
+    model, crystals = trained_model(architecture), [rocksalt(), *random_crystals(5)]
+    larger = [supercell(c, repeats) for c in crystals]
+    torch.testing.assert_close(
+        shapes(model, batch_of(larger)), shapes(model, batch_of(crystals)), atol=1e-5, rtol=1e-4
+    )
+
+
+@every_architecture
+def test_a_rotation_does_not_matter(architecture: str) -> None:
+    model, crystals = trained_model(architecture), [rocksalt(), *random_crystals(5)]
+    turned = [rotated(c, seed) for seed, c in enumerate(crystals)]
+    torch.testing.assert_close(
+        shapes(model, batch_of(turned)), shapes(model, batch_of(crystals)), atol=1e-5, rtol=1e-4
+    )
+
+
+@every_architecture
+def test_structure_and_elements_do_matter(architecture: str) -> None:
+    model = trained_model(architecture)
+    one, strained, other = shapes(
+        model, batch_of([rocksalt(), rocksalt(a=5.0), rocksalt(cation=3)])
+    )
+    assert (one - strained).abs().max() > 1e-3
+    assert (one - other).abs().max() > 1e-3
+
+
+@every_architecture
+def test_the_rest_of_the_batch_does_not_matter_in_evaluation(architecture: str) -> None:
+    model, crystals = trained_model(architecture), random_crystals(7)
+    together = shapes(model, batch_of(crystals))
+    alone = torch.cat([shapes(model, batch_of([c])) for c in crystals])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-4)
+
+
+@every_architecture
+@every_setting
+def test_gradients_reach_every_parameter(architecture: str, setting_name: str) -> None:
+    model, setting, batch, target = prepared(architecture, setting_name, dropout=0.0)
+    model.train()
+    model.losses(batch, target, setting)["total"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@every_architecture
+@every_setting
+def test_overfits_eight_materials(architecture: str, setting_name: str) -> None:
+    """A tenth of the error of the mean spectrum, in evaluation mode."""
+    model, setting, batch, target = prepared(architecture, setting_name, dropout=0.0)
+    if setting_name == "sumnorm-kl":
+        model = trained_model(architecture)
+    else:
+        fit(model, setting, batch, target)
+    with torch.inference_mode():
+        error = (setting.activate(model(batch)) - target).abs().mean()
+    baseline = (target - target.mean(0)).abs().mean()
+    assert error < 0.1 * baseline
+
+
+@every_architecture
+def test_losses_are_named_scalars(architecture: str) -> None:
+    model, setting, batch, target = prepared(architecture, "sumnorm-kl")
+    losses = model.losses(batch, target, setting)
+    assert {"total", "prediction"} <= losses.keys()
+    assert all(value.dim() == 0 and value.isfinite() for value in losses.values())
+
+
+@every_architecture
+def test_a_wrong_configuration_is_one_line(architecture: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{architecture} configuration, colour: .*$"):
+        build_model(architecture, SIZE, {"colour": "red"})
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(ModelError, match="unknown architecture 'cgcnn'; there are mat2spec"):
+        build_model("cgcnn", SIZE)

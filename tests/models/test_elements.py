@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+
+from models.crystal import ELEMENTS
+from models.elements import element_descriptors
+
+# First and last column of each property.
+GROUP, PERIOD, VALENCE, BLOCK = (0, 18), (18, 25), (45, 57), (77, 81)
+
+
+def value(z: int, columns: tuple[int, int]) -> int:
+    row = element_descriptors()[z, slice(*columns)]
+    assert row.sum() == 1
+    return int(row.argmax()) + 1
+
+
+def test_the_table_is_binary_with_92_columns() -> None:
+    table = element_descriptors()
+    assert table.shape == (104, 92)
+    assert set(np.unique(table)) == {0.0, 1.0}
+    assert not table[0].any()
+
+
+def test_every_element_is_described_and_distinct() -> None:
+    rows = element_descriptors()[1:]
+    alike = [
+        (ELEMENTS[i + 1], ELEMENTS[j + 1])
+        for i in range(len(rows))
+        for j in range(i)
+        if (rows[i] == rows[j]).all()
+    ]
+    assert alike == []
+
+
+def test_well_known_elements() -> None:
+    assert [value(z, GROUP) for z in (1, 2, 8, 11, 26, 35)] == [1, 18, 16, 1, 8, 17]
+    assert [value(z, PERIOD) for z in (1, 2, 8, 11, 26, 57, 103)] == [1, 1, 2, 3, 4, 6, 7]
+    assert [value(z, VALENCE) for z in (2, 6, 8, 11, 26, 30, 31, 82)] == [2, 4, 6, 1, 8, 12, 3, 4]
+    assert [value(z, BLOCK) for z in (11, 8, 26, 58)] == [1, 2, 3, 4]
+
+
+def test_at_most_one_bin_of_each_property() -> None:
+    table = element_descriptors()
+    start = 0
+    for size in (18, 7, 10, 10, 12, 10, 10, 4, 11):
+        assert table[:, start : start + size].sum(1).max() == 1
+        start += size
+    assert start == 92
+
+
+def test_the_table_cannot_be_changed_by_accident() -> None:
+    assert not element_descriptors().flags.writeable

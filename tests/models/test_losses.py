@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from model_examples import random_spectra
+from scipy.stats import wasserstein_distance
+from torch.distributions import Independent, Normal, kl_divergence
+
+from models.losses import SETTINGS, Setting, alignment_loss, contrastive_loss, gaussian_kl
+from models.metrics import mae, mse, r2, spectrum_metrics, wasserstein_distances
+
+SIZE = 16
+
+
+def gaussians(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(n, d, generator=generator, dtype=torch.float64),
+        0.5 * torch.randn(n, d, generator=generator, dtype=torch.float64),
+    )
+
+
+def distribution(mean: torch.Tensor, logvar: torch.Tensor) -> Independent:
+    return Independent(Normal(mean, (0.5 * logvar).exp()), 1)
+
+
+def test_kl_equals_torch_distributions() -> None:
+    p, q = gaussians(3, 5, 0), gaussians(4, 5, 1)
+    expected = [
+        [kl_divergence(distribution(*a), distribution(*b)) for b in zip(*q, strict=True)]
+        for a in zip(*p, strict=True)
+    ]
+    torch.testing.assert_close(gaussian_kl(*p, *q), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_kl_equals_a_monte_carlo_estimate() -> None:
+    p, q = gaussians(2, 3, 2), gaussians(2, 3, 3)
+    for i in range(2):
+        for j in range(2):
+            p_i, q_j = distribution(p[0][i], p[1][i]), distribution(q[0][j], q[1][j])
+            x = p_i.sample((400_000,))
+            log_ratio = p_i.log_prob(x) - q_j.log_prob(x)
+            error = 5 * log_ratio.std() / len(x) ** 0.5
+            estimate = log_ratio.mean().item()
+            assert gaussian_kl(*p, *q)[i, j].item() == pytest.approx(estimate, abs=error.item())
+
+
+def test_alignment_equals_a_double_loop_and_bounds_the_divergence_of_the_mixtures() -> None:
+    n_crystals, n_bins, n_components, d = 2, 5, 3, 2
+    label = gaussians(n_bins, d, 0)
+    flat = gaussians(n_crystals * n_components, d, 1)
+    feature = tuple(t.reshape(n_crystals, n_components, d) for t in flat)
+    alpha = torch.rand(n_crystals, n_bins, dtype=torch.float64).softmax(-1)
+    beta = torch.rand(n_crystals, n_components, dtype=torch.float64).softmax(-1)
+    totals = []
+    for b in range(n_crystals):
+        total = torch.zeros((), dtype=torch.float64)
+        for i in range(n_bins):
+            for j in range(n_components):
+                p_i = distribution(label[0][i], label[1][i])
+                q_j = distribution(feature[0][b, j], feature[1][b, j])
+                total = total + alpha[b, i] * beta[b, j] * kl_divergence(p_i, q_j)
+        totals.append(total)
+    expected = torch.stack(totals)
+    found = alignment_loss(alpha, label, beta, (feature[0], feature[1]))
+    torch.testing.assert_close(found, expected.mean())
+
+    for b in range(n_crystals):
+        mixture_p = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(alpha[b]), distribution(*label)
+        )
+        mixture_q = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(beta[b]), distribution(feature[0][b], feature[1][b])
+        )
+        x = mixture_p.sample((50_000,))
+        divergence = (mixture_p.log_prob(x) - mixture_q.log_prob(x)).mean()
+        assert 0 < divergence < expected[b]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_contrastive_loss_equals_a_direct_double_loop(temperature: float) -> None:
+    """Eq. 8, without the positive pair in the denominator."""
+    label, feature = torch.randn(5, 7), torch.randn(5, 7)
+    total = 0.0
+    for b in range(5):
+        similarity = [
+            float(label[b] @ feature[c] / (label[b].norm() * feature[c].norm())) / temperature
+            for c in range(5)
+        ]
+        others = sum(np.exp(similarity[c]) for c in range(5) if c != b)
+        total -= np.log(np.exp(similarity[b]) / others)
+    assert contrastive_loss(label, feature, temperature).item() == pytest.approx(total / 5)
+
+
+def test_contrastive_loss_of_one_crystal_is_zero() -> None:
+    assert contrastive_loss(torch.randn(1, 7), torch.randn(1, 7)) == 0
+
+
+def test_wasserstein_loss_and_metric_equal_scipys() -> None:
+    label, logits = random_spectra(6, SIZE), torch.randn(6, SIZE)
+    setting = fitted("sumnorm-wd", label, torch.ones(6))
+    target = setting.target(label, torch.ones(6))
+    bins = np.arange(SIZE)
+    expected = [
+        wasserstein_distance(bins, bins, p, t)
+        for p, t in zip(logits.softmax(-1).numpy(), target.numpy(), strict=True)
+    ]
+    assert setting.loss(logits, target).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    found = wasserstein_distances(logits.softmax(-1).numpy(), label.numpy(), bin_width=0.25)
+    np.testing.assert_allclose(found, 0.25 * np.array(expected), rtol=1e-4)
+
+
+def test_kl_loss_equals_its_definition() -> None:
+    label, logits = random_spectra(4, SIZE), torch.randn(4, SIZE)
+    setting = SETTINGS["sumnorm-kl"](SIZE)
+    target = setting.target(label, torch.ones(4))
+    expected = (target * (target / logits.softmax(-1)).log()).sum(-1).mean()
+    torch.testing.assert_close(setting.loss(logits, target), expected)
+
+
+def test_kl_loss_of_an_empty_bin_is_finite() -> None:
+    label = torch.tensor([[0.0, 1.0, 3.0]])
+    setting = SETTINGS["sumnorm-kl"](3)
+    assert setting.loss(torch.zeros(1, 3), setting.target(label, torch.ones(1))).isfinite()
+
+
+def fitted(name: str, spectra: torch.Tensor, n_atoms: torch.Tensor) -> Setting:
+    setting = SETTINGS[name](spectra.shape[-1])
+    setting.fit(spectra, n_atoms)
+    return setting
+
+
+def logits_of(name: str, target: torch.Tensor) -> torch.Tensor:
+    """Logits that `activate` turns into the target."""
+    if name == "standard-mae":
+        return target
+    if name == "maxnorm-mse":
+        return torch.log(torch.expm1(target))
+    return target.log()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_perfect_network_gives_the_label_back_without_loss(name: str) -> None:
+    n_atoms = torch.tensor([1, 2, 3, 4, 5])
+    spectra = random_spectra(5, SIZE) * n_atoms[:, None]
+    setting = fitted(name, spectra, n_atoms)
+    target = setting.target(spectra, n_atoms)
+    logits = logits_of(name, target)
+    torch.testing.assert_close(setting.activate(logits), target, atol=1e-5, rtol=1e-4)
+    assert abs(setting.loss(logits, target).item()) < 1e-5
+    expected = {
+        "absolute": spectra,
+        "sum-normalized": spectra / spectra.sum(-1, keepdim=True),
+        "max-normalized": spectra / spectra.amax(-1, keepdim=True),
+    }[setting.output]
+    torch.testing.assert_close(setting.decode(logits, n_atoms), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_targets_and_predictions_do_not_depend_on_the_size_of_the_cell(name: str) -> None:
+    n_atoms = torch.tensor([1, 2, 3, 4, 5])
+    spectra = random_spectra(5, SIZE) * n_atoms[:, None]
+    setting = fitted(name, spectra, n_atoms)
+    torch.testing.assert_close(
+        setting.target(spectra, n_atoms), setting.target(3 * spectra, 3 * n_atoms)
+    )
+
+
+def test_standard_targets_have_zero_mean_and_unit_variance_per_bin() -> None:
+    n_atoms = torch.randint(1, 9, (200,))
+    spectra = random_spectra(200, SIZE) * n_atoms[:, None]
+    target = fitted("standard-mae", spectra, n_atoms).target(spectra, n_atoms)
+    torch.testing.assert_close(target.mean(0), torch.zeros(SIZE), atol=1e-4, rtol=0)
+    torch.testing.assert_close(target.std(0), torch.ones(SIZE), atol=1e-2, rtol=0)
+
+
+def test_a_bin_that_is_empty_in_training_does_not_blow_up_later() -> None:
+    """Imaginary modes: a first such label would otherwise weigh a million times the others."""
+    train = random_spectra(50, SIZE)
+    train[:, 0] = 0.0
+    setting = fitted("standard-mae", train, torch.ones(50))
+    later = random_spectra(1, SIZE, seed=9)
+    later[0, 0] = 0.5
+    assert setting.target(later, torch.ones(1)).abs().max() < 100
+
+
+def test_statistics_of_a_single_spectrum_are_finite() -> None:
+    setting = fitted("standard-mae", random_spectra(1, SIZE), torch.ones(1))
+    assert setting.target(random_spectra(2, SIZE), torch.ones(2)).isfinite().all()
+
+
+def test_settings_carry_their_statistics_in_the_state() -> None:
+    spectra, n_atoms = random_spectra(9, SIZE), torch.ones(9)
+    setting = fitted("standard-mae", spectra, n_atoms)
+    other = SETTINGS["standard-mae"](SIZE)
+    other.load_state_dict(setting.state_dict())
+    torch.testing.assert_close(other.target(spectra, n_atoms), setting.target(spectra, n_atoms))
+
+
+def test_metrics_by_hand() -> None:
+    label = np.array([[1.0, 3.0], [3.0, 1.0]])
+    prediction = np.array([[1.0, 3.0], [2.0, 2.0]])
+    assert mae(prediction, label) == 0.5
+    assert mse(prediction, label) == 0.5
+    assert r2(prediction, label) == 1 - 2 / 4
+    assert r2(label, label) == 1.0
+    assert r2(np.broadcast_to(label.mean(0), label.shape), label) == 0.0
+    np.testing.assert_allclose(wasserstein_distances(prediction, label, 0.5), [0, 0.125])
+    assert set(spectrum_metrics(prediction, label, 0.5)) == {"r2", "mae", "mse", "wd"}
