@@ -7,7 +7,7 @@ store. Every job can be run again: it finds what is done and does the rest.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -384,7 +384,7 @@ def _prediction_documents(
 ) -> Iterator[PredictionDoc]:
     """Predictions with the verdict by the paper's criteria, which is the same for every run."""
     grid = GridDoc(**EDOS_GRID.model_dump())
-    gaps = judge(spectra, candidates, GapCriteria())
+    gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(
             material_id=candidate.material_id,
@@ -399,13 +399,8 @@ def _prediction_documents(
         )
 
 
-def judge(
-    spectra: np.ndarray,
-    documents: Iterable[CandidateDoc | PredictionDoc],
-    criteria: GapCriteria,
-) -> Gaps:
+def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
     """Verdicts on 128-bin spectra (B, 128) in states/eV/cell."""
-    n_atoms = [document.nsites for document in documents]
     edges = EDOS_GRID.edges
     return find_gaps(EDOS_GRID.centers, spectra, criteria, n_atoms, (edges[0], edges[-1]))
 
@@ -449,7 +444,7 @@ def _verdicts(
     if not predictions:
         return
     spectra = np.array([p.spectrum for p in predictions], np.float32)
-    gaps = judge(spectra, predictions, criteria)
+    gaps = judge(spectra, [prediction.nsites for prediction in predictions], criteria)
     positive = gaps.is_gap
     for i, prediction in enumerate(predictions):
         candidate = pending[prediction.key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from screening.cli import candidates, doctor, predict, run, show, train
+from screening.cli import candidates, doctor, predict, run, show, train, validate
 
 app = typer.Typer(
     help="Find materials with a gap just below the Fermi level: predict the eDOS of thousands of "
@@ -18,5 +18,8 @@ app.command("run")(run.run)
 app.command("candidates")(candidates.candidates)
 app.command("show")(show.show)
 app.command("predict")(predict.predict)
+app.command("validate")(validate.validate)
+app.command("status")(validate.status)
+app.command("metrics")(validate.metrics)
 app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)

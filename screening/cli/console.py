@@ -50,7 +50,11 @@ def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-STAGES = {"read": "Reading and filtering", "scored": "Predicting spectra"}
+STAGES = {
+    "read": "Reading and filtering",
+    "scored": "Predicting spectra",
+    "validated": "Calculating with DFT",
+}
 
 
 @contextmanager
