@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
 from screening.sources.mp_client import (
     ATTRIBUTION,
     MaterialsProjectClient,
+    chosen_endpoint,
     find_api_key,
     usual_id,
 )
@@ -95,7 +96,34 @@ class _Kind:
     is_wanted: Callable[[Row], bool] = field(default=lambda row: True)
 
 
-def fetch_edos(out: Path, **options: Any) -> FetchReport:
+class FetchOptions(TypedDict, total=False):
+    """Options of :func:`fetch_edos` and :func:`fetch_phdos`.
+
+    Parameters
+    ----------
+    api_key_file, refresh, cache_dir, endpoint
+        As for :func:`screening.sources.materials_project.open_materials_project`.
+    table : str
+        URI of the Delta table, if it is not that of the Materials Project.
+    storage_options : dict
+        Of the object store, in the names of `deltalake`.
+    progress : callable
+        Called with the materials whose spectrum has come and those that are asked for.
+    sleep : callable
+        For the pauses between attempts.
+    """
+
+    api_key_file: Path | None
+    refresh: bool
+    cache_dir: Path | None
+    endpoint: str | None
+    table: str | None
+    storage_options: dict[str, str] | None
+    progress: Progress | None
+    sleep: Callable[[float], object]
+
+
+def fetch_edos(out: Path, **options: Unpack[FetchOptions]) -> FetchReport:
     """Write the eDOS of all nonmagnetic materials that have one, with their structures.
 
     The file has `material_id`, `formula`, `lattice`, `species` and `frac_coords` as a source
@@ -118,12 +146,19 @@ def fetch_edos(out: Path, **options: Any) -> FetchReport:
     out : Path
         Parquet file to write.
     **options
-        As for :func:`fetch_spectra`.
+        See :class:`FetchOptions`.
+
+    Raises
+    ------
+    ScreeningError
+        In one line; what has been read is kept for the next attempt.
     """
-    return fetch_spectra(out, _edos(), **options)
+    return _fetch(out, _edos(), options)
 
 
-def fetch_phdos(out: Path, method: str = "dfpt", **options: Any) -> FetchReport:
+def fetch_phdos(
+    out: Path, method: Literal["dfpt", "pheasy"] = "dfpt", **options: Unpack[FetchOptions]
+) -> FetchReport:
     """Write the phonon DOS of all materials that have one, with their structures.
 
     The file is like that of :func:`fetch_edos`. `spectrum` has 51 points from 0 to 1000 cm^-1
@@ -134,60 +169,35 @@ def fetch_phdos(out: Path, method: str = "dfpt", **options: Any) -> FetchReport:
     Parameters
     ----------
     out : Path
-    method : str
-        How the phonons were calculated: ``'dfpt'`` or ``'pheasy'``.
-    **options
-        As for :func:`fetch_spectra`.
-    """
-    return fetch_spectra(out, _phdos(method), **options)
-
-
-def fetch_spectra(
-    out: Path,
-    kind: _Kind,
-    *,
-    api_key_file: Path | None = None,
-    refresh: bool = False,
-    cache_dir: Path | None = None,
-    endpoint: str | None = None,
-    table: str | None = None,
-    storage_options: dict[str, str] | None = None,
-    progress: Progress | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> FetchReport:
-    """Fetch one kind of spectra.
-
-    Parameters
-    ----------
-    out : Path
         Parquet file to write.
-    kind : _Kind
-        Of :func:`fetch_edos` or :func:`fetch_phdos`.
-    api_key_file, refresh, cache_dir, endpoint
-        As for :func:`screening.sources.materials_project.open_materials_project`.
-    table : str, optional
-        URI of the Delta table, if it is not that of the Materials Project.
-    storage_options : dict, optional
-        Of the object store, in the names of `deltalake`.
-    progress : callable, optional
-        Called with the materials whose spectrum has come and those that are asked for.
-    sleep : callable, optional
+    method : str
+        How the phonons were calculated.
+    **options
+        See :class:`FetchOptions`.
 
     Raises
     ------
     ScreeningError
         In one line; what has been read is kept for the next attempt.
     """
+    return _fetch(out, _phdos(method), options)
+
+
+def _fetch(out: Path, kind: _Kind, options: FetchOptions) -> FetchReport:
+    endpoint = chosen_endpoint(options.get("endpoint"))
+    sleep = options.get("sleep", time.sleep)
+    progress = options.get("progress")
 
     def connect() -> MaterialsProjectClient:
-        return MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
+        return MaterialsProjectClient(find_api_key(options.get("api_key_file")), endpoint, sleep)
 
-    cache = TableCache(cache_dir or default_cache(), kind.query.criteria(), kind.layout, endpoint)
-    facts = cached_table(connect, kind.query, cache, refresh=refresh)
+    folder = options.get("cache_dir") or default_cache()
+    cache = TableCache(folder, kind.query.criteria(), kind.layout, endpoint)
+    facts = cached_table(connect, kind.query, cache, refresh=options.get("refresh", False))
     materials, left_out = _materials(cache.table)
 
-    uri = table or kind.uri
-    delta = _open_delta(uri, {**PUBLIC_STORE, **(storage_options or {})})
+    uri = options.get("table") or kind.uri
+    delta = _open_delta(uri, {**PUBLIC_STORE, **(options.get("storage_options") or {})})
     parts = _Parts(out, kind, [uri, str(delta.version()), facts.database_version, facts.query])
     found = 0
     for fragment in _fragments(delta):
@@ -338,7 +348,7 @@ class _Parts:
         import pyarrow.parquet as pq
 
         part = self._part(path)
-        unfinished = part.with_suffix(".unfinished")
+        unfinished = part.with_suffix(f".{os.getpid()}.unfinished")
         try:
             pq.write_table(pa.Table.from_pylist(rows, _part_schema(self._kind)), unfinished)
             os.replace(unfinished, part)
@@ -355,6 +365,7 @@ class _Parts:
         return pa.concat_tables([_part_schema(self._kind).empty_table(), *parts])
 
     def remove(self) -> None:
+        """Forget all parts."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _state(self) -> str | None:

@@ -18,7 +18,13 @@ from screening.filters import ScreeningFilters
 from screening.sources.base import Source, digest
 from screening.sources.files import flag, number
 from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
-from screening.sources.mp_client import ATTRIBUTION, MaterialsProjectClient, find_api_key, usual_id
+from screening.sources.mp_client import (
+    ATTRIBUTION,
+    MaterialsProjectClient,
+    chosen_endpoint,
+    find_api_key,
+    usual_id,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,6 +202,7 @@ def open_materials_project(
     from screening.sources.parquet import ParquetSource
 
     ids = _checked_ids(material_ids)
+    endpoint = chosen_endpoint(endpoint)
     query = Query.of(filters or ScreeningFilters(unknown="drop"), ids)
 
     def connect() -> MaterialsProjectClient:

@@ -167,7 +167,7 @@ class TableCache:
         import pyarrow.parquet as pq
 
         path = self._page(page)
-        unfinished = path.with_suffix(".unfinished")
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
         try:
             pq.write_table(pa.Table.from_pylist(rows, self.layout.schema()), unfinished)
             os.replace(unfinished, path)
@@ -180,7 +180,7 @@ class TableCache:
         import pyarrow.parquet as pq
 
         schema = self.layout.schema().with_metadata(facts.metadata())
-        unfinished = self.table.with_suffix(".unfinished")
+        unfinished = self.table.with_suffix(f".{os.getpid()}.unfinished")
         try:
             with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
                 for path in sorted(self._pages.glob("*.parquet")):
@@ -207,6 +207,6 @@ class TableCache:
 
 
 def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     unfinished.write_text(text)
     os.replace(unfinished, path)

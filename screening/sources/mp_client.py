@@ -59,6 +59,11 @@ def find_api_key(key_file: Path | None = None) -> str:
     return key
 
 
+def chosen_endpoint(endpoint: str | None) -> str | None:
+    """Address of the server: the one given, that of `MP_API_ENDPOINT`, or None for the usual."""
+    return endpoint or os.environ.get("MP_API_ENDPOINT") or None
+
+
 def usual_id(identifier: str) -> str:
     """Id in the form that users and publications know: ``"mp-149"`` for ``"mp-aaaaaaft"``.
 
@@ -186,7 +191,10 @@ class MaterialsProjectClient:
             return "the Materials Project asks for fewer requests (429): try again later"
         if status and status >= 500:
             return f"the Materials Project's server has a problem ({status}): try again later"
-        return f"cannot reach the Materials Project, is there a network? ({_shorten(text)})"
+        if any(word in lower for word in ("max retries exceeded", "timed out", "resolve")):
+            host = self._endpoint or "api.materialsproject.org"
+            return f"cannot reach the Materials Project ({host}): is there a network?"
+        return f"the Materials Project's answer is broken ({_shorten(text)}): try again later"
 
 
 def _status(error: Exception) -> int | None:

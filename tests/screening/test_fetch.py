@@ -1,7 +1,11 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -296,20 +300,27 @@ def test_training_file_holds_what_the_database_has(edos, store, tmp_path):
 
 
 @pytest.mark.mongo
-def test_fetch_that_is_killed_ends_with_the_same_file(edos, store, tmp_path):
+def test_fetch_that_is_killed_ends_with_the_same_file(edos, server, store, tmp_path):
     tables = [edos_table(range(k, k + 10)) for k in range(0, 60, 10)]
     uri = put(store, *tables)
     undisturbed = edos(uri, out="one.parquet").path
 
-    class Killed(BaseException):
-        pass
+    script = f"""
+import os, signal
+from pathlib import Path
+from screening.fetch import fetch_edos
 
-    def die(done, total):
-        if done > total / 2:
-            raise Killed
+def die(done, total):
+    if done > total / 2:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(Killed):
-        edos(uri, out="two.parquet", progress=die)
+fetch_edos(
+    Path({str(tmp_path / "two.parquet")!r}), endpoint={server!r}, table={uri!r},
+    cache_dir=Path({str(tmp_path / "cache")!r}), storage_options={store[0]!r}, progress=die,
+)
+"""
+    child = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    assert child.returncode == -signal.SIGKILL
     parts = list((tmp_path / "two.parquet.parts").glob("*.parquet"))
     assert 1 <= len(parts) < 6
     parts[0].write_bytes(parts[0].read_bytes()[:200])  # half-written by the crash

@@ -332,6 +332,19 @@ def test_answer_is_kept_and_asked_for_again_on_refresh(mp, server, no_key, monke
 
 
 @pytest.mark.mongo
+def test_answers_of_another_server_are_kept_apart(mp, server, monkeypatch, tmp_path):
+    address, faults, _ = server
+    first = mp()
+    monkeypatch.setenv("MP_API_ENDPOINT", address)
+    asked = len(faults.requests)
+    assert [c.material_id for c in mp(endpoint=None)] == [c.material_id for c in first]
+    assert len(faults.requests) == asked  # the same server
+    monkeypatch.setenv("MP_API_ENDPOINT", address.replace("127.0.0.1", "localhost"))
+    mp(endpoint=None)
+    assert len(faults.requests) > asked
+
+
+@pytest.mark.mongo
 def test_table_says_where_it_comes_from_and_holds_no_key(mp, tmp_path):
     source = mp()
     (path,) = tmp_path.glob("*.parquet")
@@ -371,6 +384,8 @@ def test_faults_that_pass_are_waited_out(mp, server, monkeypatch, fault):
         ((403, b"<html>error code: 1020</html>"), "refuses this machine's requests"),
         ((400, b'{"detail":"parameters which cannot be used"}'), "too old or too new"),
         ((404, b'{"message":"no Route matched with those values"}'), "too old or too new"),
+        ("cut", "answer is broken"),
+        ((200, b"<html>maintenance</html>"), "answer is broken"),
         (SERVER_ERROR, "has a problem .500.: try again later"),
         ((429, b"{}", [(b"retry-after", b"0")]), "fewer requests"),
     ],
