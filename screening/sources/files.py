@@ -200,7 +200,7 @@ def read_structures(path: Path) -> Iterator[SourceItem]:
     yield from items
 
 
-def one_line(error: BaseException, length: int = 200) -> str:
+def one_line(error: BaseException | str, length: int = 200) -> str:
     """Message of an error in one line, its type if it has none."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
     message = " ".join(text.split()) or type(error).__name__
@@ -208,16 +208,25 @@ def one_line(error: BaseException, length: int = 200) -> str:
 
 
 def _read_cif(path: Path) -> Iterator[SourceItem]:
-    from pymatgen.io.cif import CifParser
+    from pymatgen.io.cif import CifFile, CifParser
 
     parser = CifParser(path)
     try:
         structures = parser.parse_structures(primitive=False, on_error="ignore")
-    except ValueError:
-        problems = [w.split("\n", 1)[-1] for w in parser.warnings if "No structure parsed" in w]
-        raise ValueError(problems[-1] if problems else "no structure in it") from None
+    except ValueError:  # raised when there is none
+        structures = []
+    blocks = list(CifFile.from_file(path).data.values())
+    broken = {}  # reasons by the number of the block; blocks without atoms are none
+    for warning in parser.warnings:
+        match = re.match(r"No structure parsed for section (\d+) in CIF\.\n(.*)", warning, re.S)
+        if match and any(k.startswith("_atom_site") for k in blocks[int(match[1]) - 1].data):
+            broken[int(match[1])] = one_line(match[2])
+    if not structures:
+        raise ValueError(next(iter(broken.values()), "no structure in it"))
     for structure in structures:
         yield _from_structure(id_of(path), structure, path)
+    for block, reason in broken.items():
+        yield Unreadable(f"{id_of(path)}-block-{block}", f"does not parse: {reason}")
 
 
 def _read_poscar(path: Path) -> Iterator[SourceItem]:

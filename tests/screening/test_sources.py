@@ -313,6 +313,16 @@ def test_cif_with_several_blocks(tmp_path):
     assert list(items(path)) == ["two", "two-2"]
 
 
+def test_broken_block_of_a_cif_is_told(tmp_path):
+    path = tmp_path / "three.cif"
+    nothing = "data_global\n_journal_year 2020\n"
+    path.write_text(nothing + cif().replace("5.64", "x.y", 1) + cif().replace("NaCl", "other"))
+    good, bad = open_source(path)
+    assert isinstance(good, Candidate)
+    assert bad.material_id == "three-block-2"
+    assert "does not parse" in bad.reason
+
+
 BAD_FILES = [
     ("bad.cif", "this is no CIF", "does not parse"),
     ("bad.cif", "", "does not parse"),
