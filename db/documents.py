@@ -23,10 +23,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 
 SCHEMA_VERSION = 1
+STORED = {"stored": True}  # validation context of what a store reads: spectra are rounded already
 MAX_DEPTH = 32  # levels of nesting in a free dict; MongoDB allows 100 in a whole document
 INT64 = 2**63
 
@@ -45,13 +47,15 @@ def utc_now() -> datetime:
 
 
 def _in_utc_milliseconds(time: datetime) -> datetime:
+    if time.tzinfo is UTC and not time.microsecond % 1000:
+        return time
     time = time.astimezone(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-def _in_single_precision(values: Any) -> Any:
+def _in_single_precision(values: Any, info: ValidationInfo) -> Any:
     """Rounded list of a sequence of numbers; anything else is left for pydantic to refuse."""
-    if isinstance(values, (str, bytes, dict)):
+    if isinstance(values, (str, bytes, dict)) or info.context is STORED:
         return values
     try:
         array = np.asarray(values)
@@ -105,7 +109,8 @@ def _needs_plain_copy(value: Any, depth: int) -> bool:
         copy = False
         for key, item in value.items():
             _check_key(key)
-            copy |= _needs_plain_copy(item, depth + 1)
+            if item is not None and type(item) is not bool:
+                copy |= _needs_plain_copy(item, depth + 1)
         return copy
     if kind is list or kind is tuple:
         copy = kind is tuple
@@ -117,6 +122,12 @@ def _needs_plain_copy(value: Any, depth: int) -> bool:
         _needs_plain_copy(plain, depth + 1)
         return True
     raise ValueError(f"{kind.__name__} is not a JSON value")
+
+
+def _check_keys(document: dict[str, Any]) -> dict[str, Any]:
+    for key in document:
+        _check_key(key)
+    return document
 
 
 def _plain(value: Any) -> Any:
@@ -159,8 +170,8 @@ Flag = Annotated[bool, Field(strict=True)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc_milliseconds)]
 SpectrumValues = Annotated[list[Number], BeforeValidator(_in_single_precision)]
 FreeDict = Annotated[dict[str, Any], AfterValidator(check_free_dict)]
-Counts = Annotated[dict[str, Count], AfterValidator(check_free_dict)]
-Flags = Annotated[dict[str, Flag], AfterValidator(check_free_dict)]
+Counts = Annotated[dict[str, Count], AfterValidator(_check_keys)]
+Flags = Annotated[dict[str, Flag], AfterValidator(_check_keys)]
 
 
 class Model(BaseModel):

@@ -45,7 +45,7 @@ from pymongo.errors import (
 from db import documents as schema
 from db.documents import Verdict
 from db.errors import StoreError
-from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query
+from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, mask_uri
 
@@ -57,7 +57,9 @@ PATIENCE = 60.0  # s that a server may be away
 OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
 TIMEOUT = 30.0  # s for one operation
 MIN_TIMEOUT = 1.0  # s for the last attempt
-PAGE = 500  # documents that a reader takes at a time
+IDS_PAGE = 100_000  # identifiers in a message
+PAGE = 5000  # documents that a reader takes at a time
+PAGE_WITH_STRUCTURES = 1000
 
 INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "runs": (("created_at",),),
@@ -138,31 +140,43 @@ class MongoStore(ScreeningStore):
     # reading
 
     def _find(self, query: Query[Any]) -> Iterator[Raw]:
+        """The first page at once; only if there is more, all ids and then page by page."""
         if query.limit == 0:
             return
-        ids = self._call(lambda: self._ids(query))
         projection = _projection(query.with_structure)
-        for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE]
+        size = PAGE_WITH_STRUCTURES if query.with_structure else PAGE
+        limit = size if query.limit is None else min(size, query.limit)
+        first = self._call(lambda: list(self._cursor(query, projection, limit)))
+        seen = {raw.pop("_id") for raw in first}
+        yield from first
+        if len(first) < size or query.limit == size:
+            return
+        ids = [name for name in self._call(lambda: self._ids(query)) if name not in seen]
+        for page in batched(ids, size):
             found = self._call(partial(self._page, query.collection, page, projection))
             for identifier in page:
                 if identifier in found:
                     yield found[identifier]
 
     def _ids(self, query: Query[Any]) -> list[Any]:
-        cursor = self._collection(query.collection).find(_filter(query), {"_id": 1})
+        return [raw["_id"] for raw in self._cursor(query, {"_id": 1}, query.limit or 0)]
+
+    def _cursor(
+        self, query: Query[Any], projection: Raw | None, limit: int
+    ) -> pymongo.cursor.Cursor[Raw]:
+        """Cursor that takes a limit in one message; 0 is none."""
+        cursor = self._collection(query.collection).find(_filter(query), projection, limit=limit)
+        cursor = cursor.batch_size(limit + 1 if limit else IDS_PAGE)
         if query.sort_by is not None:
             order = pymongo.DESCENDING if query.descending else pymongo.ASCENDING
             cursor = cursor.sort([(query.sort_by, order), ("_id", pymongo.ASCENDING)])
-        if query.limit is not None:
-            cursor = cursor.limit(query.limit)
-        return [raw["_id"] for raw in cursor]
+        return cursor
 
     def _page(
         self, collection: Collection[Any], ids: list[Any], projection: Raw | None
     ) -> dict[Any, Raw]:
         cursor = self._collection(collection).find({"_id": {"$in": ids}}, projection)
-        return {raw.pop("_id"): raw for raw in cursor.batch_size(PAGE)}
+        return {raw.pop("_id"): raw for raw in cursor.batch_size(len(ids) + 1)}
 
     def _lookup(
         self, collection: Collection[Any], keys: list[Key], with_structure: bool
@@ -211,14 +225,7 @@ class MongoStore(ScreeningStore):
         self._bulk(collection, [_upsert(collection, document, mode) for document in documents])
 
     def _update_verdicts(self, verdicts: list[Verdict]) -> int:
-        operations = [
-            UpdateOne(
-                dict(zip(CANDIDATES.key_fields, verdict.key, strict=True)),
-                {"$set": {field: _plain(getattr(verdict, field)) for field in VERDICT_FIELDS}},
-            )
-            for verdict in verdicts
-        ]
-        return self._bulk(CANDIDATES, operations)
+        return self._bulk(CANDIDATES, [_verdict_update(verdict) for verdict in verdicts])
 
     def _bulk(self, collection: Collection[Any], operations: list[Any]) -> int:
         """Run a bulk write; returns how many stored documents it matched."""
@@ -523,6 +530,13 @@ def _upsert(collection: Collection[D], document: D, mode: WriteMode) -> Any:
     if "created_at" in values:
         update["$setOnInsert"] = {"created_at": values.pop("created_at")}
     return UpdateOne(key, update, upsert=True)
+
+
+def _verdict_update(verdict: Verdict) -> UpdateOne:
+    return UpdateOne(
+        dict(zip(CANDIDATES.key_fields, verdict.key, strict=True)),
+        {"$set": {field: _plain(getattr(verdict, field)) for field in VERDICT_FIELDS}},
+    )
 
 
 def _key_of_largest(operations: list[Any]) -> str:

@@ -17,6 +17,7 @@ import orjson
 from pydantic import ValidationError
 
 from db.documents import (
+    STORED,
     CandidateDoc,
     CandidateState,
     PredictionDoc,
@@ -233,7 +234,7 @@ class ScreeningStore(ABC):
     def _read(self, collection: Collection[D], raw: dict[str, Any]) -> D | None:
         """Document of what is stored; None, with a problem noted, if it is not one."""
         try:
-            return collection.document.model_validate(raw)
+            return collection.document.model_validate(raw, context=STORED)
         except ValidationError as error:
             key = ", ".join(f"{raw.get(field)!s:.80}" for field in collection.key_fields)
             self.note(Problem(collection.name, key, describe(error)))
@@ -266,7 +267,7 @@ class ScreeningStore(ABC):
         for batch in _batches_of_keys(RUNS, [(run_id,)]):
             for raw in self._lookup(RUNS, batch, with_structure=False):
                 try:
-                    return Run.model_validate(raw)
+                    return Run.model_validate(raw, context=STORED)
                 except ValidationError as error:
                     raise StoreError(
                         f"{self.location}: run {run_id!r} is not readable: {describe(error)}"

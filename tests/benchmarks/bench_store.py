@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_store.py [--candidates 100000] [--mongo URI] [--json FILE]
 
 Times the embedded store in a temporary folder and, with a URI, MongoDB in a database of its own
-that is dropped afterwards, there next to raw pymongo doing the same on collections with the same
-indexes and validators. Each figure is the best of some repetitions where repeating is harmless,
-else one measurement.
+that is dropped afterwards, there next to raw pymongo doing the same on a database with the same
+indexes and validators, in turns. Each figure is the best of some repetitions where repeating is
+harmless, else one measurement.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Verdict
-from db.mongodb import MongoStore, _filter, _upsert
-from db.queries import find_candidates
-from db.query import CANDIDATES, PREDICTIONS, Condition, Query, batched, conditions
+from db.mongodb import MongoStore, _filter, _upsert, _verdict_update
+from db.query import CANDIDATES, PREDICTIONS, Collection, Condition, Key, Query, batched, conditions
 from db.store import BATCH, ScreeningStore, open_store
 
 PREDICTED = 10_000
@@ -54,14 +54,23 @@ class Figure:
         return f"{self.store:<10}{self.what:<44}{self.seconds:>10.3f}{rate:>12,.0f}{ratio}"
 
 
-def timed(work: Callable[[], Any], repeat: int = 1) -> float:
-    """Shortest time in seconds."""
-    times = []
+Work = Callable[[], Any]
+
+
+def timed(work: Work, raw: Work | None = None, repeat: int = 1) -> tuple[float, float | None]:
+    """Shortest times in seconds of some work and of the raw work, done in turns."""
+    ours, theirs = [], []
     for _ in range(repeat):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        ours.append(_seconds(work))
+        if raw is not None:
+            theirs.append(_seconds(raw))
+    return min(ours), min(theirs, default=None)
+
+
+def _seconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def gap(generator: np.random.Generator) -> GapDoc:
@@ -147,148 +156,148 @@ def verdicts(count: int) -> list[Verdict]:
     ]
 
 
-def measure(store: ScreeningStore, name: str, count: int) -> Iterator[Figure]:
+class RawMongo:
+    """The same with pymongo alone; documents become dicts and go in as dicts."""
+
+    def __init__(self, uri: str) -> None:
+        self.store = MongoStore(uri)  # makes the collections, indexes and validators
+        self.database = self.store._database()
+
+    def upsert(self, collection: Collection[Any], documents: list[Any]) -> Work:
+        """Upsert in the store's batches; the operations are made before."""
+        return self.write(collection, [_upsert(collection, d, "update") for d in documents])
+
+    def write(self, collection: Collection[Any], operations: list[Any]) -> Work:
+        """Bulk writes in the store's batches."""
+
+        def work() -> None:
+            for batch in batched(operations, BATCH):
+                self.database[collection.name].bulk_write(batch, ordered=False)
+
+        return work
+
+    def read(self, ids: list[str], projection: dict[str, int] | None) -> Work:
+        """Predictions of some materials."""
+
+        def work() -> None:
+            for batch in batched(ids, BATCH):
+                asked = {"material_id": {"$in": batch}, "model_id": MODEL}
+                cursor = self.database["predictions"].find(asked, projection)
+                list(cursor.batch_size(len(batch) + 1))
+
+        return work
+
+    def points(self, keys: list[Key]) -> Work:
+        """One prediction after the other."""
+        asked = [dict(zip(PREDICTIONS.key_fields, key, strict=True)) for key in keys]
+        return lambda: [self.database["predictions"].find_one(key) for key in asked]
+
+    def ask(self, query: Query[Any]) -> Work:
+        """All documents of a query."""
+        order = -1 if query.descending else 1
+        sort = [(query.sort_by, order)] if query.sort_by else None
+        projection = None if query.with_structure else {"structure": 0}
+        find = self.database[query.collection.name].find
+        return lambda: list(find(_filter(query), projection, sort=sort, limit=query.limit or 0))
+
+
+def measure(
+    store: ScreeningStore, name: str, count: int, raw: RawMongo | None = None
+) -> Iterator[Figure]:
     """All figures of one store."""
+
+    def figure(what: str, size: int, ours: Work, theirs: Work | None, repeat: int = 1) -> Figure:
+        seconds, other = timed(ours, theirs, repeat)
+        return Figure(name, what, seconds, size, other)
+
     documents = predictions()
     keys = [document.key for document in documents]
-    write = timed(lambda: store.upsert_predictions(documents))
-    yield Figure(name, f"upsert {PREDICTED:,} new predictions", write, PREDICTED)
-    again = timed(lambda: store.upsert_predictions(documents), 3)
-    yield Figure(name, f"upsert {PREDICTED:,} known predictions", again, PREDICTED)
-    yield Figure(
-        name,
-        f"which of {PREDICTED:,} exist",
-        timed(lambda: store.has_predictions(keys), 3),
+    ids = [document.material_id for document in documents]
+    names = {"_id": 0, "material_id": 1, "structure_hash": 1, "model_id": 1}
+    write = raw and raw.upsert(PREDICTIONS, documents)
+    upsert = partial(store.upsert_predictions, documents)
+    yield figure("upsert 10,000 new predictions", PREDICTED, upsert, write)
+    yield figure("upsert 10,000 known predictions", PREDICTED, upsert, write, 3)
+    yield figure(
+        "which of 10,000 predictions exist",
         PREDICTED,
+        lambda: store.has_predictions(keys),
+        raw and raw.read(ids, names),
+        3,
     )
-    read = timed(lambda: sum(1 for _ in store.predictions(keys)), 3)
-    yield Figure(name, f"read {PREDICTED:,} by key", read, PREDICTED)
-    points = timed(lambda: [next(store.predictions([key])) for key in keys[:POINTS]], 3)
-    yield Figure(name, f"{POINTS} reads of one prediction", points, POINTS)
-    seconds = 0.0
-    for batch in batched(candidates(count), 10 * BATCH):
-        seconds += timed(lambda batch=batch: store.upsert_candidates(batch))  # type: ignore[misc]
-    yield Figure(name, f"upsert {count:,} candidates with structures", seconds, count)
+    yield figure(
+        "read 10,000 predictions by key",
+        PREDICTED,
+        lambda: rows(store.predictions(keys)),
+        raw and raw.read(ids, None),
+        3,
+    )
+    yield figure(
+        f"{POINTS} reads of one prediction",
+        POINTS,
+        lambda: [next(store.predictions([key])) for key in keys[:POINTS]],
+        raw and raw.points(keys[:POINTS]),
+        3,
+    )
+    yield upsert_candidates(store, name, count, raw)
     said = verdicts(count)
-    yield Figure(
-        name, f"apply {count:,} verdicts", timed(lambda: store.apply_verdicts(said)), count
+    yield figure(
+        f"apply {count:,} verdicts",
+        count,
+        lambda: store.apply_verdicts(said),
+        raw and raw.write(CANDIDATES, [_verdict_update(verdict) for verdict in said]),
     )
-    for what, work in dashboard(store):
-        rows = work()
-        yield Figure(name, f"{what} ({rows:,} rows)", timed(work, 3), max(rows, 1))
+    yield figure("count by state", 1, lambda: store.candidate_counts(RUN), None, 3)
+    yield figure("history of a material", 1, lambda: store.history("mp-1"), None, 3)
+    for what, query in QUESTIONS.items():
+        found = rows(store.find(query))
+        ours = partial(lambda query: rows(store.find(query)), query)
+        yield figure(f"{what} ({found:,} rows)", max(found, 1), ours, raw and raw.ask(query), 5)
 
 
-def dashboard(store: ScreeningStore) -> Iterator[tuple[str, Callable[[], int]]]:
-    """The questions of a dashboard, on all candidates of a run."""
-    find = find_candidates
-    yield "count by state", lambda: len(store.candidate_counts(RUN))
-    yield (
-        "50 best positives",
-        lambda: rows(
-            find(store, RUN, is_positive=True, sort_by="score", descending=True, limit=50)
-        ),
-    )
-    yield "all positives", lambda: rows(find(store, RUN, is_positive=True))
-    yield "one shard", lambda: rows(store.candidates(RUN, state="screened", shard=1))
-    yield (
-        "one shard with structures",
-        lambda: rows(store.candidates(RUN, state="screened", shard=1, with_structure=True)),
-    )
-    yield "one chemical system", lambda: rows(find(store, RUN, chemsys="Cl-Na"))
-    yield (
-        "50 most stable with an element",
-        lambda: rows(find(store, RUN, elements=["Fe"], sort_by="energy_above_hull", limit=50)),
-    )
-    yield (
-        "50 widest gaps in a window",
-        lambda: rows(
-            find(
-                store,
-                RUN,
-                upper_edge=(-1.0, -0.25),
-                width=(1.0, None),
-                sort_by="gap.width",
-                descending=True,
-                limit=50,
-            )
-        ),
-    )
-    yield "history of a material", lambda: len(store.history("mp-1").candidates)
+def upsert_candidates(store: ScreeningStore, name: str, count: int, raw: RawMongo | None) -> Figure:
+    """Candidates are made, ten batches at a time, outside the measured time."""
+    total, other = 0.0, 0.0
+    for batch in batched(candidates(count), 10 * BATCH):
+        ours, theirs = timed(
+            partial(store.upsert_candidates, batch), raw and raw.upsert(CANDIDATES, batch)
+        )
+        total, other = total + ours, other + (theirs or 0.0)
+    what = f"upsert {count:,} candidates with structures"
+    return Figure(name, what, total, count, other if raw else None)
+
+
+def question(*more: Condition, **options: Any) -> Query[CandidateDoc]:
+    """A question about the candidates of the run."""
+    return Query(CANDIDATES, (*conditions(run_id=RUN), *more), **options)
+
+
+SHARD = conditions(state="screened", shard=1)
+QUESTIONS = {
+    "50 best positives": question(
+        *conditions(is_positive=True), sort_by="score", descending=True, limit=50
+    ),
+    "all positives": question(*conditions(is_positive=True)),
+    "one shard": question(*SHARD),
+    "one shard with structures": question(*SHARD, with_structure=True),
+    "one chemical system": question(*conditions(chemsys="Cl-Na")),
+    "50 most stable with an element": question(
+        Condition("elements", "has", "Fe"), sort_by="energy_above_hull", limit=50
+    ),
+    "50 widest gaps in a window": question(
+        Condition("gap.upper_edge", ">=", -1.0),
+        Condition("gap.upper_edge", "<=", -0.25),
+        Condition("gap.width", ">=", 1.0),
+        sort_by="gap.width",
+        descending=True,
+        limit=50,
+    ),
+}
 
 
 def rows(documents: Iterator[Any]) -> int:
     """How many there are."""
     return sum(1 for _ in documents)
-
-
-def measure_raw(uri: str, count: int) -> dict[str, float]:
-    """Raw pymongo's times, by the first words of the figures."""
-    with MongoStore(uri) as store:  # makes the collections, with indexes and validators
-        database = store._database()
-        times: dict[str, float] = {}
-        documents = predictions()
-        raw = [_upsert(PREDICTIONS, document, "update") for document in documents]
-
-        def write(collection: str, operations: list[Any]) -> None:
-            for batch in batched(operations, BATCH):
-                database[collection].bulk_write(batch, ordered=False)
-
-        times["upsert 10,000 new"] = timed(lambda: write("predictions", raw))
-        times["upsert 10,000 known"] = timed(lambda: write("predictions", raw), 3)
-        ids = [document.material_id for document in documents]
-
-        def read(projection: dict[str, int] | None) -> None:
-            for batch in batched(ids, BATCH):
-                asked = {"material_id": {"$in": batch}, "model_id": MODEL}
-                list(database["predictions"].find(asked, projection).batch_size(BATCH))
-
-        names = {"_id": 0, "material_id": 1, "structure_hash": 1, "model_id": 1}
-        times["which of"] = timed(lambda: read(names), 3)
-        times["read 10,000"] = timed(lambda: read(None), 3)
-        keys = [dict(zip(PREDICTIONS.key_fields, d.key, strict=True)) for d in documents[:POINTS]]
-        times["500 reads"] = timed(
-            lambda: [database["predictions"].find_one(key) for key in keys], 3
-        )
-        seconds = 0.0
-        for batch in batched(candidates(count), 10 * BATCH):
-            operations = [_upsert(CANDIDATES, document, "update") for document in batch]
-            seconds += timed(lambda ops=operations: write("candidates", ops))  # type: ignore[misc]
-        times[f"upsert {count:,}"] = seconds
-        store.apply_verdicts(verdicts(count))
-        for what, filter_, sort, limit in raw_questions():
-            projection = None if "structures" in what else {"structure": 0}
-
-            def ask(
-                filter_: Any = filter_, projection: Any = projection, s: Any = sort, n: int = limit
-            ) -> None:
-                cursor = database["candidates"].find(filter_, projection)
-                list((cursor.sort(s) if s else cursor).limit(n))
-
-            times[what + " ("] = timed(ask, 3)
-        return times
-
-
-def raw_questions() -> list[tuple[str, Any, Any, int]]:
-    """Filters, orders and limits of the dashboard's questions."""
-
-    def asked(*more: Condition, **equal: Any) -> Any:
-        return _filter(Query(CANDIDATES, conditions(run_id=RUN, **equal) + more))
-
-    window = (
-        Condition("gap.upper_edge", ">=", -1.0),
-        Condition("gap.upper_edge", "<=", -0.25),
-        Condition("gap.width", ">=", 1.0),
-    )
-    iron = Condition("elements", "has", "Fe")
-    return [
-        ("50 best positives", asked(is_positive=True), [("score", -1)], 50),
-        ("all positives", asked(is_positive=True), None, 0),
-        ("one shard", asked(state="screened", shard=1), None, 0),
-        ("one shard with structures", asked(state="screened", shard=1), None, 0),
-        ("one chemical system", asked(chemsys="Cl-Na"), None, 0),
-        ("50 most stable with an element", asked(iron), [("energy_above_hull", 1)], 50),
-        ("50 widest gaps in a window", asked(*window), [("gap.width", -1)], 50),
-    ]
 
 
 def in_own_database(uri: str, work: Callable[[str], Any]) -> Any:
@@ -323,18 +332,17 @@ def main() -> None:
                 figures.append(figure)
         print(f"{'embedded':<10}{path.stat().st_size / 1e6:.0f} MB")
     if options.mongo:
-        raw = in_own_database(options.mongo, lambda uri: measure_raw(uri, options.candidates))
 
-        def ours(uri: str) -> None:
-            with open_store(uri) as store:
-                for figure in measure(store, "mongodb", options.candidates):
-                    figure.raw = next(
-                        (s for words, s in raw.items() if figure.what.startswith(words)), None
-                    )
+        def both(ours: str, theirs: str) -> None:
+            with open_store(ours) as store:
+                for figure in measure(store, "mongodb", options.candidates, RawMongo(theirs)):
                     print(figure, flush=True)
                     figures.append(figure)
 
-        in_own_database(options.mongo, ours)
+        in_own_database(
+            options.mongo,
+            lambda ours: in_own_database(options.mongo, lambda theirs: both(ours, theirs)),
+        )
     if options.json:
         options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
 

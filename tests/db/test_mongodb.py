@@ -332,17 +332,32 @@ PLANNED = [
 
 
 @pytest.mark.mongo
-@pytest.mark.parametrize("asked", PLANNED, ids=str)
-def test_queries_use_an_index(mongo_database: str, asked: Query) -> None:
-    with open_store(mongo_database) as store:
-        store.upsert_candidates(candidate(i) for i in range(20))
-        store.upsert_validations([validation()])
-    with pymongo.MongoClient(mongo_database) as client:
-        collection = client.get_default_database()[asked.collection.name]
-        plan = collection.find(mongodb._filter(asked)).explain()["queryPlanner"]["winningPlan"]
-    if plan is None or "stage" not in plan:
-        pytest.skip("the server gives no plan")
-    assert "IXSCAN" in str(plan)
+def test_queries_use_an_index(fresh_mongo: str) -> None:
+    """On enough documents that reading all of them is never the better plan."""
+    with open_store(fresh_mongo) as store:
+        store.upsert_candidates(
+            candidate(
+                i,
+                run_id=f"r{i % 300 or ''}",
+                chemsys="Cl-Na" if i % 2 else "K-Na",
+                is_positive=bool(i % 3),
+                structure=None,
+            )
+            for i in range(3000)
+        )
+        store.upsert_predictions(prediction(i, model_id=f"m{i % 300 or ''}") for i in range(1000))
+        store.upsert_validations(
+            validation(i, state="failed" if i % 300 else "done", run_ids=[f"r{i % 300 or ''}"])
+            for i in range(1000)
+        )
+    with pymongo.MongoClient(fresh_mongo) as client:
+        database = client.get_default_database()
+        for asked in PLANNED:
+            found = database[asked.collection.name].find(mongodb._filter(asked))
+            plan = found.explain()["queryPlanner"]["winningPlan"]
+            if "stage" not in plan:
+                pytest.skip("the server gives no plan")
+            assert "IXSCAN" in str(plan), asked
 
 
 # a server that goes away
