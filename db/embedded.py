@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from db import documents as schema
 from db.documents import Verdict
 from db.errors import StoreError
-from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query
+from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
 
 APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
@@ -359,7 +359,7 @@ class EmbeddedStore(ScreeningStore):
             "WHERE id IN (SELECT value FROM json_each(?))"
         )
         with self._session() as connection:
-            rows = {row[0]: row[1:] for row in connection.execute(sql, [str(ids.tolist())])}
+            rows = {row[0]: row[1:] for row in _rows(connection, sql, [str(ids.tolist())])}
         for number in ids:
             if number in rows:
                 yield table.raw(names, rows[number])
@@ -371,7 +371,7 @@ class EmbeddedStore(ScreeningStore):
         names = table.read(with_structure)
         sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {table.by_key}"
         with self._session() as connection:
-            rows = [row for key in keys for row in connection.execute(sql, key)]
+            rows = [row for key in keys for row in _rows(connection, sql, key)]
         for row in rows:
             yield table.raw(names, row)
 
@@ -389,14 +389,19 @@ class EmbeddedStore(ScreeningStore):
             f"SELECT {_expression(field)}, COUNT(*) FROM {query.collection.name}{where} "
             "GROUP BY 1 ORDER BY 1"
         )
-        codec = COLUMNS[query.collection.name].get(field, JSON if "." in field else TEXT)
-        decode = codec.decode if codec in (BOOL, TIME) else None
+        decode = self._decoder(query.collection, field)
         with self._session() as connection:
-            rows = connection.execute(sql, values).fetchall()
+            rows = _rows(connection, sql, values)
         return {
-            (decode(value) if decode and value is not None else value): count
+            (value if value is None or decode is None else decode(value)): count
             for value, count in rows
         }
+
+    def _decoder(self, collection: Collection[Any], field: str) -> Callable[[Any], Any] | None:
+        if field_type(collection, field) is bool:
+            return _to_bool
+        codec = COLUMNS[collection.name].get(field)
+        return None if codec is None else codec.decode
 
     def count(self, query: Query[D]) -> int:
         """Documents that fulfil the conditions of a query; its limit is not looked at."""
@@ -454,6 +459,8 @@ class EmbeddedStore(ScreeningStore):
     @contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone, with errors in the user's words."""
+        if self._owner != os.getpid():  # another thread of the parent may hold the lock for ever
+            self._lock = threading.RLock()
         with self._lock, errors_in_words(self.location):
             yield self._connected()
 
@@ -547,6 +554,17 @@ def errors_in_words(location: str) -> Iterator[None]:
         raise StoreError(f"{location} {_reason(error)}") from error
     except OSError as error:
         raise StoreError(f"{location} cannot be made: {error.strerror}") from error
+
+
+def _rows(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """All rows of a query, also where a hand has put in text that is not UTF-8."""
+    try:
+        return connection.execute(sql, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "UTF-8" not in str(error):
+            raise
+        connection.text_factory = lambda text: text.decode(errors="surrogateescape")
+        return connection.execute(sql, values).fetchall()
 
 
 def _journal_mode(connection: sqlite3.Connection) -> str:

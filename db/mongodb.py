@@ -397,6 +397,8 @@ class MongoStore(ScreeningStore):
         return self._database()[collection.name]
 
     def _database(self) -> Database[Raw]:
+        if self._owner != os.getpid():  # another thread of the parent may hold the lock for ever
+            self._lock = threading.Lock()
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.location} is closed")

@@ -143,6 +143,22 @@ def field_kind(collection: Collection[Any], field: str) -> Kind:
     return kinds[field]
 
 
+def field_type(collection: Collection[Any], field: str) -> Any:
+    """Type of the values of a field, without None.
+
+    Examples
+    --------
+    >>> field_type(CANDIDATES, "gap.is_gap")
+    <class 'bool'>
+    """
+    field_kind(collection, field)
+    model: type[BaseModel] = collection.document
+    *path, last = field.split(".")
+    for name in path:
+        model = nested_models(model)[name]
+    return _without_none(model.model_fields[last].annotation)
+
+
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of up to `size` items, one after the other."""
     iterator = iter(items)

@@ -120,6 +120,18 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     one_line(error)
 
 
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(path) as store:
+        store.upsert_predictions([prediction(1), prediction(2)])
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE predictions SET formula = CAST(x'ff' AS TEXT) WHERE id = 1")
+        assert [p.material_id for p in store.find(Query(PREDICTIONS))] == ["mp-2"]
+        assert [p.material_id for p in store.predictions([prediction(2).key])] == ["mp-2"]
+        assert "formula" in store.problems[0].reason
+        assert store.count_by(Query(PREDICTIONS), "formula") == {"NaCl": 1, "\udcff": 1}
+
+
 def test_a_listing_does_not_read_structures(tmp_path: Path) -> None:
     huge = {"sites": [[x] for x in np.random.default_rng(0).random(20_000).tolist()]}
     with EmbeddedStore(tmp_path / "store.sqlite") as store:
