@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
+from models.e3nn_dos import E3NN, E3NNConfig
 from models.errors import ModelError
-from models.graph import GraphBatch
+from models.gatgnn import GATGNN, GATGNNConfig
+from models.graph import GraphBatch, GraphConfig
 from models.losses import Setting
 from models.mat2spec import Mat2Spec, Mat2SpecConfig
 
@@ -27,8 +30,17 @@ class SpectrumModel(Protocol):
         ...
 
 
-_ARCHITECTURES: dict[str, tuple[type[nn.Module], type[BaseModel]]] = {
-    "mat2spec": (Mat2Spec, Mat2SpecConfig),
+@dataclass(frozen=True)
+class _Architecture:
+    model: type[nn.Module]
+    config: type[BaseModel]
+    needs_vectors: bool = False
+
+
+_ARCHITECTURES = {
+    "mat2spec": _Architecture(Mat2Spec, Mat2SpecConfig),
+    "gatgnn": _Architecture(GATGNN, GATGNNConfig),
+    "e3nn": _Architecture(E3NN, E3NNConfig, needs_vectors=True),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
 
@@ -39,15 +51,37 @@ def build_model(architecture: str, size: int, config: dict[str, Any] | None = No
     Raises
     ------
     ModelError
-        If the architecture is unknown or a field of its configuration is wrong.
+        If the architecture is unknown, a field of its configuration is wrong, or a package
+        that it needs is not installed.
     """
-    if architecture not in _ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"unknown architecture {architecture!r}; there are {known}")
-    model_type, config_type = _ARCHITECTURES[architecture]
+    return _known(architecture).model(size, model_config(architecture, config))
+
+
+def model_config(architecture: str, config: dict[str, Any] | None = None) -> BaseModel:
+    """Checked configuration of an architecture, with its defaults.
+
+    Raises
+    ------
+    ModelError
+        If the architecture is unknown or a field is wrong.
+    """
     try:
-        return model_type(size, config_type.model_validate(config or {}))
+        return _known(architecture).config.model_validate(config or {})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ModelError(f"{architecture} configuration, {field}: {first['msg']}") from None
+
+
+def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
+    """The graphs that an architecture needs: with edge vectors, if it is equivariant."""
+    if not _known(architecture).needs_vectors or graph.vectors:
+        return graph
+    return graph.model_copy(update={"vectors": True})
+
+
+def _known(architecture: str) -> _Architecture:
+    if architecture not in _ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"unknown architecture {architecture!r}; there are {known}")
+    return _ARCHITECTURES[architecture]

@@ -35,6 +35,7 @@ class CheckpointCard(BaseModel):
     grid: EnergyGrid
     graph: GraphConfig
     elements: tuple[str, ...]
+    extensive: bool = True
     weights_sha256: str = ""
     training: dict[str, Any] = {}
 
@@ -55,9 +56,10 @@ def save_checkpoint(stem: Path, checkpoint: Checkpoint) -> CheckpointCard:
     data = save_tensors({k: v.detach().cpu().contiguous() for k, v in state.items()})
     digest = hashlib.sha256(data).hexdigest()
     card = checkpoint.card.model_copy(update={"weights_sha256": digest})
+    weights, card_file = _files(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".safetensors").write_bytes(data)
-    stem.with_suffix(".json").write_text(card.model_dump_json(indent=2) + "\n")
+    weights.write_bytes(data)
+    card_file.write_text(card.model_dump_json(indent=2) + "\n")
     return card
 
 
@@ -70,7 +72,7 @@ def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoin
         If a file is missing or damaged, the hash of the weights is not the card's, or the
         weights do not fit the architecture.
     """
-    weights, card_file = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    weights, card_file = _files(stem)
     try:
         data = weights.read_bytes()
         card = CheckpointCard.model_validate_json(card_file.read_bytes())
@@ -90,7 +92,7 @@ def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoin
     if card.setting not in SETTINGS:
         raise ModelError(f"checkpoint {card_file}: unknown setting {card.setting!r}")
     model = build_model(card.architecture, card.grid.size, card.config)
-    setting = SETTINGS[card.setting](card.grid.size)
+    setting = SETTINGS[card.setting](card.grid.size, card.extensive)
     try:
         tensors = load_tensors(data)
         model.load_state_dict(_part(tensors, "model."))
@@ -99,6 +101,11 @@ def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoin
         reason = str(error).splitlines()[0]
         raise ModelError(f"checkpoint {weights} does not fit its card: {reason}") from None
     return Checkpoint(model.to(device).eval(), setting.to(device).eval(), card)
+
+
+def _files(stem: Path) -> tuple[Path, Path]:
+    """Weights and card; a dot in the name is part of the name."""
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

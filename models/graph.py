@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class GraphConfig(BaseModel):
         Atoms nearer than this overlap: the structure is refused, in Å.
     max_atoms : int
         Largest cell.
+    vectors : bool
+        Keep the direction of every edge too; only equivariant architectures need it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class GraphConfig(BaseModel):
     tie_tolerance: float = Field(1e-3, ge=0)
     min_distance: float = Field(0.5, ge=0)
     max_atoms: int = Field(1000, gt=0)
+    vectors: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,12 +61,15 @@ class CrystalGraph:
         An edge carries a message from `neighbor` to `center`.
     distance : ndarray, shape (e,), float32
         In Å.
+    vector : ndarray, shape (e, 3), float32, optional
+        From `center` to `neighbor`, in Å.
     """
 
     atomic_numbers: np.ndarray
     center: np.ndarray
     neighbor: np.ndarray
     distance: np.ndarray
+    vector: np.ndarray | None = None
 
 
 def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> CrystalGraph:
@@ -91,8 +97,11 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
     positions = crystal.frac_coords @ crystal.lattice
     # Most cells have all their nearest neighbours within 5 Å, a fourth of the pairs.
     for cutoff in (min(5.0, config.cutoff), config.cutoff):
-        center, neighbor, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
-            points=positions, box=crystal.lattice, periodic=True, quantities="ijd"
+        center, neighbor, distance, *vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
+            points=positions,
+            box=crystal.lattice,
+            periodic=True,
+            quantities="ijdD" if config.vectors else "ijd",
         )
         if len(distance) and distance.min() < config.min_distance:
             k = int(distance.argmin())
@@ -111,6 +120,7 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
         center.astype(np.int64),
         neighbor.astype(np.int64),
         distance.astype(np.float32),
+        vectors[0][keep].astype(np.float32) if vectors else None,
     )
 
 
@@ -144,6 +154,8 @@ class GraphBatch:
         In Å.
     n_atoms, n_edges : Tensor, shape (B,), int64
         Atoms and edges of each graph.
+    vector : Tensor, shape (E, 3), float32, optional
+        From `center` to `neighbor`, in Å.
     """
 
     atomic_numbers: torch.Tensor
@@ -152,6 +164,7 @@ class GraphBatch:
     distance: torch.Tensor
     n_atoms: torch.Tensor
     n_edges: torch.Tensor
+    vector: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -171,7 +184,9 @@ class GraphBatch:
 
     def to(self, device: Any, non_blocking: bool = False) -> GraphBatch:
         """The same batch on another device."""
-        return GraphBatch(*(t.to(device, non_blocking=non_blocking) for t in self._tensors()))
+        tensors = (getattr(self, f.name) for f in fields(self))
+        moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in tensors)
+        return GraphBatch(*moved)
 
     def select(self, graphs: torch.Tensor) -> GraphBatch:
         """Batch of some of the graphs, in the order of `graphs` (shape (b,), int64)."""
@@ -188,16 +203,7 @@ class GraphBatch:
             self.distance[edges],
             n_atoms,
             n_edges,
-        )
-
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return (
-            self.atomic_numbers,
-            self.center,
-            self.neighbor,
-            self.distance,
-            self.n_atoms,
-            self.n_edges,
+            None if self.vector is None else self.vector[edges],
         )
 
 
@@ -213,6 +219,7 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
     n_atoms = np.array([len(g.atomic_numbers) for g in graphs])
     n_edges = np.array([len(g.distance) for g in graphs])
     shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)
+    vectors = [g.vector for g in graphs if g.vector is not None]
     return GraphBatch(
         torch.from_numpy(np.concatenate([g.atomic_numbers for g in graphs])),
         torch.from_numpy(np.concatenate([g.center for g in graphs]) + shift),
@@ -220,6 +227,7 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
         torch.from_numpy(np.concatenate([g.distance for g in graphs])),
         torch.from_numpy(n_atoms),
         torch.from_numpy(n_edges),
+        torch.from_numpy(np.concatenate(vectors)) if len(vectors) == len(graphs) else None,
     )
 
 

@@ -1,6 +1,9 @@
-"""Graph attention over crystal graphs: what Mat2Spec and GATGNN share."""
+"""Layers that the architectures share: graph attention over crystal graphs, perceptrons."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +40,14 @@ class EncoderConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     gaussians: int = Field(41, gt=1)
     cutoff: float = Field(8.0, gt=0)
+
+
+def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers, each followed by ReLU and dropout."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
 
 
 class GaussianBasis(nn.Module):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.graph import GraphBatch
-from models.layers import EncoderConfig, GraphEncoder
+from models.layers import EncoderConfig, GraphEncoder, mlp
 from models.losses import Setting, alignment_loss, contrastive_loss
 
 
@@ -63,14 +60,6 @@ class Mat2SpecConfig(BaseModel):
     loss_weights: LossWeights = LossWeights()
     label_embedding: bool = True
     projector: bool = True
-
-
-def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers, each followed by ReLU and dropout."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers)
 
 
 class GaussianHead(nn.Module):

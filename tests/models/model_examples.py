@@ -12,7 +12,7 @@ import torch
 
 from models.crystal import Crystal
 from models.dataset import LABEL_EDGES, SpectrumDataset
-from models.graph import GraphBatch, build_graph, collate
+from models.graph import GraphBatch, GraphConfig, build_graph, collate
 from models.spectrum import EnergyGrid
 
 SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
@@ -60,7 +60,7 @@ def rotated(crystal: Crystal, seed: int = 3) -> Crystal:
 
 
 def batch_of(crystals: list[Crystal]) -> GraphBatch:
-    return collate([build_graph(c) for c in crystals])
+    return collate([build_graph(c, GraphConfig(vectors=True)) for c in crystals])
 
 
 def random_spectra(n: int, size: int, seed: int = 0) -> torch.Tensor:

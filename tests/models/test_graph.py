@@ -111,6 +111,18 @@ def test_a_skewed_cell_has_the_edges_of_the_plain_one() -> None:
     assert neighbourhoods(build_graph(skewed)) == neighbourhoods(build_graph(plain))
 
 
+def test_vectors_lead_from_the_centre_to_an_image_of_the_neighbour() -> None:
+    crystal = random_crystal(np.random.default_rng(3), 6)
+    graph = build_graph(crystal, GraphConfig(vectors=True))
+    assert graph.vector is not None
+    np.testing.assert_allclose(np.linalg.norm(graph.vector, axis=1), graph.distance, rtol=1e-5)
+    sites = crystal.frac_coords
+    images = sites[graph.center] - sites[graph.neighbor]
+    images = images + graph.vector @ np.linalg.inv(crystal.lattice)
+    np.testing.assert_allclose(images, np.round(images), atol=1e-5)
+    assert build_graph(crystal).vector is None
+
+
 def test_ties_are_kept() -> None:
     """Six neighbours at a, all twelve at sqrt(2) a although only six more were asked for."""
     simple_cubic = Crystal(3.35 * np.eye(3), [[0, 0, 0]], [84])
@@ -183,11 +195,19 @@ def test_many_structures_give_graphs_or_reasons() -> None:
 
 
 def test_select_equals_collating_the_selected() -> None:
-    graphs = [build_graph(c) for c in random_crystals(7)]
+    graphs = [build_graph(c, GraphConfig(vectors=True)) for c in random_crystals(7)]
     for index in ([3], [6, 0, 2], [1, 1, 4], list(range(7))):
         selected = collate(graphs).select(torch.tensor(index))
         expected = collate([graphs[i] for i in index])
-        for name in ("atomic_numbers", "center", "neighbor", "distance", "n_atoms", "n_edges"):
+        for name in (
+            "atomic_numbers",
+            "center",
+            "neighbor",
+            "distance",
+            "n_atoms",
+            "n_edges",
+            "vector",
+        ):
             assert torch.equal(getattr(selected, name), getattr(expected, name)), name
 
 

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
+from pymatgen.core import Lattice, Structure
+from test_checkpoint import checkpoint
+
+from models import predictor as predictor_module
+from models.card import SCALE, SHAPE, model_id
+from models.checkpoint import save_checkpoint
+from models.crystal import Crystal
+from models.errors import ModelError
+from models.predictor import SpectrumPredictor
+from models.spectrum import EDOS_GRID
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (SHAPE, SCALE):
+        save_checkpoint(tmp_path / "pair" / name, checkpoint(name))
+    return tmp_path / "pair"
+
+
+def test_a_spectrum_is_the_shape_times_the_predicted_sum(folder: Path) -> None:
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    crystals = random_crystals(9)
+    found = predictor.predict(crystals)
+    assert found.values.shape == (9, SMALL_GRID.size)
+    assert (found.values >= 0).all()
+    assert found.failures == {}
+    from model_examples import batch_of
+
+    for crystal, spectrum in zip(crystals, found.values, strict=True):
+        batch = batch_of([crystal])
+        shape = predictor.shape.setting.decode(predictor.shape.model(batch), batch.n_atoms)
+        scale = predictor.scale.setting.decode(predictor.scale.model(batch), batch.n_atoms)
+        expected = (shape * scale.sum()).detach().numpy()[0]
+        np.testing.assert_allclose(spectrum, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_supercell_has_proportionally_more_states(folder: Path) -> None:
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    one, two = predictor.predict([rocksalt(), supercell(rocksalt(), (2, 1, 1))]).values
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-4)
+
+
+def test_pymatgen_structures_do_as_well(folder: Path) -> None:
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    crystals = random_crystals(3)
+    np.testing.assert_allclose(
+        predictor.predict([c.to_structure() for c in crystals]).values,
+        predictor.predict(crystals).values,
+        rtol=1e-4,
+    )
+
+
+def test_failures_are_recorded_in_their_rows(folder: Path) -> None:
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    mixed = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
+    unknown = Crystal(4 * np.eye(3), [[0, 0, 0]], [104])
+    structures = [rocksalt(), mixed, unknown, Crystal(20 * np.eye(3), [[0, 0, 0]], [3])]
+    found = predictor.predict([*structures, rocksalt()])
+    assert set(found.failures) == {1, 2, 3}
+    assert "partial occupancies" in found.failures[1]
+    assert "element Rf" in found.failures[2]
+    assert np.isnan(found.values[1:4]).all()
+    assert np.isfinite(found.values[[0, 4]]).all()
+    np.testing.assert_array_equal(found.values[0], found.values[4])
+
+
+def test_nothing_in_nothing_out(folder: Path) -> None:
+    assert SpectrumPredictor.load(folder, device="cpu").predict([]).values.shape == (0, 16)
+
+
+def test_only_failures(folder: Path) -> None:
+    lonely = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
+    found = SpectrumPredictor.load(folder, device="cpu").predict([lonely])
+    assert set(found.failures) == {0}
+
+
+def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "CHUNK", 7)
+    monkeypatch.setattr(predictor_module, "IN_PROCESS", 10)
+    lonely = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
+    structures = [*random_crystals(12), lonely, *random_crystals(8, seed=1)]
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    done: list[int] = []
+    one = predictor.predict(structures)
+    two = predictor.predict(structures, workers=2, progress=done.append)
+    predictor.close()
+    np.testing.assert_allclose(two.values, one.values, rtol=1e-5)
+    assert two.failures == one.failures
+    assert set(one.failures) == {12}
+    assert done == [7, 7, 7]
+
+
+def test_a_killed_worker_is_one_line_and_the_next_call_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "IN_PROCESS", 1)
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    structures = random_crystals(4)
+    expected = predictor.predict(structures, workers=2).values
+    assert predictor._pool is not None
+    for pid in list(predictor._pool._processes):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ModelError, match="a worker process died"):
+        predictor.predict(structures, workers=2)
+    np.testing.assert_allclose(predictor.predict(structures, workers=2).values, expected)
+    predictor.close()
+
+
+def test_the_id_names_the_folder_and_the_weights(folder: Path, tmp_path: Path) -> None:
+    first = SpectrumPredictor.load(folder, device="cpu").model_id
+    assert first == model_id(folder)
+    assert first.startswith("pair-")
+    save_checkpoint(folder / SCALE, checkpoint(SCALE))
+    assert model_id(folder) != first
+
+
+def test_elements_beyond_the_training_set(folder: Path) -> None:
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    assert predictor.unfamiliar(rocksalt()) == ()
+    assert predictor.unfamiliar(rocksalt(cation=19)) == ("K",)
+
+
+def test_wrong_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        SpectrumPredictor.load(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="predicts 16 bins from -1 eV; needed are 128 bins"):
+        SpectrumPredictor.load(folder, device="cpu", grid=EDOS_GRID)
+    (folder / f"{SCALE}.json").unlink()
+    with pytest.raises(ModelError, match=f"{SCALE}.json: No such file"):
+        SpectrumPredictor.load(folder, device="cpu")
+
+
+def test_two_grids_in_one_pair_are_refused(folder: Path) -> None:
+    other = checkpoint(SCALE)
+    grid = SMALL_GRID.model_copy(update={"start": 0.0})
+    card = other.card.model_copy(update={"grid": grid})
+    save_checkpoint(folder / SCALE, type(other)(other.model, other.setting, card))
+    with pytest.raises(ModelError, match="different grids or graphs"):
+        SpectrumPredictor.load(folder, device="cpu")
