@@ -17,6 +17,9 @@ DEFAULT_EDOS = ZOO / "mat2spec-edos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
 
 
+_SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
+
+
 class ModelCard(BaseModel):
     """Facts about a predictor, kept as ``card.json`` and shown as ``README.md`` beside the weights.
 
@@ -30,6 +33,10 @@ class ModelCard(BaseModel):
         Elements of the training materials; others are extrapolation.
     figures : dict
         Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``.
+    unit : str
+        Of the energy axis, and so of WD.
+    split_by : str
+        What is kept together in the split: a material, or a chemical system.
     gap : dict
         How well the VB gap is recognised on the test materials.
     """
@@ -45,8 +52,10 @@ class ModelCard(BaseModel):
     n_test: int
     left_out: dict[str, int]
     split_seed: int
+    split_by: str = "material"
     elements: tuple[str, ...]
     figures: dict[str, dict[str, float]]
+    unit: str = "eV"
     gap: dict[str, Any] = {}
     limits: tuple[str, ...]
     versions: dict[str, str]
@@ -96,7 +105,7 @@ Architecture: {self.architecture}. Trained {self.trained_at} in {self.training_s
 ## Data
 
 {n_labels} labelled materials: {self.n_train} for training, {self.n_validation} for validation, \
-{self.n_test} for the test; the split is a hash of the `material_id` (seed {self.split_seed}).
+{self.n_test} for the test; the split is a hash of {_SPLIT[self.split_by]} (seed {self.split_seed}).
 {left_out}
 
 Labels: {", ".join(self.labels)}. Structures: Materials Project (CC-BY 4.0).
@@ -106,7 +115,7 @@ Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
 ## Test figures
 
 On the {self.n_test} test materials, which no training step has seen. MAE and MSE are in the unit
-of the row; WD in eV.
+of the row; WD in {self.unit}.
 
 | predicted | R2 | MAE | MSE | WD |
 | --- | --- | --- | --- | --- |

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from models.crystal import ELEMENTS, Crystal
 from models.errors import ModelError
 from models.graph import CrystalGraph, GraphBatch, GraphConfig, build_graphs, collate
-from models.spectrum import EDOS_GRID, EnergyGrid, align_edos
+from models.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid, align_edos, max_normalized
 
 # Bins of the label files: 1,200 averages of 0.02 eV relative to the VBM (or the Fermi level).
 LABEL_EDGES = np.linspace(-14.0, 10.0, 1201)
@@ -37,6 +36,10 @@ class SpectrumDataset:
     grid : EnergyGrid
     left_out : dict
         Reason by `material_id` of those that cannot be used.
+    extensive : bool
+        The spectra grow with the cell; False for spectra that come normalised.
+    parts : tuple of str, length n or 0
+        Part of the source's own split that each material belongs to, if there is one.
     """
 
     material_ids: tuple[str, ...]
@@ -44,6 +47,8 @@ class SpectrumDataset:
     spectra: torch.Tensor
     grid: EnergyGrid
     left_out: dict[str, str]
+    extensive: bool = True
+    parts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.material_ids)
@@ -53,11 +58,25 @@ class SpectrumDataset:
         """Symbols that occur in the set, in alphabetical order."""
         return tuple(sorted(ELEMENTS[z] for z in self.graphs.atomic_numbers.unique().tolist()))
 
+    @property
+    def chemical_systems(self) -> tuple[str, ...]:
+        """Chemical system of each material, such as ``"Al-Mg"``, length n."""
+        atoms = self.graphs.atomic_numbers.split(self.graphs.n_atoms.tolist())
+        return tuple("-".join(sorted({ELEMENTS[z] for z in a.tolist()})) for a in atoms)
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> SpectrumDataset:
         """The materials with these indices."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.long)
-        ids = tuple(self.material_ids[i] for i in index.tolist())
-        return SpectrumDataset(ids, self.graphs.select(index), self.spectra[index], self.grid, {})
+        rows = index.tolist()
+        return SpectrumDataset(
+            tuple(self.material_ids[i] for i in rows),
+            self.graphs.select(index),
+            self.spectra[index],
+            self.grid,
+            {},
+            self.extensive,
+            tuple(self.parts[i] for i in rows) if self.parts else (),
+        )
 
 
 def edos_dataset(
@@ -84,9 +103,10 @@ def edos_dataset(
     spectra: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for path in labels:
+        known = spectra.keys() | left_out.keys()
         for row in _rows(path, ["material_id", "band_gap", "emax", "dos"]):
             material_id = row["material_id"]
-            if material_id in spectra or material_id in left_out:
+            if material_id in known:
                 continue
             complete = min(row["emax"] + EMAX_MARGIN, LABEL_EDGES[-1])
             if complete < row["band_gap"] + grid.edges[-1]:
@@ -96,53 +116,146 @@ def edos_dataset(
     crystals = _crystals(structures, set(spectra))
     for material_id in spectra.keys() - crystals.keys():
         left_out[material_id] = f"no structure in {structures.name}"
-    ids = sorted(spectra.keys() & crystals.keys())
-    graphs: dict[str, CrystalGraph] = {}
-    for material_id, result in zip(
-        ids, build_graphs([crystals[i] for i in ids], graph), strict=True
-    ):
-        if isinstance(result, str):
-            left_out[material_id] = result
-        else:
-            graphs[material_id] = result
-    if not graphs:
+    graphs = _graphs({i: crystals[i] for i in sorted(spectra.keys() & crystals.keys())}, graph)
+    left_out |= graphs.failures
+    if not graphs.built:
         raise ModelError("no label has a structure; are the ids of the same source?")
     return SpectrumDataset(
-        tuple(graphs),
-        collate(list(graphs.values())),
-        torch.from_numpy(np.stack([spectra[i] for i in graphs]).astype(np.float32)),
+        tuple(graphs.built),
+        collate(list(graphs.built.values())),
+        _stacked(spectra[i] for i in graphs.built),
         grid,
         left_out,
     )
+
+
+def phdos_dataset(
+    path: Path, grid: EnergyGrid = PHDOS_GRID, graph: GraphConfig = GraphConfig()
+) -> SpectrumDataset:
+    """Phonon DOS with the structures in the same file.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file with `material_id`, `lattice`, `species`, `frac_coords`, `phdos` (66 points,
+        -300 to 1000 cm^-1) and, optionally, `split`; of a source's own split, ``"train"`` is for
+        training and the other parts are for the test.
+    grid : EnergyGrid
+        The file's 66 points, or the paper's 51 (:data:`models.spectrum.PHDOS_PAPER_GRID`), which
+        are those of them without imaginary modes.
+
+    Raises
+    ------
+    ModelError
+        If a column is missing, a label is NaN, negative or all zero, or the grid is another one.
+    """
+    points = _points_of(grid)
+    spectra: dict[str, np.ndarray] = {}
+    crystals: dict[str, Crystal] = {}
+    parts: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    columns = ["material_id", "lattice", "species", "frac_coords", "phdos"]
+    for row in _rows(path, columns, optional="split"):
+        material_id = row["material_id"]
+        label = np.asarray(row["phdos"], float)
+        if label.shape != (PHDOS_GRID.size,):
+            raise ModelError(f"label of {material_id} has {label.size} points, not 66")
+        _refuse_unphysical(material_id, label)
+        if not label[points].any():
+            left_out[material_id] = f"no modes above {grid.start + grid.width / 2:g} cm^-1"
+            continue
+        spectra[material_id] = max_normalized(label[points])
+        parts[material_id] = row.get("split") or ""
+        try:
+            crystals[material_id] = _crystal(row)
+        except ModelError as error:
+            left_out[material_id] = str(error)
+    graphs = _graphs(crystals, graph)
+    if not graphs.built:
+        raise ModelError(f"{path}: no material can be used")
+    own_split = any(parts.values())
+    return SpectrumDataset(
+        tuple(graphs.built),
+        collate(list(graphs.built.values())),
+        _stacked(spectra[i] for i in graphs.built),
+        grid,
+        left_out | graphs.failures,
+        extensive=False,
+        parts=tuple(parts[i] for i in graphs.built) if own_split else (),
+    )
+
+
+def _points_of(grid: EnergyGrid) -> slice:
+    """Where the points of `grid` are among the 66 of the file."""
+    first = round((grid.start - PHDOS_GRID.start) / PHDOS_GRID.width)
+    points = slice(first, first + grid.size)
+    if first < 0 or not np.array_equal(PHDOS_GRID.centers[points], grid.centers):
+        raise ModelError(f"phonon labels have no grid of {grid.size} points from {grid.start:g}")
+    return points
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    built: dict[str, CrystalGraph]
+    failures: dict[str, str]
+
+
+def _graphs(crystals: dict[str, Crystal], config: GraphConfig) -> _Graphs:
+    results = zip(crystals, build_graphs(crystals.values(), config), strict=True)
+    graphs = _Graphs({}, {})
+    for material_id, result in results:
+        if isinstance(result, str):
+            graphs.failures[material_id] = result
+        else:
+            graphs.built[material_id] = result
+    return graphs
+
+
+def _stacked(spectra: Iterable[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(list(spectra)).astype(np.float32))
+
+
+def _refuse_unphysical(material_id: str, dos: np.ndarray) -> None:
+    if not np.isfinite(dos).all() or (dos < 0).any():
+        raise ModelError(f"label of {material_id} holds NaN or a negative DOS")
+    if not dos.any():
+        raise ModelError(f"label of {material_id} is zero everywhere")
 
 
 def _checked_label(material_id: str, row: dict, grid: EnergyGrid) -> np.ndarray:
     dos = np.asarray(row["dos"], float)
     if dos.shape != (len(LABEL_EDGES) - 1,):
         raise ModelError(f"label of {material_id} has {dos.size} bins, not {len(LABEL_EDGES) - 1}")
-    if not np.isfinite(dos).all() or (dos < 0).any():
-        raise ModelError(f"label of {material_id} holds NaN or a negative DOS")
+    _refuse_unphysical(material_id, dos)
     values = align_edos(LABEL_EDGES, dos, 0.0, max(row["band_gap"], 0.0), grid).values
     if not values.any():
         raise ModelError(f"label of {material_id} is zero everywhere")
     return values
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Record batches of a parquet file with these columns."""
+def _batches(path: Path, columns: list[str], optional: str = "") -> Iterator[pa.RecordBatch]:
+    """Record batches of a parquet file with these columns, and an optional one if it is there."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ModelError(f"{path}: cannot be read as parquet ({error})") from None
-    missing = [c for c in columns if c not in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    missing = [c for c in columns if c not in names]
     if missing:
         raise ModelError(f"{path}: column {missing[0]} is missing")
-    yield from file.iter_batches(batch_size=4096, columns=columns)
+    wanted = [*columns, *({optional} & set(names))]
+    yield from file.iter_batches(batch_size=4096, columns=wanted)
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[dict]:
-    for batch in _batches(path, columns):
-        yield from batch.to_pylist()
+def _rows(path: Path, columns: list[str], optional: str = "") -> Iterator[dict]:
+    """Rows of a file in which an id may be there only once."""
+    seen: set[str] = set()
+    for batch in _batches(path, columns, optional):
+        for row in batch.to_pylist():
+            if row["material_id"] in seen:
+                raise ModelError(f"{path}: {row['material_id']} is there more than once")
+            seen.add(row["material_id"])
+            yield row
 
 
 def _crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
@@ -151,35 +264,9 @@ def _crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
     for batch in _batches(path, ["material_id", "lattice", "species", "frac_coords"]):
         wanted = [i for i, m in enumerate(batch["material_id"].to_pylist()) if m in material_ids]
         for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
-            arrays = (np.array(row[c]) for c in ("lattice", "frac_coords", "species"))
-            found[row["material_id"]] = Crystal(*arrays)
+            found[row["material_id"]] = _crystal(row)
     return found
 
 
-def fold(material_id: str, seed: int) -> float:
-    """Number in [0, 1) that belongs to an id and a seed, however the data set grows."""
-    digest = hashlib.sha256(f"{seed}:{material_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-@dataclass(frozen=True)
-class Split:
-    """Indices of the training, validation and test materials."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-def split_dataset(
-    material_ids: Sequence[str], seed: int, validation: float = 0.1, test: float = 0.1
-) -> Split:
-    """Split by a hash of the id, so that a material stays in its part when others are added."""
-    folds = np.array([fold(m, seed) for m in material_ids])
-    in_test = folds < test
-    in_validation = ~in_test & (folds < test + validation)
-    parts = (~in_test & ~in_validation, in_validation, in_test)
-    split = Split(*(np.flatnonzero(part) for part in parts))
-    if not all(map(len, (split.train, split.validation, split.test))):
-        raise ModelError(f"{len(material_ids)} materials are too few to split")
-    return split
+def _crystal(row: dict) -> Crystal:
+    return Crystal(*(np.array(row[c]) for c in ("lattice", "frac_coords", "species")))

@@ -27,18 +27,42 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the config's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from where an interrupted training stopped.")
+    ] = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes, each with a device, that share every batch.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Lightning's name, such as bf16-mixed on a GPU.")
+    ] = "32-true",
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
-    from models.training import read_training_config, train_predictor
+    from models.training import (
+        Hardware,
+        is_main_process,
+        read_training_config,
+        train_predictor,
+    )
     from screening.cli.console import stderr, stdout
 
     chosen = read_training_config(
         config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
     )
-    remarks = stderr(quiet)
-    trained = train_predictor(chosen, announce=remarks.print, progress=not quiet)
     folder = out or config.parent / chosen.name
+    remarks = stderr(quiet or not is_main_process())
+    trained = train_predictor(
+        chosen,
+        announce=remarks.print,
+        progress=not quiet,
+        hardware=Hardware(accelerator, devices, precision),
+        folder=folder / ".progress",
+        resume=resume,
+    )
+    if not is_main_process():
+        return
     card = trained.save(folder, gap=gap_figures(trained))
     console = stdout()
     console.print(_figures_table(card.figures))

@@ -17,9 +17,15 @@ from model_examples import (
 )
 
 from models.crystal import Crystal
-from models.dataset import LABEL_EDGES, edos_dataset, fold, split_dataset
+from models.dataset import LABEL_EDGES, edos_dataset, phdos_dataset
 from models.errors import ModelError
-from models.spectrum import EDOS_GRID, bin_averages
+from models.spectrum import (
+    EDOS_GRID,
+    PHDOS_GRID,
+    PHDOS_PAPER_GRID,
+    EnergyGrid,
+    bin_averages,
+)
 
 
 def files(tmp_path: Path, labels: list[dict], structures: list[dict] | None = None) -> tuple:
@@ -110,7 +116,7 @@ def test_the_first_label_of_an_id_counts_across_files(tmp_path: Path) -> None:
 def test_an_id_twice_in_one_file_is_refused(tmp_path: Path) -> None:
     rows = [label_row("x-0", edos_label(0)), label_row("x-0", edos_label(1))]
     labels, structures = files(tmp_path, rows)
-    with pytest.raises(ModelError, match=r"labels.parquet: x-0 .*more than once"):
+    with pytest.raises(ModelError, match=r"labels.parquet: x-0 is there more than once"):
         edos_dataset(labels, structures)
 
 
@@ -147,34 +153,75 @@ def test_a_subset_has_the_chosen_rows() -> None:
     assert torch.equal(subset.graphs.n_atoms, dataset.graphs.n_atoms[[7, 2]])
 
 
-def test_a_split_has_every_material_once_in_the_asked_shares() -> None:
-    ids = [f"mp-{i}" for i in range(3000)]
-    split = split_dataset(ids, seed=0, validation=0.2, test=0.1)
-    together = np.concatenate([split.train, split.validation, split.test])
-    assert sorted(together) == list(range(3000))
-    assert len(split.validation) / 3000 == pytest.approx(0.2, abs=0.03)
-    assert len(split.test) / 3000 == pytest.approx(0.1, abs=0.02)
+def phonon_row(material_id: str, phdos: np.ndarray, split: str | None = None) -> dict:
+    row = structure_row(material_id, rocksalt()) | {"phdos": phdos.tolist()}
+    return row if split is None else row | {"split": split}
 
 
-def test_a_material_stays_in_its_part_when_the_set_grows() -> None:
-    few, many = [f"mp-{i}" for i in range(50)], [f"mp-{i}" for i in range(20, 500)]
-    parts = []
-    for ids in (few, many):
-        split = split_dataset(ids, seed=3)
-        parts.append(
-            {ids[i]: p for p in ("train", "validation", "test") for i in getattr(split, p)}
-        )
-    common = parts[0].keys() & parts[1].keys()
-    assert len(common) == 30
-    assert all(parts[0][i] == parts[1][i] for i in common)
+def phonons(peak: float) -> np.ndarray:
+    return np.exp(-(((PHDOS_GRID.centers - peak) / 60) ** 2))
 
 
-def test_another_seed_gives_another_split() -> None:
-    ids = [f"mp-{i}" for i in range(200)]
-    assert set(split_dataset(ids, 0).test) != set(split_dataset(ids, 1).test)
-    assert fold("mp-1", 0) == fold("mp-1", 0) != fold("mp-1", 1)
+def test_phonon_labels_are_max_normalised_and_intensive(tmp_path: Path) -> None:
+    rows = [phonon_row("a", 7 * phonons(200), "train"), phonon_row("b", phonons(600), "val")]
+    dataset = phdos_dataset(write_rows(tmp_path / "p.parquet", rows))
+    np.testing.assert_allclose(dataset.spectra[0], phonons(200) / phonons(200).max(), atol=1e-6)
+    assert (dataset.extensive, dataset.parts, dataset.grid) == (False, ("train", "val"), PHDOS_GRID)
+    assert dataset.subset([1]).parts == ("val",)
+    assert not dataset.subset([1]).extensive
 
 
-def test_too_few_to_split() -> None:
-    with pytest.raises(ModelError, match="1 materials are too few to split"):
-        split_dataset(["mp-1"], 0)
+def test_the_papers_phonon_grid_has_no_imaginary_modes(tmp_path: Path) -> None:
+    rows = [phonon_row("a", phonons(400) + 3 * phonons(-200)), phonon_row("b", phonons(-290))]
+    rows[1]["phdos"][15:] = [0.0] * 51
+    dataset = phdos_dataset(write_rows(tmp_path / "p.parquet", rows), PHDOS_PAPER_GRID)
+    assert dataset.spectra.shape == (1, 51)
+    assert PHDOS_PAPER_GRID.centers[dataset.spectra[0].argmax()] == 400
+    assert dataset.spectra.max() == 1
+    assert dataset.left_out == {"b": "no modes above 0 cm^-1"}
+    assert dataset.parts == ()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.full(66, np.nan), "label of a holds NaN"),
+        (-phonons(200), "label of a holds NaN or a negative"),
+        (np.zeros(66), "label of a is zero everywhere"),
+        (np.ones(51), "label of a has 51 points, not 66"),
+    ],
+)
+def test_bad_phonon_labels_are_named(tmp_path: Path, label: np.ndarray, message: str) -> None:
+    file = write_rows(tmp_path / "p.parquet", [phonon_row("a", label)])
+    with pytest.raises(ModelError, match=message):
+        phdos_dataset(file)
+
+
+def test_phonon_materials_without_a_graph_are_left_out(tmp_path: Path) -> None:
+    bad = phonon_row("bad", phonons(100)) | {"lattice": [0.0] * 9}
+    lonely = phonon_row("lonely", phonons(100)) | {"lattice": (40 * np.eye(3)).ravel().tolist()}
+    file = write_rows(tmp_path / "p.parquet", [phonon_row("a", phonons(300)), bad, lonely])
+    dataset = phdos_dataset(file)
+    assert dataset.material_ids == ("a",)
+    assert dataset.left_out.keys() == {"bad", "lonely"}
+    with pytest.raises(ModelError, match="no material can be used"):
+        phdos_dataset(write_rows(tmp_path / "q.parquet", [bad]))
+
+
+def test_another_phonon_grid_is_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "p.parquet", [phonon_row("a", phonons(300))])
+    for start, size in ((-5.0, 51), (-330.0, 66), (-310.0, 70)):
+        grid = EnergyGrid(start=start, width=20.0, size=size, unit="cm^-1")
+        with pytest.raises(ModelError, match="phonon labels have no grid of"):
+            phdos_dataset(file, grid)
+
+
+@pytest.mark.data
+def test_the_reference_data(data_folder: Path) -> None:
+    phonon = phdos_dataset(data_folder / "phdos_jarvis.parquet")
+    assert (len(phonon), phonon.parts.count("val"), phonon.left_out) == (605, 66, {})
+    paper = phdos_dataset(data_folder / "phdos_jarvis.parquet", PHDOS_PAPER_GRID)
+    assert paper.spectra.shape[1] == 51
+    edos = edos_dataset([data_folder / "edos_gpaw.parquet"], data_folder / "mp_snapshot.parquet")
+    assert len(edos) > 250
+    assert (edos.spectra >= 0).all()
