@@ -28,7 +28,9 @@ from pydantic import (
 )
 
 SCHEMA_VERSION = 1
-STORED = {"stored": True}  # validation context of what a store reads: spectra are rounded already
+# Validation context of what a store reads. It was checked when it was written: spectra are not
+# rounded again, and of free dicts no more is asked than that a hand has left them JSON.
+STORED = {"stored": True}
 MAX_DEPTH = 32  # levels of nesting in a free dict; MongoDB allows 100 in a whole document
 INT64 = 2**63
 
@@ -81,6 +83,16 @@ def check_free_dict(document: dict[str, Any]) -> dict[str, Any]:
     if _needs_plain_copy(document, 0):
         copy: dict[str, Any] = orjson.loads(orjson.dumps(document, option=_NUMPY))
         return copy
+    return document
+
+
+def _free_dict(document: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    if info.context is not STORED:
+        return check_free_dict(document)
+    try:
+        orjson.dumps(document, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
     return document
 
 
@@ -169,7 +181,7 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=INT64)]
 Flag = Annotated[bool, Field(strict=True)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc_milliseconds)]
 SpectrumValues = Annotated[list[Number], BeforeValidator(_in_single_precision)]
-FreeDict = Annotated[dict[str, Any], AfterValidator(check_free_dict)]
+FreeDict = Annotated[dict[str, Any], AfterValidator(_free_dict)]
 Counts = Annotated[dict[str, Count], AfterValidator(_check_keys)]
 Flags = Annotated[dict[str, Flag], AfterValidator(_check_keys)]
 

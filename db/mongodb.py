@@ -59,7 +59,7 @@ TIMEOUT = 30.0  # s for one operation
 MIN_TIMEOUT = 1.0  # s for the last attempt
 IDS_PAGE = 100_000  # identifiers in a message
 PAGE = 5000  # documents that a reader takes at a time
-PAGE_WITH_STRUCTURES = 1000
+PAGE_WITH_STRUCTURES = 2500
 
 INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "runs": (("created_at",),),

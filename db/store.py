@@ -87,7 +87,7 @@ class ScreeningStore(ABC):
     survives the end of the process.
 
     Readers stream: which documents are read is fixed when the first is, and each is as it was
-    when its page of a few hundred was read. The store may be written to while it is read.
+    when its page was read. The store may be written to while it is read.
     A document that cannot be read is left out, logged, and added to `problems`; only
     :meth:`run`, which asks for one document, raises.
 
