@@ -48,6 +48,7 @@ def test_same_shape_on_another_scale_has_no_distance():
     dos = between((-6.0, 8.0))
     row = compare_element(document(dos), ENERGIES, 0.4 * dos)
     assert row.wd == pytest.approx(0.0, abs=1e-9)
+    assert (row.share_valence, row.share_conduction) == pytest.approx((0.4, 0.4))
     assert row.valence_bottom == row.valence_bottom_mp == pytest.approx(-6.0, abs=0.02)
     assert row.band_gap == row.band_gap_mp == 0.0
 
@@ -58,6 +59,14 @@ def test_shifted_weight_has_the_distance_it_was_shifted_by():
     theirs = between((-2.5, -1.5), (1.0, 2.0)) + metal
     row = compare_element(document(ours), ENERGIES, theirs)
     assert row.wd == pytest.approx(0.25, abs=0.005)  # half of the weight by 0.5 eV
+
+
+def test_shares_that_differ_leave_no_distance_of_the_halves():
+    dos = between((-3.0, 8.0))
+    row = compare_element(document(dos), ENERGIES, np.where(ENERGIES < 0, 0.2, 0.6) * dos)
+    assert (row.share_valence, row.share_conduction) == pytest.approx((0.2, 0.6), abs=2e-3)
+    assert row.wd > 0.5
+    assert row.wd_halves < 2e-3
 
 
 def test_gap_and_bottom_of_an_insulator_are_compared():
