@@ -33,8 +33,8 @@ def mongo_server() -> str:
 
 
 @pytest.fixture(scope="session")
-def mongo_database(mongo_server: str) -> Iterator[str]:
-    """URI of a database that the tests of this session share, one after the other."""
+def shared_database(mongo_server: str) -> Iterator[str]:
+    """URI of a database that the tests use one after the other, since a new one takes time."""
     import pymongo
 
     name = f"screen_test_{uuid.uuid4().hex[:12]}"
@@ -64,13 +64,19 @@ def empty(uri: str) -> None:
             database[name].delete_many({})
 
 
+@pytest.fixture
+def mongo_database(shared_database: str) -> str:
+    """URI of a database without documents."""
+    empty(shared_database)
+    return shared_database
+
+
 @pytest.fixture(params=STORES)
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of each kind."""
     if request.param == "embedded":
         return str(tmp_path / "store.sqlite")
     address: str = request.getfixturevalue("mongo_database")
-    empty(address)
     return address
 
 
