@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def edos_dataset(
                 left_out[material_id] = f"DOS is complete only up to {complete:.2f} eV"
                 continue
             spectra[material_id] = _checked_label(material_id, row, grid)
-    crystals = _crystals(structures, set(spectra))
+    crystals = read_crystals(structures, set(spectra))
     for material_id in spectra.keys() - crystals.keys():
         left_out[material_id] = f"no structure in {structures.name}"
     graphs = _graphs({i: crystals[i] for i in sorted(spectra.keys() & crystals.keys())}, graph)
@@ -183,6 +183,25 @@ def phdos_dataset(
         extensive=False,
         parts=tuple(parts[i] for i in graphs.built) if own_split else (),
     )
+
+
+def with_structures(
+    dataset: SpectrumDataset, crystals: dict[str, Crystal], graph: GraphConfig
+) -> SpectrumDataset:
+    """The same labels for other structures of the same materials.
+
+    Parameters
+    ----------
+    crystals : dict
+        By `material_id`; those that have no graph are left out.
+    """
+    graphs = _graphs({i: crystals[i] for i in dataset.material_ids}, graph)
+    if not graphs.built:
+        raise ModelError("none of the structures has a graph")
+    rows = [i for i, m in enumerate(dataset.material_ids) if m in graphs.built]
+    kept = dataset.subset(rows)
+    batch = collate(list(graphs.built.values()))
+    return replace(kept, graphs=batch, left_out=graphs.failures)
 
 
 def _points_of(grid: EnergyGrid) -> slice:
@@ -258,7 +277,7 @@ def _rows(path: Path, columns: list[str], optional: str = "") -> Iterator[dict]:
             yield row
 
 
-def _crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
+def read_crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
     """Crystals of these materials; the arrays of the others are never unpacked."""
     found = {}
     for batch in _batches(path, ["material_id", "lattice", "species", "frac_coords"]):

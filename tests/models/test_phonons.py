@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.constants import Boltzmann, Planck, R
+
+from models.errors import ModelError
+from models.phonons import heat_capacities, mean_frequencies, phonon_figures
+from models.spectrum import EDOS_GRID, PHDOS_GRID, PHDOS_PAPER_GRID, EnergyGrid
+
+FINE = EnergyGrid(start=-0.25, width=0.5, size=2001, unit="cm^-1")
+
+
+def peak(center: float, width: float, grid: EnergyGrid = FINE) -> np.ndarray:
+    return np.exp(-(((grid.centers - center) / width) ** 2))[None]
+
+
+def einstein(wavenumber: float, temperature: float) -> float:
+    """Heat capacity of one mode in units of k_B."""
+    x = Planck * wavenumber * 2.99792458e10 / (Boltzmann * temperature)
+    return x**2 * np.exp(x) / (np.exp(x) - 1) ** 2
+
+
+@pytest.mark.parametrize("wavenumber", [50, 200, 500, 900])
+@pytest.mark.parametrize("temperature", [100.0, 300.0])
+def test_a_narrow_peak_is_einsteins_solid(wavenumber: int, temperature: float) -> None:
+    found = heat_capacities(peak(wavenumber, 3.0), FINE, np.array([5]), temperature)
+    assert found[0] == pytest.approx(15 * R * einstein(wavenumber, temperature), rel=1e-3)
+
+
+def test_slow_modes_reach_dulong_and_petit() -> None:
+    found = heat_capacities(np.repeat(peak(30, 3.0), 2, 0), FINE, np.array([1, 4]), 3000.0)
+    np.testing.assert_allclose(found, [3 * R, 12 * R], rtol=1e-3)
+
+
+def test_the_scale_of_a_spectrum_does_not_matter() -> None:
+    spectrum, n_atoms = peak(300, 80, PHDOS_PAPER_GRID), np.array([3])
+    one, other = (
+        heat_capacities(factor * spectrum, PHDOS_PAPER_GRID, n_atoms) for factor in (1.0, 7.0)
+    )
+    np.testing.assert_allclose(one, other)
+
+
+def test_imaginary_modes_do_not_contribute() -> None:
+    grid, n_atoms = PHDOS_GRID, np.array([2])
+    real, imaginary = peak(300, 40, grid), peak(-150, 40, grid)
+    half = heat_capacities(real + imaginary, grid, n_atoms)
+    np.testing.assert_allclose(half, heat_capacities(real, grid, n_atoms) / 2, rtol=1e-3)
+    np.testing.assert_allclose(
+        mean_frequencies(real + imaginary, grid), mean_frequencies(real, grid), rtol=1e-3
+    )
+
+
+def test_the_mean_frequency_of_a_peak_is_its_centre() -> None:
+    assert mean_frequencies(peak(412.0, 30), FINE)[0] == pytest.approx(412.0, abs=0.1)
+
+
+def test_figures_are_mean_absolute_errors() -> None:
+    label = np.concatenate([peak(200, 10), peak(300, 10)])
+    prediction = np.concatenate([peak(200, 10), peak(340, 10)])
+    figures = phonon_figures(prediction, label, FINE, np.array([2, 7]))
+    assert figures["mean_frequency_mae"] == pytest.approx(20, abs=0.1)
+    expected = 3 * R * abs(einstein(340, 300) - einstein(300, 300)) / 2
+    assert figures["cv_mae"] == pytest.approx(expected, rel=0.02)
+
+
+def test_an_electronic_grid_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"need a grid in cm\^-1, not eV"):
+        mean_frequencies(np.ones((1, 128)), EDOS_GRID)
