@@ -25,3 +25,15 @@ def reporting_to(report: Report) -> Iterator[None]:
         yield
     finally:
         _report.reset(token)
+
+
+def steps_of(stage: str) -> Callable[[int, int | None], None]:
+    """Callback for functions that tell how many items are done so far, and of how many."""
+    before = 0
+
+    def report(done: int, total: int | None) -> None:
+        nonlocal before
+        advance(stage, done - before, total)
+        before = done
+
+    return report

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
@@ -34,11 +34,11 @@ from models.crystal import Crystal
 from models.spectrum import EDOS_GRID
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError
-from screening.filters import Funnel, ScreeningFilters
+from screening.filters import FilterCount, Funnel, ScreeningFilters
 from screening.gap import GapCriteria, Gaps, find_gaps
 from screening.sources import Source, mark_known_edos, open_source
 from screening.sources.ids import read_material_ids
-from workflows.progress import advance
+from workflows.progress import advance, steps_of
 from workflows.stores import open_reference, store_of_run, store_reference
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class ScreeningFlowMaker(Maker):
     source : str
         ``"mp"``, ``"prototypes"`` or a path.
     source_options : dict
-        Passed to :func:`screening.sources.open_source`.
+        Passed to :func:`screening.sources.open_source`, and `known_edos`, the path of a list of
+        materials whose DOS is known. A key never is among them, only the path of its file.
     filters : dict
         Fields of :class:`screening.filters.ScreeningFilters`.
     criteria : dict
@@ -130,8 +131,9 @@ class ScreeningFlowMaker(Maker):
         parameters = self.parameters()
         filters, criteria = parameters["filters"], parameters["criteria"]
         queried = query(run_id, db, self.source, self.source_options, parameters)
+        kept = {k: v for k, v in self.source_options.items() if k != "refresh"}
         filtered = filter_candidates(
-            run_id, db, queried.output, self.source_options, filters, self.shard_size, self.limit
+            run_id, db, queried.output, kept, filters, self.shard_size, self.limit
         )
         scored = score(
             run_id, db, filtered.output["shards"], self.checkpoint, self.device, self.workers
@@ -167,16 +169,11 @@ def query(
     Returns
     -------
     dict
-        `name`, `description` and `fingerprint` of the source: a reference, not the candidates.
+        `source` and its provenance: a reference, not the candidates.
     """
     filters = ScreeningFilters(**parameters["filters"])
     opened = _open_source(source, filters, options)
-    reference = {
-        "source": source,
-        "name": opened.name,
-        "description": opened.description,
-        "fingerprint": opened.fingerprint,
-    }
+    reference = {"source": source} | opened.provenance
     model = model_id(Path(parameters["checkpoint"]))
     with store_of_run(db, run_id) as store:
         run = _find_run(store, run_id)
@@ -235,11 +232,23 @@ def filter_candidates(
             documents = _filtered(run_id, source, criteria, funnel, shard_size, limit)
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
-            changes = {"funnel": funnel.as_dicts(), "updated_at": utc_now()}
+            stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
+            changes = {"funnel": stages, "updated_at": utc_now()}
             run = Run.model_validate(run.model_dump() | changes)
             store.put_run(run)
         shards = store.shards(run_id, state="pending")
         return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
+
+
+def _stages_of_source(source: Source, read: int) -> list[dict[str, Any]]:
+    """Stages that the source has applied itself, and what a limit left unread, if anything."""
+    if not source.applied:
+        return []
+    funnel = Funnel([replace(s, name=f"{source.name}: {s.name}") for s in source.applied])
+    if funnel.passed > read:
+        unread = FilterCount(f"{source.name}: limit", funnel.passed, funnel.passed - read)
+        funnel.stages.append(unread)
+    return funnel.as_dicts()
 
 
 def _open_source(source: str, filters: ScreeningFilters, options: dict[str, Any]) -> Source:
@@ -248,7 +257,11 @@ def _open_source(source: str, filters: ScreeningFilters, options: dict[str, Any]
     known_edos = options.pop("known_edos", None)
     if source == "mp":
         key_file = options.pop("api_key_file", None)
-        options |= {"filters": filters, "api_key_file": Path(key_file) if key_file else None}
+        options |= {
+            "filters": filters,
+            "api_key_file": Path(key_file) if key_file else None,
+            "progress": steps_of("fetched"),
+        }
     opened = open_source(source, **options)
     if known_edos is None:
         return opened

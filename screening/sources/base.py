@@ -29,6 +29,9 @@ class Source(ABC):
     attribution: str | None = None
     """How the source wants to be cited."""
 
+    database_version: str | None = None
+    """Release of the database that the candidates come from."""
+
     applied: Sequence[FilterCount] = ()
     """What filters that the source has applied itself did, before its candidates came out."""
 
@@ -41,6 +44,18 @@ class Source(ABC):
     def total(self) -> int | None:
         """How many items are expected, None if that is not known beforehand."""
         return None
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a run, its reports and its tables say of the source."""
+        known = {
+            "name": self.name,
+            "description": self.description,
+            "fingerprint": self.fingerprint,
+            "database_version": self.database_version,
+            "attribution": self.attribution,
+        }
+        return {name: value for name, value in known.items() if value is not None}
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourceItem]:
@@ -62,6 +77,7 @@ class _KnownEdos(Source):
         self.description = f"{source.description}; {len(ids):,} materials with a known DOS"
         self.default_unknown = source.default_unknown
         self.attribution = source.attribution
+        self.database_version = source.database_version
         self.applied = source.applied
         self._source = source
         self._ids = ids
@@ -73,6 +89,10 @@ class _KnownEdos(Source):
     @property
     def total(self) -> int | None:
         return self._source.total
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        return self._source.provenance | super().provenance
 
     def __iter__(self) -> Iterator[SourceItem]:
         for item in self._source:

@@ -139,14 +139,18 @@ class MaterialsProjectSource(Source):
         self._missing = list(missing)
         self.facts = facts
         self.applied = facts.counts()
-        self.description = (
-            f"Materials Project {facts.database_version}: {table.total:,} materials, {facts.age()}"
-        )
+        self.database_version = facts.database_version
+        self.description = f"{NAME} {facts.database_version}: {table.total:,} materials"
 
     @property
     def fingerprint(self) -> str:
         """Of the query and the version of the database."""
         return digest(NAME, self.facts.database_version, self.facts.query)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Also when the answer was retrieved."""
+        return super().provenance | {"retrieved": self.facts.retrieved}
 
     @property
     def total(self) -> int:

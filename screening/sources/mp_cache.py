@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,27 +57,16 @@ class Facts:
         ISO 8601, UTC.
     funnel : list of dict
         What each filter dropped on the server.
-    from_cache : bool
-        The table was there already.
     """
 
     query: str
     database_version: str
     retrieved: str
     funnel: list[dict[str, Any]] = field(default_factory=list)
-    from_cache: bool = False
 
     def counts(self) -> list[FilterCount]:
         """The funnel on the server."""
         return [FilterCount(**stage) for stage in self.funnel]
-
-    def age(self) -> str:
-        """When the table was retrieved, in words."""
-        if not self.from_cache:
-            return "retrieved now"
-        days = (datetime.now(UTC) - datetime.fromisoformat(self.retrieved)).days
-        when = {0: "today", 1: "yesterday"}.get(days, f"{days} days ago")
-        return f"retrieved {when} (--refresh asks again)"
 
     def metadata(self) -> dict[str, str]:
         """For the metadata of the table."""
@@ -104,7 +92,6 @@ class Facts:
                 text["database_version"],
                 text["retrieved"],
                 json.loads(text["funnel"]),
-                from_cache=True,
             )
         except (OSError, pa.ArrowException, KeyError, ValueError):
             return None

@@ -16,8 +16,8 @@ The columns, of which the last group is optional:
 `problem`          string                  why there is no structure
 ================== ======================= ====================================================
 
-Other columns are not read. A version of the database is taken from the file's metadata
-(``database_version``).
+Other columns are not read. The version of the database and how it wants to be cited are taken
+from the file's metadata (``database_version``, ``attribution``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from screening.sources.base import Source
 from screening.sources.files import file_fingerprint, id_of, one_line
 
 BATCH_ROWS = 4096
-VERSION_KEY = "database_version"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -124,9 +123,8 @@ class ParquetSource(Source):
             schema = file.schema_arrow
             self._columns = _checked_columns(path, schema)
             self._total = file.metadata.num_rows
-        metadata = schema.metadata or {}
-        version = metadata.get(VERSION_KEY.encode())
-        self._version = version.decode() if version else None
+        self.database_version = _text_in(schema, "database_version")
+        self.attribution = _text_in(schema, "attribution")
         self.description = f"{path}: {self._total:,} rows"
 
     @property
@@ -153,7 +151,7 @@ class ParquetSource(Source):
                     batch = next(batches, None)
                     if batch is None:
                         return
-                    rows = _Rows(batch, self._columns, self._origin, self._version)
+                    rows = _Rows(batch, self._columns, self._origin, self.database_version)
                 except (pa.ArrowException, OSError) as error:
                     raise ScreeningError(f"{self._path}: cannot read: {one_line(error)}") from None
                 for k in range(batch.num_rows):
@@ -178,6 +176,12 @@ class ParquetSource(Source):
             return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise ScreeningError(f"{self._path}: not a parquet file: {one_line(error)}") from None
+
+
+def _text_in(schema: pa.Schema, name: str) -> str | None:
+    """Text of a file's metadata, None if there is none."""
+    value = (schema.metadata or {}).get(name.encode())
+    return value.decode(errors="replace") if value else None
 
 
 def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.DataType]:
