@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 
@@ -48,6 +48,8 @@ EMPTY = 0.05  # states/eV/cell; a DOS below this is a gap
 EDGE_MARGIN = 0.1  # eV; states may leak this far into the gap by smearing and coarse meshes
 THZ = 33.35640951981521  # cm^-1
 
+Method = Literal["dfpt", "pheasy"]
+METHODS = get_args(Method)
 Progress = Callable[[int, int], object]
 Row = dict[str, Any]
 
@@ -109,6 +111,8 @@ class FetchOptions(TypedDict, total=False):
         Of the object store, in the names of `deltalake`.
     progress : callable
         Called with the materials whose spectrum has come and those that are asked for.
+    materials_progress : callable
+        The same for the materials themselves, before their spectra.
     sleep : callable
         For the pauses between attempts.
     """
@@ -120,6 +124,7 @@ class FetchOptions(TypedDict, total=False):
     table: str | None
     storage_options: dict[str, str] | None
     progress: Progress | None
+    materials_progress: Progress | None
     sleep: Callable[[float], object]
 
 
@@ -156,9 +161,7 @@ def fetch_edos(out: Path, **options: Unpack[FetchOptions]) -> FetchReport:
     return _fetch(out, _edos(), options)
 
 
-def fetch_phdos(
-    out: Path, method: Literal["dfpt", "pheasy"] = "dfpt", **options: Unpack[FetchOptions]
-) -> FetchReport:
+def fetch_phdos(out: Path, method: Method = "dfpt", **options: Unpack[FetchOptions]) -> FetchReport:
     """Write the phonon DOS of all materials that have one, with their structures.
 
     The file is like that of :func:`fetch_edos`. `spectrum` has 51 points from 0 to 1000 cm^-1
@@ -193,7 +196,13 @@ def _fetch(out: Path, kind: _Kind, options: FetchOptions) -> FetchReport:
 
     folder = options.get("cache_dir") or default_cache()
     cache = TableCache(folder, kind.query.criteria(), kind.layout, endpoint)
-    facts = cached_table(connect, kind.query, cache, refresh=options.get("refresh", False))
+    facts = cached_table(
+        connect,
+        kind.query,
+        cache,
+        refresh=options.get("refresh", False),
+        progress=options.get("materials_progress"),
+    )
     materials, left_out = _materials(cache.table)
 
     uri = options.get("table") or kind.uri

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,9 +13,23 @@ from screening.cli import options
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run
     from db.store import ScreeningStore
+    from screening.cli.rows import CandidateRow, DisagreementRow
 
-SORTABLE = ("score", "energy_above_hull", "band_gap", "nsites", "formula", "material_id")
-ATTRIBUTION = "Structures and properties of mp- ids: Materials Project (CC-BY 4.0)."
+T = TypeVar("T")
+
+SORTABLE = {
+    "score": "score",
+    "width": "gap.width",
+    "energy_above_hull": "energy_above_hull",
+    "band_gap": "band_gap",
+    "nsites": "nsites",
+    "formula": "formula",
+    "material_id": "material_id",
+}
+STATES = ("pending", "screened", "rejected", "failed")
+ROWS = 50  # on the screen
+
+_FILTERS = "Filters"
 
 
 def candidates(
@@ -22,51 +37,149 @@ def candidates(
     positive: Annotated[
         bool, typer.Option("--positive/--all", help="Only the predicted positives.")
     ] = True,
+    to_validate: Annotated[
+        bool, typer.Option("--to-validate", help="Positives without a DFT calculation, best first.")
+    ] = False,
+    disagreements: Annotated[
+        bool,
+        typer.Option("--disagreements", help="Those that the model and DFT judge differently."),
+    ] = False,
     state: Annotated[
-        str | None, typer.Option(help="screened, rejected, failed or pending; implies --all.")
+        str | None,
+        typer.Option(rich_help_panel=_FILTERS, help=f"{', '.join(STATES)}; implies --all."),
     ] = None,
-    elements: Annotated[str | None, typer.Option(help="All of these must be there: Mg,Si.")] = None,
-    chemsys: Annotated[str | None, typer.Option(help="Exactly this system: Mg-Si.")] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FILTERS, help="All of these must be there: Mg,Si."),
+    ] = None,
+    exclude_elements: Annotated[
+        str | None, typer.Option(rich_help_panel=_FILTERS, help="None of these may: U,Th.")
+    ] = None,
+    chemsys: Annotated[
+        str | None, typer.Option(rich_help_panel=_FILTERS, help="Exactly this system: Mg-Si.")
+    ] = None,
     max_ehull: Annotated[
-        float | None, typer.Option(help="Largest energy above hull, eV/atom.")
+        float | None,
+        typer.Option(rich_help_panel=_FILTERS, help="Largest energy above hull, eV/atom."),
     ] = None,
-    min_width: Annotated[float | None, typer.Option(help="Smallest width of the gap, eV.")] = None,
-    sort: Annotated[str, typer.Option(help="One of " + ", ".join(SORTABLE) + ".")] = "score",
+    min_width: Annotated[
+        float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest width of the gap, eV.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help=f"One of {', '.join(SORTABLE)}.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write all columns of all rows to this file.")
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Rows at most; {ROWS} on the screen, else all by default."),
     ] = None,
+    out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:
     """List the candidates of a run."""
     from db.store import open_store
-    from screening.cli.console import print_json, stderr, stdout
+    from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.errors import ScreeningError
 
     if sort not in SORTABLE:
         raise ScreeningError(f"--sort {sort}: not one of {', '.join(SORTABLE)}")
+    if to_validate and disagreements:
+        raise ScreeningError("--to-validate and --disagreements ask for different things")
+    filters = _filters(state, elements, exclude_elements, chemsys, max_ehull, min_width)
+    if limit is None and out is None and not as_json:
+        limit = ROWS
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
-        found = store.candidates(
-            chosen.run_id,
-            state=_state(state),
-            is_positive=True if positive and state is None else None,
-            sort_by=sort,
-            descending=not ascending,
-        )
-        wanted = [c for c in found if _matches(c, elements, chemsys, max_ehull, min_width)]
-    if csv is not None:
-        _write_csv(csv, wanted)
-        stderr().print(f"{len(wanted)} rows in {csv}. {ATTRIBUTION}")
-    elif as_json:
-        print_json([row_of(candidate) for candidate in wanted[:limit]])
-    else:
-        shown = wanted[:limit]
-        more = f", the first {limit}" if len(wanted) > limit else ""
-        title = f"{len(wanted)} candidates of run {chosen.run_id}{more}"
-        stdout().print(candidates_table(title, shown, chosen.model_id))
+        if disagreements:
+            pairs = _disagreements(store, chosen, filters)[:limit]
+            differing = [DisagreementRow.of(pair, chosen) for pair in pairs]
+            title = f"{len(pairs)} disagreements of model and DFT in run {chosen.run_id}"
+            deliver(
+                DisagreementRow,
+                differing,
+                lambda: _disagreement_table(title, differing),
+                out,
+                as_json,
+            )
+            return
+        if to_validate:
+            found = _to_validate(store, chosen, filters)
+        else:
+            from db.queries import find_candidates
+
+            found = list(
+                find_candidates(
+                    store,
+                    chosen.run_id,
+                    is_positive=True if positive and state is None else None,
+                    sort_by=SORTABLE[sort],
+                    descending=not ascending,
+                    limit=None if limit is None else limit + 1,  # to know whether there are more
+                    **filters,
+                )
+            )
+    rows = [CandidateRow.of(candidate, chosen) for candidate in found[:limit]]
+    title = f"{len(rows)} candidates of run {chosen.run_id}"
+    if len(found) > len(rows):
+        title += ", and there are more (--limit)"
+    deliver(CandidateRow, rows, lambda: candidates_table(title, rows), out, as_json)
+
+
+def _filters(
+    state: str | None,
+    elements: str | None,
+    exclude_elements: str | None,
+    chemsys: str | None,
+    max_ehull: float | None,
+    min_width: float | None,
+) -> dict[str, Any]:
+    """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
+    from screening.errors import ScreeningError
+    from screening.filters import ScreeningFilters
+
+    if state is not None and state not in STATES:
+        raise ScreeningError(f"--state {state}: not one of {', '.join(STATES)}")
+    checked = ScreeningFilters.from_options(
+        elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
+    )
+    asked: dict[str, Any] = {
+        "state": state,
+        "elements": sorted(checked.elements),
+        "exclude_elements": sorted(checked.exclude_elements),
+        "chemsys": chemsys,
+        "energy_above_hull": None if max_ehull is None else (None, max_ehull),
+        "width": None if min_width is None else (min_width, None),
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _to_validate(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[CandidateDoc]:
+    from db.queries import positives_to_validate
+
+    found = positives_to_validate(store, run.run_id)
+    return _among(store, run, filters, found, lambda candidate: candidate.material_id)
+
+
+def _disagreements(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[Any]:
+    from db.queries import disagreements
+
+    found = disagreements(store, run.run_id)
+    return _among(store, run, filters, found, lambda pair: pair.candidate.material_id)
+
+
+def _among(
+    store: ScreeningStore,
+    run: Run,
+    filters: dict[str, Any],
+    found: list[T],
+    id_of: Callable[[T], str],
+) -> list[T]:
+    """Those whose candidate meets the filters, if there are any."""
+    from db.queries import find_candidates
+
+    if not filters:
+        return found
+    ids = {candidate.material_id for candidate in find_candidates(store, run.run_id, **filters)}
+    return [item for item in found if id_of(item) in ids]
 
 
 def existing(db: str) -> str:
@@ -96,71 +209,6 @@ def find_run(store: ScreeningStore, run_id: str | None) -> Run:
     return runs[0]
 
 
-def _state(state: str | None) -> Any:
-    from screening.errors import ScreeningError
-
-    states = ("pending", "screened", "rejected", "failed")
-    if state is not None and state not in states:
-        raise ScreeningError(f"--state {state}: not one of {', '.join(states)}")
-    return state
-
-
-def _matches(
-    candidate: CandidateDoc,
-    elements: str | None,
-    chemsys: str | None,
-    max_ehull: float | None,
-    min_width: float | None,
-) -> bool:
-    if elements and not set(elements.replace(",", " ").split()) <= set(candidate.elements):
-        return False
-    if chemsys and sorted(chemsys.split("-")) != sorted(candidate.elements):
-        return False
-    ehull = candidate.energy_above_hull
-    if max_ehull is not None and (ehull is None or ehull > max_ehull):
-        return False
-    width = candidate.gap.width if candidate.gap else None
-    return min_width is None or (width is not None and width >= min_width)
-
-
-COLUMNS = (
-    "material_id",
-    "formula",
-    "chemsys",
-    "nsites",
-    "energy_above_hull",
-    "band_gap",
-    "gap_lower_edge",
-    "gap_upper_edge",
-    "gap_width",
-    "gap_width_is_lower_bound",
-    "gap_max_dos",
-    "score",
-    "is_positive",
-    "state",
-    "reason",
-    "model_id",
-    "structure_hash",
-    "source",
-    "database_version",
-)
-
-
-def row_of(candidate: CandidateDoc) -> dict[str, Any]:
-    """One flat row of plain values; energies in eV, `energy_above_hull` in eV/atom."""
-    gap = candidate.gap
-    values = {
-        "gap_lower_edge": gap.lower_edge if gap else None,
-        "gap_upper_edge": gap.upper_edge if gap else None,
-        "gap_width": gap.width if gap else None,
-        "gap_width_is_lower_bound": gap.is_lower_bound if gap else None,
-        "gap_max_dos": gap.max_dos if gap else None,
-        "source": candidate.origin.get("source"),
-        "database_version": candidate.origin.get("database_version"),
-    }
-    return {c: values[c] if c in values else getattr(candidate, c) for c in COLUMNS}
-
-
 def trained_elements(checkpoint: str | None) -> frozenset[str]:
     """Elements in the training set of a predictor; empty if its card cannot be read."""
     from models.card import DEFAULT_EDOS, ModelCard
@@ -172,7 +220,7 @@ def trained_elements(checkpoint: str | None) -> frozenset[str]:
         return frozenset()
 
 
-def candidates_table(title: str, rows: list[CandidateDoc], model_id: str | None) -> Any:
+def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     """Table for the terminal; ≥ marks a width that is a lower bound."""
     from screening.cli.console import table
 
@@ -186,34 +234,43 @@ def candidates_table(title: str, rows: list[CandidateDoc], model_id: str | None)
         "width eV",
         "score eV",
     )
-    if any(candidate.reason for candidate in rows):
+    if any(row.reason for row in rows):
         columns += ("reason",)
-    return table(title, columns, [_cells(c, len(columns)) for c in rows])
+    return table(title, columns, [_cells(row)[: len(columns)] for row in rows])
 
 
-def _cells(candidate: CandidateDoc, size: int) -> tuple[Any, ...]:
-    gap = candidate.gap
+def _cells(row: CandidateRow) -> tuple[Any, ...]:
     width = None
-    if gap is not None and gap.width is not None:
-        width = f"≥ {gap.width:.2f}" if gap.is_lower_bound else f"{gap.width:.2f}"
-    cells = (
-        candidate.material_id,
-        candidate.formula,
-        candidate.nsites,
-        candidate.energy_above_hull,
-        gap.lower_edge if gap else None,
-        gap.upper_edge if gap else None,
+    if row.gap_width is not None:
+        width = f"{'≥ ' if row.gap_width_is_lower_bound else ''}{row.gap_width:.2f}"
+    return (
+        row.material_id,
+        row.formula,
+        row.nsites,
+        row.energy_above_hull,
+        row.gap_lower_edge,
+        row.gap_upper_edge,
         width,
-        candidate.score,
-        candidate.reason,
+        row.score,
+        row.reason,
     )
-    return cells[:size]
 
 
-def _write_csv(path: Path, candidates: list[CandidateDoc]) -> None:
-    import csv
+def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
+    from screening.cli.console import table
 
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(row_of(candidate) for candidate in candidates)
+    columns = ("material", "formula", "model", "DFT", "model's width eV", "DFT's eV", "score eV")
+    cells = [
+        (
+            row.material_id,
+            row.formula,
+            row.predicted_positive,
+            row.dft_positive,
+            row.predicted_width,
+            row.dft_width,
+            row.score,
+            f"{row.engine}, {row.recipe}",
+        )
+        for row in rows
+    ]
+    return table(title, (*columns, "calculated with"), cells)

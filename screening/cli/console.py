@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -50,7 +51,19 @@ def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+def ago(time: datetime) -> str:
+    """How long ago a time was, in words."""
+    seconds = (datetime.now(UTC) - time).total_seconds()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            n = int(seconds // length)
+            return f"{n} {unit}{'s' if n > 1 else ''} ago"
+    return "just now"
+
+
 STAGES = {
+    "fetched": "Asking the Materials Project",
+    "spectra": "Reading spectra",
     "read": "Reading and filtering",
     "scored": "Predicting spectra",
     "validated": "Calculating with DFT",

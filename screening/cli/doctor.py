@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -17,9 +16,7 @@ Finding = tuple[str, bool, str]
 def doctor(
     db: options.Db = options.DEFAULT_DB,
     checkpoint: options.CheckpointFolder = None,
-    mp_api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the Materials Project key.")
-    ] = None,
+    mp_api_key_file: options.MpApiKeyFile = None,
     as_json: options.Json = False,
 ) -> None:
     """Check key, database, GPU, checkpoint, GPAW and VASP; exits with 1 if screening cannot run."""

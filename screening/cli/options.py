@@ -10,15 +10,32 @@ import typer
 
 DEFAULT_DB = "screening.sqlite"
 
+
+def _known_to_jobs(db: str) -> str:
+    """The same; jobs take a URI from the environment, since their specifications never hold it."""
+    if "://" in db:
+        os.environ["SCREEN_DB"] = db
+    return db
+
+
 Db = Annotated[
     str,
     typer.Option(
         "--db",
-        envvar="SCREEN_DB",
-        show_envvar=True,
-        help="Where candidates and predictions are kept: a file, or a mongodb:// URI.",
+        callback=_known_to_jobs,
+        show_default=DEFAULT_DB,  # and never a URI of the environment
+        help="Where candidates and predictions are kept: a file, or a mongodb:// URI. "
+        "Else from SCREEN_DB or screen.yaml.",
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Write all columns to this file: .csv, .json or .parquet."),
+]
+MpApiKeyFile = Annotated[
+    Path | None, typer.Option("--mp-api-key-file", help="File with the Materials Project key.")
+]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Project again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,9 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc, Run
+    from db.documents import Run
     from db.store import ScreeningStore
+    from screening.cli.rows import CandidateRow
     from workflows.screening import ScreeningFlowMaker
 
 _FILTERS = "Filters"
@@ -87,12 +89,8 @@ def run(
     shard_size: Annotated[
         int, typer.Option(min=1, help="Candidates that are scored and stored at a time.")
     ] = 2000,
-    mp_api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the Materials Project key.")
-    ] = None,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask the Materials Project again.")
-    ] = False,
+    mp_api_key_file: options.MpApiKeyFile = None,
+    refresh: options.Refresh = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Finish the last run with the same options.")
     ] = False,
@@ -194,10 +192,7 @@ def _execute(maker: ScreeningFlowMaker, db: str, resume: bool, quiet: bool) -> s
     from screening.cli.console import progress_bars, stderr
     from workflows.progress import reporting_to
     from workflows.screening import new_run_id, resumable_run
-    from workflows.stores import ENVIRONMENT, FROM_ENVIRONMENT, store_reference
 
-    if store_reference(db) == FROM_ENVIRONMENT:
-        os.environ[ENVIRONMENT] = db  # where jobs look for a URI: their specifications lack it
     warnings.filterwarnings("ignore", category=FutureWarning)
     run_id = resumable_run(db, maker.parameters()) if resume else new_run_id()
     remarks = stderr(quiet)
@@ -223,27 +218,38 @@ def run_flow(flow: Any) -> None:
 def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
     from db.store import open_store
     from screening.cli.console import print_json, stderr, stdout
+    from screening.cli.rows import CandidateRow
 
     with open_store(db) as store:
         run = store.run(run_id)
-        positives = list(
-            store.candidates(
-                run_id, is_positive=True, sort_by="score", descending=True, limit=top or None
-            )
+        best = store.candidates(
+            run_id, is_positive=True, sort_by="score", descending=True, limit=max(top, 1)
         )
+        positives = [CandidateRow.of(candidate, run) for candidate in best][:top]
         if as_json:
             print_json(_summary(run, positives))
             return
         remarks = stderr(quiet)
+        remarks.print(_source_in_words(run))
         remarks.print(funnel_table(run))
         remarks.print(_counts(run))
         stdout().print(positives_table(run, positives))
         _warn_of_extrapolation(store, run, remarks)
+        for attribution in sorted({row.attribution for row in positives if row.attribution}):
+            remarks.print(attribution)
 
 
-def _summary(run: Run, positives: list[CandidateDoc]) -> dict[str, Any]:
-    from screening.cli.candidates import row_of
+def _source_in_words(run: Run) -> str:
+    """The source, and how old what it says is."""
+    from screening.cli.console import ago
 
+    words = str(run.source.get("description", ""))
+    if retrieved := run.source.get("retrieved"):
+        words += f", retrieved {ago(datetime.fromisoformat(retrieved))} (--refresh asks again)"
+    return words
+
+
+def _summary(run: Run, positives: list[CandidateRow]) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "state": run.state,
@@ -252,7 +258,7 @@ def _summary(run: Run, positives: list[CandidateDoc]) -> dict[str, Any]:
         "parameters": run.parameters,
         "funnel": [count.model_dump() for count in run.funnel],
         "counts": run.counts,
-        "positives": [row_of(candidate) for candidate in positives],
+        "positives": [asdict(row) for row in positives],
     }
 
 
@@ -277,13 +283,13 @@ def _counts(run: Run) -> str:
     )
 
 
-def positives_table(run: Run, positives: list[CandidateDoc]) -> Any:
+def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
     """Table of the predicted positives."""
     from screening.cli.candidates import candidates_table
 
     n = len(run.selection)
     shown = "" if n <= len(positives) else f", the best {len(positives)}"
-    return candidates_table(f"{n} predicted positives{shown}", positives, run.model_id)
+    return candidates_table(f"{n} predicted positives{shown}", positives)
 
 
 def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:

@@ -27,21 +27,32 @@ def show(
     """Show a material's properties, verdict and predicted spectrum."""
     from db.store import open_store
     from screening.cli.candidates import existing, find_run
-    from screening.cli.console import print_json
+    from screening.cli.console import print_json, stderr
+    from screening.cli.rows import attribution_of
 
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
-        candidate = _candidate(store, chosen.run_id, material_id)
-        prediction = _prediction(store, candidate)
+        candidate = find_candidate(store, chosen.run_id, material_id)
+        prediction = find_prediction(store, candidate)
+    attribution = attribution_of(material_id, chosen)
     if plot is not None:
         _write_plot(candidate, prediction, plot)
     if as_json:
-        print_json(_document(candidate, prediction))
+        print_json(_document(candidate, prediction) | {"attribution": attribution})
     else:
         _print(candidate, prediction, chosen.parameters.get("checkpoint"))
+        if attribution:
+            stderr().print(attribution)
 
 
-def _candidate(store: ScreeningStore, run_id: str, material_id: str) -> CandidateDoc:
+def find_candidate(store: ScreeningStore, run_id: str, material_id: str) -> CandidateDoc:
+    """A material in a run.
+
+    Raises
+    ------
+    ScreeningError
+        If it is not there.
+    """
     from screening.errors import ScreeningError
 
     for candidate in store.candidates(run_id, material_ids=[material_id]):
@@ -49,7 +60,8 @@ def _candidate(store: ScreeningStore, run_id: str, material_id: str) -> Candidat
     raise ScreeningError(f"{material_id} is not in run {run_id}; --run names another run")
 
 
-def _prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
+def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
+    """What the run's model predicts for a candidate, None if it has not."""
     if candidate.structure_hash is None or candidate.model_id is None:
         return None
     key = (candidate.material_id, candidate.structure_hash, candidate.model_id)

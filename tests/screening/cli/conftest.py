@@ -23,7 +23,8 @@ def screen(tmp_path, monkeypatch, capsys) -> Callable[..., Outcome]:
     """Call `screen` in an empty folder, without a key; no traceback is ever allowed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MP_API_KEY", raising=False)
-    monkeypatch.delenv("SCREEN_DB", raising=False)
+    monkeypatch.setenv("SCREEN_DB", "")  # so that what a command sets is forgotten afterwards
+    monkeypatch.delenv("SCREEN_DB")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object) -> Outcome:

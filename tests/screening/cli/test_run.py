@@ -133,7 +133,7 @@ def test_candidates_lists_and_exports(screen, table, tmp_path):
     assert "1 candidates of run" in screen("candidates", "--state", "rejected").out
     rows = json.loads(screen("candidates", "--elements", "Na", "--json").out)
     assert {row["formula"] for row in rows} == {"NaCl"}
-    outcome = screen("candidates", "--all", "--csv", "all.csv", "--sort", "material_id")
+    outcome = screen("candidates", "--all", "--out", "all.csv", "--sort", "material_id")
     assert "12 rows in all.csv" in outcome.err
     with (tmp_path / "all.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -142,7 +142,9 @@ def test_candidates_lists_and_exports(screen, table, tmp_path):
     assert {"score", "gap_width", "energy_above_hull", "structure_hash"} <= rows[0].keys()
     one_line(screen("candidates", "--sort", "beauty"), "beauty")
     one_line(screen("candidates", "--db", "other.sqlite"), "other.sqlite")
-    one_line(screen("candidates", "--csv", "/dev/full"), "No space left on device")
+    (tmp_path / "full.csv").symlink_to("/dev/full")
+    one_line(screen("candidates", "--out", "full.csv"), "No space left on device")
+    one_line(screen("candidates", "--out", "all.docx"), ".csv, .json, .parquet")
 
 
 def test_show_prints_plots_and_writes(screen, table, tmp_path):

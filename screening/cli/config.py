@@ -1,0 +1,64 @@
+"""`screen config`: each setting and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from screening.cli import options
+from screening.cli.validate import DEFAULT_LAUNCHPAD, LaunchPadFile
+
+if TYPE_CHECKING:
+    from screening.settings import Setting
+
+
+def config(
+    context: typer.Context,
+    db: options.Db = options.DEFAULT_DB,
+    mp_api_key_file: options.MpApiKeyFile = None,
+    checkpoint: options.CheckpointFolder = None,
+    device: options.Device = "auto",
+    launchpad: LaunchPadFile = DEFAULT_LAUNCHPAD,
+    as_json: options.Json = False,
+) -> None:
+    """Show each setting and where it comes from.
+
+    In rising order: the environment, screen.yaml in this folder, the command line.
+    """
+    from db.store import mask_uri
+    from screening.cli.console import print_json, stdout, table
+    from screening.settings import read_settings
+
+    settings = [_as_given(context, setting) for setting in read_settings()]
+    rows = [(s.name, s.value and mask_uri(s.value), s.origin) for s in settings]
+    if as_json:
+        print_json([{"name": name, "value": value, "from": origin} for name, value, origin in rows])
+        return
+    stdout().print(table(None, ("setting", "value", "from"), rows))
+
+
+def _as_given(context: typer.Context, setting: Setting) -> Setting:
+    """The setting, or what the command line says instead."""
+    from screening.settings import COMMAND_LINE
+
+    source = context.get_parameter_source(setting.name)
+    if source is None or source.name != "COMMANDLINE":
+        return setting
+    return replace(setting, value=str(context.params[setting.name]), origin=COMMAND_LINE)
+
+
+def apply_settings(context: typer.Context) -> None:
+    """Make environment and screen.yaml the defaults of the command that comes."""
+    from screening.settings import DEFAULT, read_settings
+
+    given = {s.name: s.value for s in read_settings() if s.origin != DEFAULT and s.value}
+    context.default_map = _defaults(context.command, given)
+
+
+def _defaults(command: Any, given: dict[str, str]) -> dict[str, Any]:
+    """Defaults of a command's options, or of all commands in a group."""
+    if hasattr(command, "commands"):
+        return {name: _defaults(sub, given) for name, sub in command.commands.items()}
+    return {p.name: given[p.name] for p in command.params if p.name in given}

@@ -1,0 +1,75 @@
+"""`screen db`: copy a database into another, and bring it to the present schema."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated
+
+import typer
+
+from screening.cli import options
+
+app = typer.Typer(help="Copy a database into another, or bring it to the present schema.")
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="A file, or a mongodb:// URI.")],
+    target: Annotated[
+        str | None, typer.Argument(help="Where to; by default the database of the settings.")
+    ] = None,
+    db: options.Db = options.DEFAULT_DB,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Copy everything from SOURCE to TARGET and check it; again goes on where it stopped.
+
+    Documents that cannot be read are named and left out, and the command exits with 1.
+    """
+    from dataclasses import asdict
+
+    from db.copy import copy_store
+    from db.store import open_store
+    from screening.cli.candidates import existing
+    from screening.cli.console import print_json, progress_bars, stderr, stdout, table
+    from screening.errors import ScreeningError
+    from workflows.progress import reporting_to, steps_of
+
+    steps = cache(steps_of)  # one for each collection
+
+    with open_store(existing(source)) as origin, open_store(target or db) as destination:
+        if origin.location == destination.location:
+            raise ScreeningError(f"{origin.location}: source and target are the same")
+        with progress_bars(quiet) as report, reporting_to(report):
+            copied = copy_store(
+                origin, destination, lambda name, done: steps(f"Copying {name}")(done, None)
+            )
+        problems = list(origin.problems)
+        where = destination.location
+    if as_json:
+        print_json([asdict(collection) for collection in copied])
+    else:
+        rows = [(c.name, c.documents, c.written, c.unreadable, c.checksum[:16]) for c in copied]
+        columns = ("collection", "documents", "written", "unreadable", "checksum")
+        stdout().print(table(f"In {where}, checked", columns, rows))
+    for problem in problems:
+        stderr().print(f"left out: {problem}", markup=False)
+    if any(collection.unreadable for collection in copied):
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate(db: options.Db = options.DEFAULT_DB) -> None:
+    """Bring the database to the present schema version; nobody else may write meanwhile."""
+    from db.documents import SCHEMA_VERSION
+    from db.migrations import migrate_store
+    from db.store import mask_uri
+    from screening.cli.candidates import existing
+    from screening.cli.console import stdout
+
+    done = migrate_store(existing(db))
+    if done:
+        words = f"migrated to schema version {done[-1]}, in {len(done)} steps"
+    else:
+        words = f"has the present schema version {SCHEMA_VERSION}"
+    stdout().print(f"{mask_uri(db)} {words}", markup=False)

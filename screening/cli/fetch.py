@@ -1,0 +1,101 @@
+"""`screen fetch`: training sets from the Materials Project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.cli import options
+
+if TYPE_CHECKING:
+    from screening.fetch import FetchReport
+
+app = typer.Typer(help="Fetch structures and spectra of the Materials Project to train on.")
+OutFile = Annotated[Path, typer.Argument(help="Parquet file to write.")]
+
+
+@app.command()
+def edos(
+    out: OutFile,
+    mp_api_key_file: options.MpApiKeyFile = None,
+    refresh: options.Refresh = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Fetch the eDOS of all nonmagnetic materials; called again, it goes on where it stopped."""
+    from screening.fetch import fetch_edos
+
+    _fetch(fetch_edos, out, mp_api_key_file, refresh, as_json, quiet)
+
+
+@app.command()
+def phdos(
+    out: OutFile,
+    method: Annotated[str, typer.Option(help="Phonons calculated by dfpt or pheasy.")] = "dfpt",
+    mp_api_key_file: options.MpApiKeyFile = None,
+    refresh: options.Refresh = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Fetch the phonon DOS of all materials; called again, it goes on where it stopped."""
+    from screening.errors import ScreeningError
+    from screening.fetch import METHODS, fetch_phdos
+
+    if method not in METHODS:
+        raise ScreeningError(f"--method {method}: not one of {', '.join(METHODS)}")
+    _fetch(fetch_phdos, out, mp_api_key_file, refresh, as_json, quiet, method=method)
+
+
+def _fetch(
+    fetch: Callable[..., FetchReport],
+    out: Path,
+    key_file: Path | None,
+    refresh: bool,
+    as_json: bool,
+    quiet: bool,
+    **more: Any,
+) -> None:
+    from screening.cli.console import print_json, progress_bars, stderr, stdout
+    from screening.sources.mp_client import ATTRIBUTION
+    from workflows.progress import reporting_to, steps_of
+
+    with progress_bars(quiet) as report, reporting_to(report):
+        fetched = fetch(
+            out,
+            api_key_file=key_file,
+            refresh=refresh,
+            materials_progress=steps_of("fetched"),
+            progress=steps_of("spectra"),
+            **more,
+        )
+    if as_json:
+        print_json(_document(fetched, ATTRIBUTION))
+        return
+    stdout().print(_table(fetched))
+    stderr(quiet).print(ATTRIBUTION)
+
+
+def _document(fetched: FetchReport, attribution: str) -> dict[str, Any]:
+    return {
+        "path": str(fetched.path),
+        "written": fetched.written,
+        "left_out": fetched.left_out,
+        "database_version": fetched.database_version,
+        "table_version": fetched.table_version,
+        "attribution": attribution,
+    }
+
+
+def _table(fetched: FetchReport) -> Any:
+    from screening.cli.console import table
+
+    rows = [(f"written to {fetched.path}", fetched.written)]
+    rows += [(f"left out: {reason}", n) for reason, n in fetched.left_out.items()]
+    title = (
+        f"Materials Project {fetched.database_version}, version {fetched.table_version} of its "
+        "table of spectra"
+    )
+    return table(title, ("what became of them", "materials"), rows)

@@ -1,0 +1,187 @@
+"""`screen run --source mp` and `screen fetch` against the local servers."""
+
+import itertools
+import json
+import os
+import sqlite3
+
+import pandas as pd
+import pytest
+
+from db.store import open_store
+from screening.sources.mp_client import ATTRIBUTION, usual_id
+from tests.screening import mp_server
+
+pytestmark = pytest.mark.mongo
+
+EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
+
+
+@pytest.fixture(scope="module")
+def server():
+    uri = os.environ.get("SCREEN_TEST_MONGO_URI")
+    if not uri:
+        pytest.skip("SCREEN_TEST_MONGO_URI is not set")
+    pytest.importorskip("emmet.api", reason="the server's own code needs emmet-api")
+    with mp_server.materials_project(uri, mp_server.summary_documents(300)) as running:
+        yield running
+
+
+@pytest.fixture
+def mp(server, screen, tmp_path, monkeypatch):
+    """Call `screen` with a key, an empty cache and the address of the local server."""
+    address, faults, _ = server
+    faults.plan, faults.always = {}, None
+    faults.requests.clear()
+    monkeypatch.setenv("MP_API_ENDPOINT", address)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MP_API_KEY", mp_server.KEY)
+    return screen
+
+
+def the_run(db="screening.sqlite"):
+    with open_store(db) as store:
+        (run,) = store.runs()
+        return run, list(store.candidates(run.run_id))
+
+
+def qualifying(collection):
+    """Ids of the documents that the paper's filters ask for, counted by the database."""
+    found = collection.find(
+        {
+            "deprecated": False,
+            "builder_meta.license": "BY-C",
+            "energy_above_hull": {"$lte": 0.5},
+            "nelements": {"$lt": 5},
+            "band_gap": 0,
+            "ordering": "NM",
+            "has_props.dos": False,
+        },
+        {"material_id": 1},
+    )
+    return {usual_id(document["material_id"]) for document in found}
+
+
+def test_run_finds_exactly_the_documents_that_qualify(mp, server):
+    outcome = mp("run", "--source", "mp", "--max-ehull", 0.5, *EASY)
+    assert outcome.code == 0, outcome.err
+    run, candidates = the_run()
+    expected = qualifying(server[2])
+    assert len(expected) > 10
+    with_verdict = {c.material_id for c in candidates if c.state in ("screened", "failed")}
+    assert with_verdict == expected
+    rejected = [c for c in candidates if c.state == "rejected"]
+    assert {c.reason for c in rejected} == {"has a DFT DOS already"}
+    assert run.counts["screened"] + run.counts.get("failed", 0) == len(expected)
+
+
+def test_funnel_goes_from_the_database_to_the_candidates(mp, server):
+    summary = json.loads(mp("run", "--source", "mp", "--json", *EASY).out)
+    funnel = summary["funnel"]
+    collection = server[2]
+    current = {"deprecated": False, "builder_meta.license": "BY-C"}
+    assert funnel[0]["name"] == "mp: database"
+    assert funnel[0]["entered"] == collection.count_documents(current)
+    assert [stage["name"] for stage in funnel[1:7]] == [
+        "mp: energy_above_hull",
+        "mp: n_elements",
+        "mp: band_gap",
+        "mp: nonmagnetic",
+        "readable",
+        "energy_above_hull",
+    ]
+    for before, after in itertools.pairwise(funnel):
+        assert after["entered"] == before["entered"] - before["dropped"]
+    assert funnel[-1]["entered"] - funnel[-1]["dropped"] == len(qualifying(collection))
+
+
+def test_limit_is_a_stage_of_the_funnel(mp, server):
+    summary = json.loads(mp("run", "--source", "mp", "--limit", 3, "--json", *EASY).out)
+    funnel = summary["funnel"]
+    assert "mp: limit" in [stage["name"] for stage in funnel]
+    for before, after in itertools.pairwise(funnel):
+        assert after["entered"] == before["entered"] - before["dropped"]
+    assert funnel[-1]["entered"] - funnel[-1]["dropped"] == 3
+
+
+def test_refresh_asks_once_and_a_kept_answer_is_not_asked_for(mp, server):
+    faults = server[1]
+    mp("run", "--source", "mp", "--limit", 1)
+    asked = len(faults.requests)
+    assert asked > 0
+    outcome = mp("run", "--source", "mp", "--limit", 1, "--refresh")
+    assert len(faults.requests) == 2 * asked
+    assert "retrieved just now (--refresh asks again)" in outcome.err
+    mp("run", "--source", "mp", "--limit", 1)
+    assert len(faults.requests) == 2 * asked
+
+
+def test_results_name_the_database_and_how_to_cite_it(mp, tmp_path):
+    outcome = mp("run", "--source", "mp", "--max-ehull", 0.5, *EASY)
+    assert f"Materials Project {mp_server.VERSION}" in outcome.err
+    assert "doi:10.1063/1.4812323" in outcome.err
+    run, _ = the_run()
+    assert run.source["database_version"] == mp_server.VERSION
+    assert run.source["attribution"] == ATTRIBUTION
+    assert run.source["retrieved"].endswith("+00:00")
+    readers = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
+    for ending, read in readers.items():
+        outcome = mp("candidates", "--out", f"all.{ending}")
+        assert "doi:10.1063/1.4812323" in outcome.err
+        table = read(tmp_path / f"all.{ending}")
+        assert len(table) == run.counts["positive"] > 0
+        assert set(table["attribution"]) == {ATTRIBUTION}
+        assert set(table["database_version"]) == {mp_server.VERSION}
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_key_is_nowhere(mp, tmp_path, monkeypatch, caplog, from_file):
+    from jobflow import JobStore
+    from jobflow.managers.fireworks import flow_to_workflow
+    from maggma.stores import MemoryStore
+    from monty.json import MontyEncoder
+
+    from workflows.screening import ScreeningFlowMaker
+
+    flows = []
+    make = ScreeningFlowMaker.make
+    monkeypatch.setattr(
+        ScreeningFlowMaker, "make", lambda *args: flows.append(make(*args)) or flows[-1]
+    )
+    key = ()
+    if from_file:
+        monkeypatch.delenv("MP_API_KEY")
+        (tmp_path / "key").write_text(mp_server.KEY + "\n")
+        key = ("--mp-api-key-file", "key")
+    with caplog.at_level("DEBUG"):
+        outcome = mp("run", "--source", "mp", *key, "--limit", 5)
+    assert outcome.code == 0
+    (flow,) = flows
+    workflow = flow_to_workflow(flow, store=JobStore(MemoryStore()))
+    said = [
+        outcome.out,
+        outcome.err,
+        caplog.text,
+        json.dumps(flow, cls=MontyEncoder),
+        json.dumps(workflow.to_dict(), cls=MontyEncoder),
+    ]
+    assert not [text for text in said if mp_server.KEY in text]
+    with sqlite3.connect("screening.sqlite") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "key"]
+    assert tmp_path / "screening.sqlite" in written
+    assert not [p for p in written if mp_server.KEY.encode() in p.read_bytes()]
+
+
+def test_errors_of_the_database_are_one_line_without_the_key(mp, monkeypatch):
+    wrong = "w" * 32
+    monkeypatch.setenv("MP_API_KEY", wrong)
+    outcome = mp("run", "--source", "mp", "--refresh", "--quiet")
+    assert outcome.code != 0
+    assert outcome.err.count("\n") == 1
+    assert "does not know this key" in outcome.err
+    assert wrong not in outcome.err
+    monkeypatch.setenv("MP_API_KEY", mp_server.KEY)
+    outcome = mp("run", "--source", "mp", "--elements", "Xe,Og", "--quiet")
+    assert outcome.code != 0
+    assert "the filter elements drops the last of the" in outcome.err
