@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jobflow import Flow, Maker, OnMissing, job
+from jobflow import Flow, JobStore, Maker, OnMissing, job, run_locally
+from maggma.stores import MemoryStore
 
 from db.documents import CandidateDoc, GridDoc, PredictionDoc, Run, ValidationDoc, utc_now
-from db.query import VALIDATIONS, Query, conditions
-from db.store import ScreeningStore
+from db.errors import StoreError
+from db.query import VALIDATIONS, Query, batched, conditions
+from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.metrics import mae, wasserstein
@@ -27,6 +30,8 @@ from workflows.stores import open_reference, store_reference
 
 ENGINES = ("gpaw", "vasp")
 RANDOM_NEGATIVES = 49  # as in the paper
+MAX_REASON = 500  # characters of a failure's reason
+JOB_FAILED = "the DFT job failed; `screen status` asks the launchpad why"
 
 
 def dos_maker(engine: str, **options: Any) -> Maker:
@@ -37,21 +42,20 @@ def dos_maker(engine: str, **options: Any) -> Maker:
     ScreeningError
         If there is no such engine or it has no such option.
     """
-    if engine not in ENGINES:
+    if engine == "gpaw":
+        from workflows.dos.gpaw import GpawDosMaker as DosMaker
+    elif engine == "vasp":
+        from workflows.dos.vasp import VaspDosMaker as DosMaker
+    else:
         raise ScreeningError(f"unknown engine {engine!r}; use {' or '.join(ENGINES)}")
+    if unknown := options.keys() - {option.name for option in fields(DosMaker)}:
+        raise ScreeningError(f"{engine} has no option {', '.join(sorted(unknown))}")
+    maker: Maker = DosMaker(**options)
     try:
-        if engine == "gpaw":
-            from workflows.dos.gpaw import GpawDosMaker
-
-            maker: Maker = GpawDosMaker(**options)
-        else:
-            from workflows.dos.vasp import VaspDosMaker
-
-            maker = VaspDosMaker(**options)
         _ = maker.recipe  # wrong values show here, before anything is submitted
-        return maker
-    except (TypeError, ValueError, DosError) as error:
+    except DosError as error:
         raise ScreeningError(f"{engine}: {error}") from None
+    return maker
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ValidationPlan:
     todo : tuple of CandidateDoc
         With structures; positives first, the best before the others, then random negatives.
     reused : int
-        Materials whose calculation is there already, or is on its way.
+        Materials whose structure is calculated already, or is about to be.
     """
 
     todo: tuple[CandidateDoc, ...]
@@ -81,55 +85,90 @@ def plan_validation(
 ) -> ValidationPlan:
     """Choose predicted positives and random predicted negatives that need a calculation.
 
-    The random negatives depend on the run only, so that a second call chooses the same ones. A
-    calculation of the same structure with the same engine and recipe is used again, whichever
-    run or material asked for it; a failed one is repeated.
+    A structure is calculated once by an engine and recipe, whichever run or material asks for
+    it; what failed is repeated. The run's name is written into the validations that it shares.
 
     Parameters
     ----------
     n_random : int
-        Predicted negatives, so that recall can be estimated.
+        Predicted negatives, so that recall can be estimated. They depend on the run only, and
+        fewer are the first of more: asking for 10 and later for 49 calculates 49.
     limit : int, optional
-        Positives at most, best first.
+        Positives at most, best first. Precision is then that of the best.
     """
-    positives = run.selection[:limit]
-    negatives = sorted(
-        c.material_id for c in store.candidates(run.run_id, state="screened", is_positive=False)
-    )
-    drawn = random.Random(run.run_id).sample(negatives, min(n_random, len(negatives)))
-    chosen = [*positives, *drawn]
+    chosen = _chosen(store, run, n_random, limit)
+    known = _calculations(store, {_structure_hash(c) for c in chosen}, engine, recipe)
+    todo: dict[str, CandidateDoc] = {}
+    shared: list[ValidationDoc] = []
+    for candidate in chosen:
+        structure = _structure_hash(candidate)
+        same = known.get(structure, {})
+        usable = [document for document in same.values() if _is_usable(document)]
+        if not usable and structure not in todo:
+            todo[structure] = candidate
+            continue
+        source = min(usable, key=lambda document: document.state != "done", default=None)
+        shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
+    store.upsert_validations(shared)
+    return ValidationPlan(tuple(todo.values()), len(shared))
+
+
+def _chosen(
+    store: ScreeningStore, run: Run, n_random: int, limit: int | None
+) -> list[CandidateDoc]:
+    """Positives of the run, best first, and random negatives, with their structures."""
+    screened = store.candidates(run.run_id, state="screened", is_positive=False)
+    negatives = sorted(candidate.material_id for candidate in screened)
+    random.Random(run.run_id).shuffle(negatives)
+    chosen = [*run.selection[:limit], *negatives[:n_random]]
     found = {
         c.material_id: c
         for c in store.candidates(run.run_id, material_ids=chosen, with_structure=True)
     }
-    todo, reused = [], 0
-    for candidate in (found[material_id] for material_id in chosen):
-        same = _calculated(store, candidate, engine, recipe)
-        if same is None:
-            todo.append(candidate)
-            continue
-        reused += 1
-        store.upsert_validations([_shared_with(same, candidate)])
-    return ValidationPlan(tuple(todo), reused)
+    return [found[material_id] for material_id in chosen]
 
 
-def _calculated(
-    store: ScreeningStore, candidate: CandidateDoc, engine: str, recipe: str
-) -> ValidationDoc | None:
-    """A calculation of the same structure that is done, or that a launchpad has."""
-    same = conditions(structure_hash=candidate.structure_hash, engine=engine, recipe=recipe)
-    usable = (
-        document
-        for document in store.find(Query(VALIDATIONS, same))
-        if document.state == "done" or (document.state != "failed" and document.job_uuids)
-    )
-    return min(usable, key=lambda document: document.state != "done", default=None)
+def _calculations(
+    store: ScreeningStore, hashes: Iterable[str], engine: str, recipe: str
+) -> dict[str, dict[str, ValidationDoc]]:
+    """Validations of these structures by structure hash and material."""
+    found: dict[str, dict[str, ValidationDoc]] = {}
+    for batch in batched(sorted(hashes), BATCH):
+        asked = conditions(structure_hash=batch, engine=engine, recipe=recipe)
+        for document in store.find(Query(VALIDATIONS, asked)):
+            found.setdefault(document.structure_hash, {})[document.material_id] = document
+    return found
 
 
-def _shared_with(document: ValidationDoc, candidate: CandidateDoc) -> ValidationDoc:
-    run_ids = sorted({*document.run_ids, candidate.run_id})
-    own = {"run_ids": run_ids, "material_id": candidate.material_id}
-    return document.model_copy(update=own)
+def _structure_hash(candidate: CandidateDoc) -> str:
+    return candidate.structure_hash or ""  # every screened candidate has one
+
+
+def _is_usable(document: ValidationDoc) -> bool:
+    """Whether the calculation is done, or on a launchpad."""
+    return document.state == "done" or (document.state != "failed" and bool(document.job_uuids))
+
+
+def _sharing(
+    source: ValidationDoc | None,
+    own: ValidationDoc | None,
+    candidate: CandidateDoc,
+    engine: str,
+    recipe: str,
+) -> ValidationDoc:
+    """Validation of a candidate from that of the same structure; queued if there is none yet."""
+    asking = {*(own.run_ids if own else ()), candidate.run_id}
+    changes = {"material_id": candidate.material_id, "run_ids": sorted(asking)}
+    if source is None:
+        source = ValidationDoc(
+            material_id=candidate.material_id,
+            structure_hash=_structure_hash(candidate),
+            engine=engine,
+            recipe=recipe,
+            formula=candidate.formula,
+            nsites=candidate.nsites,
+        )
+    return source.model_copy(update=changes)
 
 
 @dataclass
@@ -180,6 +219,16 @@ def store_validation(
 ) -> dict[str, Any]:
     """Judge a calculated DOS by the run's criteria and store the verdict.
 
+    Parameters
+    ----------
+    run_id : str
+    db : str
+        See :func:`workflows.stores.store_reference`.
+    key : dict
+        See :func:`key_of`.
+    document : DosDocument, dict or None
+        None if the calculation failed.
+
     Returns
     -------
     dict
@@ -187,27 +236,40 @@ def store_validation(
     """
     with open_reference(db) as store:
         if document is None:
-            return store_failure(store, run_id, key, "the DFT job failed; see its launch folder")
-        if not isinstance(document, DosDocument):
-            document = DosDocument.model_validate(document)
+            return store_failure(store, run_id, key, JOB_FAILED)
         try:
+            document = DosDocument.model_validate(document)
             validation = validation_of(store, run_id, key, document)
-        except (DosError, ModelError) as error:
+        except (DosError, ModelError, ValueError) as error:
             return store_failure(store, run_id, key, str(error))
-        store.upsert_validations([validation])
+        _store(store, validation)
         return {"state": "done", "is_positive": validation.is_positive}
 
 
-def _known(store: ScreeningStore, key: dict[str, str]) -> ValidationDoc | None:
+def _store(store: ScreeningStore, document: ValidationDoc) -> None:
+    """Store a validation, also for the other materials that wait for the same calculation."""
+    names = ("structure_hash", "engine", "recipe")
+    asked = conditions(state="queued", **{name: getattr(document, name) for name in names})
+    waiting = [
+        document.model_copy(update={"material_id": other.material_id, "run_ids": other.run_ids})
+        for other in store.find(Query(VALIDATIONS, asked))
+        if other.material_id != document.material_id
+    ]
+    store.upsert_validations([document, *waiting])
+
+
+def _draft(store: ScreeningStore, run_id: str, key: dict[str, str]) -> ValidationDoc:
+    """The stored validation, or a new one, with the run among those that asked for it."""
     wanted = tuple(key[name] for name in VALIDATIONS.key_fields)
-    return next(iter(store.lookup(VALIDATIONS, [wanted])), None)
+    known = next(iter(store.lookup(VALIDATIONS, [wanted])), None) or ValidationDoc(**key)
+    return known.model_copy(update={"run_ids": sorted({*known.run_ids, run_id})})
 
 
 def key_of(candidate: CandidateDoc, maker: Maker) -> dict[str, str]:
     """Fields of the key that a candidate's validation by this engine has."""
     return {
         "material_id": candidate.material_id,
-        "structure_hash": candidate.structure_hash or "",
+        "structure_hash": _structure_hash(candidate),
         "engine": maker.engine,
         "recipe": maker.recipe,
     }
@@ -216,17 +278,20 @@ def key_of(candidate: CandidateDoc, maker: Maker) -> dict[str, str]:
 def store_failure(
     store: ScreeningStore, run_id: str, key: dict[str, str], reason: str
 ) -> dict[str, Any]:
-    """Record that a calculation failed, and why."""
-    known = _known(store, key)
-    document = known or ValidationDoc(**key)
-    changes = {
-        "state": "failed",
-        "error": " ".join(reason.split())[:500],
-        "run_ids": sorted({*document.run_ids, run_id}),
-        "updated_at": utc_now(),
-    }
-    store.upsert_validations([document.model_copy(update=changes)])
-    return {"state": "failed", "error": changes["error"]}
+    """Record that a calculation failed, and why; one that is done already stays as it is.
+
+    Returns
+    -------
+    dict
+        `state` and `error`.
+    """
+    error = " ".join(reason.split())[:MAX_REASON]
+    draft = _draft(store, run_id, key)
+    if draft.state != "done":
+        changes = {"state": "failed", "error": error, "updated_at": utc_now()}
+        draft = draft.model_copy(update=changes)
+    _store(store, draft)
+    return {"state": "failed", "error": error}
 
 
 def validation_of(
@@ -235,6 +300,8 @@ def validation_of(
     """Verdict on a calculated DOS, and the error of the prediction.
 
     The DOS is brought to the 128-bin grid with both band edges at zero, as the predictions are.
+    The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
+    the structure as it was calculated, the settings and the other figures.
 
     Raises
     ------
@@ -245,32 +312,13 @@ def validation_of(
     spectrum = align_edos(
         np.array(document.energies), np.array(document.dos), document.vbm, document.cbm
     ).values
-    known = _known(store, key)
-    draft = known or ValidationDoc(**key)
     nsites = len(document.structure)
     gaps = judge(spectrum, [nsites], GapCriteria(**run.parameters.get("criteria", {})))
-    prediction = _prediction(store, run, key)
-    errors: dict[str, Any] = {}
-    if prediction is not None:
-        predicted = np.array(prediction.spectrum)
-        errors = {
-            "prediction_model_id": prediction.model_id,
-            "mae": mae(predicted, spectrum),
-            "wd": wasserstein(predicted[None], spectrum[None], EDOS_GRID.width),
-        }
-    raw = {
-        "energies": list(document.energies),
-        "dos": list(document.dos),
-        "efermi": document.efermi,
-        "settings": document.settings,
-        "engine_version": document.engine_version,
-    }
-    fields = {
-        **errors,
+    draft = _draft(store, run_id, key)
+    changes = {
         "formula": document.formula,
         "nsites": nsites,
         "state": "done",
-        "run_ids": sorted({*draft.run_ids, run_id}),
         "spectrum": spectrum,
         "grid": GridDoc(**EDOS_GRID.model_dump()),
         "efermi": document.efermi,
@@ -279,13 +327,32 @@ def validation_of(
         "band_gap": document.band_gap,
         "gap": gap_document(gaps, 0),
         "is_positive": bool(gaps.is_gap[0]),
-        "raw_dos": store.put_raw_dos(raw),
+        **_errors(_prediction(store, run, key), spectrum),
+        "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
         "warnings": list(document.warnings),
         "error": None,
         "updated_at": utc_now(),
     }
-    return ValidationDoc(**{**draft.model_dump(), **fields})
+    return ValidationDoc(**(draft.model_dump() | changes))
+
+
+def _raw_dos(document: DosDocument) -> dict[str, Any]:
+    rest = document.model_dump(mode="json", exclude={"energies", "dos"})
+    return {**document.to_pymatgen().as_dict(), "document": rest}
+
+
+def _errors(prediction: PredictionDoc | None, spectrum: np.ndarray) -> dict[str, Any]:
+    """Errors of a prediction: `mae` in states/eV/cell, `wd` in eV."""
+    if prediction is None:
+        return {}
+    predicted = np.array(prediction.spectrum)
+    comparable = predicted.any() and spectrum.any()  # an empty spectrum has no shape
+    return {
+        "prediction_model_id": prediction.model_id,
+        "mae": mae(predicted, spectrum),
+        "wd": wasserstein(predicted[None], spectrum[None], EDOS_GRID.width) if comparable else None,
+    }
 
 
 def _prediction(store: ScreeningStore, run: Run, key: dict[str, str]) -> PredictionDoc | None:
@@ -296,34 +363,42 @@ def _prediction(store: ScreeningStore, run: Run, key: dict[str, str]) -> Predict
 
 
 def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[str, Any]:
-    """Calculate one candidate in this process; a failure is recorded, never raised.
+    """Calculate one candidate in this process.
+
+    Whatever goes wrong with the calculation is recorded as its failure, so that the next
+    candidate has its turn; only a store that fails is an error.
 
     Returns
     -------
     dict
         As of :func:`store_validation`.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be used.
     """
-    from tempfile import TemporaryDirectory
-
-    from jobflow import JobStore, run_locally
-    from maggma.stores import MemoryStore
-
     try:
-        flow = maker.make(candidate)
         with TemporaryDirectory(prefix="screen-validate-") as folder:
+            flow = maker.make(candidate)
             responses = run_locally(
                 flow,
                 log=False,
                 store=JobStore(MemoryStore()),
-                root_dir=Path(folder),
+                root_dir=folder,
                 raise_immediately=True,
             )
         outcome: dict[str, Any] = responses[flow.output.uuid][1].output
         return outcome
-    except (DosError, ModelError) as error:
+    except StoreError:
+        raise
+    except Exception as error:
+        named = isinstance(error, (DosError, ModelError))
+        reason = str(error) if named else f"{type(error).__name__}: {error}"
         with open_reference(store_reference(maker.db)) as store:
-            key = key_of(candidate, maker.dos_maker)
-            return store_failure(store, candidate.run_id, key, str(error))
+            return store_failure(
+                store, candidate.run_id, key_of(candidate, maker.dos_maker), reason
+            )
 
 
 @dataclass(frozen=True)
@@ -338,8 +413,8 @@ class Metrics:
         Recall weighted to the whole screened set.
     n_positive, n_negative : int
         Predicted positives and negatives of the run.
-    n_failed : int
-        Calculations that failed; they count nowhere.
+    n_failed, n_waiting : int
+        Calculations that failed or are not done yet; they count nowhere.
     """
 
     engine: str
@@ -349,6 +424,7 @@ class Metrics:
     n_positive: int
     n_negative: int
     n_failed: int
+    n_waiting: int
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -360,6 +436,7 @@ class Metrics:
             "n_positive": self.n_positive,
             "n_negative": self.n_negative,
             "n_failed": self.n_failed,
+            "n_waiting": self.n_waiting,
         }
 
 
@@ -378,11 +455,20 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
     results = []
     for (engine, recipe), documents in sorted(validations.items()):
         verdicts = _verdicts(documents, criteria)
-        pairs = ((m in positives, is_gap) for m, is_gap in verdicts)
-        matrix = ConfusionMatrix.of(pairs)
-        recall = matrix.screened_recall(len(positives), n_negative)
-        failed = sum(document.state == "failed" for document in documents)
-        results.append(Metrics(engine, recipe, matrix, recall, len(positives), n_negative, failed))
+        matrix = ConfusionMatrix.of((m in positives, is_gap) for m, is_gap in verdicts)
+        states = Counter(document.state for document in documents)
+        results.append(
+            Metrics(
+                engine,
+                recipe,
+                matrix,
+                matrix.screened_recall(len(positives), n_negative),
+                len(positives),
+                n_negative,
+                n_failed=states["failed"],
+                n_waiting=states["queued"] + states["running"],
+            )
+        )
     return results
 
 

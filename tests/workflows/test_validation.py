@@ -1,0 +1,570 @@
+"""Validation with a DOS that is a formula instead of DFT output (see `analytic_dos`)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from jobflow import JobStore, run_locally
+from maggma.stores import MemoryStore
+from pymatgen.electronic_structure.dos import Dos
+from scipy.stats import wasserstein_distance
+
+from db.query import VALIDATIONS
+from db.store import open_store
+from models.errors import ModelError
+from models.spectrum import EDOS_GRID
+from screening.classification import ConfusionMatrix
+from screening.errors import ScreeningError
+from tests.workflows.analytic_dos import (
+    EFERMI,
+    RECIPE,
+    AnalyticDosMaker,
+    document,
+    free_electrons,
+)
+from tests.workflows.screened_run import (
+    candidate,
+    crystal,
+    put_prediction,
+    put_run,
+    validation,
+    with_gap,
+)
+from workflows.metrics_pipeline import metrics_pipeline
+from workflows.validation import (
+    JOB_FAILED,
+    ValidationFlowMaker,
+    dos_maker,
+    key_of,
+    plan_validation,
+    run_metrics,
+    store_failure,
+    store_validation,
+    validate_here,
+    validation_of,
+)
+
+
+def materials(n_positive=4, n_negative=8):
+    names = [f"p-{i}" for i in range(n_positive)] + [f"n-{i}" for i in range(n_negative)]
+    return {name: crystal(i) for i, name in enumerate(names)}
+
+
+def plan(store, run, **options):
+    return plan_validation(store, run, "gpaw", RECIPE, **options)
+
+
+def ids(plan):
+    return [c.material_id for c in plan.todo]
+
+
+POSITIVES = ["p-2", "p-0", "p-3", "p-1"]  # best first
+
+
+@pytest.fixture
+def run(store):
+    return put_run(store, materials(), POSITIVES)
+
+
+# what is chosen
+
+
+def test_positives_come_first_and_the_best_before_the_others(store, run):
+    chosen = ids(plan(store, run, n_random=3))
+    assert chosen[:4] == POSITIVES
+    assert len(set(chosen[4:])) == 3
+    assert all(name.startswith("n-") for name in chosen[4:])
+    assert all(c.structure for c in plan(store, run).todo)
+
+
+def test_random_negatives_belong_to_the_run(store, run):
+    assert ids(plan(store, run, n_random=5)) == ids(plan(store, run, n_random=5))
+    draws = set()
+    for i in range(5):
+        other = put_run(store, materials(), POSITIVES, run_id=f"other-{i}")
+        draws.add(tuple(ids(plan(store, other, n_random=5))[4:]))
+    assert len(draws) > 1
+
+
+def test_fewer_random_negatives_are_the_first_of_more(store, run):
+    few, many = ids(plan(store, run, n_random=2)), ids(plan(store, run, n_random=7))
+    assert many[: len(few)] == few
+
+
+def test_limit_takes_the_best_positives_and_all_random_negatives(store, run):
+    chosen = ids(plan(store, run, n_random=3, limit=2))
+    assert chosen[:2] == POSITIVES[:2]
+    assert len(chosen) == 5
+    assert not {"p-1", "p-3"} & set(chosen)
+    assert len(plan(store, run, n_random=3, limit=0).todo) == 3
+
+
+def test_more_random_negatives_than_there_are(store, run):
+    assert sorted(ids(plan(store, run, n_random=1000))) == sorted(materials())
+    assert ids(plan(store, run, n_random=0)) == POSITIVES
+
+
+def test_a_finished_calculation_is_used_again_by_another_run_and_material(store, run):
+    done = validation(candidate("run-1", "p-0", crystal(0)), True, recipe=RECIPE)
+    store.upsert_validations([done])
+    other = put_run(
+        store, {"same": crystal(0), "new": crystal(99)}, ["same", "new"], run_id="run-2"
+    )
+    again = plan(store, other)
+    assert ids(again) == ["new"]
+    assert again.reused == 1
+    (shared,) = store.validations(run_id="run-2")
+    assert shared.material_id == "same"
+    assert shared.run_ids == ["run-2"]  # run-1 never asked for the material "same"
+    assert shared.spectrum == done.spectrum
+    assert (shared.state, shared.is_positive) == ("done", True)
+
+
+def test_the_same_material_of_another_run_shares_the_document(store, run):
+    done = validation(candidate("run-1", "p-0", crystal(0)), True, recipe=RECIPE)
+    store.upsert_validations([done])
+    other = put_run(store, {"p-0": crystal(0)}, ["p-0"], run_id="run-2")
+    assert plan(store, other).todo == ()
+    (shared,) = store.validations()
+    assert shared.run_ids == ["run-1", "run-2"]
+
+
+@pytest.mark.parametrize("changes", [{"engine": "vasp"}, {"recipe": "another"}])
+def test_another_engine_or_recipe_is_another_calculation(store, run, changes):
+    done = validation(candidate("run-1", "p-0", crystal(0)), True, **({"recipe": RECIPE} | changes))
+    store.upsert_validations([done])
+    assert "p-0" in ids(plan(store, run))
+
+
+def test_a_structure_that_changed_is_calculated(store, run):
+    done = validation(candidate("run-1", "p-0", crystal(50)), True, recipe=RECIPE)
+    store.upsert_validations([done])
+    assert "p-0" in ids(plan(store, run))
+
+
+def test_a_failed_calculation_is_repeated(store, run):
+    failed = validation(candidate("run-1", "p-0", crystal(0)), None, recipe=RECIPE)
+    store.upsert_validations([failed])
+    assert "p-0" in ids(plan(store, run))
+
+
+def test_what_a_launchpad_has_is_not_submitted_again(store, run):
+    document = candidate("run-1", "p-0", crystal(0))
+    queued = {"recipe": RECIPE, "state": "queued", "error": None}
+    store.upsert_validations([validation(document, None, **queued, job_uuids=["uuid"])])
+    assert "p-0" not in ids(plan(store, run))
+    store.upsert_validations([validation(document, None, **queued)])
+    assert "p-0" in ids(plan(store, run))  # nothing was submitted
+
+
+def test_two_materials_with_one_structure_are_calculated_once(store, tmp_path, db):
+    twins = {"a": crystal(0), "b": crystal(0), "c": crystal(1)}
+    run = put_run(store, twins, ["a", "b", "c"])
+    planned = plan(store, run)
+    assert ids(planned) == ["a", "c"]
+    log = tmp_path / "log"
+    maker = ValidationFlowMaker(db=db, dos_maker=AnalyticDosMaker(log=str(log)))
+    for todo in planned.todo:
+        validate_here(maker, todo)
+    assert len(log.read_text().splitlines()) == 2
+    found = {v.material_id: v for v in store.validations(run_id="run-1", state="done")}
+    assert set(found) == {"a", "b", "c"}
+    assert found["b"].spectrum == found["a"].spectrum
+    assert plan(store, run).todo == ()
+
+
+# from a DOS to a document
+
+
+def key(material_id="p-0", number=0):
+    return key_of(candidate("run-1", material_id, crystal(number)), AnalyticDosMaker())
+
+
+def test_a_free_electron_dos_on_the_grid(store, run):
+    found = validation_of(store, "run-1", key(), free_electrons(crystal(0)))
+    # the average of sqrt(E - E0) over a bin, integrated by hand
+    edges = EDOS_GRID.edges + 6.0
+    expected = np.diff(edges**1.5) * (2 / 3) / EDOS_GRID.width
+    np.testing.assert_allclose(found.spectrum, expected, rtol=1e-4)
+    assert (found.vbm, found.cbm, found.band_gap) == (EFERMI, EFERMI, 0.0)
+    assert not found.is_positive
+
+
+@pytest.mark.parametrize("gap", [0.5, 3.1])
+def test_the_band_gap_of_an_insulator_is_cut_out(store, run, gap):
+    metal = validation_of(store, "run-1", key(), free_electrons(crystal(0)))
+    insulator = validation_of(store, "run-1", key(), free_electrons(crystal(0), gap=gap))
+    np.testing.assert_allclose(insulator.spectrum, metal.spectrum, rtol=1e-4)
+    assert insulator.band_gap == pytest.approx(gap)
+    assert insulator.cbm - insulator.vbm == pytest.approx(gap)
+
+
+def dos_with_gap(lower, upper, structure):
+    """5 states/eV/cell, and none from `lower` to `upper` (eV from the Fermi level)."""
+    energies = np.round(np.arange(-5.0, 5.0, 0.005), 6)
+    dos = np.where((energies > lower) & (energies < upper), 0.0, 5.0)
+    return document(structure, energies + EFERMI, dos, EFERMI, EFERMI)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "is_gap"),
+    [(-2.0, -0.5, True), (-1.2, -0.5, False), (-2.0, -0.1, False), (-3.0, -1.5, False)],
+)
+def test_the_verdict_is_by_the_four_criteria(store, run, lower, upper, is_gap):
+    found = validation_of(store, "run-1", key(), dos_with_gap(lower, upper, crystal(0)))
+    assert found.is_positive is is_gap
+    assert found.gap.is_gap is is_gap
+    if is_gap:
+        assert found.gap.upper_edge == pytest.approx(upper, abs=EDOS_GRID.width)
+        assert found.gap.width == pytest.approx(upper - lower, abs=EDOS_GRID.width)
+
+
+def test_the_verdict_is_by_the_criteria_of_the_run(store):
+    narrow = {"min_width": 0.5}
+    put_run(store, materials(), POSITIVES, criteria=narrow)
+    found = validation_of(store, "run-1", key(), dos_with_gap(-1.2, -0.5, crystal(0)))
+    assert found.is_positive
+    assert found.gap.criteria["min_width"] == 0.5
+
+
+def test_errors_of_the_prediction_against_an_independent_calculation(store, run):
+    rng = np.random.default_rng(3)
+    predicted = rng.random(EDOS_GRID.size).astype(np.float32)
+    put_prediction(store, candidate("run-1", "p-0", crystal(0)), predicted)
+    found = validation_of(store, "run-1", key(), free_electrons(crystal(0)))
+    true = np.array(found.spectrum)
+    total = sum(abs(p - t) for p, t in zip(predicted, true, strict=True))
+    assert found.mae == pytest.approx(total / 128)
+    centers = EDOS_GRID.centers
+    assert found.wd == pytest.approx(wasserstein_distance(centers, centers, predicted, true))
+    assert found.prediction_model_id == run.model_id
+
+
+def test_an_empty_prediction_has_no_shape_to_compare(store, run):
+    put_prediction(store, candidate("run-1", "p-0", crystal(0)), np.zeros(EDOS_GRID.size))
+    found = validation_of(store, "run-1", key(), free_electrons(crystal(0)))
+    assert found.wd is None
+    assert found.mae == pytest.approx(np.mean(found.spectrum))
+
+
+def test_without_a_prediction_there_are_no_errors(store, run):
+    found = validation_of(store, "run-1", key(), free_electrons(crystal(0)))
+    assert (found.mae, found.wd, found.prediction_model_id) == (None, None, None)
+
+
+def test_the_raw_dos_is_a_pymatgen_dos_with_what_is_needed_to_repeat_it(store, run):
+    original = free_electrons(crystal(0), gap=1.0)
+    raw = store.raw_dos(validation_of(store, "run-1", key(), original).raw_dos)
+    dos = Dos.from_dict(raw)
+    np.testing.assert_array_equal(dos.energies, original.energies)
+    np.testing.assert_array_equal(dos.get_densities(), original.dos)
+    assert dos.efermi == original.efermi
+    rest = raw["document"]
+    assert rest["settings"] == original.settings
+    assert rest["engine_version"] == original.engine_version
+    assert type(original)(**rest, energies=dos.energies, dos=dos.get_densities()) == original
+
+
+def test_a_dos_that_misses_the_grid(store, run):
+    short = free_electrons(crystal(0)).model_copy(update={"cbm": EFERMI + 3.0, "band_gap": 3.0})
+    with pytest.raises(ModelError, match="DOS covers"):
+        validation_of(store, "run-1", key(), short)
+
+
+# the job
+
+
+def call(db, material_id, dos):
+    """The body of the job, as a worker calls it."""
+    from workflows.stores import store_reference
+
+    return store_validation.original("run-1", store_reference(db), key(material_id), dos)
+
+
+def test_storing_twice_is_storing_once(store, run, db):
+    dos = free_electrons(crystal(0))
+    first = call(db, "p-0", dos)
+    (before,) = store.validations()
+    assert (
+        call(db, "p-0", dos.model_dump(mode="json"))
+        == first
+        == {
+            "state": "done",
+            "is_positive": False,
+        }
+    )
+    (after,) = store.validations()
+    times = {"updated_at"}
+    assert after.model_dump(exclude=times) == before.model_dump(exclude=times)
+    assert len(list(store.blobs())) == 1
+
+
+def test_a_failure_is_recorded_with_its_reason(store, run, db):
+    assert call(db, "p-0", None) == {"state": "failed", "error": JOB_FAILED}
+    (found,) = store.validations(run_id="run-1", state="failed")
+    assert found.error == JOB_FAILED
+    assert (found.material_id, found.engine, found.recipe) == ("p-0", "gpaw", RECIPE)
+
+    short = free_electrons(crystal(0)).model_copy(update={"cbm": EFERMI + 3.0, "band_gap": 3.0})
+    outcome = call(db, "p-0", short)
+    assert "window" in outcome["error"] or "DOS" in outcome["error"]
+    assert "\n" not in outcome["error"]
+
+    call(db, "p-0", free_electrons(crystal(0)))
+    (found,) = store.validations()
+    assert (found.state, found.error) == ("done", None)
+
+
+def test_a_late_failure_does_not_undo_a_result(store, run):
+    store.upsert_validations([validation_of(store, "run-1", key(), free_electrons(crystal(0)))])
+    store_failure(store, "run-1", key(), "worker was lost")
+    (found,) = store.validations()
+    assert (found.state, found.error) == ("done", None)
+
+
+def test_a_long_reason_is_one_line_of_bounded_length(store, run):
+    store_failure(store, "run-1", key(), "line\n" * 1000)
+    (found,) = store.validations()
+    assert found.error.startswith("line line")
+    assert len(found.error) <= 500
+
+
+# one candidate in this process
+
+
+def first(store, run):
+    return plan(store, run, n_random=0).todo[0]
+
+
+def test_a_candidate_from_its_structure_to_the_verdict(store, run, db):
+    todo = first(store, run)
+    outcome = validate_here(ValidationFlowMaker(db=db, dos_maker=AnalyticDosMaker()), todo)
+    assert outcome == {"state": "done", "is_positive": False}
+    (found,) = store.validations(run_id="run-1")
+    assert found.material_id == todo.material_id == "p-2"
+    assert found.structure_hash == todo.structure_hash
+    assert found.nsites == 1
+    assert plan(store, run, n_random=0).reused == 1
+
+
+@dataclass
+class Broken(AnalyticDosMaker):
+    error: BaseException | None = None
+
+    def make(self, structure, material_id=None):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("maker", "reason"),
+    [
+        (AnalyticDosMaker(failing="Al"), "Al: the density did not converge"),
+        (AnalyticDosMaker(refused="Al"), "no data set for Al"),
+        (Broken(error=OSError("no space left on device")), "OSError: no space left on device"),
+        (Broken(error=ZeroDivisionError("float")), "ZeroDivisionError: float"),
+    ],
+)
+def test_whatever_fails_is_recorded_and_not_raised(store, run, db, maker, reason):
+    outcome = validate_here(ValidationFlowMaker(db=db, dos_maker=maker), first(store, run))
+    assert outcome == {"state": "failed", "error": reason}
+    (found,) = store.validations(run_id="run-1")
+    assert (found.state, found.error) == ("failed", reason)
+
+
+def test_an_interrupt_is_not_a_failure(store, run, db):
+    maker = ValidationFlowMaker(db=db, dos_maker=Broken(error=KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        validate_here(maker, first(store, run))
+    assert list(store.validations()) == []
+
+
+def test_flow_of_a_failed_calculation_still_stores(store, run, db):
+    maker = ValidationFlowMaker(db=db, dos_maker=AnalyticDosMaker(failing="Al"))
+    run_locally(maker.make(first(store, run)), log=False, store=JobStore(MemoryStore()))
+    (found,) = store.validations(run_id="run-1")
+    assert (found.state, found.error) == ("failed", JOB_FAILED)
+
+
+# makers
+
+
+def test_makers_of_both_engines():
+    assert dos_maker("gpaw", preset="fast").preset == "fast"
+    assert dos_maker("vasp", relax=True).relax
+    assert dos_maker("gpaw").recipe != dos_maker("gpaw", preset="fast").recipe
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("abinit", {}, "unknown engine 'abinit'; use gpaw or vasp"),
+        ("vasp", {"preset": "fast"}, "vasp has no option preset"),
+        ("gpaw", {"preset": "slow"}, "gpaw: no GPAW preset 'slow'"),
+    ],
+)
+def test_wrong_engines_and_options(engine, options, message):
+    with pytest.raises(ScreeningError, match=message):
+        dos_maker(engine, **options)
+
+
+# precision and recall
+
+
+def put_verdicts(store, counts, n_screened=1000, run_id="run-1", **changes):
+    """A run whose validations give a confusion matrix, through real documents."""
+    structures, verdicts, positives = {}, [], []
+    for name, (predicted, true) in {
+        "tp": (True, True),
+        "fp": (True, False),
+        "fn": (False, True),
+        "tn": (False, False),
+    }.items():
+        for i in range(counts[name]):
+            material_id = f"{name}-{i}"
+            structures[material_id] = crystal(len(structures))
+            verdicts.append((material_id, true))
+            positives += [material_id] if predicted else []
+    run = put_run(store, structures, positives, run_id=run_id)
+    run = run.model_copy(update={"counts": {"screened": n_screened}})
+    store.put_run(run)
+    store.upsert_validations(
+        validation(candidate(run_id, m, structures[m]), true, **changes) for m, true in verdicts
+    )
+    return run
+
+
+MAT2SPEC = {"tp": 15, "fp": 17, "fn": 0, "tn": 49}
+GATGNN = {"tp": 3, "fp": 20, "fn": 12, "tn": 46}
+
+
+@pytest.mark.parametrize(
+    ("counts", "precision", "recall"), [(MAT2SPEC, 0.47, 1.00), (GATGNN, 0.13, 0.20)]
+)
+def test_table_2_of_the_paper(store, counts, precision, recall):
+    run = put_verdicts(store, counts)
+    (found,) = run_metrics(store, run)
+    assert found.matrix == ConfusionMatrix(**counts)
+    assert round(found.matrix.precision.value, 2) == precision
+    assert round(found.matrix.recall.value, 2) == recall
+    assert (found.engine, found.recipe) == ("gpaw", "recipe-1")
+    assert (found.n_positive, found.n_negative) == (
+        counts["tp"] + counts["fp"],
+        1000 - found.n_positive,
+    )
+
+
+def test_recall_on_the_screened_set_weighs_the_random_negatives(store):
+    run = put_verdicts(store, {"tp": 8, "fp": 2, "fn": 1, "tn": 9}, n_screened=110)
+    (found,) = run_metrics(store, run)
+    # 1 of 10 random negatives stands for 10 of 100
+    assert found.screened_recall.value == pytest.approx(8 / (8 + 10))
+    assert found.matrix.recall.value == pytest.approx(8 / 9)
+
+
+def test_failed_and_waiting_calculations_are_counted_apart(store):
+    run = put_verdicts(store, {"tp": 2, "fp": 1, "fn": 0, "tn": 3})
+    first_two = [validation(candidate("run-1", f"tp-{i}", crystal(i)), None) for i in range(2)]
+    waiting = first_two[1].model_copy(update={"state": "queued"})
+    store.upsert_validations([first_two[0], waiting])
+    (found,) = run_metrics(store, run)
+    assert (found.n_failed, found.n_waiting) == (1, 1)
+    assert found.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=3)
+
+
+def test_only_what_the_run_asked_for_counts(store):
+    run = put_verdicts(store, {"tp": 2, "fp": 1, "fn": 1, "tn": 3})
+    known = validation(candidate("run-2", "tn-0", crystal(4)), True, recipe="other")
+    store.upsert_validations([known])
+    (found,) = run_metrics(store, run)
+    assert found.recipe == "recipe-1"
+    assert sum((found.matrix.tp, found.matrix.fp, found.matrix.fn, found.matrix.tn)) == 7
+
+
+def test_engines_and_recipes_are_told_apart(store):
+    run = put_verdicts(store, {"tp": 2, "fp": 1, "fn": 0, "tn": 3})
+    other = validation(candidate("run-1", "tp-0", crystal(0)), False, engine="vasp")
+    store.upsert_validations([other])
+    gpaw, vasp = run_metrics(store, run)
+    assert gpaw.matrix == ConfusionMatrix(tp=2, fp=1, fn=0, tn=3)
+    assert vasp.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=0)
+
+
+def test_the_dft_spectra_are_judged_by_the_criteria_of_the_run(store):
+    run = put_verdicts(store, {"tp": 1, "fp": 0, "fn": 0, "tn": 0})
+    strict = {"criteria": dict(run.parameters["criteria"]) | {"min_width": 3.0}}
+    run = run.model_copy(update={"parameters": strict})
+    (found,) = run_metrics(store, run)
+    assert found.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=0)
+
+
+def test_a_run_without_validations(store, run):
+    assert run_metrics(store, run) == []
+
+
+# the aggregation
+
+FEW = {"tp": 2, "fp": 3, "fn": 1, "tn": 4}
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize(
+    ("counts", "n_screened"),
+    [
+        (MAT2SPEC, 8000),
+        (GATGNN, 8000),
+        (FEW, 10),  # everything was validated
+        ({"tp": 0, "fp": 3, "fn": 0, "tn": 4}, 100),
+        ({"tp": 3, "fp": 0, "fn": 0, "tn": 0}, 100),  # no random negatives
+        ({"tp": 3, "fp": 0, "fn": 0, "tn": 0}, 3),  # no negatives at all
+        ({"tp": 0, "fp": 0, "fn": 2, "tn": 3}, 100),  # no positives
+    ],
+)
+def test_the_aggregation_gives_the_same_numbers(mongo_uri, counts, n_screened):
+    import pymongo
+
+    with open_store(mongo_uri) as store, pymongo.MongoClient(mongo_uri) as client:
+        run = put_verdicts(store, counts, n_screened)
+        put_verdicts(store, FEW, run_id="another", recipe="recipe-2")
+        store.upsert_validations(
+            [validation(candidate("run-1", "x", crystal(500)), None, recipe="recipe-3")]
+        )
+        found = list(client.get_default_database()["runs"].aggregate(metrics_pipeline("run-1")))
+        expected = [metrics.as_dict() for metrics in run_metrics(store, run)]
+    assert [f.pop("n_other_criteria") for f in found] == [0] * len(expected)
+    assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
+
+
+@pytest.mark.mongo
+def test_the_aggregation_counts_verdicts_by_other_criteria_apart(mongo_uri):
+    import pymongo
+
+    with open_store(mongo_uri) as store, pymongo.MongoClient(mongo_uri) as client:
+        run = put_verdicts(store, FEW)
+        (one,) = store.lookup(VALIDATIONS, [next(store.validations(run_id="run-1")).key])
+        gap = one.gap.model_copy(update={"criteria": {"max_dos": 7.0}})
+        store.upsert_validations([one.model_copy(update={"gap": gap})])
+        (found,) = client.get_default_database()["runs"].aggregate(metrics_pipeline("run-1"))
+        (expected,) = run_metrics(store, run)
+    assert found["n_other_criteria"] == 1
+    counted = sum(found[name] for name in ("tp", "fp", "fn", "tn"))
+    assert counted == sum(FEW.values()) - 1
+    assert expected.matrix == ConfusionMatrix(**FEW)
+
+
+def flat(documents):
+    """Numbers by their path; None is not a number of its own kind to `approx`."""
+    numbers = {}
+    for i, document_ in enumerate(documents):
+        for name, value in document_.items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            numbers |= {f"{i}.{name}.{part}": number for part, number in parts}
+    return numbers
+
+
+def test_spectra_of_these_tests_are_what_they_say(store, run):
+    """`with_gap` stands in for DFT spectra in the tests of precision and recall."""
+    from screening.gap import GapCriteria
+    from workflows.screening import judge
+
+    gaps = judge(np.array([with_gap(True), with_gap(False)]), [1, 1], GapCriteria())
+    assert gaps.is_gap.tolist() == [True, False]
