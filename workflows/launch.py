@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from jobflow import Flow
+from jobflow.managers.fireworks import flow_to_workflow
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
-from db.documents import CandidateDoc, ValidationDoc
+from db.documents import CandidateDoc, ValidationDoc, utc_now
 from db.query import VALIDATIONS
-from db.store import ScreeningStore
+from db.store import ScreeningStore, describe, mask_uri
 from screening.errors import ScreeningError
 from workflows.dos.document import DosError
+from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
 
+if TYPE_CHECKING:
+    from fireworks import LaunchPad
+
 TIMEOUT = 5_000  # ms to find the database
-LOST_AFTER = 4 * 3600  # s without a sign of life
+LOST_AFTER = 4 * 3600.0  # s without a sign of life; workers give one every hour
+SCREENING = "screening"  # category of the jobs of a screening run
+GONE = "the launchpad has no such job any more; `screen validate` submits it again"
 
 
 class LaunchPadFile(BaseModel):
@@ -39,43 +49,111 @@ class LaunchPadFile(BaseModel):
     user_indices: list[str] = []
     wf_user_indices: list[str] = []
 
+    @classmethod
+    def read(cls, path: Path) -> LaunchPadFile:
+        """Fields of a file.
 
-def open_launchpad(path: Path) -> Any:
-    """LaunchPad of a file, once its database has answered.
+        Raises
+        ------
+        ScreeningError
+            If the file is missing, is not YAML, or a field is wrong.
+        """
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_bytes()) or {})
+        except OSError as error:
+            raise ScreeningError(f"{path}: {error.strerror}; --launchpad names another") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ScreeningError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        except ValidationError as error:
+            raise ScreeningError(f"{path}: {describe(error)}") from None
+
+    @property
+    def address(self) -> str:
+        """Where the database is, without a password."""
+        host = mask_uri(self.host)
+        return host if self.uri_mode else f"{host}:{self.port}"
+
+
+@contextmanager
+def open_launchpad(path: Path) -> Iterator[LaunchPad]:
+    """LaunchPad of a file, for a ``with`` block in which its database has to answer.
 
     Raises
     ------
     ScreeningError
-        If the file is missing, a field is wrong, or the database does not answer.
+        If the file is missing, a field is wrong, nobody ran ``lpad reset`` yet, or the database
+        does not answer, now or later. In one line, and without the URI, which may hold a
+        password; the database's own message may have it.
     """
-    from fireworks import LaunchPad
-    from pymongo.errors import PyMongoError
+    file = LaunchPadFile.read(path)
+    where = f"{path}: {file.address}"
+    try:
+        launchpad = _connect(file)
+        if launchpad.fw_id_assigner.find_one() is None:
+            raise ScreeningError(f"{where} is no launchpad yet; run `lpad -l {path} reset` once")
+        yield launchpad
+    except ConfigurationError:
+        raise ScreeningError(f"{where}: mongoclient_kwargs or the URI are wrong") from None
+    except OperationFailure as error:
+        raise ScreeningError(f"{where} refuses (code {error.code})") from None
+    except PyMongoError as error:
+        raise ScreeningError(f"{where} does not answer ({type(error).__name__})") from None
 
+
+def _connect(file: LaunchPadFile) -> LaunchPad:
+    from fireworks import LaunchPad
+
+    client = {"serverSelectionTimeoutMS": TIMEOUT} | file.mongoclient_kwargs
+    settings = file.model_dump() | {"mongoclient_kwargs": client, "strm_lvl": "WARNING"}
     try:
-        document = yaml.safe_load(path.read_text()) or {}
-        fields = LaunchPadFile.model_validate(document)
-    except OSError as error:
-        raise ScreeningError(f"{path}: {error.strerror}; --launchpad names another") from None
-    except yaml.YAMLError as error:
-        raise ScreeningError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "content"
-        raise ScreeningError(f"{path}, {name}: {first['msg']}") from None
-    settings = fields.model_dump(exclude={"mongoclient_kwargs"})
-    client = {"serverSelectionTimeoutMS": TIMEOUT} | fields.mongoclient_kwargs
-    where = "its URI" if fields.uri_mode else f"{fields.host}:{fields.port}"
-    try:
-        launchpad = LaunchPad(**settings, mongoclient_kwargs=client)
-        launchpad.db.command("ping")
-    except (PyMongoError, ValueError, TypeError) as error:
-        kind = type(error).__name__  # the message may hold the URI
-        raise ScreeningError(f"{path}: no launchpad answers at {where} ({kind})") from None
-    return launchpad
+        return LaunchPad(**settings)
+    except (TypeError, ValueError) as error:  # pymongo's, of an option
+        raise ConfigurationError(str(error)) from None
+
+
+def submit_flow(
+    launchpad: LaunchPad,
+    flow: Flow,
+    *,
+    category: str,
+    priority: int = 0,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Send a flow to the launchpad.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    flow : Flow
+    category : str
+        Workers whose ``my_fworker.yaml`` names a category take only jobs of theirs.
+    priority : int
+        The highest is worked off first.
+    metadata : dict, optional
+        Of the workflow.
+    """
+    manager = {"_category": category, "_priority": priority}
+    flow.update_config({"manager_config": manager})  # of jobs that the flow adds later as well
+    launchpad.add_wf(flow_to_workflow(flow, metadata=metadata))
+
+
+def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: str) -> None:
+    """Send a screening run to the launchpad; its shards are jobs that several workers share.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    maker : ScreeningFlowMaker
+        Its source and checkpoint are paths on the workers.
+    run_id : str
+        Of a new run, or of one to resume.
+    """
+    metadata = {"screening": run_id}
+    submit_flow(launchpad, maker.make(run_id), category=SCREENING, metadata=metadata)
 
 
 def submit(
-    launchpad: Any,
+    launchpad: LaunchPad,
     store: ScreeningStore,
     maker: ValidationFlowMaker,
     candidates: Sequence[CandidateDoc],
@@ -89,8 +167,6 @@ def submit(
     int
         Workflows that were submitted.
     """
-    from jobflow.managers.fireworks import flow_to_workflow
-
     submitted = 0
     for rank, candidate in enumerate(candidates):
         key = key_of(candidate, maker.dos_maker)
@@ -99,90 +175,169 @@ def submit(
         except DosError as error:
             store_failure(store, candidate.run_id, key, str(error))
             continue
-        manager = {"_category": maker.dos_maker.engine, "_priority": len(candidates) - rank}
-        flow.update_config({"manager_config": manager}, dynamic=True)
-        metadata = key | {"run_id": candidate.run_id}
         # In this order, dying in between repeats a calculation instead of losing it.
-        launchpad.add_wf(flow_to_workflow(flow, metadata=metadata))
-        queued = ValidationDoc(
-            **key,
-            formula=candidate.formula,
-            nsites=candidate.nsites,
-            run_ids=[candidate.run_id],
-            job_uuids=list(flow.job_uuids),
+        submit_flow(
+            launchpad,
+            flow,
+            category=maker.dos_maker.engine,
+            priority=len(candidates) - rank,
+            metadata=key | {"run_id": candidate.run_id},
         )
-        store.upsert_validations([queued])
+        _mark_queued(store, candidate, key, list(flow.job_uuids))
         submitted += 1
     return submitted
 
 
+def _mark_queued(
+    store: ScreeningStore, candidate: CandidateDoc, key: dict[str, str], job_uuids: list[str]
+) -> None:
+    """Note that a launchpad has the calculation; a fast worker may have finished it by now."""
+    wanted = tuple(key[name] for name in VALIDATIONS.key_fields)
+    known = next(iter(store.lookup(VALIDATIONS, [wanted])), None) or ValidationDoc(**key)
+    changes = {
+        "formula": candidate.formula,
+        "nsites": candidate.nsites,
+        "run_ids": sorted({*known.run_ids, candidate.run_id}),
+        "job_uuids": job_uuids,
+        "updated_at": utc_now(),
+    }
+    if known.state != "done":
+        changes |= {"state": "queued", "error": None}
+    store.upsert_validations([known.model_copy(update=changes)])
+
+
 @dataclass(frozen=True)
 class WorkflowState:
-    """State of one candidate's workflow."""
+    """State of one candidate's workflow.
 
-    material_id: str
-    engine: str
+    Parameters
+    ----------
+    key : tuple of str
+        Of the validation: material, structure hash, engine, recipe.
+    state : str
+        FireWorks' name of it. ``"FIZZLED"`` if any job is, also where FireWorks itself calls the
+        workflow completed, because the last job did its work: it recorded the failure.
+    reason : str or None
+        Last line of the exception of a fizzled job.
+    """
+
+    key: tuple[str, ...]
     state: str
     reason: str | None = None
 
+    @property
+    def material_id(self) -> str:
+        """Name of the material."""
+        return self.key[0]
 
-def workflow_states(launchpad: Any, run_id: str) -> list[WorkflowState]:
-    """States of a run's workflows; of a fizzled one the last line of its exception."""
-    found = launchpad.workflows.find(
-        {"metadata.run_id": run_id}, {"state": 1, "metadata": 1, "nodes": 1}
+
+def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
+    """States of a run's workflows; of two for the same calculation the newer one's."""
+    reasons = _reasons(launchpad, run_id)
+    fields = {"state": 1, "metadata": 1, "nodes": 1}
+    found = launchpad.workflows.find({"metadata.run_id": run_id}, fields).sort("nodes", 1)
+    states = {}
+    for workflow in found:
+        key = tuple(workflow["metadata"][name] for name in VALIDATIONS.key_fields)
+        fizzled = [reasons[node] for node in workflow["nodes"] if node in reasons]
+        state = "FIZZLED" if fizzled else workflow["state"]
+        states[key] = WorkflowState(key, state, next(filter(None, fizzled), None))
+    return list(states.values())
+
+
+def _reasons(launchpad: LaunchPad, run_id: str) -> dict[int, str | None]:
+    """Fizzled jobs of a run's workflows, and why."""
+    fizzled = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id}, {"state": "FIZZLED"})
+    reasons: dict[int, str | None] = dict.fromkeys(fizzled)
+    launches = launchpad.launches.find(
+        {"fw_id": {"$in": fizzled}, "state": "FIZZLED"}, {"fw_id": 1, "action": 1}
     )
-    return [
-        WorkflowState(
-            workflow["metadata"]["material_id"],
-            workflow["metadata"]["engine"],
-            workflow["state"],
-            _reason(launchpad, workflow["nodes"]) if workflow["state"] == "FIZZLED" else None,
-        )
-        for workflow in found
-    ]
+    for launch in launches.sort("launch_id", 1):
+        reasons[launch["fw_id"]] = _last_line_of(launch)
+    return reasons
 
 
-def _reason(launchpad: Any, fw_ids: Sequence[int]) -> str | None:
-    launches = launchpad.launches.find({"fw_id": {"$in": list(fw_ids)}, "state": "FIZZLED"})
-    for launch in launches.sort("launch_id", -1):
-        stored = (launch.get("action") or {}).get("stored_data") or {}
-        trace = (stored.get("_exception") or {}).get("_stacktrace") or ""
-        if trace.strip():
-            return trace.strip().splitlines()[-1]
-    return None
+def _last_line_of(launch: dict[str, Any]) -> str | None:
+    stored = (launch.get("action") or {}).get("stored_data") or {}
+    trace = (stored.get("_exception") or {}).get("_stacktrace") or ""
+    lines = trace.strip().splitlines()
+    prefix = f"{DosError.__module__}."
+    return lines[-1].removeprefix(prefix).removeprefix("DosError: ") if lines else None
 
 
-def record_failures(launchpad: Any, store: ScreeningStore, run_id: str) -> int:
-    """Write the reasons of fizzled workflows into the run's validations; returns how many."""
-    reasons = {
-        (state.material_id, state.engine): state.reason
-        for state in workflow_states(launchpad, run_id)
-        if state.reason
-    }
+def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
+    """Write the reasons of fizzled jobs into the run's validations; returns how many were new."""
+    states = workflow_states(launchpad, run_id)
+    reasons = {state.key: state.reason for state in states if state.state == "FIZZLED"}
     recorded = 0
-    for document in list(store.validations(run_id=run_id)):
-        reason = reasons.get((document.material_id, document.engine))
-        if reason and document.state != "done" and document.error != reason:
-            key = document.model_dump(include=set(VALIDATIONS.key_fields))
-            store_failure(store, run_id, key, reason)
+    for document in store.validations(run_id=run_id):
+        if document.key not in reasons or document.state == "done":
+            continue
+        reason = reasons[document.key] or "the worker was lost"
+        if document.error != reason:
+            store_failure(store, run_id, _key_fields(document), reason)
             recorded += 1
     return recorded
 
 
-def rerun(launchpad: Any, run_id: str) -> int:
-    """Make the fizzled jobs of a run ready again; returns how many."""
-    nodes = [
-        fw_id
-        for workflow in launchpad.workflows.find({"metadata.run_id": run_id}, {"nodes": 1})
-        for fw_id in workflow["nodes"]
+def _key_fields(document: ValidationDoc) -> dict[str, str]:
+    return dict(zip(VALIDATIONS.key_fields, document.key, strict=True))
+
+
+def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
+    """Make the fizzled jobs of a run ready again, and their validations queued.
+
+    Returns
+    -------
+    int
+        Jobs that are ready again.
+    """
+    fizzled = {s.key for s in workflow_states(launchpad, run_id) if s.state == "FIZZLED"}
+    failed = [
+        document
+        for document in store.validations(run_id=run_id, state="failed")
+        if document.key in fizzled
     ]
-    fizzled = launchpad.get_fw_ids({"fw_id": {"$in": nodes}, "state": "FIZZLED"})
-    for fw_id in fizzled:
+    again = {"state": "queued", "error": None, "updated_at": utc_now()}
+    store.upsert_validations([document.model_copy(update=again) for document in failed])
+    fw_ids = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id}, {"state": "FIZZLED"})
+    for fw_id in fw_ids:
         launchpad.rerun_fw(fw_id)
-    return len(fizzled)
+    return len(fw_ids)
 
 
-def rerun_lost(launchpad: Any, seconds: float = LOST_AFTER) -> int:
-    """Make jobs ready again whose worker has not been heard of for so long; returns how many."""
-    _, lost, _ = launchpad.detect_lostruns(expiration_secs=seconds, rerun=True)
+def rerun_lost(
+    launchpad: LaunchPad, store: ScreeningStore, run_id: str, seconds: float = LOST_AFTER
+) -> int:
+    """Make jobs of a run ready again whose worker has not been heard of for so long.
+
+    Validations whose workflow was removed from the launchpad become failed, so that the next
+    `screen validate` submits them again.
+
+    Returns
+    -------
+    int
+        Jobs that are ready again.
+    """
+    nodes = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id})
+    _, lost, _ = launchpad.detect_lostruns(
+        expiration_secs=seconds, rerun=True, refresh=True, query={"fw_id": {"$in": nodes}}
+    )
+    open_documents = store.validations(run_id=run_id, state="queued")
+    submitted = [document for document in open_documents if document.job_uuids]
+    there = _calculations(launchpad, {document.recipe for document in submitted})
+    for document in submitted:
+        if _calculation(_key_fields(document)) not in there:
+            store_failure(store, run_id, _key_fields(document), GONE)
     return len(lost)
+
+
+def _calculations(launchpad: LaunchPad, recipes: set[str]) -> set[tuple[str, ...]]:
+    """Calculations with these recipes that the launchpad has for any run and material."""
+    query = {"metadata.recipe": {"$in": sorted(recipes)}}
+    found = launchpad.workflows.find(query, {"metadata": 1})
+    return {_calculation(workflow["metadata"]) for workflow in found}
+
+
+def _calculation(fields: dict[str, str]) -> tuple[str, ...]:
+    return fields["structure_hash"], fields["engine"], fields["recipe"]

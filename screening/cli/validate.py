@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,8 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
+    from db.documents import CandidateDoc
+    from db.store import ScreeningStore
     from workflows.validation import Metrics, ValidationFlowMaker, ValidationPlan
 
 LaunchPadFile = Annotated[Path, typer.Option("--launchpad", help="FireWorks' launchpad file.")]
@@ -65,14 +69,24 @@ def validate(
             f"{plan.reused} there already"
         )
         if where == "launchpad":
-            from workflows.launch import open_launchpad, submit
-
-            n = submit(open_launchpad(launchpad), store, maker, plan.todo)
-            remarks.print(f"{n} workflows submitted; work them off with `rlaunch rapidfire`")
+            n = _submit(launchpad, store, maker, plan)
+            remarks.print(
+                f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
+            )
             return
-    _check_installed(engine)
-    _validate_locally(maker, plan, workers, quiet)
+    if plan.todo:
+        _check_installed(engine)
+        _validate_locally(maker, plan, workers, quiet)
     remarks.print(f"`screen metrics --run {chosen.run_id}` shows precision and recall")
+
+
+def _submit(
+    file: Path, store: ScreeningStore, maker: ValidationFlowMaker, plan: ValidationPlan
+) -> int:
+    from workflows.launch import open_launchpad, submit
+
+    with open_launchpad(file) as launchpad:
+        return submit(launchpad, store, maker, plan.todo)
 
 
 def _check_installed(engine: str) -> None:
@@ -88,33 +102,77 @@ def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> None:
     """Calculate one after the other, or several at a time in processes of their own."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-
     from screening.cli.console import progress_bars, stderr
-    from workflows.validation import validate_here
 
     remarks = stderr(quiet)
+    outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
+    try:
+        with progress_bars(quiet) as report, closing(outcomes):
+            for candidate, outcome in outcomes:
+                remarks.print(f"{candidate.material_id} {candidate.formula}: {_verdict(outcome)}")
+                report("validated", 1, len(plan.todo))
+    except KeyboardInterrupt:
+        remarks.print("Interrupted: the same command goes on with what is left.")
+        raise
+
+
+def _verdict(outcome: dict[str, Any]) -> str:
+    return outcome.get("error") or ("VB gap" if outcome["is_positive"] else "no VB gap")
+
+
+Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]
+
+
+def _one_by_one(maker: ValidationFlowMaker, plan: ValidationPlan) -> Outcomes:
+    from workflows.validation import validate_here
+
+    _silence_warnings()
+    for candidate in plan.todo:
+        yield candidate, validate_here(maker, candidate)
+
+
+def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int) -> Outcomes:
+    """Outcomes as they come; when the caller stops early, so do the calculations."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+    from tempfile import TemporaryDirectory
+
+    from screening.errors import ScreeningError
+    from workflows.validation import validate_here
+
     context = multiprocessing.get_context("spawn")
     with (
-        progress_bars(quiet) as report,
-        ProcessPoolExecutor(workers, context, initializer=_quiet_worker) as pool,
+        TemporaryDirectory(prefix="screen-validate-") as folder,
+        ProcessPoolExecutor(workers, context, _start_worker, (folder,)) as pool,
     ):
         tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
         try:
             for task in as_completed(tasks):
-                candidate, outcome = tasks[task], task.result()
-                verdict = outcome.get("error") or (
-                    "VB gap" if outcome.get("is_positive") else "no VB gap"
-                )
-                remarks.print(f"{candidate.material_id} {candidate.formula}: {verdict}")
-                report("validated", 1, len(tasks))
+                yield tasks[task], task.result()
+        except BrokenProcessPool:
+            raise ScreeningError(
+                "a worker process was killed (no memory left?); what is done is kept, and the "
+                "same command goes on with what is left"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # an engine that it runs ends with it
             raise
 
 
-def _quiet_worker() -> None:
+def _start_worker(folder: str) -> None:
+    """Leave Ctrl-C to the main process, and temporary files in a folder that it removes."""
+    import signal
+    import tempfile
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = folder
+    _silence_warnings()
+
+
+def _silence_warnings() -> None:
     import warnings
 
     warnings.simplefilter("ignore")
@@ -142,15 +200,15 @@ def status(
     from screening.cli.console import print_json, stderr, stdout, table
     from workflows import launch
 
-    pad = launch.open_launchpad(launchpad)
-    with open_store(existing(db)) as store:
+    with launch.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
         chosen = find_run(store, run)
         if rerun_lost:
-            stderr().print(f"{launch.rerun_lost(pad, lost_after)} lost jobs made ready again")
+            lost = launch.rerun_lost(pad, store, chosen.run_id, lost_after)
+            stderr().print(f"{lost} lost jobs made ready again")
+        launch.record_failures(pad, store, chosen.run_id)
         if rerun_failed:
-            stderr().print(f"{launch.rerun(pad, chosen.run_id)} fizzled jobs made ready again")
-        else:
-            launch.record_failures(pad, store, chosen.run_id)
+            failed = launch.rerun_failed(pad, store, chosen.run_id)
+            stderr().print(f"{failed} fizzled jobs made ready again")
         states = launch.workflow_states(pad, chosen.run_id)
         validations = Counter(v.state for v in store.validations(run_id=chosen.run_id))
     counts = Counter(state.state for state in states)
@@ -211,6 +269,7 @@ def _rows(result: Metrics) -> list[tuple[Any, ...]]:
         ("false negatives", matrix.fn, ""),
         ("true negatives", matrix.tn, ""),
         ("calculations that failed", result.n_failed, ""),
+        ("calculations that are not done yet", result.n_waiting, ""),
         ("predicted positives, negatives", f"{result.n_positive}, {result.n_negative}", ""),
     ]
     for name, p in proportions.items():

@@ -1,0 +1,311 @@
+"""`screen validate`, `status` and `metrics`; a formula stands in for DFT (see `analytic_dos`)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from pymatgen.core import Structure
+
+from db.store import open_store
+from models.spectrum import EDOS_GRID
+from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
+from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
+
+DB = "screening.sqlite"
+
+
+def one_line(outcome, *words):
+    """The command failed and said why in one line."""
+    assert outcome.code != 0
+    lines = [line for line in outcome.err.splitlines() if line.startswith("screen: ")]
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+def materials(n):
+    return {f"m-{i}": crystal(i) for i in range(n)}
+
+
+@pytest.fixture
+def run(screen):
+    """A run with three positives and two negatives, in the folder where `screen` is called."""
+    with open_store(DB) as store:
+        return put_run(store, materials(5), ["m-2", "m-0", "m-1"])
+
+
+@pytest.fixture
+def formula(monkeypatch):
+    """Let `screen` calculate by a formula."""
+    use = {"maker": AnalyticDosMaker()}
+    monkeypatch.setattr("workflows.validation.dos_maker", lambda engine, **_: use["maker"])
+    monkeypatch.setattr("workflows.dos.gpaw.missing", list)
+    return use
+
+
+def validations(db=DB):
+    with open_store(db) as store:
+        return {v.material_id: v for v in store.validations()}
+
+
+def test_validate_calculates_positives_first_and_negatives(screen, run, formula):
+    outcome = screen("validate")
+    assert outcome.code == 0
+    assert "Run run-1: 5 to calculate with analytic-for-tests, 0 there already" in outcome.err
+    done = [line.split()[0] for line in outcome.err.splitlines() if "Al: no VB gap" in line]
+    assert done[:3] == ["m-2", "m-0", "m-1"]
+    assert sorted(done[3:]) == ["m-3", "m-4"]
+    assert {v.state for v in validations().values()} == {"done"}
+    again = screen("validate")
+    assert "0 to calculate with analytic-for-tests, 5 there already" in again.err
+
+
+def test_validate_in_several_processes(screen, run, formula):
+    assert screen("validate", "--workers", 2).code == 0
+    assert {v.state for v in validations().values()} == {"done"}
+
+
+def test_limit_and_random(screen, run, formula):
+    screen("validate", "--limit", 1, "--random", 1)
+    found = validations()
+    assert len(found) == 2
+    assert "m-2" in found
+
+
+def test_a_failure_is_told_and_the_others_go_on(screen, formula):
+    with open_store(DB) as store:
+        put_run(store, {"a": crystal(0, "Cu"), "b": crystal(0)}, ["a", "b"])
+    formula["maker"] = AnalyticDosMaker(failing="Cu")
+    outcome = screen("validate")
+    assert outcome.code == 0
+    assert "a Cu: Cu: the density did not converge" in outcome.err
+    assert "b Al: no VB gap" in outcome.err
+    assert {m: v.state for m, v in validations().items()} == {"a": "failed", "b": "done"}
+    formula["maker"] = AnalyticDosMaker()
+    assert "1 to calculate" in screen("validate").err
+    assert {v.state for v in validations().values()} == {"done"}
+
+
+def test_quiet(screen, run, formula):
+    outcome = screen("validate", "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_bad_input_ends_in_one_line(screen, run):
+    one_line(screen("validate", "--engine", "abinit"), "unknown engine 'abinit'; use gpaw or vasp")
+    one_line(
+        screen("validate", "--engine", "vasp", "--preset", "fast"), "vasp has no option preset"
+    )
+    one_line(screen("validate", "--preset", "slow"), "slow", "fast and standard")
+    one_line(screen("validate", "--where", "moon"), "--where moon: use local or launchpad")
+    one_line(screen("validate", "--run", "nowhere"), "no run 'nowhere'")
+    one_line(screen("validate", "--db", "other.sqlite"), "other.sqlite")
+    one_line(screen("validate", "--where", "launchpad"), "launchpad.yaml: No such file")
+    one_line(screen("metrics"), "run run-1 has no validations; `screen validate` first")
+    one_line(screen("metrics", "--run", "nowhere"), "no run 'nowhere'")
+    one_line(screen("status"), "launchpad.yaml: No such file")
+    assert validations() == {}
+
+
+def test_a_run_that_is_not_finished(screen, run):
+    with open_store(DB) as store:
+        store.put_run(run.model_copy(update={"state": "running"}))
+    one_line(screen("validate"), "run run-1 is not done; `screen run --resume` first")
+
+
+def test_without_the_engine(screen, run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    one_line(screen("validate"), "GPAW is not installed (gpaw and gpaw_data): run", "pip install")
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    one_line(screen("validate", "--db", os.path.abspath(DB), "--engine", "vasp"), "VASP command")
+
+
+SCRIPT = """
+import sys
+import workflows.dos.gpaw, workflows.validation
+from tests.workflows.analytic_dos import AnalyticDosMaker
+workflows.dos.gpaw.missing = list
+maker = AnalyticDosMaker(seconds=0.5, log="calculated.log")
+workflows.validation.dos_maker = lambda engine, **options: maker
+sys.argv = ["screen", "validate", *sys.argv[1:]]
+from screening.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path, workers):
+    with open_store(DB) as store:
+        put_run(store, materials(40), list(materials(40)))
+    log = tmp_path / "calculated.log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "--workers", str(workers)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-2:] == [
+        "Interrupted: the same command goes on with what is left.",
+        "screen: interrupted",
+    ]
+    began = len(log.read_text().splitlines())
+    done = {m for m, v in validations().items() if v.state == "done"}
+    assert len(done) >= 1
+    assert len(validations()) == len(done)  # an interrupt is no failure
+    assert began - len(done) <= workers + 1
+
+    outcome = screen("validate")
+    assert (
+        f"{40 - len(done)} to calculate with analytic-for-tests, {len(done)} there" in outcome.err
+    )
+    assert {v.state for v in validations().values()} == {"done"}
+    assert len(validations()) == 40
+
+
+KILLED = SCRIPT.replace('seconds=0.5, log="calculated.log"', 'seconds=60, log="calculated.log"')
+
+
+def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
+    log = tmp_path / "calculated.log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, "--workers", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    os.kill(int(log.read_text().split()[1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("screen: a worker process was killed")
+
+
+# metrics
+
+
+@pytest.fixture
+def measured(run):
+    """Two positives confirmed, one refuted, one negative missed; one failed."""
+    truth = {"m-2": True, "m-0": True, "m-1": False, "m-3": True, "m-4": None}
+    with open_store(DB) as store:
+        structures = materials(5)
+        store.upsert_validations(
+            validation(candidate("run-1", m, structures[m]), is_gap) for m, is_gap in truth.items()
+        )
+
+
+def test_metrics_shows_counts_and_intervals(screen, measured):
+    outcome = screen("metrics")
+    assert outcome.code == 0
+    rows = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert any(row.startswith("true positives 2") for row in rows)
+    assert any(row.startswith("precision 0.67 0.21 to 0.94") for row in rows)
+    assert any(row.startswith("calculations that failed 1") for row in rows)
+    assert any("recipe-1" in row for row in rows)
+
+
+def test_metrics_json(screen, measured):
+    document = json.loads(screen("metrics", "--json").out)
+    assert document["run_id"] == "run-1"
+    (found,) = document["metrics"]
+    assert [found[name] for name in ("tp", "fp", "fn", "tn", "n_failed")] == [2, 1, 1, 0, 1]
+    assert found["precision"]["value"] == pytest.approx(2 / 3)
+    assert found["recall"]["value"] == pytest.approx(2 / 3)
+    # one of one random negative is positive, and stands for both
+    assert found["screened_recall"]["value"] == pytest.approx(2 / (2 + 2))
+
+
+# the launchpad
+
+
+@pytest.fixture
+def site(tmp_path, screen):
+    with new_database() as uri:
+        yield make_site(tmp_path, uri)
+
+
+@pytest.mark.mongo
+def test_submit_work_off_and_ask(screen, site, formula, monkeypatch):
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    with open_store(site.db) as store:
+        put_run(store, {"a": crystal(0, "Cu"), "b": crystal(0), "c": crystal(1)}, ["a", "b"])
+    formula["maker"] = AnalyticDosMaker(failing="Cu", log=str(site.folder / "log"))
+
+    outcome = screen("validate", "--where", "launchpad")
+    assert "3 workflows submitted; `rlaunch -l launchpad.yaml rapidfire` works" in outcome.err
+    assert "0 to calculate" in screen("validate", "--where", "launchpad").err
+    found = json.loads(screen("status", "--json").out)
+    assert found["workflows"] == {"READY": 3}
+    assert found["validations"] == {"queued": 3}
+
+    site.work()
+    found = json.loads(screen("status", "--json").out)
+    assert found["workflows"] == {"COMPLETED": 2, "FIZZLED": 1}
+    assert found["validations"] == {"done": 2, "failed": 1}
+    assert found["reasons"] == {"a": "Cu: the density did not converge"}
+    outcome = screen("status")
+    assert "a: Cu: the density did not converge" in outcome.out
+    assert validations(site.db)["a"].error == "Cu: the density did not converge"
+
+    outcome = screen("status", "--rerun-failed", "--rerun-lost")
+    assert "0 lost jobs made ready again" in outcome.err
+    assert "1 fizzled jobs made ready again" in outcome.err
+    assert Counter(v.state for v in validations(site.db).values()) == {"done": 2, "queued": 1}
+    (site.folder / "log.repaired").touch()
+    site.work()
+    assert json.loads(screen("status", "--json").out)["workflows"] == {"COMPLETED": 3}
+    assert screen("metrics").code == 0
+
+
+@pytest.mark.mongo
+def test_a_launchpad_with_a_wrong_field(screen, site, run):
+    with site.launchpad.open("a") as file:
+        file.write(f"hots: {SECRET}\n")
+    outcome = screen("validate", "--where", "launchpad")
+    one_line(outcome, "launchpad.yaml: hots: Extra inputs are not permitted")
+    one_line(screen("status", "--run", "run-1"), "hots")
+    assert SECRET not in outcome.err
+    assert validations() == {}
+
+
+# one real calculation
+
+
+@pytest.mark.dft
+def test_aluminium_with_gpaw(screen):
+    from workflows.dos.gpaw import missing
+
+    for problem in missing():
+        pytest.skip(problem)
+    half = 4.05 / 2  # of the cubic lattice constant, Å
+    aluminium = Structure([[0, half, half], [half, 0, half], [half, half, 0]], ["Al"], [[0, 0, 0]])
+    with open_store(DB) as store:
+        run = put_run(store, {"Al": aluminium}, ["Al"])
+        put_prediction(store, candidate(run.run_id, "Al", aluminium), [0.4] * EDOS_GRID.size)
+    outcome = screen("validate", "--preset", "fast")
+    assert outcome.code == 0, outcome.err
+    found = validations()["Al"]
+    assert (found.state, found.error) == ("done", None)
+    assert found.vbm == found.cbm == found.efermi
+    assert found.band_gap == 0
+    # three free electrons in 16.6 Å^3: D(E_F) = 3 N / 2 E_F = 0.39 states/eV at E_F = 11.7 eV
+    around = [v for e, v in zip(EDOS_GRID.centers, found.spectrum, strict=True) if abs(e) < 1.0]
+    assert 0.25 < sum(around) / len(around) < 0.55
+    assert min(found.spectrum) > 0.1
+    assert not found.is_positive
+    assert found.wall_time > 0
+    assert 0 < found.mae < 0.4
+    assert 0 < found.wd < 1.0

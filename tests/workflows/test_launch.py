@@ -1,0 +1,303 @@
+"""FireWorks with its own commands: a real launchpad and workers in processes of their own."""
+
+import json
+import signal
+from collections import Counter
+
+import pymongo
+import pytest
+import yaml
+from monty.json import MontyEncoder
+
+from db.store import open_store
+from screening.errors import ScreeningError
+from tests.conftest import crystal_row
+from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
+from tests.workflows.screened_run import candidate, crystal, put_run
+from workflows.launch import (
+    GONE,
+    LaunchPadFile,
+    open_launchpad,
+    record_failures,
+    rerun_failed,
+    rerun_lost,
+    submit,
+    submit_screening,
+    workflow_states,
+)
+from workflows.screening import ScreeningFlowMaker
+from workflows.validation import ValidationFlowMaker, plan_validation
+
+# the file
+
+
+def test_the_shipped_file_is_fireworks_own():
+    from fireworks import LaunchPad
+
+    fields = yaml.safe_load((ROOT / "launchpad.yaml").read_text())
+    assert LaunchPadFile.read(ROOT / "launchpad.yaml") == LaunchPadFile()
+    assert LaunchPad.from_dict(fields).to_dict().keys() == fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hots: db.example.org\n", "hots: Extra inputs are not permitted"),
+        ("port: many\n", "port: Input should be a valid integer"),
+        ("- host\n", "Input should be a valid dictionary"),
+        ("host: [a\n", "not YAML"),
+        ("host: 'a\n", "not YAML"),
+        (b"\xff\xfe\x00host", "not YAML"),
+        (f"host: mongodb://ann:{SECRET}@h:1\nport: x\n", "port: Input should be"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path, content, message):
+    path = tmp_path / "launchpad.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ScreeningError) as caught, open_launchpad(path):
+        pass
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    missing = r"no\.yaml: No such file or directory; --launchpad names another"
+    with pytest.raises(ScreeningError, match=missing), open_launchpad(tmp_path / "no.yaml"):
+        pass
+    with pytest.raises(ScreeningError, match="Is a directory"), open_launchpad(tmp_path):
+        pass
+
+
+DOWN = {"mongoclient_kwargs": {"serverSelectionTimeoutMS": 200}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"host": "127.0.0.1", "port": 1} | DOWN, "127.0.0.1:1 does not answer"),
+        ({"host": f"mongodb://ann:{SECRET}@127.0.0.1:1", "uri_mode": True} | DOWN, "does not"),
+        ({"host": f"mongodb://ann:{SECRET}@127.0.0.1:1"} | DOWN, "127.0.0.1:1"),
+        ({"host": "mongodb://", "uri_mode": True}, "are wrong"),
+        ({"mongoclient_kwargs": {"tsl": True}}, "are wrong"),
+        ({"mongoclient_kwargs": {"maxPoolSize": "x"}}, "are wrong"),
+    ],
+)
+def test_a_launchpad_that_is_down_or_misconfigured(tmp_path, fields, message):
+    path = tmp_path / "launchpad.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    with pytest.raises(ScreeningError) as caught, open_launchpad(path):
+        pass
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+# a real launchpad
+
+
+@pytest.fixture
+def site(tmp_path, mongo_uri):
+    return make_site(tmp_path, mongo_uri)
+
+
+@pytest.fixture
+def pad(site):
+    with open_launchpad(site.launchpad) as launchpad:
+        yield launchpad
+
+
+@pytest.fixture
+def store(site, monkeypatch):
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    with open_store(site.db) as opened:
+        yield opened
+
+
+def submitted(site, pad, store, n, run_id="run-1", structures=None, **options):
+    """A run of `n` positives, best first, on the launchpad; returns the log of the workers."""
+    structures = structures or {f"m-{i}": crystal(i) for i in range(n)}
+    run = put_run(store, structures, list(structures), run_id=run_id)
+    log = site.folder / "calculated.log"
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker(log=str(log), **options))
+    plan = plan_validation(store, run, "gpaw", maker.dos_maker.recipe)
+    submit(pad, store, maker, plan.todo)
+    return log
+
+
+def calculated(log):
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def states(store, run_id="run-1"):
+    return Counter(v.state for v in store.validations(run_id=run_id))
+
+
+def every_document(uri):
+    with pymongo.MongoClient(uri) as client:
+        database = client.get_default_database()
+        return {
+            name: json.dumps(list(database[name].find()), default=str, cls=MontyEncoder)
+            for name in database.list_collection_names()
+        }
+
+
+@pytest.mark.mongo
+def test_two_workers_finish_twenty_jobs_and_none_twice(site, pad, store):
+    log = submitted(site, pad, store, 20)
+    assert states(store) == {"queued": 20}
+    listed = json.loads(site.call("lpad", "-l", site.launchpad, "get_wflows", "-d", "less"))
+    assert len(listed) == 20
+
+    idle = site.folder / "vasp_fworker.yaml"
+    idle.write_text("name: other\ncategory: vasp\nquery: '{}'\n")
+    assert site.start_worker("-w", idle).wait(120) == 0
+    assert not log.exists()  # it takes no jobs of another category
+
+    workers = [site.start_worker(), site.start_worker()]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    site.work()  # of what became ready when both were about to end
+    assert Counter(calculated(log)) == {f"m-{i}": 1 for i in range(20)}
+    assert len({line.split()[1] for line in log.read_text().splitlines()}) == 2
+    assert states(store) == {"done": 20}
+    assert Counter(s.state for s in workflow_states(pad, "run-1")) == {"COMPLETED": 20}
+
+    everything = every_document(site.uri)
+    assert {"fireworks", "workflows", "launches", "validations", "outputs"} <= everything.keys()
+    for name, content in everything.items():
+        assert SECRET not in content, name
+        assert "mongodb://" not in content, name
+
+
+@pytest.mark.mongo
+def test_the_best_come_first_and_bad_ones_hold_up_no_one(site, pad, store):
+    symbols = ["Al", "Cu", "Ag", "Au", "Al"]
+    structures = {f"m-{i}": crystal(i, symbol) for i, symbol in enumerate(symbols)}
+    log = submitted(site, pad, store, 5, structures=structures, failing="Cu", refused="Ag")
+    specs = [f["spec"] for f in pad.fireworks.find({"name": "analytic_dos"})]
+    assert sorted(spec["_priority"] for spec in specs) == [1, 2, 4, 5]
+    assert {spec["_category"] for spec in specs} == {"gpaw"}
+    refused = next(v for v in store.validations(state="failed"))
+    assert (refused.material_id, refused.error) == ("m-2", "no data set for Ag")
+
+    site.work()
+    assert calculated(log) == ["m-0", "m-1", "m-3", "m-4"]
+    assert states(store) == {"done": 3, "failed": 2}
+    found = {s.material_id: s for s in workflow_states(pad, "run-1")}
+    assert (found["m-1"].state, found["m-0"].state) == ("FIZZLED", "COMPLETED")
+    assert found["m-1"].reason == "Cu: the density did not converge"
+    assert record_failures(pad, store, "run-1") == 1
+    assert record_failures(pad, store, "run-1") == 0
+    (failed,) = store.validations(state="failed", material_ids=["m-1"])
+    assert failed.error == "Cu: the density did not converge"
+
+    site.folder.joinpath("calculated.log.repaired").touch()
+    assert rerun_failed(pad, store, "run-1") == 1
+    assert states(store) == {"done": 3, "queued": 1, "failed": 1}
+    run = store.run("run-1")
+    todo = plan_validation(store, run, "gpaw", failed.recipe).todo
+    assert [c.material_id for c in todo] == ["m-2"]  # m-1 is on the launchpad again
+    site.work()
+    assert states(store) == {"done": 4, "failed": 1}
+    assert calculated(log)[4:] == ["m-1"]
+
+
+@pytest.mark.mongo
+def test_kill_9_of_a_worker_loses_nothing(site, pad, store):
+    log = submitted(site, pad, store, 6, seconds=0.7)
+    victim, other = site.start_worker(), site.start_worker()
+
+    def victim_is_at_work():
+        pids = (
+            [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
+        )
+        return victim.pid in pids
+
+    wait_until(victim_is_at_work)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    wait_until(lambda: states(store)["done"] == 5)
+    wait_until(lambda: pad.launches.count_documents({"state": "RUNNING"}) == 1)
+    assert states(store) == {"done": 5, "queued": 1}
+    assert rerun_lost(pad, store, "run-1", seconds=3600) == 0  # it may still be alive
+    assert rerun_lost(pad, store, "run-1", seconds=0) == 1
+    assert other.wait(120) == 0  # it waited for the child of the lost job
+    assert states(store) == {"done": 6}
+    assert Counter(s.state for s in workflow_states(pad, "run-1")) == {"COMPLETED": 6}
+    times = Counter(calculated(log))
+    assert set(times) == {f"m-{i}" for i in range(6)}
+    assert sum(times.values()) == 7  # the one that was cut off, and no other, ran again
+
+
+@pytest.mark.mongo
+def test_a_launchpad_that_was_reset_is_submitted_to_again(site, pad, store):
+    submitted(site, pad, store, 2)
+    pad.reset("", require_password=False)
+    recipe = AnalyticDosMaker().recipe
+    run = store.run("run-1")
+    assert plan_validation(store, run, "gpaw", recipe).todo == ()
+    assert rerun_lost(pad, store, "run-1") == 0
+    assert {v.error for v in store.validations(run_id="run-1")} == {GONE}
+    assert len(plan_validation(store, run, "gpaw", recipe).todo) == 2
+
+
+@pytest.mark.mongo
+def test_a_calculation_that_another_run_submitted_is_not_gone(site, pad, store):
+    submitted(site, pad, store, 2)
+    other = put_run(store, {"twin": crystal(1)}, ["twin"], run_id="run-2")
+    plan = plan_validation(store, other, "gpaw", AnalyticDosMaker().recipe)
+    assert (plan.todo, plan.reused) == ((), 1)
+    assert rerun_lost(pad, store, "run-2") == 0
+    assert states(store, "run-2") == {"queued": 1}
+    site.work()
+    assert states(store, "run-2") == {"done": 1}
+
+
+@pytest.mark.mongo
+def test_runs_on_one_launchpad_are_told_apart(site, pad, store):
+    submitted(site, pad, store, 1)
+    submitted(site, pad, store, 1, run_id="run-2", structures={"x": crystal(7)})
+    assert [s.material_id for s in workflow_states(pad, "run-1")] == ["m-0"]
+    assert [s.state for s in workflow_states(pad, "run-2")] == ["READY"]
+
+
+@pytest.mark.mongo
+def test_submitting_keeps_what_other_runs_asked_for(site, pad, store):
+    run = put_run(store, {"m": crystal(0)}, ["m"])
+    put_run(store, {"m": crystal(0)}, ["m"], run_id="run-2")
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    todo = [candidate(run.run_id, "m", crystal(0))]
+    submit(pad, store, maker, todo)
+    submit(pad, store, maker, [todo[0].model_copy(update={"run_id": "run-2"})])
+    (found,) = store.validations()
+    assert found.run_ids == ["run-1", "run-2"]
+    assert found.state == "queued"
+
+
+@pytest.mark.mongo
+def test_a_database_that_is_no_launchpad_yet(tmp_path, mongo_uri):
+    site = make_site(tmp_path, mongo_uri)
+    with pymongo.MongoClient(mongo_uri) as client:
+        client.get_default_database()["fw_id_assigner"].drop()
+    new = r"no launchpad yet; run `lpad -l .* reset` once"
+    with pytest.raises(ScreeningError, match=new), open_launchpad(site.launchpad):
+        pass
+
+
+@pytest.mark.mongo
+def test_a_screening_run_on_the_launchpad(site, pad, store, structure_table):
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu")]
+    table = structure_table([crystal_row(f"m-{i}", 3.3 + 0.1 * i, pairs[i]) for i in range(3)])
+    maker = ScreeningFlowMaker(db=site.db, source=str(table), shard_size=2)
+    submit_screening(pad, maker, "run-1")
+    site.work()
+    run = store.run("run-1")
+    assert (run.state, run.error) == ("done", None)
+    assert run.counts["screened"] == 3
+    shards = list(pad.fireworks.find({"name": "score_shard"}))
+    assert [shard["state"] for shard in shards] == ["COMPLETED", "COMPLETED"]
+    assert {shard["spec"]["_category"] for shard in shards} == {"screening"}
+    for name, content in every_document(site.uri).items():
+        assert SECRET not in content, name
