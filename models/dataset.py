@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import ValidationError
 
 from models.crystal import ELEMENTS, Crystal
 from models.errors import ModelError
@@ -20,6 +21,7 @@ from models.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid, align_edos, max_n
 LABEL_EDGES = np.linspace(-14.0, 10.0, 1201)
 # Bands above `emax` are missing; a label is kept when they only matter beyond the grid.
 EMAX_MARGIN = 0.05  # eV
+SPECTRUM = "spectrum"  # column of labels that are on a grid already
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class SpectrumDataset:
 
 def edos_dataset(
     labels: Sequence[Path],
-    structures: Path,
+    structures: Path | None = None,
     grid: EnergyGrid = EDOS_GRID,
     graph: GraphConfig = GraphConfig(),
 ) -> SpectrumDataset:
@@ -91,31 +93,39 @@ def edos_dataset(
     ----------
     labels : sequence of Path
         Parquet files with `material_id`, `band_gap` (eV), `emax` (eV) and `dos` (1,200 averages
-        in states/eV/cell, from -14 to 10 eV in steps of 0.02); the first label of an id counts.
-    structures : Path
-        Parquet file with `material_id`, `lattice`, `species` and `frac_coords`.
+        in states/eV/cell, from -14 to 10 eV in steps of 0.02), or files as `screen fetch`
+        writes them, with `material_id`, `spectrum` (states/eV/cell on the grid that the file's
+        metadata name) and the structures; the first label of an id counts.
+    structures : Path, optional
+        Parquet file with `material_id`, `lattice`, `species` and `frac_coords`, for labels
+        without structures of their own.
 
     Raises
     ------
     ModelError
-        If a file or a column is missing, or a label is NaN, negative or all zero.
+        If a file or a column is missing, a label is NaN, negative or all zero, or a file has
+        another grid.
     """
     spectra: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
+    crystals: dict[str, Crystal] = {}
     for path in labels:
         known = spectra.keys() | left_out.keys()
-        for row in _rows(path, ["material_id", "band_gap", "emax", "dos"]):
-            material_id = row["material_id"]
+        binned = _is_binned(path)
+        added: set[str] = set()
+        for material_id, label in (_binned_labels if binned else _fine_labels)(path, grid):
             if material_id in known:
                 continue
-            complete = min(row["emax"] + EMAX_MARGIN, LABEL_EDGES[-1])
-            if complete < row["band_gap"] + grid.edges[-1]:
-                left_out[material_id] = f"DOS is complete only up to {complete:.2f} eV"
+            if isinstance(label, str):
+                left_out[material_id] = label
                 continue
-            spectra[material_id] = _checked_label(material_id, row, grid)
-    crystals = read_crystals(structures, set(spectra))
-    for material_id in spectra.keys() - crystals.keys():
-        left_out[material_id] = f"no structure in {structures.name}"
+            spectra[material_id] = label
+            added.add(material_id)
+        file = path if binned else structures
+        if file is None:
+            raise ModelError(f"{path} has no structures: the field structures is needed")
+        crystals |= read_crystals(file, added)
+        left_out |= dict.fromkeys(added - crystals.keys(), f"no structure in {file.name}")
     graphs = _graphs({i: crystals[i] for i in sorted(spectra.keys() & crystals.keys())}, graph)
     left_out |= graphs.failures
     if not graphs.built:
@@ -139,27 +149,30 @@ def phdos_dataset(
     path : Path
         Parquet file with `material_id`, `lattice`, `species`, `frac_coords`, `phdos` (66 points,
         -300 to 1000 cm^-1) and, optionally, `split`; of a source's own split, ``"train"`` is for
-        training and the other parts are for the test.
+        training and the other parts are for the test. Or a file as `screen fetch` writes it,
+        with `spectrum` on the grid that its metadata name.
     grid : EnergyGrid
-        The file's 66 points, or the paper's 51 (:data:`models.spectrum.PHDOS_PAPER_GRID`), which
-        are those of them without imaginary modes.
+        The file's own, or of its 66 points the paper's 51
+        (:data:`models.spectrum.PHDOS_PAPER_GRID`), those without imaginary modes.
 
     Raises
     ------
     ModelError
         If a column is missing, a label is NaN, negative or all zero, or the grid is another one.
     """
-    points = _points_of(grid)
+    binned = _is_binned(path)
+    stored, column = (_stored_grid(path), SPECTRUM) if binned else (PHDOS_GRID, "phdos")
+    points = _points_of(grid, stored)
     spectra: dict[str, np.ndarray] = {}
     crystals: dict[str, Crystal] = {}
     parts: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    columns = ["material_id", "lattice", "species", "frac_coords", "phdos"]
+    columns = ["material_id", "lattice", "species", "frac_coords", column]
     for row in _rows(path, columns, optional="split"):
         material_id = row["material_id"]
-        label = np.asarray(row["phdos"], float)
-        if label.shape != (PHDOS_GRID.size,):
-            raise ModelError(f"label of {material_id} has {label.size} points, not 66")
+        label = np.asarray(row[column], float)
+        if label.shape != (stored.size,):
+            raise ModelError(f"label of {material_id} has {label.size} points, not {stored.size}")
         _refuse_unphysical(material_id, label)
         if not label[points].any():
             left_out[material_id] = f"no modes above {grid.start + grid.width / 2:g} cm^-1"
@@ -204,11 +217,11 @@ def with_structures(
     return replace(kept, graphs=batch, left_out=graphs.failures)
 
 
-def _points_of(grid: EnergyGrid) -> slice:
-    """Where the points of `grid` are among the 66 of the file."""
-    first = round((grid.start - PHDOS_GRID.start) / PHDOS_GRID.width)
+def _points_of(grid: EnergyGrid, stored: EnergyGrid) -> slice:
+    """Where the points of `grid` are among those of a file."""
+    first = round((grid.start - stored.start) / stored.width)
     points = slice(first, first + grid.size)
-    if first < 0 or not np.array_equal(PHDOS_GRID.centers[points], grid.centers):
+    if first < 0 or not np.array_equal(stored.centers[points], grid.centers):
         raise ModelError(f"phonon labels have no grid of {grid.size} points from {grid.start:g}")
     return points
 
@@ -241,6 +254,47 @@ def _refuse_unphysical(material_id: str, dos: np.ndarray) -> None:
         raise ModelError(f"label of {material_id} is zero everywhere")
 
 
+def _is_binned(path: Path) -> bool:
+    """Whether the labels of a file are on a grid already, with the structures beside them."""
+    return SPECTRUM in _open(path).schema_arrow.names
+
+
+def _stored_grid(path: Path) -> EnergyGrid:
+    """Grid that the metadata of a file name."""
+    metadata = _open(path).schema_arrow.metadata or {}
+    try:
+        return EnergyGrid.model_validate_json(metadata[b"grid"])
+    except (KeyError, ValidationError):
+        raise ModelError(f"{path}: its metadata name no grid") from None
+
+
+def _binned_labels(path: Path, grid: EnergyGrid) -> Iterator[tuple[str, np.ndarray]]:
+    """Spectra of a file that are on the grid already."""
+    stored = _stored_grid(path)
+    if stored != grid:
+        raise ModelError(
+            f"{path}: its {stored.size} bins from {stored.start:g} {stored.unit} are "
+            f"not the {grid.size} from {grid.start:g} {grid.unit}"
+        )
+    for row in _rows(path, ["material_id", SPECTRUM]):
+        material_id, label = row["material_id"], np.asarray(row[SPECTRUM], float)
+        if label.shape != (grid.size,):
+            raise ModelError(f"label of {material_id} has {label.size} bins, not {grid.size}")
+        _refuse_unphysical(material_id, label)
+        yield material_id, label
+
+
+def _fine_labels(path: Path, grid: EnergyGrid) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Spectra on the grid from fine labels; for an incomplete one, the reason."""
+    for row in _rows(path, ["material_id", "band_gap", "emax", "dos"]):
+        material_id = row["material_id"]
+        complete = min(row["emax"] + EMAX_MARGIN, LABEL_EDGES[-1])
+        if complete < row["band_gap"] + grid.edges[-1]:
+            yield material_id, f"DOS is complete only up to {complete:.2f} eV"
+        else:
+            yield material_id, _checked_label(material_id, row, grid)
+
+
 def _checked_label(material_id: str, row: dict, grid: EnergyGrid) -> np.ndarray:
     dos = np.asarray(row["dos"], float)
     if dos.shape != (len(LABEL_EDGES) - 1,):
@@ -252,12 +306,16 @@ def _checked_label(material_id: str, row: dict, grid: EnergyGrid) -> np.ndarray:
     return values
 
 
-def _batches(path: Path, columns: list[str], optional: str = "") -> Iterator[pa.RecordBatch]:
-    """Record batches of a parquet file with these columns, and an optional one if it is there."""
+def _open(path: Path) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ModelError(f"{path}: cannot be read as parquet ({error})") from None
+
+
+def _batches(path: Path, columns: list[str], optional: str = "") -> Iterator[pa.RecordBatch]:
+    """Record batches of a parquet file with these columns, and an optional one if it is there."""
+    file = _open(path)
     names = file.schema_arrow.names
     missing = [c for c in columns if c not in names]
     if missing:

@@ -31,7 +31,7 @@ class TrainingConfig(BaseModel):
         Parquet files of labels; see :func:`models.dataset.edos_dataset` and
         :func:`models.dataset.phdos_dataset`.
     structures : Path, optional
-        Parquet file of structures; a phonon file has its own.
+        Parquet file of structures; phonon files and fetched ones have their own.
     architecture : str
     model : dict
         Configuration of the architecture, such as :class:`models.mat2spec.Mat2SpecConfig`.
@@ -121,8 +121,6 @@ def load_dataset(config: TrainingConfig) -> SpectrumDataset:
     """
     graph = graphs_for(config.architecture, config.graph)
     if config.target == "edos":
-        if config.structures is None:
-            raise ModelError(f"{config.name}: the field structures is needed for an eDOS")
         return edos_dataset(config.labels, config.structures, graph=graph)
     if len(config.labels) > 1:
         raise ModelError(f"{config.name}: one file of phonon labels at a time")

@@ -382,6 +382,7 @@ def test_phonons_take_the_same_path(tmp_path: Path, architecture: str, target: s
     assert "WD in cm^-1" in card.to_markdown()
 
 
-def test_missing_structures_are_asked_for() -> None:
+def test_missing_structures_are_asked_for(tmp_path: Path) -> None:
+    labels, _ = write_edos_files(tmp_path)
     with pytest.raises(ModelError, match="the field structures is needed"):
-        train_predictor(config(structures=None))
+        train_predictor(config(labels=(labels,), structures=None))
