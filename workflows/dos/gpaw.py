@@ -94,7 +94,7 @@ def settings_of(
 
     Parameters
     ----------
-    preset : {'fast', 'standard'}
+    preset : {'fast', 'standard', 'accurate'}
     spin_polarized, relax : bool
     **changes
         Other fields of :class:`~workflows.dos.gpaw_settings.GpawSettings`.
@@ -105,7 +105,7 @@ def settings_of(
         If there is no such preset or field.
     """
     if preset not in PRESETS:
-        raise DosError(f"no GPAW preset {preset!r}; there are {' and '.join(PRESETS)}")
+        raise DosError(f"no GPAW preset {preset!r}; there are {', '.join(PRESETS)}")
     try:
         return replace(
             PRESETS[preset],
@@ -203,7 +203,7 @@ class GpawStaticMaker(AseMaker):
     Parameters
     ----------
     name : str
-    preset : {'fast', 'standard'}
+    preset : {'fast', 'standard', 'accurate'}
     spin_polarized : bool
     wall_time_limit : float
         In s.
@@ -263,7 +263,7 @@ class GpawRelaxMaker(GpawStaticMaker):
     Parameters
     ----------
     name : str
-    preset : {'fast', 'standard'}
+    preset : {'fast', 'standard', 'accurate'}
         Chooses the k-mesh; the cutoff is `RELAX_ECUT`, since stress needs more plane waves.
     spin_polarized : bool
     wall_time_limit : float
@@ -302,8 +302,8 @@ class GpawDosMaker(Maker):
     Parameters
     ----------
     name : str
-    preset : {'fast', 'standard'}
-        ``'fast'`` for tests and a first look, ``'standard'`` for verdicts.
+    preset : {'fast', 'standard', 'accurate'}
+        See :data:`~workflows.dos.gpaw_settings.PRESETS`.
     relax : bool
         Relax cell and positions first. Materials Project structures are relaxed already.
     spin_polarized : bool

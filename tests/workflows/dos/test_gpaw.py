@@ -165,7 +165,7 @@ def test_element_list_is_that_of_the_installed_data_sets():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "best"}, "no GPAW preset 'best'; there are fast and standard"),
+        ({"preset": "best"}, "no GPAW preset 'best'; there are fast, standard, accurate"),
         ({"user_settings": {"cutoff": 1}}, "no GPAW setting cutoff; there are ecut"),
     ],
 )

@@ -168,8 +168,8 @@ def test_results_are_written_as_json_and_table(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "compute_dos", lambda *args: document(shape))
     maker = GpawDosMaker()
     reference.compare_elements(tmp_path, tmp_path / "runs", tmp_path / "out", maker, 5)
-    result = json.loads((tmp_path / "out" / "elements.json").read_text())
+    result = json.loads((tmp_path / "out" / "elements_standard.json").read_text())
     assert result["recipe"] == maker.recipe
     assert result["median_wd"] == pytest.approx(0.0, abs=1e-9)
     assert result["rows"][0]["formula"] == "Al"
-    assert "| Al | mp-1 | 0.000 |" in (tmp_path / "out" / "elements.md").read_text()
+    assert "| Al | mp-1 | 0.000 |" in (tmp_path / "out" / "elements_standard.md").read_text()
