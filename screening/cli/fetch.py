@@ -94,8 +94,5 @@ def _table(fetched: FetchReport) -> Any:
 
     rows = [(f"written to {fetched.path}", fetched.written)]
     rows += [(f"left out: {reason}", n) for reason, n in fetched.left_out.items()]
-    title = (
-        f"Materials Project {fetched.database_version}, version {fetched.table_version} of its "
-        "table of spectra"
-    )
+    title = f"Materials Project {fetched.database_version}"
     return table(title, ("what became of them", "materials"), rows)

@@ -5,10 +5,14 @@ import json
 import os
 import sqlite3
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from db.store import open_store
+from models.card import ModelCard
+from screening.fetch import PHONON_DOS, TOTAL_DOS
 from screening.sources.mp_client import ATTRIBUTION, usual_id
 from tests.screening import mp_server
 
@@ -185,3 +189,171 @@ def test_errors_of_the_database_are_one_line_without_the_key(mp, monkeypatch):
     outcome = mp("run", "--source", "mp", "--elements", "Xe,Og", "--quiet")
     assert outcome.code != 0
     assert "the filter elements drops the last of the" in outcome.err
+
+
+# --- training sets --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def public_store(monkeypatch):
+    """A local S3 server in the place of the public object store; gives a client of it."""
+    moto = pytest.importorskip("moto.server", reason="the object store needs moto[server]")
+    import boto3
+
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    secret = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", region_name="us-east-1", **secret)
+    client.create_bucket(Bucket="materialsproject-parsed")
+    yield client
+    listing = client.list_objects_v2(Bucket="materialsproject-parsed")
+    for entry in listing.get("Contents", []):
+        client.delete_object(Bucket="materialsproject-parsed", Key=entry["Key"])
+    client.delete_bucket(Bucket="materialsproject-parsed")
+    running.stop()
+
+
+def alpha(number):
+    """Identifier of a calculation as the tables write it."""
+    from emmet.core.mpid import AlphaID
+
+    return str(AlphaID(number, padlen=8))
+
+
+def put_table(client, uri, table):
+    """Write a Delta table where the Materials Project has its own."""
+    from deltalake import write_deltalake
+
+    secret = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    options = {**secret, "AWS_REGION": "us-east-1", "AWS_S3_ALLOW_UNSAFE_RENAME": "true"}
+    write_deltalake(uri, table, storage_options=options)
+    for entry in client.list_objects_v2(Bucket="materialsproject-parsed")["Contents"]:
+        client.put_object_acl(Bucket="materialsproject-parsed", Key=entry["Key"], ACL="public-read")
+
+
+ENERGIES = np.linspace(-12.0, 14.0, 2001)
+CENTRES = np.random.default_rng(2).uniform(-8, 8, 300)
+
+
+@pytest.fixture
+def spectra(server, public_store):
+    """Spectra for every document of the server; says which identifiers have which documents."""
+    collection = server[2]
+    documents = list(collection.find({}, {"material_id": 1}))
+    for k, document in enumerate(documents):
+        collection.update_one(
+            {"_id": document["_id"]},
+            {
+                "$set": {
+                    "dos": {"task_id": f"mp-{100_000 + k}"},
+                    "phonon_IDs": {"dfpt": [f"mp-{500_000 + k}"]},
+                    "has_props.phonon": k % 3 == 0,
+                    "band_gap": 0.0,
+                }
+            },
+        )
+    rows = [
+        {
+            "identifier": alpha(100_000 + k),
+            "run_type": "GGA",
+            "spin_up_densities": (0.3 + 5 * np.exp(-((ENERGIES - CENTRES[k]) ** 2))).tolist(),
+            "spin_down_densities": ENERGIES.tolist() if k % 10 == 0 else None,
+            "energies": ENERGIES.tolist(),
+            "efermi": 0.2,
+        }
+        for k in range(300)
+    ]
+    put_table(public_store, TOTAL_DOS, pa.Table.from_pylist(rows))
+    return documents
+
+
+def test_fetch_edos_and_train_on_it(mp, server, spectra, tmp_path):
+    outcome = mp("fetch", "edos", "edos.parquet", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    wanted = server[2].find(
+        {
+            "deprecated": False,
+            "builder_meta.license": "BY-C",
+            "ordering": "NM",
+            "has_props.dos": True,
+        }
+    )
+    numbers = [int(d["dos"]["task_id"][3:]) - 100_000 for d in wanted]
+    polarised = sum(k % 10 == 0 for k in numbers)
+    assert polarised > 0
+    assert report["left_out"] == {"spin-polarised": polarised}
+    assert report["written"] == len(numbers) - polarised > 20
+    assert report["database_version"] == mp_server.VERSION
+    assert report["attribution"] == ATTRIBUTION
+
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\nlabels: [edos.parquet]\nepochs: 1\nbatch_size: 16\n"
+        "model: {encoder: {width: 16, layers: 1}}\n"
+    )
+    outcome = mp("train", "tiny.yaml", "--quiet")
+    assert outcome.code == 0, outcome.err
+    card = ModelCard.read(tmp_path / "tiny")
+    assert card.n_train + card.n_validation + card.n_test == report["written"]
+    outcome = mp("run", "--source", "edos.parquet", "--any-edos", "--checkpoint", "tiny", "--json")
+    summary = json.loads(outcome.out)
+    assert summary["counts"]["screened"] == report["written"]
+    assert summary["source"]["attribution"] == ATTRIBUTION
+
+
+def test_fetch_says_what_became_of_the_materials(mp, spectra, tmp_path):
+    outcome = mp("fetch", "edos", "edos.parquet")
+    assert "left out: spin-polarised" in outcome.out
+    assert "written to edos.parquet" in outcome.out
+    assert "doi:10.1063/1.4812323" in outcome.err
+    before = (tmp_path / "edos.parquet").read_bytes()
+    assert mp("fetch", "edos", "again.parquet", "--quiet").err == ""
+    assert (tmp_path / "again.parquet").read_bytes() == before
+
+
+def test_fetch_phdos_and_train_on_it(mp, server, spectra, public_store, tmp_path):
+    thz = np.linspace(0, 30, 601)
+    rows = [
+        {
+            "identifier": alpha(500_000 + k),
+            "phonon_method": "dfpt",
+            "dos": {
+                "frequencies": thz.tolist(),
+                "densities": np.exp(-((thz - 15 - CENTRES[k]) ** 2)).tolist(),
+            },
+        }
+        for k in range(300)
+    ]
+    put_table(public_store, PHONON_DOS, pa.Table.from_pylist(rows))
+    outcome = mp("fetch", "phdos", "phdos.parquet", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    wanted = {"deprecated": False, "builder_meta.license": "BY-C", "has_props.phonon": True}
+    written = json.loads(outcome.out)["written"]
+    assert written == server[2].count_documents(wanted) > 20
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\ntarget: phdos-51\nlabels: [phdos.parquet]\nepochs: 1\nbatch_size: 16\n"
+        "settings: [maxnorm-mse]\nmodel: {encoder: {width: 16, layers: 1}}\n"
+    )
+    outcome = mp("train", "tiny.yaml", "--quiet")
+    assert outcome.code == 0, outcome.err
+    card = ModelCard.read(tmp_path / "tiny")
+    assert card.n_train + card.n_validation + card.n_test == written
+
+
+def test_fetch_that_cannot_be_done_is_one_line(mp, public_store, monkeypatch):
+    def refused(*arguments):
+        outcome = mp("fetch", *arguments, "--quiet")
+        assert outcome.code != 0
+        assert len(outcome.err.splitlines()) == 1
+        assert mp_server.KEY not in outcome.err
+        return outcome.err
+
+    assert "--method guess" in refused("phdos", "p.parquet", "--method", "guess")
+    assert "table" in refused("edos", "e.parquet")  # the bucket is empty
+    monkeypatch.delenv("MP_API_KEY")
+    assert "cannot read the key file nothing" in refused(
+        "edos", "e.parquet", "--refresh", "--mp-api-key-file", "nothing"
+    )
