@@ -19,6 +19,7 @@ READABLE = "readable"
 FILTERS = (
     "energy_above_hull",
     "n_elements",
+    "n_sites",
     "band_gap",
     "nonmagnetic",
     "without_edos",
@@ -37,6 +38,8 @@ class ScreeningFilters(Options):
         In eV/atom, inclusive. None, here and below, switches a filter off.
     max_elements : int or None
         Largest number of elements; 4 is the paper's 'fewer than 5'.
+    max_sites : int or None
+        Largest number of atoms in the cell, which a DFT calculation can afford; off by default.
     max_band_gap : float or None
         In eV, inclusive; 0 keeps metals only.
     nonmagnetic : bool
@@ -53,6 +56,7 @@ class ScreeningFilters(Options):
 
     max_energy_above_hull: float | None = Field(default=0.5, ge=0)
     max_elements: int | None = Field(default=4, ge=1)
+    max_sites: int | None = Field(default=None, ge=1)
     max_band_gap: float | None = Field(default=0.0, ge=0)
     nonmagnetic: bool = True
     without_edos: bool = True
@@ -108,6 +112,7 @@ class ScreeningFilters(Options):
         on = {
             "energy_above_hull": self.max_energy_above_hull is not None,
             "n_elements": self.max_elements is not None,
+            "n_sites": self.max_sites is not None,
             "band_gap": self.max_band_gap is not None,
             "nonmagnetic": self.nonmagnetic,
             "without_edos": self.without_edos,
@@ -126,6 +131,11 @@ class ScreeningFilters(Options):
         n = candidate.nelements
         most = self.max_elements
         return None if most is None or n <= most else f"{n} elements, more than {most}"
+
+    def _check_n_sites(self, candidate: Candidate) -> str | None:
+        n = candidate.nsites
+        most = self.max_sites
+        return None if most is None or n <= most else f"{n} atoms in the cell, more than {most}"
 
     def _check_nonmagnetic(self, candidate: Candidate) -> str | None:
         return _is_true(candidate.is_magnetic, "magnetic")

@@ -38,6 +38,12 @@ def run(
     max_elements: Annotated[
         int, typer.Option(rich_help_panel=_FILTERS, help="Largest number of elements.")
     ] = 4,
+    max_sites: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_FILTERS, help="Largest cell, atoms: what DFT can afford. Default: any."
+        ),
+    ] = None,
     max_gap: Annotated[
         float, typer.Option(rich_help_panel=_FILTERS, help="Largest band gap, eV (or inf).")
     ] = 0.0,
@@ -116,6 +122,7 @@ def run(
         filters={
             "max_energy_above_hull": _finite(max_ehull),
             "max_elements": max_elements,
+            "max_sites": max_sites,
             "max_band_gap": _finite(max_gap),
             "nonmagnetic": nonmagnetic,
             "without_edos": without_edos,

@@ -96,6 +96,14 @@ def test_unknown_properties_are_kept_or_dropped_and_counted(name, field):
     assert "not known" in dropped.reason
 
 
+def test_large_cells_are_dropped_on_request():
+    small, large = ScreeningFilters(max_sites=3), ScreeningFilters(max_sites=2)
+    material = candidate("Mg", "Al", "O")
+    assert small.judge(material).passed
+    verdict = large.judge(material)
+    assert (verdict.dropped_by, verdict.reason) == ("n_sites", "3 atoms in the cell, more than 2")
+
+
 def test_filters_can_be_switched_off_one_by_one():
     off = ScreeningFilters(
         max_energy_above_hull=None,
