@@ -31,7 +31,9 @@ from workflows.stores import open_reference, store_reference
 ENGINES = ("gpaw", "vasp")
 RANDOM_NEGATIVES = 49  # as in the paper
 MAX_REASON = 500  # characters of a failure's reason
-JOB_FAILED = "the DFT job failed; `screen status` asks the launchpad why"
+JOB_FAILED = (
+    "the DFT job failed, or workers share no JOB_STORE; `screen status` asks the launchpad why"
+)
 
 
 def dos_maker(engine: str, **options: Any) -> Maker:

@@ -1,6 +1,7 @@
 """FireWorks with its own commands: a real launchpad and workers in processes of their own."""
 
 import json
+import re
 import signal
 from collections import Counter
 
@@ -93,6 +94,65 @@ def test_a_launchpad_that_is_down_or_misconfigured(tmp_path, fields, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+# the configuration files of CLUSTER.md
+
+
+def shown(name):
+    """YAML blocks of CLUSTER.md that begin with the name of the file."""
+    text = (ROOT / "workflows" / "CLUSTER.md").read_text()
+    return re.findall(rf"```yaml\n# {re.escape(name)}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_launchpad_files_of_the_guide(tmp_path):
+    blocks = shown("launchpad.yaml")
+    assert len(blocks) == 2
+    for block in blocks:
+        path = tmp_path / "launchpad.yaml"
+        path.write_text(block)
+        assert "a-password" not in LaunchPadFile.read(path).address
+
+
+def test_the_job_store_of_the_guide(tmp_path, monkeypatch):
+    from jobflow.settings import JobflowSettings
+    from maggma.stores import GridFSStore, MongoStore
+
+    (block,) = shown("jobflow.yaml")
+    path = tmp_path / "jobflow.yaml"
+    path.write_text(block)
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(path))
+    store = JobflowSettings().JOB_STORE
+    assert isinstance(store.docs_store, MongoStore)
+    assert isinstance(store.additional_stores["data"], GridFSStore)
+    assert store.docs_store.auth_source == "admin"
+
+
+def test_the_worker_and_the_queue_of_the_guide():
+    from fireworks import FWorker
+    from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
+
+    (block,) = shown("my_fworker.yaml")
+    assert FWorker.from_dict(yaml.safe_load(block)).query["spec._category"] == {"$in": ["gpaw"]}
+    (block,) = shown("my_qadapter.yaml")
+    script = CommonAdapter.from_dict(yaml.safe_load(block)).get_script_str("/launches")
+    for line in (
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks=16",
+        "#SBATCH --time=24:00:00",
+        "#SBATCH --partition=normal",
+        "source ~/.screen_env && source ~/edos-screening/.venv/bin/activate",
+    ):
+        assert line in script.splitlines()
+    assert "multi 16 --timeout 82800" in script
+    assert "$${" not in script
+
+
+def test_the_vasp_command_of_the_guide(tmp_path):
+    from atomate2.settings import Atomate2Settings
+
+    (block,) = shown("atomate2.yaml")
+    assert Atomate2Settings(**yaml.safe_load(block)).VASP_CMD == "srun -n 32 vasp_std"
 
 
 # a real launchpad

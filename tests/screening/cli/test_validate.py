@@ -119,11 +119,14 @@ def test_a_run_that_is_not_finished(screen, run):
 
 
 def test_without_the_engine(screen, run, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
-    one_line(screen("validate"), "GPAW is not installed (gpaw and gpaw_data): run", "pip install")
-    monkeypatch.undo()
-    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    one_line(screen("validate", "--db", os.path.abspath(DB), "--engine", "vasp"), "VASP command")
+    with monkeypatch.context() as machine:
+        machine.setattr("importlib.util.find_spec", lambda name, *_: None)
+        outcome = screen("validate")
+    one_line(outcome, "GPAW is not installed (gpaw and gpaw_data): run", "pip install")
+    with monkeypatch.context() as machine:
+        machine.setattr("shutil.which", lambda *_, **__: None)
+        outcome = screen("validate", "--engine", "vasp")
+    one_line(outcome, "VASP command not found", "VASP_CMD")
 
 
 SCRIPT = """
@@ -131,9 +134,10 @@ import sys
 import workflows.dos.gpaw, workflows.validation
 from tests.workflows.analytic_dos import AnalyticDosMaker
 workflows.dos.gpaw.missing = list
-maker = AnalyticDosMaker(seconds=0.5, log="calculated.log")
+seconds, log, *arguments = sys.argv[1:]
+maker = AnalyticDosMaker(seconds=float(seconds), log=log)
 workflows.validation.dos_maker = lambda engine, **options: maker
-sys.argv = ["screen", "validate", *sys.argv[1:]]
+sys.argv = ["screen", "validate", *arguments]
 from screening.cli import main
 main()
 """
@@ -145,7 +149,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
         put_run(store, materials(40), list(materials(40)))
     log = tmp_path / "calculated.log"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "--workers", str(workers)],
+        [sys.executable, "-c", SCRIPT, "0.5", str(log), "--workers", str(workers)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -156,10 +160,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-2:] == [
-        "Interrupted: the same command goes on with what is left.",
-        "screen: interrupted",
-    ]
+    assert "Interrupted: the same command goes on with what is left." in err.splitlines()
     began = len(log.read_text().splitlines())
     done = {m for m, v in validations().items() if v.state == "done"}
     assert len(done) >= 1
@@ -174,13 +175,10 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
     assert len(validations()) == 40
 
 
-KILLED = SCRIPT.replace('seconds=0.5, log="calculated.log"', 'seconds=60, log="calculated.log"')
-
-
 def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
     log = tmp_path / "calculated.log"
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, "--workers", "2"],
+        [sys.executable, "-c", SCRIPT, "60", str(log), "--workers", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -210,11 +208,12 @@ def measured(run):
 def test_metrics_shows_counts_and_intervals(screen, measured):
     outcome = screen("metrics")
     assert outcome.code == 0
-    rows = [" ".join(line.split()) for line in outcome.out.splitlines()]
-    assert any(row.startswith("true positives 2") for row in rows)
-    assert any(row.startswith("precision 0.67 0.21 to 0.94") for row in rows)
-    assert any(row.startswith("calculations that failed 1") for row in rows)
-    assert any("recipe-1" in row for row in rows)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines()]
+    assert ["true positives", "2", ""] in rows
+    assert ["false negatives", "1", ""] in rows
+    assert ["precision", "0.67", "0.21 to 0.94"] in rows
+    assert ["calculations that failed", "1", ""] in rows
+    assert "run-1, gpaw, recipe-1" in outcome.out
 
 
 def test_metrics_json(screen, measured):
