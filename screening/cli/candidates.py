@@ -12,6 +12,7 @@ from screening.cli import options
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run
+    from db.queries import Range
     from db.store import ScreeningStore
     from screening.cli.rows import CandidateRow, DisagreementRow
 
@@ -65,6 +66,15 @@ def candidates(
     min_width: Annotated[
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest width of the gap, eV.")
     ] = None,
+    min_upper_edge: Annotated[
+        float | None, typer.Option(rich_help_panel=_FILTERS, help="Lowest upper edge, eV.")
+    ] = None,
+    max_upper_edge: Annotated[
+        float | None, typer.Option(rich_help_panel=_FILTERS, help="Highest upper edge, eV.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest score, eV.")
+    ] = None,
     sort: Annotated[str, typer.Option(help=f"One of {', '.join(SORTABLE)}.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
     limit: Annotated[
@@ -84,7 +94,16 @@ def candidates(
         raise ScreeningError(f"--sort {sort}: not one of {', '.join(SORTABLE)}")
     if to_validate and disagreements:
         raise ScreeningError("--to-validate and --disagreements ask for different things")
-    filters = _filters(state, elements, exclude_elements, chemsys, max_ehull, min_width)
+    filters = _filters(
+        state,
+        elements,
+        exclude_elements,
+        chemsys,
+        energy_above_hull=(None, max_ehull),
+        width=(min_width, None),
+        upper_edge=(min_upper_edge, max_upper_edge),
+        score=(min_score, None),
+    )
     if limit is None and out is None and not as_json:
         limit = ROWS
     with open_store(existing(db)) as store:
@@ -129,8 +148,7 @@ def _filters(
     elements: str | None,
     exclude_elements: str | None,
     chemsys: str | None,
-    max_ehull: float | None,
-    min_width: float | None,
+    **ranges: Range,
 ) -> dict[str, Any]:
     """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
     from screening.errors import ScreeningError
@@ -146,10 +164,9 @@ def _filters(
         "elements": sorted(checked.elements),
         "exclude_elements": sorted(checked.exclude_elements),
         "chemsys": chemsys,
-        "energy_above_hull": None if max_ehull is None else (None, max_ehull),
-        "width": None if min_width is None else (min_width, None),
     }
-    return {name: value for name, value in asked.items() if value}
+    bounded = {name: bounds for name, bounds in ranges.items() if bounds != (None, None)}
+    return {name: value for name, value in asked.items() if value} | bounded
 
 
 def _to_validate(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[CandidateDoc]:

@@ -78,6 +78,13 @@ def test_candidates_by_the_width_of_their_gap(filled):
     assert widths[0] > middle > widths[-1]
     wide = {row["material_id"] for row in rows if row["gap_width"] >= middle}
     assert ids(filled("candidates", "--all", "--min-width", middle, "--json")) == wide
+    low, high = sorted(row["gap_upper_edge"] for row in rows)[3:8:4]
+    within = {row["material_id"] for row in rows if low <= row["gap_upper_edge"] <= high}
+    bounds = ("--min-upper-edge", low, "--max-upper-edge", high)
+    assert ids(filled("candidates", "--all", *bounds, "--json")) == within
+    best = sorted(rows, key=lambda row: -row["score"])[:4]
+    found = ids(filled("candidates", "--all", "--min-score", best[-1]["score"], "--json"))
+    assert found == {row["material_id"] for row in best}
 
 
 def test_candidates_are_sorted_and_limited(filled):
