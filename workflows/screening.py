@@ -346,9 +346,10 @@ def score_shard(
     dict
         How many were `predicted`, `reused` and `failed`.
     """
-    model = model_id(Path(checkpoint))
     with store_of_run(db, run_id) as store:
-        total = sum(count.entered - count.dropped for count in store.run(run_id).funnel[-1:])
+        run = store.run(run_id)
+        model = _model_of(run, checkpoint)
+        total = sum(count.entered - count.dropped for count in run.funnel[-1:])
         pending = list(store.candidates(run_id, state="pending", shard=shard))
         known = store.has_predictions(_prediction_key(c, model) for c in pending)
         missing = [c.material_id for c in pending if _prediction_key(c, model) not in known]
@@ -378,6 +379,17 @@ def score_shard(
             for i, reason in predicted.failures.items()
         )
         return counts | {"predicted": len(good), "failed": len(predicted.failures)}
+
+
+def _model_of(run: Run, checkpoint: str) -> str:
+    """Id of the run's model, if the checkpoint still is the one that the run began with."""
+    model = model_id(Path(checkpoint))
+    if model != run.model_id:
+        raise ScreeningError(
+            f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began; "
+            "start a new run"
+        )
+    return model
 
 
 @lru_cache(maxsize=1)
@@ -438,8 +450,8 @@ def select(
         Sums of what the scoring jobs did.
     """
     gap_criteria = GapCriteria(**criteria)
-    model = model_id(Path(checkpoint))
     with store_of_run(db, run_id) as store:
+        model = _model_of(store.run(run_id), checkpoint)
         for shard in store.shards(run_id, state="pending"):
             pending = {
                 _prediction_key(candidate, model): candidate

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -186,6 +187,23 @@ def test_a_failed_run_says_why(maker):
     Path(maker.source).unlink()
     with pytest.raises(ScreeningError, match=r"structures\.parquet"):
         run(maker, "gone")
+
+
+def test_a_checkpoint_that_changes_under_way_ends_the_run(maker, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(maker.checkpoint, checkpoint)
+    maker.checkpoint = str(checkpoint)
+
+    def change(stage, done, total):
+        if stage == "read":
+            card = json.loads((checkpoint / "sumnorm-kl.json").read_text())
+            card["weights_sha256"] = "0" * 64
+            (checkpoint / "sumnorm-kl.json").write_text(json.dumps(card))
+
+    with pytest.raises(ScreeningError, match="has changed since it began"), reporting_to(change):
+        run(maker, "changed")
+    with open_store(maker.db) as store:
+        assert "has changed since it began" in store.run("changed").error
 
 
 def test_known_edos_are_not_screened_again(maker, tmp_path):
