@@ -207,7 +207,7 @@ def test_help_imports_nothing_heavy():
         "from screening.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'pymatgen', 'jobflow', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'pydantic', 'torch', 'pymatgen', 'jobflow', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
