@@ -30,7 +30,7 @@ Db = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Write all columns to this file: .csv, .json or .parquet."),
+    typer.Option("--out", "--csv", help="Write all columns to this file: .csv, .json or .parquet."),
 ]
 MpApiKeyFile = Annotated[
     Path | None, typer.Option("--mp-api-key-file", help="File with the Materials Project key.")
