@@ -38,8 +38,9 @@ SETTINGS = {
     Target.phdos: ("maxnorm-mse", "sumnorm-wd", "sumnorm-kl"),
     Target.phdos51: ("maxnorm-mse", "sumnorm-wd", "sumnorm-kl"),
 }
+SHORT = {"cv_mae": "C$_V$", "mean_frequency_mae": "mean\nfrequency"}  # in a radar
 FRACTIONS = (1.0, 0.5, 0.25, 0.125)
-QUICK_EPOCHS = 8
+QUICK_EPOCHS, QUICK_BATCH = 8, 32
 RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
 STRAINS = (-0.04, -0.02, 0.02, 0.04)
 
@@ -88,7 +89,7 @@ def benchmark(
         labels=tuple(data),
         structures=structures,
         epochs=QUICK_EPOCHS if quick else epochs,
-        batch_size=batch_size,
+        batch_size=min(batch_size, QUICK_BATCH) if quick else batch_size,
         split_by="chemsys" if by_system else "material",
     )
     seeds = 1 if quick else seeds
@@ -115,6 +116,7 @@ def benchmark(
         document["unrelaxed"] = unrelaxed_study(config, runs[0], out if plots else None)
     if plots:
         draw(rows, out)
+        draw_boxes(config, results, out)
     _write(out, config, dataset, rows, document, as_json=json)
 
 
@@ -152,7 +154,7 @@ def _announcer(say: Any, total: int) -> Any:
     return announce
 
 
-def tested(config: TrainingConfig) -> SpectrumDataset:
+def held_out(config: TrainingConfig) -> SpectrumDataset:
     """The materials that no run was trained on."""
     from models.splits import split_of
     from models.training_config import load_dataset
@@ -170,7 +172,7 @@ def gap_rows(config: TrainingConfig, results: list[RunResult]) -> list[dict[str,
     from screening.classification import ConfusionMatrix
     from screening.gap import GapCriteria, find_gaps
 
-    test = tested(config)
+    test = held_out(config)
     grid, criteria = test.grid, GapCriteria()
     bounds = (float(grid.edges[0]), float(grid.edges[-1]))
 
@@ -210,23 +212,19 @@ def error_study(
     import numpy as np
 
     from models import studies
-    from models.losses import SETTINGS as KNOWN
     from models.splits import split_of
     from models.training_config import load_dataset
 
     dataset = load_dataset(config)
     split = split_of(dataset, config.split_seed, config.split_by)
     train, test = dataset.subset(split.train), dataset.subset(split.test)
-    n_atoms, absolute = test.graphs.n_atoms.numpy(), test.spectra.numpy()
+    n_atoms = test.graphs.n_atoms.numpy()
     documents = []
     for result in results:
         run = result.run
         if run.seed or run.fraction != 1:
             continue
-        kind = KNOWN[run.setting](test.grid.size)
-        label = absolute
-        if kind.output != "absolute":
-            label = kind.target(test.spectra, test.graphs.n_atoms).numpy()
+        label = _label(run.setting, test)
         errors = studies.material_errors(result.prediction, label)
         tables = {
             "number of elements": studies.errors_by(errors, list(studies.n_elements(test))),
@@ -249,7 +247,7 @@ def error_study(
             from screening.report.plots import save_figure
 
             stem = f"{run.variant.name}-{run.setting}".replace(" ", "-")
-            unit = kind.output
+            unit = run.setting
             for name, bins in tables.items():
                 file = folder / f"errors-{stem}-{name.replace(' ', '-')}.png"
                 save_figure(model_plots.plot_bins(bins, name, unit), file)
@@ -271,7 +269,7 @@ def unrelaxed_study(config: TrainingConfig, run: Run, folder: Path | None) -> li
     from models.dataset import read_crystals, with_structures
 
     checkpoint = train_checkpoint(config, run)
-    test = tested(config)
+    test = held_out(config)
     file = config.structures or config.labels[0]
     crystals = read_crystals(file, set(test.material_ids))
     changes: dict[tuple[str, float], Any] = {("none", 0.0): lambda c: c}
@@ -300,6 +298,36 @@ def unrelaxed_study(config: TrainingConfig, run: Run, folder: Path | None) -> li
     return documents
 
 
+def draw_boxes(config: TrainingConfig, results: list[RunResult], folder: Path) -> None:
+    """Errors of single test materials by model, for each setting; of the first seed."""
+    from screening.report.model_plots import plot_error_boxes
+    from screening.report.plots import save_figure
+
+    test = held_out(config)
+    first = [r for r in results if not r.run.seed and r.run.fraction == 1]
+    for setting in dict.fromkeys(r.run.setting for r in first):
+        chosen = [r for r in first if r.run.setting == setting]
+        errors = {r.run.variant.name: _material_errors(r, test) for r in chosen}
+        figure = plot_error_boxes(errors, setting, f"{len(test)} test materials")
+        save_figure(figure, folder / f"boxes-{setting}.png")
+
+
+def _material_errors(result: RunResult, test: SpectrumDataset) -> Any:
+    from models.studies import material_errors
+
+    return material_errors(result.prediction, _label(result.run.setting, test))
+
+
+def _label(setting: str, test: SpectrumDataset) -> Any:
+    """What predictions of a setting are compared with, shape (n, K')."""
+    from models.losses import SETTINGS as KNOWN
+
+    kind = KNOWN[setting](test.grid.size)
+    if kind.output == "absolute":
+        return test.spectra.numpy()
+    return kind.target(test.spectra, test.graphs.n_atoms).numpy()
+
+
 def draw(rows: list[Row], folder: Path) -> None:
     """Radar of each setting, and the figures against the size of the training set."""
     from models.benchmark import FIGURES
@@ -311,7 +339,7 @@ def draw(rows: list[Row], folder: Path) -> None:
         chosen = [row for row in whole if row.setting == setting]
         keys = [key for key in FIGURES if all(key in row.mean for row in chosen)]
         if len(chosen) > 1:
-            figure = plot_radar(chosen, keys, [FIGURES[key] for key in keys])
+            figure = plot_radar(chosen, keys, [SHORT.get(key, FIGURES[key]) for key in keys])
             save_figure(figure, folder / f"radar-{setting}.png")
         sizes = [row for row in rows if row.setting == setting]
         if len(sizes) > len(chosen):
