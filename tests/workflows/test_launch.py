@@ -24,10 +24,8 @@ from workflows.launch import (
     rerun_failed,
     rerun_lost,
     submit,
-    submit_screening,
     workflow_states,
 )
-from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker, plan_validation
 
 # the file
@@ -347,13 +345,16 @@ def test_a_database_that_is_no_launchpad_yet(tmp_path, mongo_uri):
 
 
 @pytest.mark.mongo
-def test_a_screening_run_on_the_launchpad(site, pad, store, structure_table):
+def test_the_screening_run_of_the_guide(site, pad, store, structure_table, monkeypatch):
     pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu")]
     table = structure_table([crystal_row(f"m-{i}", 3.3 + 0.1 * i, pairs[i]) for i in range(3)])
-    maker = ScreeningFlowMaker(db=site.db, source=str(table), shard_size=2)
-    submit_screening(pad, maker, "run-1")
+    guide = (ROOT / "workflows" / "CLUSTER.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    code = code.replace("/shared/structures.parquet", str(table))
+    monkeypatch.chdir(site.folder)
+    exec(code.replace("shard_size=2000", "shard_size=2"), {})
     site.work()
-    run = store.run("run-1")
+    (run,) = store.runs()
     assert (run.state, run.error) == ("done", None)
     assert run.counts["screened"] == 3
     shards = list(pad.fireworks.find({"name": "score_shard"}))
