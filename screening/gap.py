@@ -312,10 +312,13 @@ def _limits(width: FloatArray, upper: FloatArray, criteria: GapCriteria) -> list
 
 
 def _worst_violation(grid: _Grid, criteria: GapCriteria) -> float:
-    """The violation of a range of width 0 at the end of the grid farthest from the interval."""
+    """The violation of a range of width 0 at the end of the grid farthest from the interval.
+
+    More than 0 even where such a range would do: there is none below the threshold.
+    """
     bottom, top = grid.bounds
     distance = max(criteria.min_upper_edge - bottom, top - criteria.max_upper_edge, 0.0)
-    return criteria.min_width + distance
+    return max(criteria.min_width + distance, TOLERANCE)
 
 
 def _emptiness(

@@ -205,6 +205,13 @@ def test_conduction_band_is_the_mirror_image(batch, c):
     np.testing.assert_array_equal(there.score, here.score)
 
 
+def test_without_a_range_the_score_is_that_of_a_miss_even_if_no_width_is_asked_for():
+    criteria = GapCriteria(min_width=0.0, min_upper_edge=-2.0, max_upper_edge=0.0)
+    gaps = find_gaps(np.array([-0.125, 0.0]), np.full((1, 2), 9.0), criteria, [1], None)
+    assert not gaps.is_gap[0]
+    assert gaps.score[0] < 0
+
+
 @settings(max_examples=50, deadline=None)
 @given(batches(), criteria())
 def test_scores_rank_gaps_before_misses_and_stay_finite(batch, c):
