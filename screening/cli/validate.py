@@ -25,7 +25,7 @@ def validate(
     run: options.RunId = None,
     engine: Annotated[str, typer.Option(help="gpaw or vasp.")] = "gpaw",
     preset: Annotated[
-        str | None, typer.Option(help="Of GPAW: fast or standard (the default).")
+        str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
     ] = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Relax first: for structures that are not relaxed.")

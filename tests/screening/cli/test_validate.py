@@ -101,7 +101,7 @@ def test_bad_input_ends_in_one_line(screen, run):
     one_line(
         screen("validate", "--engine", "vasp", "--preset", "fast"), "vasp has no option preset"
     )
-    one_line(screen("validate", "--preset", "slow"), "slow", "fast and standard")
+    one_line(screen("validate", "--preset", "slow"), "no GPAW preset 'slow'", "fast")
     one_line(screen("validate", "--where", "moon"), "--where moon: use local or launchpad")
     one_line(screen("validate", "--run", "nowhere"), "no run 'nowhere'")
     one_line(screen("validate", "--db", "other.sqlite"), "other.sqlite")
