@@ -27,6 +27,7 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_phonon_tables_and_studies(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["phdos", "--data", phonon_file(tmp_path), "--out", out, "--epochs", 1]
@@ -65,6 +66,7 @@ def test_phonon_tables_and_studies(tmp_path: Path) -> None:
     } <= pictures
 
 
+@pytest.mark.slow
 def test_edos_tables_have_gap_figures(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path)
     out = tmp_path / "out"

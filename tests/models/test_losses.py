@@ -133,11 +133,7 @@ def fitted(name: str, spectra: torch.Tensor, n_atoms: torch.Tensor) -> Setting:
 
 def logits_of(name: str, target: torch.Tensor) -> torch.Tensor:
     """Logits that `activate` turns into the target."""
-    if name == "standard-mae":
-        return target
-    if name == "maxnorm-mse":
-        return torch.log(torch.expm1(target))
-    return target.log()
+    return target if name in ("standard-mae", "maxnorm-mse") else target.log()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -183,6 +179,15 @@ def test_a_bin_that_is_empty_in_training_does_not_blow_up_later() -> None:
     later = random_spectra(1, SIZE, seed=9)
     later[0, 0] = 0.5
     assert setting.target(later, torch.ones(1)).abs().max() < 100
+
+
+def test_max_normalised_predictions_can_be_empty_and_always_have_a_maximum() -> None:
+    setting = SETTINGS["maxnorm-mse"](3)
+    logits = torch.tensor([[-1.0, 2.0, 4.0], [-3.0, -1.0, -2.0]], requires_grad=True)
+    spectra = setting.activate(logits)
+    torch.testing.assert_close(spectra, torch.tensor([[0.0, 0.5, 1.0], [0.0, 1.0, 0.5]]))
+    setting.loss(logits, torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])).backward()
+    assert (logits.grad != 0).any(-1).all()
 
 
 def test_statistics_of_a_single_spectrum_are_finite() -> None:

@@ -83,6 +83,7 @@ def test_only_failures(folder: Path) -> None:
     assert set(found.failures) == {0}
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor_module, "CHUNK", 7)
     monkeypatch.setattr(predictor_module, "IN_PROCESS", 10)
@@ -99,6 +100,7 @@ def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.Monke
     assert done == [7, 7, 7]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_the_next_call_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
