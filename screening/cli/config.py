@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from screening.cli import options
-from screening.cli.validate import DEFAULT_LAUNCHPAD, LaunchPadFile
 
 if TYPE_CHECKING:
     from screening.settings import Setting
@@ -20,7 +19,7 @@ def config(
     mp_api_key_file: options.MpApiKeyFile = None,
     checkpoint: options.CheckpointFolder = None,
     device: options.Device = "auto",
-    launchpad: LaunchPadFile = DEFAULT_LAUNCHPAD,
+    launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     as_json: options.Json = False,
 ) -> None:
     """Show each setting and where it comes from.

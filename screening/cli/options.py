@@ -49,6 +49,10 @@ Workers = Annotated[
     typer.Option("--workers", min=1, help="Processes; one for each core by default, at most 8."),
 ]
 
+Where = Annotated[str, typer.Option("--where", help="local, or launchpad for FireWorks.")]
+LaunchPadFile = Annotated[Path, typer.Option("--launchpad", help="FireWorks' launchpad file.")]
+DEFAULT_LAUNCHPAD = Path("launchpad.yaml")
+
 _GAP = "VB gap"
 MaxDos = Annotated[
     float,
@@ -86,3 +90,18 @@ Band = Annotated[
 def default_workers() -> int:
     """One process for each core, but each takes more than half a GB of memory."""
     return min(os.cpu_count() or 1, 8)
+
+
+def is_for_launchpad(where: str) -> bool:
+    """Whether `--where` names the launchpad.
+
+    Raises
+    ------
+    ScreeningError
+        If it is neither ``local`` nor ``launchpad``.
+    """
+    from screening.errors import ScreeningError
+
+    if where not in ("local", "launchpad"):
+        raise ScreeningError(f"--where {where}: use local or launchpad")
+    return where == "launchpad"

@@ -100,6 +100,8 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Finish the last run with the same options.")
     ] = False,
+    where: options.Where = "local",
+    launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     top: Annotated[int, typer.Option(min=0, help="Positives to print.")] = 50,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
@@ -112,6 +114,7 @@ def run(
         from screening.errors import ScreeningError
 
         raise ScreeningError(f"--limit {limit}: must be 1 or more")
+    on_launchpad = options.is_for_launchpad(where)
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
@@ -144,7 +147,13 @@ def run(
         shard_size=shard_size,
         limit=limit,
     )
-    run_id = _execute(maker, db, resume, quiet)
+    run_id = _run_id(maker, db, resume)
+    if on_launchpad:
+        _submit(maker, run_id, launchpad)
+        remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
+        return
+    remarks.print(f"Run [bold]{run_id}[/bold] ({'resumed' if resume else 'new'})")
+    _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
 
 
@@ -192,26 +201,34 @@ def _maker(*, checkpoint: Path | None, **fields: Any) -> ScreeningFlowMaker:
     return ScreeningFlowMaker(**fields)
 
 
-def _execute(maker: ScreeningFlowMaker, db: str, resume: bool, quiet: bool) -> str:
-    """Run the flow in this process; returns the id of the run."""
+def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
+    from workflows.screening import new_run_id, resumable_run
+
+    return resumable_run(db, maker.parameters()) if resume else new_run_id()
+
+
+def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
+    from workflows.launch import open_launchpad, submit_screening
+
+    with open_launchpad(launchpad) as pad:
+        submit_screening(pad, maker, run_id)
+
+
+def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
+    """Run the flow in this process."""
     import warnings
 
     from screening.cli.console import progress_bars, stderr
     from workflows.progress import reporting_to
-    from workflows.screening import new_run_id, resumable_run
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    run_id = resumable_run(db, maker.parameters()) if resume else new_run_id()
-    remarks = stderr(quiet)
-    remarks.print(f"Run [bold]{run_id}[/bold] ({'resumed' if resume else 'new'})")
     flow = maker.make(run_id)
     try:
         with progress_bars(quiet) as report, reporting_to(report):
             run_flow(flow)
     except KeyboardInterrupt:
-        remarks.print("Interrupted: the same command with --resume goes on from here.")
+        stderr(quiet).print("Interrupted: the same command with --resume goes on from here.")
         raise
-    return run_id
 
 
 def run_flow(flow: Any) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from db.store import ScreeningStore
     from workflows.validation import Metrics, ValidationFlowMaker, ValidationPlan
 
-LaunchPadFile = Annotated[Path, typer.Option("--launchpad", help="FireWorks' launchpad file.")]
-DEFAULT_LAUNCHPAD = Path("launchpad.yaml")
-
 
 def validate(
     run: options.RunId = None,
@@ -36,12 +33,12 @@ def validate(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Positives at most, the best ones.")
     ] = None,
-    where: Annotated[str, typer.Option(help="local, or launchpad for FireWorks.")] = "local",
+    where: options.Where = "local",
     wall_time: Annotated[
         float | None, typer.Option(min=1, help="Limit of each calculation, s.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Local calculations at a time.")] = 1,
-    launchpad: LaunchPadFile = DEFAULT_LAUNCHPAD,
+    launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     db: options.Db = options.DEFAULT_DB,
     quiet: options.Quiet = False,
 ) -> None:
@@ -52,8 +49,7 @@ def validate(
     from screening.errors import ScreeningError
     from workflows.validation import ValidationFlowMaker, dos_maker, plan_validation
 
-    if where not in ("local", "launchpad"):
-        raise ScreeningError(f"--where {where}: use local or launchpad")
+    on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
     engine_options = {k: v for k, v in given.items() if v not in (None, False)}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
@@ -68,7 +64,7 @@ def validate(
             f"Run {chosen.run_id}: {len(plan.todo)} to calculate with {recipe}, "
             f"{plan.reused} there already"
         )
-        if where == "launchpad":
+        if on_launchpad:
             n = _submit(launchpad, store, maker, plan)
             remarks.print(
                 f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
@@ -190,7 +186,7 @@ def status(
     lost_after: Annotated[
         float, typer.Option(min=0, help="Seconds without a sign of life of a worker.")
     ] = 14400,
-    launchpad: LaunchPadFile = DEFAULT_LAUNCHPAD,
+    launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:

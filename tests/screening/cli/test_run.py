@@ -100,6 +100,8 @@ def test_bad_input_ends_in_one_line(screen, table, tmp_path, structure_table):
     one_line(screen("run", "--source", table, "--unknown", "maybe"), "unknown")
     one_line(screen("run", "--source", table, "--db", tmp_path), str(tmp_path))
     one_line(screen("run", "--source", table, "--resume"), "no unfinished run")
+    one_line(screen("run", "--source", table, "--where", "moon"), "--where moon", "launchpad")
+    one_line(screen("run", "--source", table, "--where", "launchpad"), "launchpad.yaml")
     one_line(screen("run", "--source", table, "--checkpoint", "nowhere"), "nowhere")
 
 
