@@ -11,6 +11,8 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from db.documents import CandidateDoc, PredictionDoc
     from db.store import ScreeningStore
 
@@ -19,7 +21,8 @@ def show(
     material_id: Annotated[str, typer.Argument(help="Id of a material.")],
     run: options.RunId = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Write the spectrum to this file (.png, .pdf, .svg).")
+        Path | None,
+        typer.Option(help="Write the spectrum, and DFT's, to this file (.png, .pdf, .svg)."),
     ] = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
@@ -34,9 +37,10 @@ def show(
         chosen = find_run(store, run)
         candidate = find_candidate(store, chosen.run_id, material_id)
         prediction = find_prediction(store, candidate)
+        calculated = find_dft(store, candidate)
     attribution = attribution_of(material_id, chosen)
     if plot is not None:
-        _write_plot(candidate, prediction, plot)
+        _write_plot(candidate, prediction, calculated, plot)
     if as_json:
         print_json(_document(candidate, prediction) | {"attribution": attribution})
     else:
@@ -68,6 +72,16 @@ def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> Predictio
     return next(iter(store.predictions([key])), None)
 
 
+def find_dft(store: ScreeningStore, candidate: CandidateDoc) -> np.ndarray | None:
+    """DFT spectrum (128,) of a candidate in states/eV/cell, the newest; None without one."""
+    import numpy as np
+
+    done = store.validations(material_ids=[candidate.material_id], state="done")
+    same = [v for v in done if v.structure_hash == candidate.structure_hash and v.spectrum]
+    newest = max(same, key=lambda validation: validation.updated_at, default=None)
+    return None if newest is None else np.array(newest.spectrum)
+
+
 def _document(candidate: CandidateDoc, prediction: PredictionDoc | None) -> dict[str, Any]:
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     if prediction is not None:
@@ -84,7 +98,12 @@ def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
     return gap.lower_edge, gap.upper_edge
 
 
-def _write_plot(candidate: CandidateDoc, prediction: PredictionDoc | None, path: Path) -> None:
+def _write_plot(
+    candidate: CandidateDoc,
+    prediction: PredictionDoc | None,
+    calculated: np.ndarray | None,
+    path: Path,
+) -> None:
     import numpy as np
 
     from models.spectrum import EnergyGrid
@@ -99,7 +118,8 @@ def _write_plot(candidate: CandidateDoc, prediction: PredictionDoc | None, path:
     centers = EnergyGrid(**prediction.grid.model_dump()).centers
     title = f"{candidate.formula} ({candidate.material_id})"
     spectrum = np.array(prediction.spectrum)
-    save_figure(plot_edos(centers, spectrum, title, gap_range(candidate), threshold), path)
+    gap = gap_range(candidate)
+    save_figure(plot_edos(centers, spectrum, title, gap, threshold, calculated), path)
 
 
 def _print(

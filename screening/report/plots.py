@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +13,31 @@ import numpy as np
 from screening.errors import ScreeningError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ENERGY_LABEL = "Energy relative to the band edges (eV)"
 DOS_LABEL = "DOS (states/eV/cell)"
+PANEL_COLUMNS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class EdosPanel:
+    """Spectra of one material for :func:`plot_edos_panels`.
+
+    Parameters
+    ----------
+    title : str
+    predicted, dft : ndarray, shape (K,)
+        In states/eV/cell.
+    gap : (float, float), optional
+        Edges of DFT's gap, in eV.
+    """
+
+    title: str
+    predicted: np.ndarray
+    dft: np.ndarray
+    gap: tuple[float, float] | None = None
 
 
 def plot_edos(
@@ -33,7 +57,7 @@ def plot_edos(
     predicted, dft : ndarray, shape (K,)
         In states/eV/cell.
     gap : (float, float), optional
-        Edges of the range to shade, in eV.
+        Edges of the predicted gap, in eV.
     max_dos : float, optional
         Threshold to mark, in states/eV/cell.
     """
@@ -43,16 +67,67 @@ def plot_edos(
     axes = figure.subplots()
     if gap is not None:
         axes.axvspan(*gap, color="tab:orange", alpha=0.25, label="predicted gap")
+    _draw_edos(axes, energies, predicted, dft, max_dos)
+    axes.set(xlabel=ENERGY_LABEL, ylabel=DOS_LABEL, title=title, ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_edos_panels(
+    energies: np.ndarray, panels: Sequence[EdosPanel], max_dos: float, top: float
+) -> Figure:
+    """DFT's and the predicted eDOS of several materials with DFT's gaps shaded, as Fig. 6.
+
+    Parameters
+    ----------
+    energies : ndarray, shape (K,)
+        Bin centres in eV.
+    panels : sequence of EdosPanel
+    max_dos : float
+        Threshold to mark, in states/eV/cell.
+    top : float
+        Upper end of every axis, in states/eV/cell; it cuts off peaks, so that the threshold
+        stays far from zero.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    rows = math.ceil(len(panels) / PANEL_COLUMNS)
+    figure = Figure(figsize=(7.2, 0.8 + 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        if panel.gap is not None:
+            axes.axvspan(*panel.gap, color="tab:orange", alpha=0.25)
+        _draw_edos(axes, energies, panel.predicted, panel.dft, max_dos)
+        axes.set_title(panel.title, fontsize="small")
+        axes.set_ylim(0, top)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in grid.flat[: len(panels)][-PANEL_COLUMNS:]:
+        axes.tick_params(labelbottom=True)  # also above a place that stays empty
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    handles.append(Patch(color="tab:orange", alpha=0.25))
+    figure.legend(handles, [*labels, "DFT gap"], loc="outside upper center", ncols=4, frameon=False)
+    figure.supxlabel(ENERGY_LABEL, fontsize="medium")
+    figure.supylabel(DOS_LABEL, fontsize="medium")
+    return figure
+
+
+def _draw_edos(
+    axes: Axes,
+    energies: np.ndarray,
+    predicted: np.ndarray,
+    dft: np.ndarray | None,
+    max_dos: float | None,
+) -> None:
+    edges = _edges(energies)
     if dft is not None:
-        axes.stairs(dft, _edges(energies), color="0.4", fill=True, alpha=0.5, label="DFT")
-    axes.stairs(predicted, _edges(energies), color="tab:blue", linewidth=1.5, label="Mat2Spec")
+        axes.stairs(dft, edges, color="0.4", fill=True, alpha=0.5, label="DFT")
+    axes.stairs(predicted, edges, color="tab:blue", linewidth=1.5, label="Mat2Spec")
     if max_dos is not None:
         axes.axhline(max_dos, color="0.3", linewidth=0.8, linestyle="--", label="threshold")
     axes.axvline(0.0, color="0.2", linewidth=0.8)
-    axes.set(xlabel=ENERGY_LABEL, ylabel=DOS_LABEL, title=title, ylim=(0, None))
     axes.set_xlim(energies[0], energies[-1])
-    axes.legend(frameon=False)
-    return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -7,7 +7,8 @@
 
 DATA holds ``edos_mp_elements.parquet`` and ``paper_predicted_positives.parquet``; RUNS keeps one
 DOS a file, so that a stopped run goes on where it was; OUT gets ``<what>_<preset>.json`` and
-a Markdown table.
+a Markdown table, of the VB gaps also the spectra beside the shipped predictor's, as a figure and
+as a table.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +27,10 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
 from models.metrics import wasserstein_distances
+from models.predictor import SpectrumPredictor
 from models.spectrum import EDOS_GRID, align_edos, band_edges
 from screening.gap import GapCriteria, find_gaps
+from screening.report.plots import EdosPanel, plot_edos_panels, save_figure
 from workflows.dos.campaign import materials, run
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
@@ -35,6 +39,7 @@ from workflows.dos.gpaw import GpawDosMaker
 MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
 MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
 MAX_SITES = 2  # close-packed polytypes of three and more atoms take a thousand k-points
+FIGURE_TOP = 8.0  # states/eV/cell; d bands are cut off there, the threshold is at 1
 RELATIVE_ZERO = 2e-3  # of a large DOS near the Fermi level; what counts as no states
 VB_GAP_MATERIALS = (
     "mp-1039010",  # MgAl, confirmed
@@ -91,7 +96,14 @@ class ElementRow:
 class VbGapRow:
     """Verdict on one predicted positive beside the paper's.
 
-    Edges and width are of the 128-bin spectrum, in eV relative to the VBM or Fermi level.
+    Edges and width are of the 128-bin DFT spectrum, in eV relative to the VBM or Fermi level.
+
+    Parameters
+    ----------
+    predicted : bool or None
+        Verdict on the predictor's spectrum; None if it has none.
+    predicted_wd : float or None
+        Wasserstein distance of the predicted SumNorm spectrum from DFT's, in eV.
     """
 
     material_id: str
@@ -104,7 +116,16 @@ class VbGapRow:
     width: float
     max_dos: float | None
     is_gap_fine: bool
+    predicted: bool | None
+    predicted_wd: float | None
     wall_time: float | None
+
+    @property
+    def gap(self) -> tuple[float, float] | None:
+        """Edges of DFT's gap in eV, None if it has none."""
+        if not self.is_gap or self.lower_edge is None or self.upper_edge is None:
+            return None
+        return self.lower_edge, self.upper_edge
 
 
 def eligible_elements(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,14 +175,24 @@ def compare_element(document: DosDocument, energies: ArrayLike, dos: ArrayLike) 
     )
 
 
-def judge_vb_gap(document: DosDocument, paper: bool | None) -> VbGapRow:
-    """Verdict on a DOS by the paper's criteria, on the 128 bins and on the fine DOS."""
-    criteria = GapCriteria()
-    bounds = (float(EDOS_GRID.edges[0]), float(EDOS_GRID.edges[-1]))
-    binned = find_gaps(EDOS_GRID.centers, _spectrum(document), criteria, bounds=bounds).row(0)
+def judge_vb_gap(
+    document: DosDocument, paper: bool | None, predicted: NDArray[np.floating] | None = None
+) -> VbGapRow:
+    """Verdict on a DOS by the paper's criteria, on the 128 bins and on the fine DOS.
+
+    Parameters
+    ----------
+    document : DosDocument
+    paper : bool or None
+        The paper's verdict by DFT.
+    predicted : ndarray, shape (128,), optional
+        A predicted spectrum in states/eV/cell, to be judged as well.
+    """
+    spectrum = _spectrum(document)
+    binned = _judge(spectrum)
     energies = np.asarray(document.energies) - document.vbm
-    window = (energies >= bounds[0]) & (energies <= bounds[1])
-    fine = find_gaps(energies[window], np.asarray(document.dos)[window], criteria).row(0)
+    window = (energies >= EDOS_GRID.edges[0]) & (energies <= EDOS_GRID.edges[-1])
+    fine = find_gaps(energies[window], np.asarray(document.dos)[window], GapCriteria()).row(0)
     return VbGapRow(
         material_id=document.material_id or "",
         formula=document.formula,
@@ -173,8 +204,15 @@ def judge_vb_gap(document: DosDocument, paper: bool | None) -> VbGapRow:
         width=binned["width"],
         max_dos=binned["max_dos"],
         is_gap_fine=fine["is_gap"],
+        predicted=None if predicted is None else _judge(predicted)["is_gap"],
+        predicted_wd=None if predicted is None else _distance(predicted, spectrum),
         wall_time=document.wall_time,
     )
+
+
+def _judge(spectrum: NDArray[np.floating]) -> dict[str, Any]:
+    bounds = (float(EDOS_GRID.edges[0]), float(EDOS_GRID.edges[-1]))
+    return find_gaps(EDOS_GRID.centers, spectrum, GapCriteria(), bounds=bounds).row(0)
 
 
 def _distance(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
@@ -224,13 +262,14 @@ def vb_gaps_table(rows: Sequence[VbGapRow]) -> str:
     """Markdown table of the verdicts."""
     lines = [
         "| Material | Id | Paper | Verdict | Gap range (eV) | Width (eV) | Largest DOS inside "
-        "| Verdict on the fine DOS | Time (s) |",
-        "|---|---|---|---|---:|---:|---:|---|---:|",
+        "| Verdict on the fine DOS | Predicted | WD of the prediction (eV) | Time (s) |",
+        "|---|---|---|---|---:|---:|---:|---|---|---:|---:|",
     ]
     lines += [
         f"| {r.formula} | {r.material_id} | {_verdict(r.paper)} | {_verdict(r.is_gap)} "
         f"| {_number(r.lower_edge)} to {_number(r.upper_edge)} | {r.width:.2f} "
-        f"| {_number(r.max_dos)} | {_verdict(r.is_gap_fine)} | {_seconds(r.wall_time)} |"
+        f"| {_number(r.max_dos)} | {_verdict(r.is_gap_fine)} | {_verdict(r.predicted)} "
+        f"| {_number(r.predicted_wd)} | {_seconds(r.wall_time)} |"
         for r in rows
     ]
     return "\n".join(lines)
@@ -278,19 +317,56 @@ def check_vb_gaps(
     """Compute predicted positives, judge them and write the results."""
     table = pd.read_parquet(data / "paper_predicted_positives.parquet")
     table = table.set_index("material_id", drop=False).loc[list(ids)]
-    verdicts = table["dft_vb_gap"]
-    rows, failures = [], []
+    documents, failures = [], []
     for material, outcome in zip(materials(table), run(materials(table), maker, runs), strict=True):
         if isinstance(outcome, DosError):
             failures.append({"material_id": material.material_id, "error": str(outcome)})
             continue
-        paper = verdicts[material.material_id]
-        rows.append(judge_vb_gap(outcome, None if pd.isna(paper) else bool(paper)))
-        print(f"{rows[-1].formula:10s} {_verdict(rows[-1].is_gap)}", flush=True)
+        documents.append(outcome)
+        print(f"{outcome.formula:10s} {outcome.wall_time:.0f} s", flush=True)
+    predictor = SpectrumPredictor.load(device="cpu", grid=EDOS_GRID)
+    predicted = predictor.predict([document.structure for document in documents]).values
+    verdicts = table["dft_vb_gap"].to_dict()
+    rows = [
+        judge_vb_gap(
+            document,
+            _known(verdicts[document.material_id]),
+            None if np.isnan(spectrum).any() else spectrum,
+        )
+        for document, spectrum in zip(documents, predicted, strict=True)
+    ]
     agree = sum(r.is_gap == r.paper for r in rows)
-    _write(out / f"vb_gaps_{maker.preset}", maker, rows, failures, {"agree_with_paper": agree})
+    summary = {"agree_with_paper": agree, "predictor": predictor.model_id}
+    target = out / f"vb_gaps_{maker.preset}"
+    _write(target, maker, rows, failures, summary)
     title = f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
-    (out / f"vb_gaps_{maker.preset}.md").write_text(title + vb_gaps_table(rows) + "\n")
+    target.with_suffix(".md").write_text(title + vb_gaps_table(rows) + "\n")
+    _write_spectra(target, rows, [_spectrum(document) for document in documents], predicted)
+
+
+def _known(verdict: Any) -> bool | None:
+    return None if pd.isna(verdict) else bool(verdict)
+
+
+def _write_spectra(
+    target: Path,
+    rows: Sequence[VbGapRow],
+    dft: Iterable[NDArray[np.floating]],
+    predicted: Iterable[NDArray[np.floating]],
+) -> None:
+    """Write the figure, and its numbers in eV and states/eV/cell."""
+    panels, columns = [], {"energy": EDOS_GRID.centers}
+    for row, calculated, guess in zip(rows, dft, predicted, strict=True):
+        panels.append(EdosPanel(_panel_title(row), guess, calculated, row.gap))
+        columns[f"{row.material_id} dft"] = calculated
+        columns[f"{row.material_id} predicted"] = guess
+    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP)
+    save_figure(figure, target.with_suffix(".png"))
+    pd.DataFrame(columns).to_csv(target.with_suffix(".csv"), index=False, float_format="%.5f")
+
+
+def _panel_title(row: VbGapRow) -> str:
+    return f"{row.formula}: {_verdict(row.is_gap)} (paper: {_verdict(row.paper)})"
 
 
 def _write(
@@ -298,7 +374,7 @@ def _write(
     maker: GpawDosMaker,
     rows: Sequence[ElementRow | VbGapRow],
     failures: list[dict[str, str]],
-    summary: dict[str, float],
+    summary: Mapping[str, object],
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {

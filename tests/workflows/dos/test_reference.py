@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
+from scipy.stats import wasserstein_distance
 
 from models.errors import ModelError
+from models.predictor import SpectrumPredictor
+from models.spectrum import EDOS_GRID
 from workflows.dos import campaign, reference
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.gpaw import GpawDosMaker
@@ -90,11 +93,25 @@ def test_vb_gap_is_found_and_reported_beside_the_paper():
     assert gap.is_gap_fine
     assert gap.width == pytest.approx(1.5, abs=0.07)
     assert (gap.lower_edge, gap.upper_edge) == pytest.approx((-2.0, -0.5), abs=0.04)
+    assert gap.gap == (gap.lower_edge, gap.upper_edge)
+    assert (gap.predicted, gap.predicted_wd) == (None, None)
     none = judge_vb_gap(document(between((-8.0, 8.0))), paper=None)
     assert not none.is_gap
+    assert none.gap is None
     table = reference.vb_gaps_table([gap, none])
     assert "| gap | gap | -2.0" in table
     assert "| unknown | no gap | - to - |" in table
+
+
+def test_prediction_is_judged_and_measured_beside_dft():
+    full = np.full(EDOS_GRID.size, 2.0)
+    empty = np.where((EDOS_GRID.centers > -2.0) & (EDOS_GRID.centers < -0.5), 0.0, 2.0)
+    true = document(between((-8.0, 8.0)))
+    right, wrong = (judge_vb_gap(true, paper=False, predicted=p) for p in (full, empty))
+    assert (right.predicted, wrong.predicted) == (False, True)
+    assert right.predicted_wd == pytest.approx(0.0, abs=1e-3)
+    expected = wasserstein_distance(EDOS_GRID.centers, EDOS_GRID.centers, empty, full)
+    assert wrong.predicted_wd == pytest.approx(expected, rel=1e-3)
 
 
 def test_eligible_elements_are_cheap_nonmagnetic_and_one_of_each():
@@ -173,3 +190,42 @@ def test_results_are_written_as_json_and_table(tmp_path, monkeypatch):
     assert result["median_wd"] == pytest.approx(0.0, abs=1e-9)
     assert result["rows"][0]["formula"] == "Al"
     assert "| Al | mp-1 | 0.000 |" in (tmp_path / "out" / "elements_standard.md").read_text()
+
+
+def test_vb_gaps_are_written_with_spectra_and_figure(tmp_path, monkeypatch):
+    materials = {
+        "mp-1": (between((-8.0, -2.0), (-0.5, 8.0)), True),
+        "mp-2": (between((-8, 8)), None),
+    }
+    pd.DataFrame(
+        {
+            "material_id": list(materials),
+            "lattice": [np.eye(3).ravel() * 3] * 2,
+            "species": [np.array([13])] * 2,
+            "frac_coords": [np.zeros(3)] * 2,
+            "dft_vb_gap": [paper for _, paper in materials.values()],
+        }
+    ).to_parquet(tmp_path / "paper_predicted_positives.parquet")
+
+    def compute(structure, settings, recipe, limit, material_id):
+        return document(materials[material_id][0], material_id=material_id)
+
+    monkeypatch.setattr(campaign, "compute_dos", compute)
+    out = tmp_path / "out"
+    reference.check_vb_gaps(tmp_path, tmp_path / "runs", out, GpawDosMaker(), materials)
+
+    predictor = SpectrumPredictor.load(device="cpu")
+    result = json.loads((out / "vb_gaps_standard.json").read_text())
+    assert (result["agree_with_paper"], result["predictor"]) == (1, predictor.model_id)
+    assert [row["paper"] for row in result["rows"]] == [True, None]
+    assert "1 of 2 verdicts" in (out / "vb_gaps_standard.md").read_text()
+    assert (out / "vb_gaps_standard.png").read_bytes().startswith(b"\x89PNG")
+
+    spectra = pd.read_csv(out / "vb_gaps_standard.csv")
+    structure = document(materials["mp-1"][0]).structure
+    np.testing.assert_allclose(spectra["energy"], EDOS_GRID.centers, atol=1e-5)
+    inside = spectra["energy"].between(-1.9, -0.6)
+    assert spectra.loc[inside, "mp-1 dft"].max() == 0.0
+    assert spectra["mp-2 dft"].min() == pytest.approx(2.0)
+    expected = predictor.predict([structure]).values[0]
+    np.testing.assert_allclose(spectra["mp-1 predicted"], expected, atol=1e-5)
