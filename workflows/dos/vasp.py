@@ -222,7 +222,7 @@ def check_structure(structure: Structure) -> None:
         raise DosError(f"the Materials Project recipe has no POTCAR for {', '.join(unknown)}")
 
 
-@job(output_schema=DosDocument)
+@job  # without output_schema, which jobflow would hold a replacing flow's reference against
 def vasp_dos(
     static_dir: str,
     dos_dir: str,

@@ -2,20 +2,27 @@
 
 import gzip
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jobflow import JobStore, Response
+from jobflow import Flow, JobStore, Response, job, run_locally
 from jobflow.managers.fireworks import flow_to_workflow
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Incar, Kpoints
 from vasp_files import write_run
 
+from db.store import open_store
+from tests.workflows.launchpads import make_site
+from tests.workflows.screened_run import put_run
 from workflows.dos import vasp
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.vasp import VaspDosMaker, read_dos, vasp_dos
+from workflows.launch import open_launchpad, submit
+from workflows.validation import ValidationFlowMaker, plan_validation
 
 SILICON = Structure(
     Lattice([[0, 2.73, 2.73], [2.73, 0, 2.73], [2.73, 2.73, 0]]),
@@ -40,30 +47,49 @@ def no_potcars(monkeypatch):
     monkeypatch.delitem(vasp.PYMATGEN_SETTINGS, "PMG_VASP_PSP_DIR", raising=False)
 
 
+STATIC = {
+    "ALGO": "Fast",
+    "EDIFF": 1e-4,  # 5e-5 eV/atom
+    "ENCUT": 520,
+    "ISMEAR": -5,
+    "ISPIN": 2,
+    "LASPH": True,
+    "LCHARG": True,
+    "LORBIT": 11,
+    "LREAL": False,
+    "LWAVE": False,
+    "MAGMOM": [0.6, 0.6],
+    "NELM": 100,
+    "NSW": 0,
+    "PREC": "Accurate",
+    "SIGMA": 0.05,
+}
+UNIFORM = {
+    "ALGO": "Fast",
+    "EDIFF": 1e-4,
+    "ENCUT": 520,
+    "ICHARG": 11,
+    "ISMEAR": -5,
+    "ISPIN": 2,
+    "ISYM": 2,
+    "LASPH": True,
+    "LCHARG": False,
+    "LORBIT": 11,
+    "LREAL": "Auto",
+    "LWAVE": False,
+    "NEDOS": 2001,
+    "NELM": 100,
+    "NSW": 0,
+    "PREC": "Accurate",
+    "SIGMA": 0.05,
+}
+MESH = (8, 8, 8)  # (100 / Å^3 of 6.1 / Å^3)^(1/3)
+
+
 def test_static_input_is_that_of_the_materials_project():
     files = inputs(VaspDosMaker().make(SILICON), "MP GGA static", SILICON)
-    assert dict(files["INCAR"]) == {
-        "ALGO": "Fast",
-        "EDIFF": 1e-4,  # 5e-5 eV/atom
-        "ENCUT": 520,
-        "ISMEAR": -5,
-        "ISPIN": 2,
-        "LASPH": True,
-        "LCHARG": True,
-        "LORBIT": 11,
-        "LREAL": False,
-        "LWAVE": False,
-        "MAGMOM": [0.6, 0.6],
-        "NELM": 100,
-        "NSW": 0,
-        "PREC": "Accurate",
-        "SIGMA": 0.05,
-    }
-    assert files["KPOINTS"].kpts[0] == (
-        8,
-        8,
-        8,
-    )  # (100 / Å^3 of 6.1 / Å^3)^(1/3)
+    assert dict(files["INCAR"]) == STATIC
+    assert files["KPOINTS"].kpts[0] == MESH
     assert files["KPOINTS"].style.name == "Gamma"
     assert files["POTCAR.spec"].split() == ["Si"]
     assert files["POSCAR"].structure == SILICON
@@ -71,27 +97,8 @@ def test_static_input_is_that_of_the_materials_project():
 
 def test_dos_input_is_that_of_the_materials_project():
     files = inputs(VaspDosMaker().make(SILICON), "MP GGA uniform", SILICON)
-    incar = dict(files["INCAR"])
-    assert incar.pop("EDIFF") == 1e-4
-    assert incar == {
-        "ALGO": "Fast",
-        "ENCUT": 520,
-        "ICHARG": 11,
-        "ISMEAR": -5,
-        "ISPIN": 2,
-        "ISYM": 2,
-        "LASPH": True,
-        "LCHARG": False,
-        "LORBIT": 11,
-        "LREAL": "Auto",
-        "LWAVE": False,
-        "NEDOS": 2001,
-        "NELM": 100,
-        "NSW": 0,
-        "PREC": "Accurate",
-        "SIGMA": 0.05,
-    }
-    assert files["KPOINTS"].kpts[0] == (8, 8, 8)
+    assert dict(files["INCAR"]) == UNIFORM
+    assert files["KPOINTS"].kpts[0] == MESH
     assert files["KPOINTS"].style.name == "Gamma"
 
 
@@ -288,3 +295,112 @@ def test_job_gives_a_document(tmp_path):
     response = job.run(store=store)
     assert isinstance(response.output, DosDocument)
     assert store.get_output(job.uuid)["material_id"] == "mp-149"
+
+
+# the whole flow, with hand-made output where VASP would run
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a folder held when VASP would have begun."""
+
+    incar: dict
+    mesh: tuple[int, int, int]
+    structure: Structure
+    has_density: bool
+    wall_time: int
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """Runs of the stand-in; it finds bands up to 9.5 eV, or 12 eV if asked for many."""
+    from pymatgen.io.vasp.sets import VaspInputSet
+
+    monkeypatch.chdir(tmp_path)
+    given = []
+
+    def run_vasp(wall_time):
+        incar, structure = dict(Incar.from_file("INCAR")), Structure.from_file("POSCAR")
+        mesh = Kpoints.from_file("KPOINTS").kpts[0]
+        given.append(Given(incar, mesh, structure, Path("CHGCAR").exists(), wall_time))
+        bands = insulator(top=12.0 if incar.get("NBANDS", 0) >= 20 else 9.5)
+        options = {"efermi": 5.5, "energies": ENERGIES, "energy": -10.84, "n_electrons": 8}
+        write_run(Path(), structure, mesh=mesh, **options, **bands)
+        structure.to(fmt="poscar", filename="CONTCAR")
+        Path("CHGCAR").touch()
+
+    get_input_set = VaspInputSet.get_input_set
+
+    def without_potcars(self, *arguments, **options):
+        return get_input_set(self, *arguments, **(options | {"potcar_spec": True}))
+
+    monkeypatch.setattr("atomate2.vasp.jobs.base.run_vasp", run_vasp)
+    monkeypatch.setattr(VaspInputSet, "nelect", 8)  # else read from POTCARs
+    monkeypatch.setattr(VaspInputSet, "get_input_set", without_potcars)
+    return given
+
+
+def run_with_reader(flow):
+    """Run a flow and a job that takes its output; returns what that got."""
+    reader = as_read(flow.output)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    responses = run_locally(
+        Flow([flow, reader]), store=store, create_folders=True, ensure_success=True
+    )
+    return responses[reader.uuid][1].output
+
+
+@job
+def as_read(document):
+    assert isinstance(document, DosDocument)
+    return document
+
+
+def test_the_whole_flow_writes_the_settings_and_reads_what_comes_of_it(runs):
+    maker = VaspDosMaker(wall_time_limit=7200, nbands_factor=2.5)
+    document = run_with_reader(maker.make(SILICON, material_id="mp-149"))
+    static, uniform = runs
+    assert static.incar == STATIC
+    # NBANDS and ISPIN depend on the static run, whose 8 bands have no moment here
+    assert uniform.incar == UNIFORM | {"NBANDS": 20, "ISPIN": 1}
+    assert (static.mesh, uniform.mesh) == (MESH, MESH)
+    assert (static.has_density, uniform.has_density) == (False, True)
+    assert static.wall_time == uniform.wall_time == 7200
+    assert static.structure.matches(SILICON)
+    assert uniform.structure.matches(SILICON)
+    assert (document.material_id, document.vbm, document.cbm) == ("mp-149", 5.2, 5.8)
+    assert (document.recipe, document.emax) == (maker.recipe, 12.0)
+
+
+def test_the_whole_flow_with_too_few_bands_runs_once_more(runs):
+    document = run_with_reader(VaspDosMaker().make(SILICON, material_id="mp-149"))
+    assert [run.incar.get("NBANDS") for run in runs] == [None, 10, 20]
+    assert (document.material_id, document.emax) == ("mp-149", 12.0)
+    assert document.recipe == VaspDosMaker().recipe
+
+
+@pytest.mark.mongo
+def test_on_a_launchpad_the_verdict_waits_for_the_run_with_more_bands(
+    runs, tmp_path, mongo_uri, monkeypatch
+):
+    from fireworks import FWorker
+    from fireworks.core.rocket_launcher import rapidfire
+
+    site = make_site(tmp_path, mongo_uri)
+    job_store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    monkeypatch.setattr("jobflow.SETTINGS.JOB_STORE", job_store)
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    with open_store(site.db) as store, open_launchpad(site.launchpad) as launchpad:
+        run = put_run(store, {"mp-149": SILICON}, ["mp-149"])
+        maker = ValidationFlowMaker(db=site.db, dos_maker=VaspDosMaker())
+        plan = plan_validation(store, run, "vasp", maker.dos_maker.recipe)
+        submit(launchpad, store, maker, plan.todo)
+        rapidfire(launchpad, FWorker(category="vasp"))
+        states = set(launchpad.fireworks.distinct("state"))
+        categories = set(launchpad.fireworks.distinct("spec._category"))
+        (found,) = store.validations(run_id="run-1")
+    assert states == {"COMPLETED"}
+    assert categories == {"vasp"}  # of the jobs that were added as well
+    assert [run.incar.get("NBANDS") for run in runs] == [None, 10, 20]
+    assert (found.state, found.error) == ("done", None)
+    assert found.band_gap == pytest.approx(0.6)

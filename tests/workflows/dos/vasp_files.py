@@ -110,6 +110,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     n_spins = 1 if dos is None else len(dos)
     n_points = 1 if bands is None else bands.shape[1]
+    n_bands = 1 if bands is None else bands.shape[2]
     weights = "".join(f"<v>{1 / n_points:.8f}</v>" for _ in range(n_points))
     points = "".join(f"<v>{k / n_points:.8f} 0.0 0.0</v>" for k in range(n_points))
     spectrum = "" if dos is None else _eigenvalues(bands, occupations) + _dos(efermi, energies, dos)
@@ -128,6 +129,7 @@ def write_run(
         f'<varray name="kpointlist">{points}</varray><varray name="weights">{weights}</varray>'
         '</kpoints><parameters><separator name="electronic">'
         f'<i name="NELECT">{n_electrons:.8f}</i><i type="int" name="ISPIN">{n_spins}</i>'
+        f'<i type="int" name="NBANDS">{n_bands}</i>'
         '<i type="int" name="NELM">100</i><i type="int" name="NSW">0</i>'
         '<i type="int" name="IBRION">-1</i><i type="logical" name="LORBIT">F</i>'
         f"</separator></parameters>{_atoms(structure)}{_structure(structure, 'initialpos')}"
@@ -135,4 +137,8 @@ def write_run(
         f"{_structure(structure, 'finalpos')}</modeling>"
     )
     (folder / "vasprun.xml").write_text(text)
-    (folder / "OUTCAR").write_text(f"  hand-made\n  Elapsed time (sec):     {seconds:.3f}\n")
+    (folder / "OUTCAR").write_text(
+        f" hand-made\n running on    1 total cores\n   number of bands    NBANDS= {n_bands}\n"
+        "   total plane-waves  NPLWV =   1000\n   IBRION =     -1    ionic relax\n"
+        f"  E-fermi :   {efermi:.4f}\n  Elapsed time (sec):     {seconds:.3f}\n"
+    )
