@@ -17,6 +17,7 @@ from screening.cli.show import find_dft
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
+from workflows.launch import open_launchpad
 
 DB = "screening.sqlite"
 
@@ -286,6 +287,28 @@ def test_submit_work_off_and_ask(screen, site, formula, monkeypatch):
     site.work()
     assert json.loads(screen("status", "--json").out)["workflows"] == {"COMPLETED": 3}
     assert screen("metrics").code == 0
+
+
+@pytest.mark.mongo
+def test_vasp_is_submitted_without_vasp_and_a_worker_without_it_says_so(screen, site, monkeypatch):
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    monkeypatch.setenv("PMG_VASP_PSP_DIR", str(site.folder / "none"))
+    with open_store(site.db) as store:
+        put_run(store, {"a": crystal(0), "b": crystal(0, "At")}, ["a", "b"])
+    outcome = screen("validate", "--engine", "vasp", "--where", "launchpad")
+    assert "1 workflows submitted" in outcome.err
+    refused = validations(site.db)["b"]
+    assert refused.error == "the Materials Project recipe has no POTCAR for At"
+    with open_launchpad(site.launchpad) as pad:
+        specs = {f["name"]: f["spec"] for f in pad.fireworks.find()}
+    assert specs.keys() == {"MP GGA static", "MP GGA uniform", "VASP DOS", "store_validation"}
+    assert {spec["_category"] for spec in specs.values()} == {"vasp"}
+
+    site.work()
+    found = json.loads(screen("status", "--json").out)
+    assert found["workflows"] == {"FIZZLED": 1}
+    assert found["validations"] == {"failed": 2}
+    assert "PMG_VASP_PSP_DIR" in found["reasons"]["a"]
 
 
 @pytest.mark.mongo

@@ -199,6 +199,12 @@ def test_failure_of_the_worker_carries_its_reason(fake_worker):
         gpaw.run_gpaw("dos", ALUMINIUM, PRESETS["fast"], 10.0)
 
 
+def test_bands_that_miss_the_window_are_an_error(fake_worker):
+    fake_worker({**RESULT, "emax": RESULT["cbm"] + 3.5})
+    with pytest.raises(DosError, match=r"CBM \+3\.50 eV only; .* compute more bands"):
+        gpaw.compute_dos(ALUMINIUM, PRESETS["fast"], "recipe")
+
+
 def test_warnings_go_into_the_document(fake_worker):
     fake_worker({**RESULT, "safer_mixing": True})
     neodymium = Structure(Lattice.cubic(4), ["Nd"], [[0, 0, 0]])
@@ -300,6 +306,25 @@ def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
     bottom = document.efermi - energies[np.flatnonzero(dos > 1e-6)[0]]
     assert bottom == pytest.approx(11.1, abs=0.3)
     assert np.interp(document.efermi, energies, dos) == pytest.approx(0.4, abs=0.1)
+
+
+@pytest.mark.dft
+@needs_gpaw
+@pytest.mark.parametrize("task", ["static", "dos"])
+def test_gpaw_itself_gives_up_twice_and_the_reason_is_one_line(monkeypatch, task):
+    attempts = []
+    calculator = gpaw_worker.calculator
+
+    def counted(atoms, settings, safer):
+        attempts.append(safer)
+        return calculator(atoms, settings, safer)
+
+    monkeypatch.setattr(gpaw_worker, "calculator", counted)
+    monkeypatch.setattr(gpaw_worker, "MAX_SCF_STEPS", 1)
+    reason = "self-consistency not reached in 1 steps, nor in 3 with safer mixing"
+    with pytest.raises(gpaw_worker.WorkerError, match=reason):
+        gpaw_worker.run(worker_request(task=task))
+    assert attempts == [False, True]
 
 
 @pytest.mark.dft
