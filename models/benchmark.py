@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.architectures import ARCHITECTURES
-from models.checkpoint import Checkpoint
-from models.dataset import SpectrumDataset
+from models.architectures import ARCHITECTURES, graphs_for, model_config
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.crystal import Crystal
+from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
-from models.fitting import Trained, train_setting
+from models.fitting import train_setting
+from models.graph import edge_budget_batches
+from models.label_files import edos_labels, read_crystals
+from models.losses import SETTINGS
 from models.metrics import spectrum_metrics
 from models.phonons import phonon_figures
+from models.predictor import EDGE_BUDGET
+from models.processes import end_with_parent
 from models.splits import Split, fold, split_of
+from models.subclasses import Subclass
 from models.training_config import TrainingConfig, load_dataset
 
-FIGURES = {
-    "r2": "R2",
-    "mae": "MAE",
-    "mse": "MSE",
-    "wd": "WD",
-    "cv_mae": "C_V error (J/K/mol of atoms)",
-    "mean_frequency_mae": "mean frequency error (cm^-1)",
-}
+Regime = Literal["global", "subclass only", "fine-tuned"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+FINE_TUNING_RATE = 0.1  # of the learning rate: the weights are good already
+FINE_TUNING_EPOCHS = 0.25  # of the epochs
+LOADED = 4  # data sets that a process keeps; architectures differ in the graphs they need
+MIN_TRAIN, MIN_VALIDATION, MIN_TEST = 4, 1, 2  # materials of a subclass; R2 needs two
 
 
 class Variant(BaseModel):
@@ -79,15 +84,20 @@ ABLATION_VARIANTS = (
         model={"loss_weights": {"alignment": 0.0}},
     ),
 )
+MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 
 
 class Run(BaseModel):
-    """One training of a benchmark.
+    """One training of a benchmark, and what it is measured on.
 
     Parameters
     ----------
     fraction : float
         Part of the training materials that is used.
+    subclass : Subclass, optional
+        Only its test materials are measured.
+    regime : {'global', 'subclass only', 'fine-tuned'}
+        Trained on all materials, on those of the subclass, or on all and then on those.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,12 +106,20 @@ class Run(BaseModel):
     setting: str
     seed: int
     fraction: float = Field(1.0, gt=0, le=1)
+    subclass: Subclass | None = None
+    regime: Regime = "global"
 
     @property
     def title(self) -> str:
         """For people."""
         part = "" if self.fraction == 1 else f", {self.fraction:g} of the data"
-        return f"{self.variant.name}, {self.setting}, seed {self.seed}{part}"
+        of = "" if self.subclass is None else f", {self.subclass.name} {self.regime}"
+        return f"{self.variant.name}, {self.setting}, seed {self.seed}{part}{of}"
+
+    @property
+    def whole(self) -> Run:
+        """The run of the same kind with all materials for training and for the test."""
+        return self.model_copy(update={"fraction": 1.0, "subclass": None, "regime": "global"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +131,10 @@ class RunResult:
     prediction : ndarray, shape (n_test, K')
         Spectra of the test materials as the setting decodes them.
     figures : dict
-        By the keys of `FIGURES`; normalised settings are measured on normalised labels.
+        By the keys of :data:`models.benchmark_tables.FIGURES`; normalised settings are measured
+        on normalised labels.
+    remarks : tuple of str
+        What happened in the training that one should know.
     """
 
     run: Run
@@ -121,6 +142,7 @@ class RunResult:
     figures: dict[str, float]
     n_train: int
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 def plan(
@@ -136,6 +158,17 @@ def plan(
         for f in fractions
         for v in variants
         for s in settings
+    ]
+
+
+def plan_subclasses(whole: Sequence[Run], subclasses: Sequence[Subclass]) -> list[Run]:
+    """For each run with all materials one on each subclass alone, and one fine-tuned to it."""
+    return [
+        run.model_copy(update={"subclass": subclass, "regime": regime})
+        for run in whole
+        for subclass in subclasses
+        for regime in REGIMES
+        if regime != "global"
     ]
 
 
@@ -156,6 +189,11 @@ def run_all(
         Runs at a time, each in a process of its own with one thread.
     announce : callable
         Gets each result, and whether it is new, when it is there.
+
+    Raises
+    ------
+    ModelError
+        If the data cannot be used, or a worker process dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[int, RunResult] = {}
@@ -167,59 +205,187 @@ def run_all(
         else:
             results[i] = kept
             announce(kept, False)
-    for i, result in _results(config, [runs[i] for i in missing], workers):
-        _write(folder, config, result)
-        results[missing[i]] = result
-        announce(result, True)
+    # What is fine-tuned needs the model of another run.
+    first = [i for i in missing if runs[i].regime != "fine-tuned"]
+    for wave in (first, [i for i in missing if runs[i].regime == "fine-tuned"]):
+        for i, result in _results(config, [runs[i] for i in wave], folder, workers):
+            _write(folder, config, result)
+            results[wave[i]] = result
+            announce(result, True)
     return [results[i] for i in range(len(runs))]
 
 
 def _results(
-    config: TrainingConfig, runs: list[Run], workers: int
+    config: TrainingConfig, runs: list[Run], folder: Path, workers: int
 ) -> Iterator[tuple[int, RunResult]]:
     if workers < 2 or len(runs) < 2:
         for i, run in enumerate(runs):
-            yield i, train_run(config, run)
+            yield i, train_run(config, run, folder)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        futures = {pool.submit(_train_in_worker, config, run): i for i, run in enumerate(runs)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    processes = min(workers, len(runs))
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker) as pool:
+        futures = {pool.submit(train_run, config, run, folder): i for i, run in enumerate(runs)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise ModelError("a training process died; out of memory? use fewer workers") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _train_in_worker(config: TrainingConfig, run: Run) -> RunResult:
+def _start_worker() -> None:
+    """One thread, and an end with Ctrl-C or with the parent instead of another epoch."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
     torch.set_num_threads(1)
-    return train_run(config, run)
 
 
-def train_run(config: TrainingConfig, run: Run) -> RunResult:
-    """Train and measure one run."""
-    dataset, split, trained = _trained(config, run)
+def train_run(config: TrainingConfig, run: Run, folder: Path) -> RunResult:
+    """Train and measure one run; the model of a run with all materials is kept in `folder`."""
+    chosen, remarks = config_of(config, run), list[str]()
+    dataset = shared_dataset(chosen)
+    split = split_for(dataset, chosen, run)
+    start = kept_model(config, run.whole, folder) if run.regime == "fine-tuned" else None
+    trained = train_setting(
+        chosen, run.setting, dataset, split, start=start, announce=remarks.append
+    )
+    if run == run.whole:
+        save_checkpoint(_model_stem(folder, config, run), trained.checkpoint)
     test = dataset.subset(split.test)
     prediction = predict(trained.checkpoint, test)
-    figures = measure(trained.checkpoint, prediction, test)
-    return RunResult(run, prediction, figures, len(split.train), trained.seconds)
+    figures = measure(run.setting, prediction, test)
+    return RunResult(run, prediction, figures, len(split.train), trained.seconds, tuple(remarks))
 
 
-def train_checkpoint(config: TrainingConfig, run: Run) -> Checkpoint:
-    """Train one run for its model, the one that :func:`train_run` measures."""
-    return _trained(config, run)[2].checkpoint
+def kept_model(config: TrainingConfig, run: Run, folder: Path) -> Checkpoint:
+    """The model that a run with all materials left in `folder`; trained if it is not there."""
+    stem = _model_stem(folder, config, run)
+    if not stem.with_suffix(".json").exists():
+        _write(folder, config, train_run(config, run, folder))
+    return load_checkpoint(stem)
 
 
-def _trained(config: TrainingConfig, run: Run) -> tuple[SpectrumDataset, Split, Trained]:
+def mean_spectrum(config: TrainingConfig, setting: str) -> RunResult:
+    """The reference that knows no structure: the mean training spectrum for every material."""
+    run = Run(variant=MEAN_SPECTRUM, setting=setting, seed=0)
+    dataset = shared_dataset(config)
+    split = split_for(dataset, config, run)
+    train, test = dataset.subset(split.train), dataset.subset(split.test)
+    units = [d.graphs.n_atoms.numpy()[:, None] for d in (train, test)]
+    if SETTINGS[setting].output != "absolute" or not dataset.extensive:
+        units = [np.ones_like(u) for u in units]
+    prediction = (labels_for(setting, train) / units[0]).mean(0) * units[1]
+    figures = measure(setting, prediction, test)
+    return RunResult(run, prediction, figures, len(train), 0.0)
+
+
+def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -> RunResult:
+    """The result of a run with all materials, measured on the test materials of a subclass."""
+    test = held_out(config, result.run)
+    rows = np.flatnonzero(subclass.members(test))
+    run = result.run.model_copy(update={"subclass": subclass})
+    prediction = result.prediction[rows]
+    figures = measure(run.setting, prediction, test.subset(rows))
+    return replace(result, run=run, prediction=prediction, figures=figures)
+
+
+def on_file(config: TrainingConfig, run: Run, folder: Path, file: Path) -> RunResult:
+    """A run with all materials, measured on the labels of another file.
+
+    Materials that the run was trained or validated on are left out.
+
+    Raises
+    ------
+    ModelError
+        If no other material is in the file, or its labels lack the scale that the setting needs.
+    """
     chosen = config_of(config, run)
-    dataset = load_dataset(chosen)
-    split = split_of(dataset, chosen.split_seed, chosen.split_by)
-    train = part_of(dataset, split.train, run.fraction)
-    split = Split(train, split.validation, split.test)
-    return dataset, split, train_setting(chosen, run.setting, dataset, split)
+    known = shared_dataset(chosen)
+    split = split_for(known, chosen, run)
+    seen = {known.material_ids[i] for i in (*split.train, *split.validation)}
+    other = shared_dataset(chosen.model_copy(update={"labels": (file,)}))
+    refuse_settings(other, [run.setting])
+    rows = [i for i, material_id in enumerate(other.material_ids) if material_id not in seen]
+    if len(rows) < MIN_TEST:
+        raise ModelError(f"{file}: {len(rows)} materials that were not trained on; too few")
+    test = other.subset(rows)
+    prediction = predict(kept_model(config, run, folder), test)
+    figures = measure(run.setting, prediction, test)
+    return RunResult(run, prediction, figures, len(split.train), 0.0)
 
 
 def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
     """The training configuration of a run."""
     changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
     changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
-    return TrainingConfig.model_validate(config.model_dump() | changes)
+    chosen = TrainingConfig.model_validate(config.model_dump() | changes)
+    if run.regime != "fine-tuned":
+        return chosen
+    gentle = {
+        "learning_rate": FINE_TUNING_RATE * chosen.learning_rate,
+        "epochs": max(1, round(FINE_TUNING_EPOCHS * chosen.epochs)),
+    }
+    return chosen.model_copy(update=gentle)
+
+
+# Data.
+
+_loaded: dict[tuple, SpectrumDataset] = {}
+
+
+def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
+    """The data set of a configuration; a process reads files and builds graphs once."""
+    graph = graphs_for(config.architecture, config.graph)
+    key = (config.target, config.labels, config.structures, graph, _state(config))
+    if key not in _loaded:
+        while len(_loaded) >= LOADED:
+            del _loaded[next(iter(_loaded))]
+        _loaded[key] = load_dataset(config)
+    return _loaded[key]
+
+
+def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
+    """Structures of some materials of a data set, by `material_id`."""
+    if config.target == "edos":
+        found = edos_labels(config.labels, config.structures).crystals
+    else:
+        found = read_crystals(config.labels[0], set(material_ids))
+    return {i: found[i] for i in material_ids}
+
+
+def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Split:
+    """What a run is trained, validated and tested on.
+
+    Raises
+    ------
+    ModelError
+        If its subclass has too few materials in one of the parts.
+    """
+    split = split_of(dataset, config.split_seed, config.split_by)
+    if run.subclass is not None:
+        split = _within(split, run.subclass.members(dataset), run)
+    return replace(split, train=part_of(dataset, split.train, run.fraction))
+
+
+def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
+    assert run.subclass is not None
+    train, validation, test = (p[inside[p]] for p in (split.train, split.validation, split.test))
+    counts = (len(train), len(validation), len(test))
+    needed = (MIN_TRAIN, MIN_VALIDATION, MIN_TEST)
+    if any(n < least for n, least in zip(counts, needed, strict=True)):
+        raise ModelError(
+            f"{run.subclass.name}: {counts[0]} training, {counts[1]} validation and {counts[2]} "
+            f"test materials; at least {needed[0]}, {needed[1]} and {needed[2]} are needed"
+        )
+    return replace(split, test=test) if run.regime == "global" else Split(train, validation, test)
+
+
+def held_out(config: TrainingConfig, run: Run) -> SpectrumDataset:
+    """The materials that the prediction of a run is for, in its order."""
+    chosen = config_of(config, run) if run.variant != MEAN_SPECTRUM else config
+    dataset = shared_dataset(chosen)
+    return dataset.subset(split_for(dataset, chosen, run).test)
 
 
 def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:
@@ -228,37 +394,74 @@ def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> n
     return np.sort(order[: max(2, round(fraction * len(indices)))])
 
 
+# Measuring.
+
+
 @torch.inference_mode()
 def predict(checkpoint: Checkpoint, test: SpectrumDataset) -> np.ndarray:
-    """Decoded spectra, shape (n, K')."""
-    logits = checkpoint.model(test.graphs)
-    return checkpoint.setting.decode(logits, test.graphs.n_atoms).numpy()
+    """Decoded spectra, shape (n, K').
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is for another grid than that of the labels.
+    """
+    grid = checkpoint.card.grid
+    if grid != test.grid:
+        raise ModelError(
+            f"the checkpoint predicts {grid.size} bins from {grid.start:g} {grid.unit}, the labels "
+            f"have {test.grid.size} from {test.grid.start:g} {test.grid.unit}"
+        )
+    spectra = np.empty((len(test), grid.size), np.float32)
+    for members in edge_budget_batches(test.graphs.n_edges.tolist(), EDGE_BUDGET["cpu"]):
+        batch = test.graphs.select(torch.from_numpy(members))
+        spectra[members] = checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms)
+    return spectra
 
 
-def measure(
-    checkpoint: Checkpoint, prediction: np.ndarray, test: SpectrumDataset
-) -> dict[str, float]:
+def labels_for(setting: str, dataset: SpectrumDataset) -> np.ndarray:
+    """What predictions of a setting are compared with, shape (n, K')."""
+    kind = SETTINGS[setting](dataset.grid.size, dataset.extensive)
+    if kind.output == "absolute":
+        return dataset.spectra.numpy()
+    return kind.target(dataset.spectra, dataset.graphs.n_atoms).numpy()
+
+
+def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict[str, float]:
     """Figures of decoded spectra; what is normalised is compared with normalised labels."""
-    label, n_atoms = test.spectra.numpy(), test.graphs.n_atoms.numpy()
-    if checkpoint.setting.output != "absolute":
-        label = checkpoint.setting.target(test.spectra, test.graphs.n_atoms).numpy()
+    label = labels_for(setting, test)
     figures = spectrum_metrics(prediction, label, test.grid.width)
     if test.grid.unit == "cm^-1":
-        figures |= phonon_figures(prediction, label, test.grid, n_atoms)
+        figures |= phonon_figures(prediction, label, test.grid, test.graphs.n_atoms.numpy())
     return figures
 
 
 # Results on disk: figures as JSON, predictions beside them as a plain array.
 
 
+def _state(config: TrainingConfig) -> tuple[tuple[int, int], ...]:
+    """Size and time of the files of a data set: what changes with them."""
+    files = [p for p in (*config.labels, config.structures) if p is not None]
+    try:
+        return tuple((f.st_size, f.st_mtime_ns) for f in (path.stat() for path in files))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}") from None
+
+
 def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
-    chosen = config_of(config, run).model_dump(
-        mode="json", exclude={"name", "description", "limits", "labels", "structures"}
-    )
-    files = [p.stat() for p in (*config.labels, config.structures) if p is not None]
-    data = [(f.st_size, f.st_mtime_ns) for f in files]
-    text = json.dumps([chosen, run.fraction, data], sort_keys=True)
+    chosen = config_of(config, run)
+    # Defaults of an architecture may change, so they are part of what was trained.
+    model = model_config(chosen.architecture, chosen.model).model_dump(mode="json")
+    elsewhere = {"name", "description", "limits", "labels", "structures"}
+    document = chosen.model_dump(mode="json", exclude=elsewhere) | {"model": model}
+    what = run.model_dump(mode="json", include={"fraction", "subclass", "regime"})
+    text = json.dumps([document, what, _state(config)], sort_keys=True)
     return folder / f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _model_stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
+    stem = _stem(folder, config, run)
+    return stem.with_name(f"{stem.name}-model")
 
 
 def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
@@ -269,6 +472,7 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
         "figures": result.figures,
         "n_train": result.n_train,
         "seconds": round(result.seconds, 1),
+        "remarks": result.remarks,
     }
     unfinished = stem.with_suffix(".part")
     unfinished.write_text(json.dumps(document, indent=2) + "\n")
@@ -279,117 +483,15 @@ def _read(folder: Path, config: TrainingConfig, run: Run) -> RunResult | None:
     stem = _stem(folder, config, run)
     try:
         document = json.loads(stem.with_suffix(".json").read_bytes())
-        prediction = np.load(stem.with_suffix(".npy"), allow_pickle=False)
         return RunResult(
-            run, prediction, document["figures"], document["n_train"], document["seconds"]
+            run,
+            np.load(stem.with_suffix(".npy"), allow_pickle=False),
+            document["figures"],
+            document["n_train"],
+            document["seconds"],
+            tuple(document["remarks"]),
         )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{stem}: not a kept result ({error}); remove it") from None
-
-
-# Tables.
-
-
-@dataclass(frozen=True)
-class Row:
-    """Mean and sample standard deviation over seeds of the figures of one kind of run.
-
-    Parameters
-    ----------
-    std : dict
-        NaN for a single seed.
-    """
-
-    name: str
-    setting: str
-    fraction: float
-    n_train: int
-    n_seeds: int
-    mean: dict[str, float]
-    std: dict[str, float]
-    seconds: float
-
-
-def table(results: Iterable[RunResult]) -> list[Row]:
-    """One row for each variant, setting and fraction, in the order of their first result."""
-    groups: dict[tuple[str, str, float], list[RunResult]] = {}
-    for result in results:
-        run = result.run
-        groups.setdefault((run.variant.name, run.setting, run.fraction), []).append(result)
-    return [_row(group) for group in groups.values()]
-
-
-def _row(group: list[RunResult]) -> Row:
-    run = group[0].run
-    values = {key: [r.figures[key] for r in group] for key in group[0].figures}
-    return Row(
-        run.variant.name,
-        run.setting,
-        run.fraction,
-        group[0].n_train,
-        len(group),
-        {key: float(np.mean(v)) for key, v in values.items()},
-        {key: float(np.std(v, ddof=1)) if len(v) > 1 else math.nan for key, v in values.items()},
-        float(np.mean([r.seconds for r in group])),
-    )
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Table with ``mean ± std`` in every cell."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.mean))
-    head = ["model", "setting", "training set", "seeds", *(FIGURES.get(k, k) for k in keys)]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for row in rows:
-        cells = [_cell(row.mean.get(k), row.std.get(k)) for k in keys]
-        lines.append(_line([row.name, row.setting, row.n_train, row.n_seeds, *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(rows: Sequence[Row], path: Path) -> None:
-    """Table with a column for the mean and one for the deviation of each figure."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.mean))
-    columns = [f"{key}_{what}" for key in keys for what in ("mean", "std")]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "setting", "fraction", "n_train", "seeds", *columns, "seconds"])
-        for row in rows:
-            cells = [_blank(part.get(k)) for k in keys for part in (row.mean, row.std)]
-            first = [row.name, row.setting, row.fraction, row.n_train, row.n_seeds]
-            writer.writerow([*first, *cells, round(row.seconds, 1)])
-
-
-def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Table for JSON; None where there is no number."""
-    return [
-        {
-            "model": row.name,
-            "setting": row.setting,
-            "fraction": row.fraction,
-            "n_train": row.n_train,
-            "seeds": row.n_seeds,
-            "mean": {k: _number(v) for k, v in row.mean.items()},
-            "std": {k: _number(v) for k, v in row.std.items()},
-            "seconds": round(row.seconds, 1),
-        }
-        for row in rows
-    ]
-
-
-def _line(cells: Iterable[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _cell(mean: float | None, std: float | None) -> str:
-    if mean is None or math.isnan(mean):
-        return "-"
-    return f"{mean:.4g}" if std is None or math.isnan(std) else f"{mean:.4g} ± {std:.2g}"
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
-
-
-def _blank(value: float | None) -> float | str:
-    return "" if _number(value) is None else value  # type: ignore[return-value]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.architectures import build_model, graphs_for
 from models.checkpoint import Checkpoint, CheckpointCard
-from models.dataset import SpectrumDataset
+from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
 from models.graph import GraphBatch
 from models.losses import SETTINGS, Setting
@@ -229,6 +229,7 @@ def train_setting(
     *,
     hardware: Hardware = Hardware(),
     state: Path | None = None,
+    start: Checkpoint | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Trained:
     """Train one architecture under one setting; the best epoch's weights are kept.
@@ -240,15 +241,20 @@ def train_setting(
     state : Path, optional
         File of the unfinished training: it goes on from there if the file exists, and is saved
         there now and then.
+    start : Checkpoint, optional
+        Fine-tune its weights, with its statistics of the labels, instead of random ones.
 
     Raises
     ------
     ModelError
-        If the validation error is never a number, or not even a batch of one fits.
+        If a material is in two parts of the split, the labels lack the scale that the setting
+        needs, the validation error is never a number, or not even a batch of one fits.
     """
+    split.refuse_leaks(dataset.material_ids)
+    refuse_settings(dataset, [setting_name])
     while True:
         try:
-            return _train(config, setting_name, dataset, split, progress, hardware, state)
+            return _train(config, setting_name, dataset, split, progress, hardware, state, start)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or hardware.devices > 1:
                 raise
@@ -269,12 +275,17 @@ def _train(
     progress: bool,
     hardware: Hardware,
     state: Path | None,
+    start: Checkpoint | None,
 ) -> Trained:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     train, validation = dataset.subset(split.train), dataset.subset(split.validation)
     model = build_model(config.architecture, dataset.grid.size, config.model)
     setting = SETTINGS[setting_name](dataset.grid.size, dataset.extensive)
-    setting.fit(train.spectra, train.graphs.n_atoms)
+    if start is None:
+        setting.fit(train.spectra, train.graphs.n_atoms)
+    else:
+        model.load_state_dict(start.model.state_dict())
+        setting.load_state_dict(start.setting.state_dict())
     best = KeepBest()
     callbacks: list[lightning.Callback] = [best]
     if config.patience:

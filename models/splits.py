@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 
 from models.dataset import SpectrumDataset
-from models.errors import ModelError
+from models.errors import ModelError, named
 
 SplitBy = Literal["material", "chemsys"]
 
@@ -22,6 +24,25 @@ class Split:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+    def refuse_leaks(self, material_ids: Sequence[str]) -> None:
+        """Refuse a split that has a material in two of its parts.
+
+        Parameters
+        ----------
+        material_ids : sequence of str, length n
+            Of the data set that the indices are of.
+
+        Raises
+        ------
+        ModelError
+            Names the materials.
+        """
+        parts = ({material_ids[i] for i in p} for p in (self.train, self.validation, self.test))
+        times = Counter(chain.from_iterable(parts))
+        leaked = sorted(i for i, n in times.items() if n > 1)
+        if leaked:
+            raise ModelError(f"the split leaks: {named(leaked)} in more than one part")
 
 
 def fold(name: str, seed: int) -> float:

@@ -30,7 +30,7 @@ class Proportion:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def wilson(successes: int, trials: int, z: float = Z95) -> Proportion:
+def wilson(successes: int, trials: int, z: float = Z95, repeats: int = 1) -> Proportion:
     """Proportion with Wilson's score interval.
 
     With p = successes / trials = s / n, the interval is
@@ -38,6 +38,12 @@ def wilson(successes: int, trials: int, z: float = Z95) -> Proportion:
         (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
     and z = 1.96 for 95 %. It stays within 0 and 1, and means something at s = 0 and s = n.
+
+    Parameters
+    ----------
+    repeats : int
+        How many times each thing was tried, by several models for instance. That makes the
+        proportion no surer: the interval is that of n / `repeats` trials.
 
     References
     ----------
@@ -47,7 +53,7 @@ def wilson(successes: int, trials: int, z: float = Z95) -> Proportion:
         raise ScreeningError(f"{successes} of {trials} is not a proportion")
     if not trials:
         return Proportion(None)
-    p, n = successes / trials, trials
+    p, n = successes / trials, trials / repeats
     middle = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
@@ -66,6 +72,8 @@ class ConfusionMatrix:
         Predicted positives that DFT confirms and refutes.
     fn, tn : int
         Predicted negatives that DFT finds positive and negative.
+    repeats : int
+        How many times each material was counted; see :func:`wilson`.
 
     Examples
     --------
@@ -81,6 +89,7 @@ class ConfusionMatrix:
     fp: int
     fn: int
     tn: int
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         for name in ("tp", "fp", "fn", "tn"):
@@ -90,7 +99,11 @@ class ConfusionMatrix:
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         return ConfusionMatrix(
-            self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn
+            self.tp + other.tp,
+            self.fp + other.fp,
+            self.fn + other.fn,
+            self.tn + other.tn,
+            self.repeats,
         )
 
     @classmethod
@@ -109,12 +122,12 @@ class ConfusionMatrix:
     @property
     def precision(self) -> Proportion:
         """TP / (TP + FP) on the validated set."""
-        return wilson(self.tp, self.tp + self.fp)
+        return wilson(self.tp, self.tp + self.fp, repeats=self.repeats)
 
     @property
     def recall(self) -> Proportion:
         """TP / (TP + FN) on the validated set, as in the paper's Table 2."""
-        return wilson(self.tp, self.tp + self.fn)
+        return wilson(self.tp, self.tp + self.fn, repeats=self.repeats)
 
     @property
     def f1(self) -> Proportion:
@@ -123,7 +136,7 @@ class ConfusionMatrix:
         F1 = 2 J / (1 + J) with the Jaccard index J = TP / (TP + FP + FN), which is a proportion:
         the interval is that of J by Wilson, mapped by this increasing function.
         """
-        jaccard = wilson(self.tp, self.tp + self.fp + self.fn)
+        jaccard = wilson(self.tp, self.tp + self.fp + self.fn, repeats=self.repeats)
         return Proportion(*(_f1(j) for j in (jaccard.value, jaccard.low, jaccard.high)))
 
     def screened_recall(self, n_positive: int, n_negative: int) -> Proportion:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from models.benchmark import Row
+    from models.benchmark_tables import Row
     from models.studies import Bin
 
 AXIS = {"eV": "Energy relative to the band edges (eV)", "cm^-1": "Frequency (cm$^{-1}$)"}
@@ -23,11 +23,13 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plot_radar(rows: Sequence[Row], figures: Sequence[str], labels: Sequence[str]) -> Figure:
+def plot_radar(
+    rows: Sequence[Row], figures: Sequence[str], labels: Sequence[str], title: str
+) -> Figure:
     """Several figures of several models at a glance (Fig. 2); the outer ring is the best.
 
-    Each axis goes from the worst (centre) to the best model (ring); of R2 the largest is best, of
-    the errors the smallest.
+    Each axis goes from the worst (inner ring) to the best model (outer ring); of R2 the largest is
+    best, of the errors the smallest.
 
     Parameters
     ----------
@@ -49,7 +51,8 @@ def plot_radar(rows: Sequence[Row], figures: Sequence[str], labels: Sequence[str
         axes.plot(*closed, label=row.name)
         axes.fill(*closed, alpha=0.1)
     axes.set_xticks(angles, labels)
-    axes.set(ylim=(0, 1), yticks=[], title="1: the best of these models, centre: the worst")
+    axes.set(ylim=(0, 1.02), yticks=[0.2, 1.0], yticklabels=[])
+    axes.set_title(f"{title}: best on the outer ring, worst on the inner", pad=22)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.05, 1.0))
     return figure
 
@@ -72,7 +75,7 @@ def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Fi
     return figure
 
 
-def plot_bins(bins: Sequence[Bin], xlabel: str, unit: str) -> Figure:
+def plot_bins(bins: Sequence[Bin], xlabel: str, unit: str, title: str) -> Figure:
     """Median error with quartiles in each bin of materials; the counts stand above."""
     figure = _figure(1.6 + 0.9 * len(bins), 3.8)
     axes = figure.subplots()
@@ -82,26 +85,59 @@ def plot_bins(bins: Sequence[Bin], xlabel: str, unit: str) -> Figure:
     for x, group in enumerate(bins):
         axes.annotate(f"n = {group.n}", (x, group.high), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(bins)), [b.label for b in bins], rotation=20)
-    axes.set(xlabel=xlabel, ylabel=f"Error of a material ({unit})")
+    axes.set(xlabel=xlabel, ylabel=f"MAE of a material ({unit})", ylim=(0, None))
+    axes.set_title(title, fontsize=9)
     axes.margins(x=0.15, y=0.15)
     return figure
 
 
-def plot_data_size(rows: Sequence[Row], figure_key: str, ylabel: str) -> Figure:
+def plot_data_size(rows: Sequence[Row], figure_key: str, ylabel: str, title: str) -> Figure:
     """A figure against the size of the training set, with error bars over seeds."""
     figure = _figure(5.2, 3.8)
     axes = figure.subplots()
-    for name, setting in dict.fromkeys((row.name, row.setting) for row in rows):
-        line = sorted(
-            (r for r in rows if (r.name, r.setting) == (name, setting)), key=lambda r: r.n_train
-        )
+    for name in dict.fromkeys(row.name for row in rows):
+        line = sorted((row for row in rows if row.name == name), key=lambda row: row.n_train)
         y, error = ([getattr(r, part)[figure_key] for r in line] for part in ("mean", "std"))
-        error = np.nan_to_num(error)
         axes.errorbar(
-            [r.n_train for r in line], y, error, marker="o", capsize=3, label=f"{name}, {setting}"
+            [r.n_train for r in line], y, np.nan_to_num(error), marker="o", capsize=3, label=name
         )
-    axes.set(xscale="log", xlabel="Materials in the training set", ylabel=ylabel)
+    sizes = sorted({row.n_train for row in rows})
+    axes.set(xscale="log", xlabel="Materials in the training set", ylabel=ylabel, title=title)
+    axes.set_xticks(sizes, map(str, sizes))
+    axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_subclasses(rows: Sequence[Row], figure_key: str, ylabel: str, title: str) -> Figure:
+    """A figure of each subclass of materials by how the model was trained; one panel a model.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one setting.
+    """
+    models, subclasses, regimes = (
+        list(dict.fromkeys(getattr(row, name) for row in rows))
+        for name in ("name", "subclass", "regime")
+    )
+    figure = _figure(1.4 + (0.5 + 0.9 * len(subclasses)) * len(models), 4.0)
+    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    width = 0.8 / len(regimes)
+    for axes, model in zip(panels, models, strict=True):
+        for i, regime in enumerate(regimes):
+            bars = [r for r in rows if (r.name, r.regime) == (model, regime)]
+            x = [subclasses.index(r.subclass) + (i - (len(regimes) - 1) / 2) * width for r in bars]
+            spread = np.nan_to_num([r.std[figure_key] for r in bars])
+            heights = [r.mean[figure_key] for r in bars]
+            axes.bar(x, heights, width, yerr=spread, capsize=2, label=regime)
+        axes.set_xticks(range(len(subclasses)), subclasses, rotation=30, ha="right")
+        axes.set_title(model, fontsize=10)
+    panels[0].set_ylabel(ylabel)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title=title, loc="outside upper center", ncols=len(labels), frameon=False
+    )
     return figure
 
 
@@ -111,6 +147,7 @@ def plot_quintiles(
     predictions: np.ndarray,
     names: Sequence[str],
     unit: str,
+    dos_unit: str,
 ) -> Figure:
     """An example from the middle of each fifth of the errors, best above (Fig. 3).
 
@@ -121,26 +158,37 @@ def plot_quintiles(
     labels, predictions : ndarray, shape (5, K')
     names : sequence of str
         One for each example.
+    dos_unit : str
+        Of the spectra.
     """
-    figure = _figure(6.0, 1.5 * len(names) + 0.6)
+    figure = _figure(6.4, 1.6 * len(names) + 0.6)
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, label, prediction, name in zip(panels, labels, predictions, names, strict=True):
         axes.fill_between(centers, label, color="0.7", label="reference")
         axes.plot(centers, prediction, color="tab:blue", label="predicted")
-        axes.set(yticks=[], ylim=(0, None))
+        axes.set(ylim=(0, None), xlim=(centers[0], centers[-1]))
         axes.set_title(name, fontsize=8, loc="left")
+        axes.tick_params(axis="y", labelsize=7)
     panels[0].legend(frameon=False, fontsize=8)
     panels[-1].set_xlabel(AXIS.get(unit, unit))
-    figure.supylabel(DENSITY.get(unit, "DOS"))
+    figure.supylabel(f"{DENSITY.get(unit, 'DOS')} ({dos_unit})", fontsize=10)
     return figure
 
 
 def plot_unrelaxed(
-    amounts: Sequence[float], errors: Sequence[float], xlabel: str, ylabel: str
+    lines: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str, title: str
 ) -> Figure:
-    """How an error grows with the distortion of the structures."""
-    figure = _figure(4.8, 3.6)
+    """How the error of each model grows with the distortion of the structures.
+
+    Parameters
+    ----------
+    lines : dict of list of (float, float)
+        Amount and error, in increasing order, by model.
+    """
+    figure = _figure(5.0, 3.8)
     axes = figure.subplots()
-    axes.plot(amounts, errors, marker="o")
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None), title=title)
+    axes.legend(frameon=False, fontsize=8)
     return figure

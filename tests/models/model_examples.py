@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import torch
 
 from models.crystal import Crystal
-from models.dataset import LABEL_EDGES, SpectrumDataset
+from models.dataset import SpectrumDataset
 from models.graph import GraphBatch, GraphConfig, build_graph, collate
+from models.label_files import LABEL_EDGES
 from models.spectrum import EnergyGrid
 
 SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
@@ -59,8 +60,10 @@ def rotated(crystal: Crystal, seed: int = 3) -> Crystal:
     return Crystal(crystal.lattice @ q.T, crystal.frac_coords, crystal.atomic_numbers)
 
 
-def batch_of(crystals: list[Crystal]) -> GraphBatch:
-    return collate([build_graph(c, GraphConfig(vectors=True)) for c in crystals])
+def batch_of(
+    crystals: list[Crystal], config: GraphConfig = GraphConfig(vectors=True)
+) -> GraphBatch:
+    return collate([build_graph(c, config) for c in crystals])
 
 
 def random_spectra(n: int, size: int, seed: int = 0) -> torch.Tensor:

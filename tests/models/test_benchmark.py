@@ -1,32 +1,46 @@
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from model_examples import random_crystals, small_dataset, structure_row, write_rows
+import torch
+from model_examples import (
+    random_crystals,
+    small_dataset,
+    structure_row,
+    write_edos_files,
+    write_rows,
+)
 
 from models import benchmark
 from models.benchmark import (
     ABLATION_VARIANTS,
-    Row,
     Run,
-    RunResult,
     Variant,
+    held_out,
+    kept_model,
+    labels_for,
+    mean_spectrum,
+    measure,
+    on_file,
+    on_subclass,
     part_of,
     plan,
+    plan_subclasses,
+    predict,
     run_all,
-    table,
-    to_csv,
-    to_document,
-    to_markdown,
+    shared_dataset,
+    split_for,
 )
 from models.errors import ModelError
+from models.gatgnn import GATGNN
+from models.graph import GraphBatch, GraphConfig
+from models.spectrum import PHDOS_PAPER_GRID
+from models.subclasses import Subclass
 from models.training_config import TrainingConfig
 
 TINY = Variant(
@@ -50,46 +64,13 @@ def config(folder: Path, **changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate(fields | changes)
 
 
-def result(name: str, seed: int, mae: float, fraction: float = 1.0) -> RunResult:
-    run = Run(
-        variant=Variant(name=name, architecture="gatgnn"),
-        setting="sumnorm-kl",
-        seed=seed,
-        fraction=fraction,
-    )
-    return RunResult(run, np.zeros((1, 2)), {"mae": mae}, 10, 2.0)
+LIGHT = Subclass(name="light", elements=("O", "Na", "Mg"))
 
 
 def test_a_plan_is_every_combination_once() -> None:
     runs = plan([TINY, *ABLATION_VARIANTS], ["sumnorm-kl", "maxnorm-mse"], 3, (1.0, 0.5))
     assert len(runs) == len({r.model_dump_json() for r in runs}) == 5 * 2 * 3 * 2
     assert [r.seed for r in runs] == sorted(r.seed for r in runs)
-
-
-def test_tables_have_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
-    rows = table(
-        [result("a", 0, 1.0), result("b", 0, 5.0), result("a", 1, 2.0), result("a", 2, 3.0)]
-    )
-    assert [(r.name, r.n_seeds, r.mean["mae"]) for r in rows] == [("a", 3, 2.0), ("b", 1, 5.0)]
-    assert rows[0].std["mae"] == 1.0
-    assert math.isnan(rows[1].std["mae"])
-    text = to_markdown(rows)
-    assert "| a | sumnorm-kl | 10 | 3 | 2 ± 1 |" in text
-    assert "| b | sumnorm-kl | 10 | 1 | 5 |" in text
-    to_csv(rows, tmp_path / "t.csv")
-    with (tmp_path / "t.csv").open() as file:
-        read = list(csv.DictReader(file))
-    assert [(r["model"], r["mae_mean"], r["mae_std"]) for r in read] == [
-        ("a", "2.0", "1.0"),
-        ("b", "5.0", ""),
-    ]
-    document = json.loads(json.dumps(to_document(rows), allow_nan=False))
-    assert [d["std"]["mae"] for d in document] == [1.0, None]
-
-
-def test_fractions_are_rows_of_their_own() -> None:
-    rows: list[Row] = table([result("a", 0, 1.0), result("a", 0, 3.0, fraction=0.5)])
-    assert [(r.fraction, r.mean["mae"]) for r in rows] == [(1.0, 1.0), (0.5, 3.0)]
 
 
 def test_a_smaller_part_is_within_a_larger_one() -> None:
@@ -137,6 +118,21 @@ def test_results_of_other_hyperparameters_or_data_are_not_taken(tmp_path: Path) 
     assert seen == [True, True, True]
 
 
+def test_changed_defaults_of_an_architecture_are_other_hyperparameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, run = config(tmp_path), plan([TINY], ["maxnorm-mse"], 1)[0]
+    before = benchmark._stem(tmp_path, chosen, run)
+    assert before == benchmark._stem(tmp_path, chosen, run)
+
+    def changed(architecture: str, fields: dict) -> Any:
+        return model_config(architecture, fields | {"hidden": [16]})
+
+    model_config = benchmark.model_config
+    monkeypatch.setattr(benchmark, "model_config", changed)
+    assert benchmark._stem(tmp_path, chosen, run) != before
+
+
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     chosen, runs = config(tmp_path), plan([TINY], ["maxnorm-mse"], 1)
     run_all(chosen, runs, tmp_path / "runs")
@@ -160,3 +156,194 @@ def test_a_variant_can_change_the_training(tmp_path: Path) -> None:
     chosen = benchmark.config_of(config(tmp_path), run)
     assert (chosen.learning_rate, chosen.seed, chosen.settings) == (0.5, 4, ("sumnorm-kl",))
     assert chosen.architecture == "gatgnn"
+
+
+# Data.
+
+
+def test_files_are_read_once_for_runs_with_the_same_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[GraphConfig] = []
+
+    def counted(chosen: TrainingConfig) -> Any:
+        loaded.append(chosen.graph)
+        return load(chosen)
+
+    load = benchmark.load_dataset
+    monkeypatch.setattr(benchmark, "load_dataset", counted)
+    chosen = config(tmp_path)
+    run_all(chosen, plan([TINY], ["maxnorm-mse", "sumnorm-kl"], 2), tmp_path / "runs")
+    assert len(loaded) == 1
+    fewer = chosen.model_copy(update={"graph": GraphConfig(neighbors=6)})
+    assert shared_dataset(fewer) is shared_dataset(fewer)
+    assert len(loaded) == 2
+    os.utime(chosen.labels[0], (1, 1))
+    shared_dataset(chosen)
+    assert len(loaded) == 3
+
+
+def test_few_data_sets_are_kept(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
+    for neighbors in range(1, 9):
+        shared_dataset(chosen.model_copy(update={"graph": GraphConfig(neighbors=neighbors)}))
+    assert len(benchmark._loaded) == benchmark.LOADED
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    chosen = config(tmp_path).model_copy(update={"labels": (tmp_path / "none.parquet",)})
+    with pytest.raises(ModelError, match=r"none.parquet: No such file"):
+        shared_dataset(chosen)
+
+
+# Subclasses.
+
+
+def test_a_subclass_is_trained_alone_or_after_everything(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
+    (whole,) = plan([TINY], ["maxnorm-mse"], 1)
+    runs = plan_subclasses([whole], [LIGHT])
+    assert [r.regime for r in runs] == ["subclass only", "fine-tuned"]
+    dataset = shared_dataset(chosen)
+    everything, alone = (split_for(dataset, chosen, r) for r in (whole, runs[0]))
+    inside = set(np.flatnonzero(LIGHT.members(dataset)))
+    for part in ("train", "validation", "test"):
+        assert set(getattr(alone, part)) == set(getattr(everything, part)) & inside
+    tested = split_for(dataset, chosen, whole.model_copy(update={"subclass": LIGHT}))
+    assert set(tested.train) == set(everything.train)
+    assert set(tested.test) == set(alone.test)
+
+
+def test_fine_tuning_begins_with_the_global_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a learning rate of almost nothing only batch statistics move the predictions."""
+    monkeypatch.setattr(benchmark, "FINE_TUNING_RATE", 1e-9)
+    chosen = config(tmp_path, weight_decay=0)
+    (whole,) = plan([TINY], ["standard-mae"], 1)
+    alone, tuned = plan_subclasses([whole], [LIGHT])
+    results = run_all(chosen, [tuned, whole, alone], tmp_path / "runs")
+    expected = on_subclass(chosen, results[1], LIGHT)
+    assert results[0].prediction.shape == expected.prediction.shape == results[2].prediction.shape
+    moved = np.abs(results[0].prediction - expected.prediction).mean()
+    other = np.abs(results[2].prediction - expected.prediction).mean()
+    assert moved < 0.1 * other
+    assert results[0].n_train == results[2].n_train < results[1].n_train
+
+
+def test_fine_tuning_is_gentle_and_short(tmp_path: Path) -> None:
+    chosen = config(tmp_path, epochs=200)
+    (whole,) = plan([TINY], ["maxnorm-mse"], 1)
+    tuned = benchmark.config_of(chosen, plan_subclasses([whole], [LIGHT])[1])
+    assert (tuned.epochs, tuned.learning_rate) == (50, pytest.approx(1e-4))
+
+
+def test_a_subclass_of_too_few_materials_is_refused(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
+    run = Run(
+        variant=TINY, setting="maxnorm-mse", seed=0, subclass=Subclass(name="x", elements=["Pt"])
+    )
+    with pytest.raises(ModelError, match="x: 0 training, 0 validation and 0 test materials"):
+        split_for(shared_dataset(chosen), chosen, run)
+
+
+def test_the_model_of_a_run_is_kept_and_made_again_if_it_is_gone(tmp_path: Path) -> None:
+    chosen, folder = config(tmp_path), tmp_path / "runs"
+    (run,) = plan([TINY], ["maxnorm-mse"], 1)
+    (found,) = run_all(chosen, [run], folder)
+    for _ in range(2):
+        checkpoint = kept_model(chosen, run, folder)
+        again = predict(checkpoint, held_out(chosen, run))
+        np.testing.assert_allclose(again, found.prediction, atol=1e-6)
+        for file in folder.glob("*-model.*"):
+            file.unlink()
+
+
+# Measuring.
+
+
+def test_the_mean_spectrum_is_that_of_the_training_materials(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
+    reference = mean_spectrum(chosen, "sumnorm-kl")
+    dataset = shared_dataset(chosen)
+    split = split_for(dataset, chosen, reference.run)
+    train, test = (dataset.subset(p) for p in (split.train, split.test))
+    expected = labels_for("sumnorm-kl", train).mean(0)
+    np.testing.assert_allclose(reference.prediction, np.tile(expected, (len(test), 1)), rtol=1e-6)
+    assert reference.figures == measure("sumnorm-kl", reference.prediction, test)
+    assert reference.n_train == len(train)
+
+
+def test_the_mean_of_spectra_with_a_scale_grows_with_the_cell(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path, n=60)
+    chosen = TrainingConfig(name="b", labels=[labels], structures=structures)
+    reference = mean_spectrum(chosen, "standard-mae")
+    test = held_out(chosen, reference.run)
+    per_atom = reference.prediction / test.graphs.n_atoms.numpy()[:, None]
+    np.testing.assert_allclose(per_atom, np.tile(per_atom[0], (len(test), 1)), rtol=1e-5)
+    assert len(set(test.graphs.n_atoms.tolist())) > 1
+
+
+def test_a_checkpoint_for_another_grid_is_refused(tmp_path: Path) -> None:
+    chosen, folder = config(tmp_path), tmp_path / "runs"
+    (run,) = plan([TINY], ["maxnorm-mse"], 1)
+    other = shared_dataset(chosen.model_copy(update={"target": "phdos-51"}))
+    assert other.grid == PHDOS_PAPER_GRID
+    with pytest.raises(ModelError, match=r"66 bins from -310 .* the labels have 51 from -10"):
+        predict(kept_model(chosen, run, folder), other)
+
+
+def test_batches_of_a_prediction_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, folder = config(tmp_path), tmp_path / "runs"
+    (run,) = plan([TINY], ["maxnorm-mse"], 1)
+    checkpoint, test = kept_model(chosen, run, folder), held_out(chosen, run)
+    whole = predict(checkpoint, test)
+    monkeypatch.setitem(benchmark.EDGE_BUDGET, "cpu", 1)
+    np.testing.assert_allclose(predict(checkpoint, test), whole, atol=1e-6)
+
+
+def test_labels_of_another_file_are_measured_without_what_was_trained_on(tmp_path: Path) -> None:
+    chosen, folder = config(tmp_path), tmp_path / "runs"
+    (run,) = plan([TINY], ["maxnorm-mse"], 1)
+    (found,) = run_all(chosen, [run], folder)
+    same = on_file(chosen, run, folder, chosen.labels[0])
+    np.testing.assert_allclose(same.prediction, found.prediction, atol=1e-6)
+    assert same.figures == pytest.approx(found.figures, rel=1e-4)
+    split = split_for(shared_dataset(chosen), chosen, run)
+    seen = shared_dataset(chosen).subset(split.train)
+    rows = [
+        r
+        for r in pq.read_table(chosen.labels[0]).to_pylist()
+        if r["material_id"] in seen.material_ids
+    ]
+    only_seen = write_rows(tmp_path / "seen.parquet", rows)
+    with pytest.raises(ModelError, match=r"seen.parquet: 0 materials that were not trained on"):
+        on_file(chosen, run, folder, only_seen)
+
+
+def test_a_lack_of_memory_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(self: GATGNN, batch: GraphBatch, *rest: Any) -> dict:
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("no memory")
+        return losses(self, batch, *rest)
+
+    losses = GATGNN.losses
+    monkeypatch.setattr(GATGNN, "losses", greedy)
+    chosen, runs = config(tmp_path, batch_size=8), plan([TINY], ["maxnorm-mse"], 1)
+    for _ in range(2):
+        (found,) = run_all(chosen, runs, tmp_path / "runs")
+        assert found.remarks == ("maxnorm-mse: out of memory; begins again with batches of 4",)
+
+
+def abort(*_: Any) -> None:
+    os.abort()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_start_worker", abort)
+    runs = plan([TINY], ["maxnorm-mse"], 2)
+    with pytest.raises(ModelError, match="a training process died"):
+        run_all(config(tmp_path), runs, tmp_path / "runs", workers=2)

@@ -63,10 +63,10 @@ def test_the_first_label_of_an_id_counts(tmp_path: Path) -> None:
         (np.ones(128), PHDOS_GRID, r"66 bins from -310 cm\^-1 are not the 128 from -4 eV"),
         (np.ones(128), EnergyGrid(start=-4, width=0.1, size=128), "are not the 128"),
         (np.ones(128), None, "metadata name no grid"),
-        (np.ones(51), EDOS_GRID, "label of mp-0 has 51 bins, not 128"),
-        (np.zeros(128), EDOS_GRID, "label of mp-0 is zero everywhere"),
-        (np.full(128, np.nan), EDOS_GRID, "label of mp-0 holds NaN"),
-        (-np.ones(128), EDOS_GRID, "label of mp-0 holds NaN or a negative DOS"),
+        (np.ones(51), EDOS_GRID, "not 128 numbers: mp-0$"),
+        (np.zeros(128), EDOS_GRID, "zero everywhere: mp-0$"),
+        (np.full(128, np.nan), EDOS_GRID, "NaN or infinity: mp-0$"),
+        (-np.ones(128), EDOS_GRID, "negative DOS: mp-0$"),
     ],
 )
 def test_bad_spectra(

@@ -76,3 +76,25 @@ def test_the_sources_own_test_part_is_kept(by: str) -> None:
     else:
         systems = dataset.chemical_systems
         assert not {systems[i] for i in train | validation} & {systems[i] for i in test}
+
+
+def test_a_split_that_leaks_is_refused_with_the_ids() -> None:
+    ids = [f"mp-{i}" for i in range(20)]
+    clean = Split(np.arange(10), np.arange(10, 15), np.arange(15, 20))
+    clean.refuse_leaks(ids)
+    for leaking in (
+        dataclasses.replace(clean, test=np.array([3, 16])),
+        dataclasses.replace(clean, validation=np.array([3, 12])),
+        dataclasses.replace(clean, validation=np.array([3]), test=np.array([3])),
+    ):
+        with pytest.raises(ModelError, match="the split leaks: mp-3 in more than one part"):
+            leaking.refuse_leaks(ids)
+    with pytest.raises(ModelError, match="mp-0, mp-1, mp-2, mp-3, mp-4 and 1 more in more than"):
+        dataclasses.replace(clean, test=np.arange(6)).refuse_leaks(ids)
+
+
+def test_two_rows_of_the_same_material_leak() -> None:
+    twice = ["mp-1", "mp-2", "mp-1", "mp-3"]
+    split = Split(np.array([0]), np.array([1]), np.array([2, 3]))
+    with pytest.raises(ModelError, match="mp-1 in more than one part"):
+        split.refuse_leaks(twice)

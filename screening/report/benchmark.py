@@ -1,0 +1,453 @@
+"""What a benchmark says: VB gaps, studies, tables on disk and the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import studies
+from models.benchmark import (
+    MEAN_SPECTRUM,
+    REGIMES,
+    Run,
+    RunResult,
+    crystals_of,
+    held_out,
+    kept_model,
+    labels_for,
+    mean_spectrum,
+    measure,
+    on_file,
+    on_subclass,
+    predict,
+    shared_dataset,
+    split_for,
+)
+from models.benchmark_tables import (
+    Row,
+    markdown,
+    mean_and_std,
+    table,
+    to_csv,
+    to_document,
+    to_markdown,
+    write_csv,
+)
+from models.crystal import Crystal
+from models.dataset import SpectrumDataset, usable_settings, with_structures
+from models.errors import named
+from models.losses import SETTINGS
+from models.subclasses import Subclass
+from models.training_config import TrainingConfig
+from screening.classification import ConfusionMatrix
+from screening.gap import GapCriteria, find_gaps
+
+RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
+STRAINS = (-0.04, -0.02, 0.02, 0.04)
+GROUPS = {  # of the study of errors: key in the documents, and what the tables call it
+    "n_elements": "number of elements",
+    "n_sites": "number of sites",
+    "similarity": "similarity of the nearest training composition",
+    "roughness": "share of fast Fourier components",
+}
+
+
+def unit_of(setting: str, energy_unit: str) -> str:
+    """Unit of the spectra, and so of the MAE, under a setting."""
+    output = SETTINGS[setting].output
+    if output == "sum-normalized":
+        return "share of the spectrum in a bin"
+    return "states/eV/cell" if energy_unit == "eV" and output == "absolute" else "of the maximum"
+
+
+# VB gaps.
+
+
+def gap_rows(config: TrainingConfig, results: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of the VB gap, with counts summed over seeds.
+
+    A normalised spectrum is multiplied with the sum that the Standard-MAE model of the same
+    variant, seed and training set predicts.
+
+    Returns
+    -------
+    list of dict
+        One for each kind of run; ``precision``, ``recall`` and ``f1`` have ``value``, the 95 %
+        interval ``low`` to ``high`` (of the test materials, however many seeds) and ``std`` over
+        seeds.
+    """
+    scales = {
+        (r.run.variant.name, r.run.fraction, r.run.seed): r.prediction.sum(-1, keepdims=True)
+        for r in results
+        if r.run.setting == "standard-mae"
+    }
+    matrices: dict[tuple[str, str, float], list[ConfusionMatrix]] = defaultdict(list)
+    for result in results:
+        run = result.run
+        scale = scales.get((run.variant.name, run.fraction, run.seed))
+        if scale is not None:
+            key = (run.variant.name, run.setting, run.fraction)
+            matrices[key].append(_gap_matrix(config, result, scale))
+    return [
+        {"model": name, "setting": setting, "fraction": fraction} | _over_seeds(of_seeds)
+        for (name, setting, fraction), of_seeds in matrices.items()
+    ]
+
+
+def _gap_matrix(config: TrainingConfig, result: RunResult, scale: np.ndarray) -> ConfusionMatrix:
+    test = held_out(config, result.run)
+    dos = result.prediction
+    if SETTINGS[result.run.setting].output != "absolute":
+        dos = dos / dos.sum(-1, keepdims=True) * scale
+    grid = test.grid
+    bounds = (float(grid.edges[0]), float(grid.edges[-1]))
+    predicted, true = (
+        find_gaps(grid.centers, spectra, GapCriteria(), bounds=bounds).is_gap
+        for spectra in (dos, test.spectra.numpy())
+    )
+    return ConfusionMatrix.of(zip(predicted, true, strict=True))
+
+
+def _over_seeds(matrices: list[ConfusionMatrix]) -> dict[str, Any]:
+    pooled = sum(matrices[1:], matrices[0])
+    document = replace(pooled, repeats=len(matrices)).as_dict()
+    for name in ("precision", "recall", "f1"):
+        values = [getattr(m, name).value for m in matrices]
+        defined = [v for v in values if v is not None]
+        document[name]["std"] = float(np.std(defined, ddof=1)) if len(defined) > 1 else None
+    return {"seeds": len(matrices)} | document
+
+
+# Studies.
+
+
+def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[dict[str, Any]]:
+    """Errors of the first seed by elements, sites, similar training data and roughness.
+
+    Returns
+    -------
+    list of dict
+        One for each result: ``model``, ``setting``, a list of bins for each key of `GROUPS`, and
+        the ``examples`` of the quintiles (ids, best to worst).
+    """
+    documents = []
+    for result in results:
+        run = result.run
+        dataset = shared_dataset(config)
+        split = split_for(dataset, config, run)
+        train, test = dataset.subset(split.train), held_out(config, run)
+        label = labels_for(run.setting, test)
+        errors = studies.material_errors(result.prediction, label)
+        by_quantile = partial(studies.errors_by_quantile, errors)
+        bins = {
+            "n_elements": studies.errors_by(errors, studies.n_elements(test).tolist()),
+            "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
+            "similarity": by_quantile(studies.similar_in_training(test, train)),
+            "roughness": by_quantile(studies.roughness(label)),
+        }
+        examples = [test.material_ids[i] for i in studies.quintile_examples(errors)]
+        documents.append(
+            {"model": run.variant.name, "setting": run.setting}
+            | {key: [asdict(b) for b in found] for key, found in bins.items()}
+            | {"examples": examples}
+        )
+    return documents
+
+
+def unrelaxed_study(
+    config: TrainingConfig, runs: Iterable[Run], folder: Path
+) -> list[dict[str, Any]]:
+    """How errors grow when the test structures are rattled or strained.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the runs, with their models.
+    """
+    documents: list[dict[str, Any]] = []
+    for run in runs:
+        checkpoint = kept_model(config, run, folder)
+        test = held_out(config, run)
+        crystals = crystals_of(config, test.material_ids)
+        for kind, amount, change in _distortions():
+            changed = {i: change(crystal) for i, crystal in crystals.items()}
+            distorted = with_structures(test, changed, checkpoint.card.graph)
+            figures = measure(run.setting, predict(checkpoint, distorted), distorted)
+            what: dict[str, Any] = {"model": run.variant.name, "setting": run.setting}
+            what |= {"distortion": kind, "amount": amount, "n": len(distorted)}
+            documents.append(what | figures)
+    return documents
+
+
+def _distortions() -> list[tuple[str, float, Any]]:
+    def unchanged(crystal: Crystal) -> Crystal:
+        return crystal
+
+    rattles = [("rattle (Å)", a, partial(studies.rattled, amount=a, seed=0)) for a in RATTLES]
+    strains = [("strain", s, partial(studies.strained, strain=s)) for s in STRAINS]
+    return [("none", 0.0, unchanged), *rattles, *strains]
+
+
+def subclass_results(
+    config: TrainingConfig, results: Sequence[RunResult], subclasses: Sequence[Subclass]
+) -> list[RunResult]:
+    """Results on each subclass, the three ways of training of a model beside each other."""
+    # Global models are those of the runs that were repeated on the subclasses, and the reference.
+    repeated = [r.run.whole for r in results if r.run.subclass]
+    found = []
+    for subclass in subclasses:
+        for result in results:
+            run = result.run
+            if run.subclass is None and (run in repeated or run.variant == MEAN_SPECTRUM):
+                found.append(on_subclass(config, result, subclass))
+            elif run.subclass == subclass:
+                found.append(result)
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
+    return sorted(
+        found,
+        key=lambda r: (
+            subclasses.index(r.run.subclass),
+            r.run.setting,
+            order[r.run.variant.name],
+            REGIMES.index(r.run.regime),
+        ),
+    )
+
+
+def external_rows(
+    config: TrainingConfig, runs: Iterable[Run], folder: Path, files: Iterable[Path]
+) -> list[dict[str, Any]]:
+    """Figures on the labels of other files, one row for each file and kind of run."""
+    documents = []
+    for file in files:
+        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
+        results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
+        documents += [{"file": file.name} | row for row in to_document(table(results))]
+    return documents
+
+
+# The whole.
+
+
+class Benchmark:
+    """Results of a benchmark with the studies that were asked for, as tables and figures.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What the runs have in common.
+    results : sequence of RunResult
+        Whole data sets, fractions, ablations and subclasses together.
+    subclasses : tuple of Subclass
+    folder : Path
+        Where tables and figures go; the runs are in ``runs`` there.
+
+    Attributes
+    ----------
+    document : dict
+        All tables, for JSON.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        results: Sequence[RunResult],
+        subclasses: tuple[Subclass, ...],
+        folder: Path,
+    ) -> None:
+        self.config, self.folder, self.runs_folder = config, folder, folder / "runs"
+        self.dataset = shared_dataset(config)
+        settings = dict.fromkeys(r.run.setting for r in results)
+        self.references = [mean_spectrum(config, setting) for setting in settings]
+        self.results = [r for r in results if r.run.subclass is None]
+        self.whole = [r for r in self.results if r.run.fraction == 1]
+        self.rows = table([*self.references, *self.results])
+        by_subclass = subclass_results(config, [*self.references, *results], subclasses)
+        self.subclass_rows = table(by_subclass)
+        self.document: dict[str, Any] = {
+            "config": config.model_dump(mode="json"),
+            "left_out": self.dataset.left_out,
+            "rows": to_document(self.rows),
+        }
+        if self.dataset.grid.unit == "eV":
+            self.document["vb_gaps"] = gap_rows(config, [*self.references, *self.results])
+        if subclasses:
+            self.document["subclasses"] = to_document(self.subclass_rows)
+        remarks = (f"{r.run.title}: {remark}" for r in results for remark in r.remarks)
+        self.document["remarks"] = list(remarks)
+
+    @property
+    def first(self) -> list[RunResult]:
+        """Results of the first seed with all materials: single spectra are shown of these."""
+        return [r for r in self.whole if not r.run.seed]
+
+    def add_errors(self) -> None:
+        """Study how errors depend on the material."""
+        self.document["errors"] = error_study(self.config, self.first)
+
+    def add_unrelaxed(self) -> None:
+        """Study how errors grow with distortions of the structures."""
+        runs = [r.run for r in self.first]
+        self.document["unrelaxed"] = unrelaxed_study(self.config, runs, self.runs_folder)
+
+    def add_external(self, files: Sequence[Path]) -> None:
+        """Measure the models on the labels of other files."""
+        runs = [r.run for r in self.whole]
+        self.document["external"] = external_rows(self.config, runs, self.runs_folder, files)
+
+    @property
+    def report(self) -> str:
+        """All tables as Markdown."""
+        return report(self)
+
+    def write(self) -> None:
+        """Write all tables into the folder."""
+        (self.folder / "benchmark.md").write_text(self.report)
+        text = json.dumps(self.document, indent=2, allow_nan=False)
+        (self.folder / "benchmark.json").write_text(text + "\n")
+        to_csv(self.rows, self.folder / "benchmark.csv")
+        if self.subclass_rows:
+            to_csv(self.subclass_rows, self.folder / "subclasses.csv")
+        for name, rows in _flat(self.document).items():
+            if rows:
+                write_csv(rows, self.folder / f"{name}.csv")
+
+
+def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The document's tables without nesting, by name."""
+    errors = [
+        {"model": study["model"], "setting": study["setting"], "by": key} | row
+        for study in document.get("errors", ())
+        for key in GROUPS
+        for row in study[key]
+    ]
+    return {
+        "vb_gaps": [_unnested(row) for row in document.get("vb_gaps", ())],
+        "errors": errors,
+        "unrelaxed": document.get("unrelaxed", []),
+        "external": [_unnested(row) for row in document.get("external", ())],
+    }
+
+
+def _unnested(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        nested = isinstance(value, dict)
+        flat |= {f"{key}_{part}": v for part, v in value.items()} if nested else {key: value}
+    return flat
+
+
+# The report.
+
+
+def report(benchmark: Benchmark) -> str:
+    """All tables of a benchmark as Markdown."""
+    document, unit = benchmark.document, benchmark.dataset.grid.unit
+    sections = [
+        f"# Benchmark: {benchmark.config.target}\n\n{_setup(benchmark.config, benchmark.dataset)}",
+        f"{_units(benchmark.rows, unit)}\n\n{to_markdown(benchmark.rows, unit)}",
+    ]
+    if document.get("vb_gaps"):
+        sections.append(_gap_section(document["vb_gaps"]))
+    if benchmark.subclass_rows:
+        sections.append(_subclass_section(benchmark.subclass_rows, unit))
+    if document.get("external"):
+        sections.append(_external_section(document["external"]))
+    sections += map(_error_section, document.get("errors", ()))
+    if document.get("unrelaxed"):
+        sections.append(
+            "## Unrelaxed structures\n\nThe test structures with every atom moved by Gaussian "
+            "noise of this deviation per axis, or all lengths changed by this part.\n\n"
+            + markdown(document["unrelaxed"])
+        )
+    if document["remarks"]:
+        sections.append("## Remarks\n\n" + "".join(f"- {r}\n" for r in document["remarks"]))
+    return "\n".join(sections)
+
+
+def _setup(config: TrainingConfig, dataset: SpectrumDataset) -> str:
+    lines = [
+        f"{len(dataset)} materials of {', '.join(path.name for path in config.labels)}; split by "
+        f"{config.split_by} (seed {config.split_seed}); {config.epochs} epochs, batches of "
+        f"{config.batch_size}, learning rate {config.learning_rate:g}; the epoch with the "
+        "smallest validation error counts.\n"
+    ]
+    if dataset.shapes_only:
+        lines.append("\nSome labels have no scale: all are SumNorm shapes.\n")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for material_id, reason in dataset.left_out.items():
+        reasons[reason].append(material_id)
+    lines += [f"- left out, {reason}: {named(ids)}\n" for reason, ids in reasons.items()]
+    return "\n".join([lines[0], "".join(lines[1:])]) if len(lines) > 1 else lines[0]
+
+
+def _units(rows: Sequence[Row], energy_unit: str) -> str:
+    settings = dict.fromkeys(row.setting for row in rows)
+    units = "; ".join(f"{setting}: {unit_of(setting, energy_unit)}" for setting in settings)
+    return (
+        "Figures on the test materials, mean ± standard deviation over seeds. Units of MAE and "
+        f"(squared) of MSE: {units}. The mean spectrum is that of the training materials."
+    )
+
+
+def _gap_section(gaps: list[dict[str, Any]]) -> str:
+    counts = ("model", "setting", "fraction", "seeds", "tp", "fp", "fn", "tn")
+    rows = [
+        {k: row[k] for k in counts}
+        | {k: _proportion(row[k]) for k in ("precision", "recall", "f1")}
+        for row in gaps
+    ]
+    return (
+        "## VB gaps of the test materials\n\nCounts summed over seeds; precision, recall and F1 "
+        "± standard deviation over seeds, and their 95 % intervals for as many materials as "
+        "there are, however many the seeds. A normalised spectrum is scaled with the sum that "
+        f"the Standard-MAE model predicts.\n\n{markdown(rows)}"
+    )
+
+
+def _proportion(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "not defined"
+    std = math.nan if found["std"] is None else found["std"]
+    return (
+        f"{mean_and_std(round(found['value'], 2), std)} ({found['low']:.2f} to {found['high']:.2f})"
+    )
+
+
+def _subclass_section(rows: Sequence[Row], unit: str) -> str:
+    return (
+        "## Subclasses of materials\n\nMeasured on the test materials of the subclass after "
+        "training on all materials (global), on those of the subclass, or on all and then, more "
+        f"gently, on those of the subclass (fine-tuned).\n\n{to_markdown(rows, unit)}"
+    )
+
+
+def _external_section(rows: list[dict[str, Any]]) -> str:
+    flat = [
+        {k: row[k] for k in ("file", "model", "setting", "n_test", "seeds")}
+        | {k: mean_and_std(v, _or_nan(row["std"][k])) for k, v in row["mean"].items()}
+        for row in rows
+    ]
+    return (
+        "## Labels of other files\n\nWithout the materials that were trained or validated on.\n\n"
+        + markdown(flat)
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _error_section(study: dict[str, Any]) -> str:
+    parts = [f"## Errors of {study['model']}, {study['setting']}\n"]
+    parts += [f"By {title}:\n\n{markdown(study[key])}" for key, title in GROUPS.items()]
+    parts.append("Examples, best to worst fifth: " + ", ".join(study["examples"]) + "\n")
+    return "\n".join(parts)
