@@ -86,21 +86,22 @@ def plot_edos_panels(
     max_dos : float
         Threshold to mark, in states/eV/cell.
     top : float
-        Upper end of every axis, in states/eV/cell; it cuts off peaks, so that the threshold
-        stays far from zero.
+        Where axes end at the latest, in states/eV/cell; it cuts off peaks, so that the
+        threshold stays far from zero.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     rows = math.ceil(len(panels) / PANEL_COLUMNS)
     figure = Figure(figsize=(7.2, 0.8 + 1.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         if panel.gap is not None:
             axes.axvspan(*panel.gap, color="tab:orange", alpha=0.25)
         _draw_edos(axes, energies, panel.predicted, panel.dft, max_dos)
         axes.set_title(panel.title, fontsize="small")
-        axes.set_ylim(0, top)
+        highest = np.nanmax([panel.dft, panel.predicted])
+        axes.set_ylim(0, min(top, max(2 * max_dos, 1.1 * highest)))
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes in grid.flat[: len(panels)][-PANEL_COLUMNS:]:

@@ -44,14 +44,15 @@ def test_panels_have_one_material_each_and_shade_the_gap_of_dft():
     panels = [
         EdosPanel("MgAl: gap", PREDICTED, DFT, (-2.0, -0.5)),
         EdosPanel("LiHPd: no gap", PREDICTED, 2 * DFT),
-        EdosPanel("no prediction", np.full(EDOS_GRID.size, np.nan), DFT),
+        EdosPanel("no prediction", np.full(EDOS_GRID.size, np.nan), DFT / 10),
     ]
-    figure = plot_edos_panels(CENTERS, panels, max_dos=1.0, top=2.5)
+    figure = plot_edos_panels(CENTERS, panels, max_dos=1.0, top=5.0)
     assert [axes.get_title() for axes in figure.axes] == [panel.title for panel in panels]
     assert [spans(axes) for axes in figure.axes] == [[pytest.approx((-2.0, -0.5))], [], []]
     for axes, panel in zip(figure.axes, panels, strict=True):
         np.testing.assert_array_equal(drawn(axes)["DFT"].get_data().values, panel.dft)
-        assert axes.get_ylim() == (0, 2.5)
+    tops = [axes.get_ylim()[1] for axes in figure.axes]
+    assert tops == pytest.approx([3.3, 5.0, 2.0])  # room above, peaks cut off, threshold below
     (legend,) = figure.legends
     assert {t.get_text() for t in legend.get_texts()} == {"DFT", "Mat2Spec", "threshold", "DFT gap"}
     assert (figure.get_supxlabel(), figure.get_supylabel()) == (ENERGY_LABEL, DOS_LABEL)

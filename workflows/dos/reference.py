@@ -39,7 +39,7 @@ from workflows.dos.gpaw import GpawDosMaker
 MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
 MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
 MAX_SITES = 2  # close-packed polytypes of three and more atoms take a thousand k-points
-FIGURE_TOP = 8.0  # states/eV/cell; d bands are cut off there, the threshold is at 1
+FIGURE_TOP = 6.0  # states/eV/cell; d bands are cut off there, the threshold is at 1
 RELATIVE_ZERO = 2e-3  # of a large DOS near the Fermi level; what counts as no states
 VB_GAP_MATERIALS = (
     "mp-1039010",  # MgAl, confirmed
@@ -366,7 +366,7 @@ def _write_spectra(
 
 
 def _panel_title(row: VbGapRow) -> str:
-    return f"{row.formula}: {_verdict(row.is_gap)} (paper: {_verdict(row.paper)})"
+    return f"{row.formula}: {_verdict(row.is_gap)} by DFT (paper: {_verdict(row.paper)})"
 
 
 def _write(
