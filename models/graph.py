@@ -13,6 +13,7 @@ from vesin import NeighborList
 
 from models.crystal import ELEMENTS, Crystal
 from models.errors import ModelError
+from models.merging import distance_steps, equivalent_atoms
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -38,6 +39,10 @@ class GraphConfig(BaseModel):
         Largest cell.
     vectors : bool
         Keep the direction of every edge too; only equivariant architectures need it.
+    merge : bool
+        One node for all atoms, and one edge for all neighbours, that distances cannot tell
+        apart, with its multiplicity: the same spectrum from a fraction of the work. Graphs with
+        vectors are never merged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,27 +53,37 @@ class GraphConfig(BaseModel):
     min_distance: float = Field(0.5, ge=0)
     max_atoms: int = Field(1000, gt=0)
     vectors: bool = False
+    merge: bool = True
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CrystalGraph:
-    """Atoms and directed edges of one crystal, edges sorted by their centre.
+    """Nodes and directed edges of one crystal, edges sorted by their centre.
+
+    A node stands for one atom, or for several that have the same surroundings (see
+    :func:`merged`).
 
     Parameters
     ----------
     atomic_numbers : ndarray, shape (n,), int64
+    multiplicity : ndarray, shape (n,), int64
+        Atoms of the cell that a node stands for.
     center, neighbor : ndarray, shape (e,), int64
         An edge carries a message from `neighbor` to `center`.
     distance : ndarray, shape (e,), float32
         In Å.
+    edge_multiplicity : ndarray, shape (e,), int64
+        Neighbours of one centre atom that an edge stands for.
     vector : ndarray, shape (e, 3), float32, optional
         From `center` to `neighbor`, in Å.
     """
 
     atomic_numbers: np.ndarray
+    multiplicity: np.ndarray
     center: np.ndarray
     neighbor: np.ndarray
     distance: np.ndarray
+    edge_multiplicity: np.ndarray
     vector: np.ndarray | None = None
 
 
@@ -84,8 +99,8 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
     Examples
     --------
     >>> po = Crystal(np.eye(3) * 3.35, [[0, 0, 0]], [84])
-    >>> len(build_graph(po).distance)  # 6 nearest and all 12 next-nearest neighbours
-    18
+    >>> build_graph(po).edge_multiplicity  # 6 nearest and all 12 next-nearest neighbours
+    array([ 6, 12])
     """
     numbers = crystal.atomic_numbers
     if len(numbers) > config.max_atoms:
@@ -115,12 +130,43 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
     lonely = np.bincount(center.astype(np.int64), minlength=len(numbers)) == 0
     if lonely.any():
         raise ModelError(f"atom {int(lonely.argmax())} has no neighbour within {config.cutoff} Å")
-    return CrystalGraph(
+    graph = CrystalGraph(
         numbers,
+        np.ones_like(numbers),
         center.astype(np.int64),
         neighbor.astype(np.int64),
         distance.astype(np.float32),
+        np.ones(len(distance), np.int64),
         vectors[0][keep].astype(np.float32) if vectors else None,
+    )
+    return merged(graph) if config.merge and not config.vectors else graph
+
+
+def merged(graph: CrystalGraph) -> CrystalGraph:
+    """The graph with one node for atoms, and one edge for neighbours, that look the same.
+
+    A model that sees elements and distances gives all atoms of a class of
+    :func:`models.merging.equivalent_atoms` the same features, so one of them with its
+    multiplicity says as much as all. Most cells shrink to a fourth of their edges, small
+    symmetric ones to a tenth.
+    """
+    color = equivalent_atoms(graph.atomic_numbers, graph.center, graph.neighbor, graph.distance)
+    _, first, counts = np.unique(color, return_index=True, return_counts=True)
+    order = np.argsort(first)  # nodes in the order of the atoms that represent them
+    representative, multiplicity = first[order], counts[order]
+    node = np.argsort(order)[color]
+    edges = np.flatnonzero(np.isin(graph.center, representative))
+    center, neighbor = node[graph.center[edges]], node[graph.neighbor[edges]]
+    steps = distance_steps(graph.distance[edges])
+    same = (center * len(first) + neighbor) * (steps.max() + 1) + steps
+    _, kept, edge_multiplicity = np.unique(same, return_index=True, return_counts=True)
+    return CrystalGraph(
+        graph.atomic_numbers[representative],
+        multiplicity,
+        center[kept],
+        neighbor[kept],
+        graph.distance[edges][kept],
+        edge_multiplicity,
     )
 
 
@@ -143,43 +189,52 @@ def _nearest(
 class GraphBatch:
     """Graphs laid end to end, as tensors.
 
-    With B graphs, N atoms and E edges in all:
+    With B graphs, N nodes and E edges in all:
 
     Parameters
     ----------
     atomic_numbers : Tensor, shape (N,), int64
+    multiplicity : Tensor, shape (N,), float32
+        Atoms that a node stands for.
     center, neighbor : Tensor, shape (E,), int64
-        Atom indices in the batch; `center` is sorted.
+        Node indices in the batch; `center` is sorted.
     distance : Tensor, shape (E,), float32
         In Å.
-    n_atoms, n_edges : Tensor, shape (B,), int64
-        Atoms and edges of each graph.
+    edge_multiplicity : Tensor, shape (E,), float32
+        Neighbours of one atom that an edge stands for.
+    n_nodes, n_edges : Tensor, shape (B,), int64
+        Nodes and edges of each graph.
+    n_atoms : Tensor, shape (B,), int64
+        Atoms of each cell.
     vector : Tensor, shape (E, 3), float32, optional
         From `center` to `neighbor`, in Å.
     """
 
     atomic_numbers: torch.Tensor
+    multiplicity: torch.Tensor
     center: torch.Tensor
     neighbor: torch.Tensor
     distance: torch.Tensor
-    n_atoms: torch.Tensor
+    edge_multiplicity: torch.Tensor
+    n_nodes: torch.Tensor
     n_edges: torch.Tensor
+    n_atoms: torch.Tensor
     vector: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.n_atoms)
+        return len(self.n_nodes)
 
     @property
     def graph_index(self) -> torch.Tensor:
-        """Graph of each atom, shape (N,)."""
-        graphs = torch.arange(len(self), device=self.n_atoms.device)
-        return graphs.repeat_interleave(self.n_atoms, output_size=len(self.atomic_numbers))
+        """Graph of each node, shape (N,)."""
+        graphs = torch.arange(len(self), device=self.n_nodes.device)
+        return graphs.repeat_interleave(self.n_nodes, output_size=len(self.atomic_numbers))
 
     def composition(self) -> torch.Tensor:
         """Atomic fractions over the elements H to Lr, shape (B, 103)."""
         counts = self.distance.new_zeros(len(self), N_ELEMENTS)
-        ones = torch.ones_like(self.atomic_numbers, dtype=counts.dtype)
-        counts.index_put_((self.graph_index, self.atomic_numbers - 1), ones, accumulate=True)
+        atoms = self.multiplicity.to(counts.dtype)
+        counts.index_put_((self.graph_index, self.atomic_numbers - 1), atoms, accumulate=True)
         return counts / self.n_atoms[:, None]
 
     def to(self, device: Any, non_blocking: bool = False) -> GraphBatch:
@@ -190,19 +245,22 @@ class GraphBatch:
 
     def select(self, graphs: torch.Tensor) -> GraphBatch:
         """Batch of some of the graphs, in the order of `graphs` (shape (b,), int64)."""
-        n_atoms, n_edges = self.n_atoms[graphs], self.n_edges[graphs]
-        atoms = _ranges(self.n_atoms.cumsum(0)[graphs] - n_atoms, n_atoms)
+        n_nodes, n_edges = self.n_nodes[graphs], self.n_edges[graphs]
+        old_first = self.n_nodes.cumsum(0)[graphs] - n_nodes
+        nodes = _ranges(old_first, n_nodes)
         edges = _ranges(self.n_edges.cumsum(0)[graphs] - n_edges, n_edges)
-        # An atom index moves by as much as the first atom of its graph does.
-        old_first = self.n_atoms.cumsum(0)[graphs] - n_atoms
-        shift = (n_atoms.cumsum(0) - n_atoms - old_first).repeat_interleave(n_edges)
+        # A node index moves by as much as the first node of its graph does.
+        shift = (n_nodes.cumsum(0) - n_nodes - old_first).repeat_interleave(n_edges)
         return GraphBatch(
-            self.atomic_numbers[atoms],
+            self.atomic_numbers[nodes],
+            self.multiplicity[nodes],
             self.center[edges] + shift,
             self.neighbor[edges] + shift,
             self.distance[edges],
-            n_atoms,
+            self.edge_multiplicity[edges],
+            n_nodes,
             n_edges,
+            self.n_atoms[graphs],
             None if self.vector is None else self.vector[edges],
         )
 
@@ -216,17 +274,21 @@ def _ranges(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
     """One batch of all `graphs`."""
-    n_atoms = np.array([len(g.atomic_numbers) for g in graphs])
+    n_nodes = np.array([len(g.atomic_numbers) for g in graphs])
     n_edges = np.array([len(g.distance) for g in graphs])
-    shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)
+    n_atoms = np.array([g.multiplicity.sum() for g in graphs])
+    shift = np.repeat(np.cumsum(n_nodes) - n_nodes, n_edges)
     vectors = [g.vector for g in graphs if g.vector is not None]
     return GraphBatch(
         torch.from_numpy(np.concatenate([g.atomic_numbers for g in graphs])),
+        torch.from_numpy(np.concatenate([g.multiplicity for g in graphs])).float(),
         torch.from_numpy(np.concatenate([g.center for g in graphs]) + shift),
         torch.from_numpy(np.concatenate([g.neighbor for g in graphs]) + shift),
         torch.from_numpy(np.concatenate([g.distance for g in graphs])),
-        torch.from_numpy(n_atoms),
+        torch.from_numpy(np.concatenate([g.edge_multiplicity for g in graphs])).float(),
+        torch.from_numpy(n_nodes),
         torch.from_numpy(n_edges),
+        torch.from_numpy(n_atoms),
         torch.from_numpy(np.concatenate(vectors)) if len(vectors) == len(graphs) else None,
     )
 

@@ -65,11 +65,52 @@ class GaussianBasis(nn.Module):
         return torch.exp(-(((distance[:, None] - self.centers) / self.sigma) ** 2))
 
 
+class WeightedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows that stand for several equal ones each.
+
+    Merged graphs are normalised with the statistics of all atoms or edges that they stand for.
+    """
+
+    def forward(self, rows: Tensor, count: Tensor) -> Tensor:
+        """Normalise `rows` (n, features); `count` (n,) is how many each stands for."""
+        if not self.training:
+            return super().forward(rows)
+        total = count.sum()
+        share = count / total
+        mean = share @ rows
+        variance = share @ (rows - mean).square()
+        with torch.no_grad():
+            unbiased = variance * total / (total - 1).clamp_min(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (rows - mean) * scale + self.bias
+
+
+def share_of_group(score: Tensor, count: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """Softmax over the rows of each group, of rows that stand for several equal ones each.
+
+    Parameters
+    ----------
+    score : Tensor, shape (n, k)
+    count, group : Tensor, shape (n,)
+        How many equal rows each row stands for, and the group that it belongs to.
+
+    Returns
+    -------
+    Tensor, shape (n, k)
+        For the row as a whole, that is, for all that it stands for together.
+    """
+    return softmax(score + count.log()[:, None], group, num_nodes=n_groups)
+
+
 class GraphAttention(nn.Module):
     """One attention layer with edge features (eqs. 1-3).
 
     A message is softplus(W (h + u)) with h the atom's and u the edge's features side by side.
-    It is computed as W_h h + W_u u: there are 12 times fewer atoms than edges.
+    It is computed as W_h h + W_u u: there are 12 times fewer atoms than edges. Edges that stand
+    for several equal ones count as many times, except that dropout takes all of them or none.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -79,7 +120,7 @@ class GraphAttention(nn.Module):
         self.edge = nn.Linear(width, heads * width, bias=False)
         self.attend_center = nn.Parameter(torch.empty(heads, width))
         self.attend_neighbor = nn.Parameter(torch.empty(heads, width))
-        self.score_norm = nn.BatchNorm1d(heads)
+        self.score_norm = WeightedBatchNorm(heads)
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(width))
         for parameter in (self.atom.weight, self.edge.weight):
@@ -89,18 +130,19 @@ class GraphAttention(nn.Module):
 
     def forward(self, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
         """Features (N, width) of atoms and (E, width) of edges to (N, width)."""
-        n_atoms = len(atoms)
         h, u = self.atom(atoms), self.edge(edges)
         from_center = F.softplus(h[batch.center].add_(u))
         from_neighbor = F.softplus(h[batch.neighbor].add_(u))
         # One product with block-diagonal vectors is much faster than a batch of dot products.
         score = from_center @ torch.block_diag(*self.attend_center).T
         score = score + from_neighbor @ torch.block_diag(*self.attend_neighbor).T
-        score = F.softplus(self.score_norm(F.softplus(score)))
-        weight = self.dropout(softmax(score, batch.center, num_nodes=n_atoms)) / self.heads
+        edges_in_all = batch.multiplicity[batch.center] * batch.edge_multiplicity
+        score = F.softplus(self.score_norm(F.softplus(score), edges_in_all))
+        weight = share_of_group(score, batch.edge_multiplicity, batch.center, len(atoms))
+        weight = self.dropout(weight) / self.heads
         heads = zip(weight.split(1, dim=1), from_neighbor.chunk(self.heads, dim=1), strict=True)
         messages = sum(w * message for w, message in heads)
-        return scatter(messages, batch.center, dim=0, dim_size=n_atoms) + self.bias
+        return scatter(messages, batch.center, dim=0, dim_size=len(atoms)) + self.bias
 
 
 class CompositionAttention(nn.Module):
@@ -113,11 +155,11 @@ class CompositionAttention(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, atoms: Tensor, batch: GraphBatch) -> Tensor:
-        """Weights (N, 1) that sum to 1 over the atoms of each crystal."""
+        """Weights (N, 1) that sum to 1 over the nodes of each crystal."""
         graph = batch.graph_index
         context = self.composition(batch.composition())[graph]
         score = self.score(F.softplus(self.atom(atoms) + context))
-        return softmax(score, graph, num_nodes=len(batch))
+        return share_of_group(score, batch.multiplicity, graph, len(batch))
 
 
 class GraphEncoder(nn.Module):
@@ -140,7 +182,7 @@ class GraphEncoder(nn.Module):
         self.layers = nn.ModuleList(
             GraphAttention(width, config.heads, config.dropout) for _ in range(config.layers)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(config.layers))
+        self.norms = nn.ModuleList(WeightedBatchNorm(width) for _ in range(config.layers))
         self.pool = CompositionAttention(width)
 
     def forward(self, batch: GraphBatch) -> Tensor:
@@ -148,6 +190,6 @@ class GraphEncoder(nn.Module):
         atoms = self.embed_element(self.descriptors)[batch.atomic_numbers]
         edges = F.leaky_relu(self.embed_distance(self.basis(batch.distance)), 0.2)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            atoms = F.softplus(norm(layer(atoms, edges, batch)))
+            atoms = F.softplus(norm(layer(atoms, edges, batch), batch.multiplicity))
         weighted = atoms * self.pool(atoms, batch)
         return scatter(weighted, batch.graph_index, dim=0, dim_size=len(batch))

@@ -1,9 +1,12 @@
-"""Graph attention as the equations read, on concatenated features: slow and obviously right."""
+"""Graph attention as the equations read, on concatenated features: slow and obviously right.
+
+It takes graphs with all atoms and edges, ``GraphConfig(merge=False)``.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.graph import GraphBatch
@@ -17,6 +20,12 @@ def group_softmax(score: Tensor, group: Tensor, n_groups: int) -> Tensor:
     return exponential / total[group]
 
 
+def normalize(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
+    """Batch normalisation of torch itself; in training, without keeping the statistics."""
+    kept = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+    return F.batch_norm(rows, *kept, norm.weight, norm.bias, norm.training, 0.0, norm.eps)
+
+
 def attention(layer: GraphAttention, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
     """W acts on [h, u] of every edge, for the centre and for the neighbour (eqs. 1-3)."""
     width = atoms.shape[1]
@@ -27,7 +36,7 @@ def attention(layer: GraphAttention, atoms: Tensor, edges: Tensor, batch: GraphB
     both = torch.cat([center, neighbor], dim=-1)
     vector = torch.cat([layer.attend_center, layer.attend_neighbor], dim=-1)
     score = F.softplus((both * vector).sum(-1))
-    score = F.softplus(layer.score_norm(score))
+    score = F.softplus(normalize(layer.score_norm, score))
     alpha = group_softmax(score, batch.center, len(atoms))
     alpha = layer.dropout(alpha)
     messages = (alpha[:, :, None] * neighbor).mean(1)
@@ -45,9 +54,11 @@ def pooling(pool: CompositionAttention, atoms: Tensor, batch: GraphBatch) -> Ten
 
 def encode(encoder: GraphEncoder, batch: GraphBatch) -> Tensor:
     """Embeddings (B, width) by the same weights as the encoder's."""
+    assert (batch.multiplicity == 1).all()
+    assert (batch.edge_multiplicity == 1).all()
     atoms = encoder.embed_element(encoder.descriptors[batch.atomic_numbers])
     edges = F.leaky_relu(encoder.embed_distance(encoder.basis(batch.distance)), 0.2)
     for layer, norm in zip(encoder.layers, encoder.norms, strict=True):
-        atoms = F.softplus(norm(attention(layer, atoms, edges, batch)))
+        atoms = F.softplus(normalize(norm, attention(layer, atoms, edges, batch)))
     weighted = atoms * pooling(encoder.pool, atoms, batch)
     return torch.zeros(len(batch), atoms.shape[1]).index_add(0, batch.graph_index, weighted)
