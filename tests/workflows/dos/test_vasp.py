@@ -83,6 +83,24 @@ UNIFORM = {
     "PREC": "Accurate",
     "SIGMA": 0.05,
 }
+RELAXATION = {
+    "ALGO": "Fast",
+    "EDIFF": 1e-4,
+    "ENCUT": 520,
+    "IBRION": 2,
+    "ISIF": 3,
+    "ISMEAR": -5,
+    "ISPIN": 2,
+    "LASPH": True,
+    "LORBIT": 11,
+    "LREAL": "Auto",
+    "LWAVE": False,
+    "MAGMOM": [0.6, 0.6],
+    "NELM": 100,
+    "NSW": 99,
+    "PREC": "Accurate",
+    "SIGMA": 0.05,
+}
 MESH = (8, 8, 8)  # (100 / Å^3 of 6.1 / Å^3)^(1/3)
 
 
@@ -140,8 +158,7 @@ def test_two_relaxations_come_first():
         "MP GGA uniform",
         "VASP DOS",
     ]
-    incar = inputs(flow, "MP GGA relax 1", SILICON)["INCAR"]
-    assert (incar["NSW"], incar["ISIF"], incar["IBRION"]) == (99, 3, 2)
+    assert dict(inputs(flow, "MP GGA relax 1", SILICON)["INCAR"]) == RELAXATION
     relax2, static = job_of(flow, "MP GGA relax 2"), job_of(flow, "MP GGA static")
     assert static.function_args[0].uuid == relax2.uuid
     assert VaspDosMaker(relax=True).recipe != VaspDosMaker().recipe
@@ -370,6 +387,15 @@ def test_the_whole_flow_writes_the_settings_and_reads_what_comes_of_it(runs):
     assert uniform.structure.matches(SILICON)
     assert (document.material_id, document.vbm, document.cbm) == ("mp-149", 5.2, 5.8)
     assert (document.recipe, document.emax) == (maker.recipe, 12.0)
+
+
+def test_the_whole_flow_relaxes_twice_first(runs):
+    maker = VaspDosMaker(relax=True, nbands_factor=2.5)
+    document = run_with_reader(maker.make(SILICON))
+    relaxations, static, uniform = runs[:2], runs[2], runs[3]
+    assert [run.incar for run in relaxations] == [RELAXATION, RELAXATION]
+    assert (static.incar, uniform.incar["ICHARG"]) == (STATIC, 11)
+    assert document.recipe == maker.recipe
 
 
 def test_the_whole_flow_with_too_few_bands_runs_once_more(runs):
