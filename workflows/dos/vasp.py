@@ -222,7 +222,8 @@ def check_structure(structure: Structure) -> None:
         raise DosError(f"the Materials Project recipe has no POTCAR for {', '.join(unknown)}")
 
 
-@job  # without output_schema, which jobflow would hold a replacing flow's reference against
+# No output_schema: jobflow checks it against the bare reference that a replacing flow leaves.
+@job
 def vasp_dos(
     static_dir: str,
     dos_dir: str,
