@@ -89,7 +89,7 @@ def to_markdown(rows: Sequence[Row], unit: str) -> str:
         Of the energy axis, and so of WD.
     """
     keys = _figure_keys(rows)
-    titles = [f"WD ({unit})" if key == "wd" else FIGURES.get(key, key) for key in keys]
+    titles = [figure_title(key, unit) for key in keys]
     by_subclass = any(row.subclass for row in rows)
     first = ["materials", "trained on"] if by_subclass else []
     first = [*first, "model", "setting", "training set", "test set", "seeds"]
@@ -99,6 +99,11 @@ def to_markdown(rows: Sequence[Row], unit: str) -> str:
         cells += [row.name, row.setting, *map(str, (row.n_train, row.n_test, row.n_seeds))]
         lines.append(_line([*cells, *(mean_and_std(row.mean[k], row.std[k]) for k in keys)]))
     return "\n".join(lines) + "\n"
+
+
+def figure_title(key: str, unit: str) -> str:
+    """What a table calls a figure; `unit` is that of the energy axis."""
+    return f"WD ({unit})" if key == "wd" else FIGURES.get(key, key)
 
 
 def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -43,10 +43,21 @@ def errors_by(errors: np.ndarray, groups: Sequence[object]) -> list[Bin]:
 
 
 def errors_by_quantile(errors: np.ndarray, values: np.ndarray, n_bins: int = 4) -> list[Bin]:
-    """Statistics of the errors in bins of equally many materials by `values` (n,)."""
+    """Statistics of the errors in bins of about equally many materials by `values` (n,).
+
+    Materials of the same value are in the same bin.
+    """
     order = np.argsort(values, kind="stable")
-    parts = [part for part in np.array_split(order, n_bins) if len(part)]
-    return [_bin(f"{values[p[0]]:.3g} to {values[p[-1]]:.3g}", errors[p]) for p in parts]
+    ends = np.cumsum([len(part) for part in np.array_split(order, n_bins)])[:-1]
+    # Cut where the next value begins that is nearest to an equal share.
+    begins = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+    cuts = {int(begins[np.abs(begins - end).argmin()]) for end in ends} - {0}
+    parts = np.split(order, sorted(cuts))
+    return [_bin(_range(values[p[0]], values[p[-1]]), errors[p]) for p in parts]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _bin(label: str, errors: np.ndarray) -> Bin:

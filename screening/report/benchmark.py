@@ -33,6 +33,7 @@ from models.benchmark import (
 )
 from models.benchmark_tables import (
     Row,
+    figure_title,
     markdown,
     mean_and_std,
     table,
@@ -360,13 +361,13 @@ def report(benchmark: Benchmark) -> str:
     if benchmark.subclass_rows:
         sections.append(_subclass_section(benchmark.subclass_rows, unit))
     if document.get("external"):
-        sections.append(_external_section(document["external"]))
+        sections.append(_external_section(document["external"], unit))
     sections += map(_error_section, document.get("errors", ()))
     if document.get("unrelaxed"):
         sections.append(
             "## Unrelaxed structures\n\nThe test structures with every atom moved by Gaussian "
-            "noise of this deviation per axis, or all lengths changed by this part.\n\n"
-            + markdown(document["unrelaxed"])
+            "noise of this deviation per axis, or all lengths changed by this part; seed 0.\n\n"
+            + markdown([_titled(row, unit) for row in document["unrelaxed"]])
         )
     if document["remarks"]:
         sections.append("## Remarks\n\n" + "".join(f"- {r}\n" for r in document["remarks"]))
@@ -430,12 +431,13 @@ def _subclass_section(rows: Sequence[Row], unit: str) -> str:
     )
 
 
-def _external_section(rows: list[dict[str, Any]]) -> str:
+def _external_section(rows: list[dict[str, Any]], unit: str) -> str:
     flat = [
         {k: row[k] for k in ("file", "model", "setting", "n_test", "seeds")}
         | {k: mean_and_std(v, _or_nan(row["std"][k])) for k, v in row["mean"].items()}
         for row in rows
     ]
+    flat = [_titled(row, unit) for row in flat]
     return (
         "## Labels of other files\n\nWithout the materials that were trained or validated on.\n\n"
         + markdown(flat)
@@ -446,8 +448,19 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _titled(row: dict[str, Any], unit: str) -> dict[str, Any]:
+    """The same with the figures' names as in the tables."""
+    return {figure_title(key, unit): value for key, value in row.items()}
+
+
 def _error_section(study: dict[str, Any]) -> str:
-    parts = [f"## Errors of {study['model']}, {study['setting']}\n"]
-    parts += [f"By {title}:\n\n{markdown(study[key])}" for key, title in GROUPS.items()]
+    parts = [f"## Errors of {study['model']}, {study['setting']}\n\nMAE of a material, seed 0.\n"]
+    for key, title in GROUPS.items():
+        rows = [
+            {title: b["label"], "materials": b["n"], "mean": b["mean"], "median": b["median"]}
+            | {"lower quartile": b["low"], "upper quartile": b["high"]}
+            for b in study[key]
+        ]
+        parts.append(markdown(rows))
     parts.append("Examples, best to worst fifth: " + ", ".join(study["examples"]) + "\n")
     return "\n".join(parts)

@@ -76,11 +76,12 @@ def _draw_boxes(benchmark: Benchmark, setting: str) -> None:
 def _draw_errors(benchmark: Benchmark, study: dict[str, Any], result: RunResult) -> None:
     run = result.run
     stem = f"{run.variant.name}-{run.setting}".replace(" ", "-")
-    unit = _unit(benchmark, run.setting)
-    for key, title in GROUPS.items():
-        bins = [Bin(**row) for row in study[key]]
-        figure = model_plots.plot_bins(bins, title.capitalize(), unit, run.title)
-        save_figure(figure, benchmark.folder / f"errors-{stem}-{key.replace('_', '-')}.png")
+    groups = {
+        title[0].upper() + title[1:]: [Bin(**row) for row in study[key]]
+        for key, title in GROUPS.items()
+    }
+    figure = model_plots.plot_bins(groups, _unit(benchmark, run.setting), run.title)
+    save_figure(figure, benchmark.folder / f"errors-{stem}.png")
     _draw_quintiles(benchmark, study["examples"], result, f"quintiles-{stem}.png")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,13 +52,13 @@ def plot_radar(
         axes.fill(*closed, alpha=0.1)
     axes.set_xticks(angles, labels)
     axes.set(ylim=(0, 1.02), yticks=[0.2, 1.0], yticklabels=[])
-    axes.set_title(f"{title}: best on the outer ring, worst on the inner", pad=22)
+    figure.suptitle(f"{title}: outer ring best, inner ring worst of these models", fontsize=11)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.05, 1.0))
     return figure
 
 
 def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Figure:
-    """Errors of single materials by model, as boxes without outliers.
+    """Errors of single materials by model, as boxes without outliers; triangles are means.
 
     Parameters
     ----------
@@ -70,24 +70,40 @@ def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Fi
     figure = _figure(1.6 + 1.1 * len(errors), 4.0)
     axes = figure.subplots()
     axes.boxplot(list(errors.values()), tick_labels=list(errors), showfliers=False, showmeans=True)
-    axes.set(ylabel=f"Mean absolute error of a material ({unit})", title=title)
+    axes.set(ylabel=f"MAE of a material ({unit})", title=title)
+    axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", rotation=20)
     return figure
 
 
-def plot_bins(bins: Sequence[Bin], xlabel: str, unit: str, title: str) -> Figure:
-    """Median error with quartiles in each bin of materials; the counts stand above."""
-    figure = _figure(1.6 + 0.9 * len(bins), 3.8)
-    axes = figure.subplots()
-    median = np.array([b.median for b in bins])
-    spread = [median - [b.low for b in bins], [b.high for b in bins] - median]
-    axes.errorbar(range(len(bins)), median, spread, fmt="o", capsize=3)
-    for x, group in enumerate(bins):
-        axes.annotate(f"n = {group.n}", (x, group.high), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(bins)), [b.label for b in bins], rotation=20)
-    axes.set(xlabel=xlabel, ylabel=f"MAE of a material ({unit})", ylim=(0, None))
-    axes.set_title(title, fontsize=9)
-    axes.margins(x=0.15, y=0.15)
+def plot_bins(groups: Mapping[str, Sequence[Bin]], unit: str, title: str) -> Figure:
+    """Median error with quartiles in bins of materials, the counts above; one panel a grouping.
+
+    Parameters
+    ----------
+    groups : mapping of sequence of Bin
+        By what the materials are grouped by.
+    unit : str
+        Of the errors.
+    """
+    rows = -(-len(groups) // 2)
+    figure = _figure(9.0, 0.6 + 3.2 * rows)
+    panels = figure.subplots(rows, 2, sharey=True, squeeze=False).ravel()
+    for axes, (name, bins) in zip(panels, groups.items(), strict=False):
+        x, median = np.arange(len(bins)), np.array([b.median for b in bins])
+        spread = [median - [b.low for b in bins], [b.high for b in bins] - median]
+        axes.errorbar(x, median, spread, fmt="o", capsize=3)
+        for position, group in enumerate(bins):
+            place = (position, group.high)
+            axes.annotate(f"n = {group.n}", place, (0, 3), textcoords="offset points", ha="center")
+        axes.set_xticks(x, [b.label for b in bins], rotation=15)
+        axes.set_xlabel(name)
+        axes.margins(x=0.15, y=0.15)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    panels[0].set_ylim(bottom=0)
+    figure.supylabel(f"MAE of a material ({unit}): median and quartiles", fontsize=10)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -98,9 +114,7 @@ def plot_data_size(rows: Sequence[Row], figure_key: str, ylabel: str, title: str
     for name in dict.fromkeys(row.name for row in rows):
         line = sorted((row for row in rows if row.name == name), key=lambda row: row.n_train)
         y, error = ([getattr(r, part)[figure_key] for r in line] for part in ("mean", "std"))
-        axes.errorbar(
-            [r.n_train for r in line], y, np.nan_to_num(error), marker="o", capsize=3, label=name
-        )
+        axes.errorbar([r.n_train for r in line], y, error, marker="o", capsize=3, label=name)
     sizes = sorted({row.n_train for row in rows})
     axes.set(xscale="log", xlabel="Materials in the training set", ylabel=ylabel, title=title)
     axes.set_xticks(sizes, map(str, sizes))
@@ -128,7 +142,7 @@ def plot_subclasses(rows: Sequence[Row], figure_key: str, ylabel: str, title: st
         for i, regime in enumerate(regimes):
             bars = [r for r in rows if (r.name, r.regime) == (model, regime)]
             x = [subclasses.index(r.subclass) + (i - (len(regimes) - 1) / 2) * width for r in bars]
-            spread = np.nan_to_num([r.std[figure_key] for r in bars])
+            spread = [r.std[figure_key] for r in bars]
             heights = [r.mean[figure_key] for r in bars]
             axes.bar(x, heights, width, yerr=spread, capsize=2, label=regime)
         axes.set_xticks(range(len(subclasses)), subclasses, rotation=30, ha="right")
@@ -189,6 +203,8 @@ def plot_unrelaxed(
     axes = figure.subplots()
     for name, points in lines.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None), title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.margins(y=0.15)
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_examples import write_edos_files
+from model_examples import (
+    edos_label,
+    label_row,
+    random_crystals,
+    structure_row,
+    write_edos_files,
+    write_rows,
+)
 from test_benchmark import phonon_file
+from test_label_files import metal, shape_row
 from typer.testing import CliRunner
 
 from models.benchmark import Run, RunResult, Variant, held_out
@@ -18,6 +26,8 @@ from models.training_config import TrainingConfig
 from screening.cli.app import app
 from screening.errors import ScreeningError
 from screening.report.benchmark import gap_rows
+
+NONMAGNETIC = [c for c in random_crystals(80) if "Fe" not in c.elements][:30]
 
 
 def run(*arguments: object) -> str:
@@ -95,6 +105,91 @@ def test_edos_tables_have_gap_figures(tmp_path: Path) -> None:
     assert not list(out.glob("*.png"))
 
 
+@pytest.mark.slow
+def test_subclasses_beside_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["phdos", "--data", phonon_file(tmp_path), "--out", out, "--epochs", 2]
+    arguments += ["--seeds", 2, "--architecture", "gatgnn", "--setting", "maxnorm-mse"]
+    arguments += ["--study", "subclass", "--workers", 1, "--quiet"]
+    text = run(*arguments, "--subclass", "O,Na,Mg", "--subclass", "Si,S,Cl,As")
+    assert "## Subclasses of materials" in text
+    rows = read(out / "subclasses.csv")
+    ways = [("mean spectrum", "global", "1"), ("gatgnn", "global", "2")]
+    ways += [("gatgnn", "subclass only", "2"), ("gatgnn", "fine-tuned", "2")]
+    assert [(r["subclass"], r["model"], r["trained_on"], r["seeds"]) for r in rows] == [
+        (subclass, *way) for subclass in ("O,Na,Mg", "Si,S,Cl,As") for way in ways
+    ]
+    assert {r["n_train"] for r in rows if r["trained_on"] == "global"} == {"21"}
+    first = rows[:4]
+    assert len({r["n_test"] for r in first}) == 1
+    assert first[2]["n_train"] == first[3]["n_train"] < "21"
+    assert all(float(r["mae_mean"]) > 0 for r in rows)
+    assert len(json.loads((out / "benchmark.json").read_text())["rows"]) == 2
+    assert (out / "subclasses-maxnorm-mse.png").exists()
+
+
+@pytest.mark.slow
+def test_default_subclasses_without_enough_materials_are_left_out(tmp_path: Path) -> None:
+    arguments = ["phdos", "--data", phonon_file(tmp_path), "--out", tmp_path / "out"]
+    arguments += ["--epochs", 1, "--seeds", 1, "--no-plots", "--workers", 1]
+    arguments += ["--architecture", "gatgnn", "--setting", "maxnorm-mse", "--study", "subclass"]
+    result = CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
+    assert "without oxides: 7 training, 0 validation and 2 test" in result.stderr
+    assert "without chalcogenides" in result.stderr
+    assert "| halides | fine-tuned | gatgnn |" in result.stdout
+    with pytest.raises(ModelError, match="oxides: 7 training, 0 validation and 2 test"):
+        run(*arguments, "--subclass", "oxides")
+
+
+@pytest.mark.slow
+def test_labels_of_another_file_are_a_table_of_their_own(tmp_path: Path) -> None:
+    file, out = phonon_file(tmp_path), tmp_path / "out"
+    arguments = ["phdos", "--data", file, "--out", out, "--epochs", 1, "--seeds", 2, "--no-plots"]
+    arguments += ["--architecture", "gatgnn", "--setting", "maxnorm-mse", "--test", file]
+    text = run(*arguments, "--workers", 1, "--quiet", "--json")
+    document = json.loads(text)
+    (external,) = document["external"]
+    trained = document["rows"][1]
+    assert (external["file"], external["n_test"], external["seeds"]) == (file.name, 6, 2)
+    for key, value in trained["mean"].items():
+        assert external["mean"][key] == pytest.approx(value, rel=1e-4)
+    assert read(out / "external.csv")[0]["file"] == file.name
+    assert "## Labels of other files" in (out / "benchmark.md").read_text()
+
+
+def test_shapes_without_a_scale_choose_the_settings(tmp_path: Path) -> None:
+    rows = [shape_row(f"s-{i}", metal(i / 10), crystal) for i, crystal in enumerate(NONMAGNETIC)]
+    file, out = write_rows(tmp_path / "shapes.parquet", rows), tmp_path / "out"
+    arguments = ["edos", "--data", file, "--out", out, "--quick", "--epochs", 1, "--no-plots"]
+    arguments += ["--architecture", "gatgnn", "--workers", 1, "--quiet"]
+    with pytest.raises(ModelError, match="standard-mae: labels without a scale train sumnorm-wd"):
+        run(*arguments, "--setting", "standard-mae")
+    text = run(*arguments)
+    assert "all are SumNorm shapes" in text
+    rows = read(out / "benchmark.csv")
+    assert [(r["model"], r["setting"]) for r in rows] == [
+        (model, setting)
+        for model in ("mean spectrum", "gatgnn")
+        for setting in ("sumnorm-wd", "sumnorm-kl")
+    ]
+    assert "VB gaps" not in text
+
+
+def test_what_is_left_out_is_in_the_report(tmp_path: Path) -> None:
+    crystals = random_crystals(40)
+    rows = [label_row(f"x-{i}", edos_label(i), emax=3.0 if i < 7 else 9.0) for i in range(40)]
+    labels = write_rows(tmp_path / "labels.parquet", rows)
+    structures = [structure_row(f"x-{i}", c) for i, c in enumerate(crystals)]
+    file = write_rows(tmp_path / "structures.parquet", structures)
+    text = run(
+        "edos", "--data", labels, "--structures", file, "--out", tmp_path / "out", "--quick",
+        "--epochs", 1, "--architecture", "gatgnn", "--setting", "standard-mae", "--no-plots",
+        "--quiet",
+    )  # fmt: skip
+    assert "- left out, DOS is complete only up to 3.05 eV: x-0, x-1, x-2, x-3, x-4 and 2" in text
+    assert "standard-mae: states/eV/cell" in text
+
+
 def test_perfect_predictions_find_every_gap(tmp_path: Path) -> None:
     """And a shape is scaled with the sum of the model with the same seed."""
     labels, structures = write_edos_files(tmp_path, n=150)
@@ -114,6 +209,12 @@ def test_perfect_predictions_find_every_gap(tmp_path: Path) -> None:
     ]
     assert rows[0]["tp"] == rows[1]["tp"] > 0
     assert rows[0]["tn"] > 0
+    # Three seeds find the same gaps: the interval is as wide as that of one.
+    seeds = [r for s in range(3) for r in (result("standard-mae", true, s),)]
+    (thrice,) = gap_rows(config, seeds)
+    assert (thrice["seeds"], thrice["tp"]) == (3, 3 * rows[1]["tp"])
+    assert thrice["f1"]["low"] == pytest.approx(rows[1]["f1"]["low"])
+    assert (thrice["f1"]["std"], rows[1]["f1"]["std"]) == (0, None)
     large = [result("sumnorm-kl", shape, seed=1), result("standard-mae", 1e4 * true, seed=1)]
     assert all(r["tp"] == 0 for r in gap_rows(config, large))
     assert gap_rows(config, [result("sumnorm-kl", shape)]) == []

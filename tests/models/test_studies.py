@@ -29,6 +29,13 @@ def test_quantiles_hold_everything_once_in_order() -> None:
     assert bins[0].label == "0 to 2"
 
 
+def test_materials_of_the_same_value_are_in_the_same_bin() -> None:
+    values = np.array([4, 1, 4, 4, 4, 5, 8, 4, 2, 4], float)
+    bins = studies.errors_by_quantile(values, values, 4)
+    assert [(b.label, b.n) for b in bins] == [("1 to 2", 2), ("4", 6), ("5 to 8", 2)]
+    assert [b.label for b in studies.errors_by_quantile(np.ones(5), np.ones(5))] == ["1"]
+
+
 def test_fewer_materials_than_bins() -> None:
     assert len(studies.errors_by_quantile(np.ones(2), np.arange(2.0), 4)) == 2
 
@@ -78,7 +85,7 @@ def test_strain_scales_every_length() -> None:
 def test_other_structures_keep_their_labels() -> None:
     dataset = small_dataset(6)
     crystals = dict(zip(dataset.material_ids, random_crystals(6), strict=True))
-    same = with_structures(dataset, crystals, GraphConfig())
+    same = with_structures(dataset, crystals, GraphConfig(vectors=True))
     assert torch.equal(same.graphs.distance, dataset.graphs.distance)
     crystals["x-002"] = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
     fewer = with_structures(dataset, crystals, GraphConfig())

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +124,15 @@ def test_impossible_counts_are_refused():
         MAT2SPEC.screened_recall(10, 1000)
     with pytest.raises(ScreeningError, match="3 of 2"):
         wilson(3, 2)
+
+
+def test_counting_the_same_materials_again_makes_nothing_surer():
+    once, thrice = (ConfusionMatrix(tp=2 * n, fp=3 * n, fn=n, tn=30 * n) for n in (1, 3))
+    repeated = dataclasses.replace(thrice, repeats=3)
+    for name in ("precision", "recall", "f1"):
+        expected = getattr(once, name)
+        assert getattr(repeated, name) == Proportion(
+            *(pytest.approx(v) for v in (expected.value, expected.low, expected.high))
+        )
+        assert getattr(thrice, name).low > expected.low
+    assert (repeated + repeated).repeats == 3
