@@ -111,8 +111,8 @@ def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             **_what(row),
-            "mean": {k: _number(v) for k, v in row.mean.items()},
-            "std": {k: _number(v) for k, v in row.std.items()},
+            "mean": {k: finite(v) for k, v in row.mean.items()},
+            "std": {k: finite(v) for k, v in row.std.items()},
             "seconds": round(row.seconds, 1),
         }
         for row in rows
@@ -126,7 +126,7 @@ def to_csv(rows: Sequence[Row], path: Path) -> None:
         [
             _what(row)
             | {
-                f"{key}_{part}": _number(getattr(row, part)[key])
+                f"{key}_{part}": finite(getattr(row, part)[key])
                 for key in keys
                 for part in ("mean", "std")
             }
@@ -184,5 +184,6 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

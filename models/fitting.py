@@ -248,10 +248,13 @@ def train_setting(
     ------
     ModelError
         If a material is in two parts of the split, the labels lack the scale that the setting
-        needs, the validation error is never a number, or not even a batch of one fits.
+        needs, `start` is for another grid, the validation error is never a number, or not even a
+        batch of one fits.
     """
     split.refuse_leaks(dataset.material_ids)
     refuse_settings(dataset, [setting_name])
+    if start is not None and start.card.grid != dataset.grid:
+        raise ModelError(f"{setting_name}: the model to fine-tune is for another grid")
     while True:
         try:
             return _train(config, setting_name, dataset, split, progress, hardware, state, start)

@@ -16,7 +16,7 @@ import torch
 
 from models.card import SCALE, SHAPE, ModelCard
 from models.checkpoint import Checkpoint, save_checkpoint
-from models.dataset import SpectrumDataset
+from models.dataset import SpectrumDataset, refuse_settings
 from models.fitting import Hardware, Trained, is_main_process, train_setting
 from models.metrics import spectrum_metrics
 from models.progress import TrainingProgress
@@ -85,6 +85,7 @@ def train_predictor(
         Go on from what an interrupted training left in `folder`.
     """
     dataset = load_dataset(config)
+    refuse_settings(dataset, config.settings)
     split = split_of(dataset, config.split_seed, config.split_by)
     announce(
         f"{len(dataset)} labelled materials: {len(split.train)} training, "

@@ -34,6 +34,7 @@ from models.benchmark import (
 from models.benchmark_tables import (
     Row,
     figure_title,
+    finite,
     markdown,
     mean_and_std,
     table,
@@ -184,7 +185,7 @@ def unrelaxed_study(
             figures = measure(run.setting, predict(checkpoint, distorted), distorted)
             what: dict[str, Any] = {"model": run.variant.name, "setting": run.setting}
             what |= {"distortion": kind, "amount": amount, "n": len(distorted)}
-            documents.append(what | figures)
+            documents.append(what | {key: finite(value) for key, value in figures.items()})
     return documents
 
 
@@ -434,7 +435,7 @@ def _subclass_section(rows: Sequence[Row], unit: str) -> str:
 def _external_section(rows: list[dict[str, Any]], unit: str) -> str:
     flat = [
         {k: row[k] for k in ("file", "model", "setting", "n_test", "seeds")}
-        | {k: mean_and_std(v, _or_nan(row["std"][k])) for k, v in row["mean"].items()}
+        | {k: mean_and_std(*map(_or_nan, (v, row["std"][k]))) for k, v in row["mean"].items()}
         for row in rows
     ]
     flat = [_titled(row, unit) for row in flat]

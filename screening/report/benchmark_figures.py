@@ -113,7 +113,8 @@ def _draw_unrelaxed(benchmark: Benchmark) -> None:
         ):
             lines: dict[str, list[tuple[float, float]]] = {}
             for d in documents:
-                if d["setting"] == setting and d["distortion"] in (kind, "none"):
+                known = d["distortion"] in (kind, "none") and d["mae"] is not None
+                if d["setting"] == setting and known:
                     lines.setdefault(d["model"], []).append((d["amount"], d["mae"]))
             figure = model_plots.plot_unrelaxed(
                 {model: sorted(points) for model, points in lines.items()},

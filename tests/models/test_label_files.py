@@ -16,11 +16,14 @@ from model_examples import (
     write_rows,
 )
 
+from models import training
 from models.crystal import Crystal
 from models.dataset import edos_dataset, phdos_dataset, refuse_settings, usable_settings
 from models.errors import ModelError, named
 from models.label_files import edos_labels, phdos_labels, read_crystals
 from models.spectrum import EDOS_GRID, bin_averages, sum_normalized
+from models.training import train_predictor
+from models.training_config import TrainingConfig
 
 
 def structures(folder: Path, ids: list[str]) -> Path:
@@ -206,6 +209,17 @@ def test_shapes_are_for_sumnorm_settings_only(tmp_path: Path) -> None:
             refuse_settings(shapes, ["sumnorm-kl", setting])
     labels, crystals = write_edos_files(tmp_path, n=2)
     refuse_settings(edos_dataset([labels], crystals), ["standard-mae", "maxnorm-mse"])
+
+
+def test_a_predictor_of_shapes_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(training, "train_setting")
+    rows = [shape_row(f"s-{i}", metal()) for i in range(40)]
+    file = write_rows(tmp_path / "s.parquet", rows)
+    config = TrainingConfig(name="t", labels=[file], settings=["sumnorm-kl", "standard-mae"])
+    with pytest.raises(ModelError, match="standard-mae: labels without a scale"):
+        train_predictor(config)
 
 
 def test_shapes_may_have_their_structures_elsewhere(tmp_path: Path) -> None:
