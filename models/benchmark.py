@@ -24,7 +24,7 @@ from models.crystal import Crystal
 from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
 from models.fitting import train_setting
-from models.graph import edge_budget_batches
+from models.graph import GraphConfig, edge_budget_batches
 from models.label_files import edos_labels, read_crystals
 from models.losses import SETTINGS
 from models.metrics import spectrum_metrics
@@ -196,6 +196,7 @@ def run_all(
         If the data cannot be used, or a worker process dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _forget_changed()
     results: dict[int, RunResult] = {}
     missing = []
     for i, run in enumerate(runs):
@@ -222,8 +223,12 @@ def _results(
         for i, run in enumerate(runs):
             yield i, train_run(config, run, folder)
         return
-    processes = min(workers, len(runs))
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker) as pool:
+    for run in runs:
+        shared_dataset(config_of(config, run))
+    # The workers get what was read here: a file may grow in the meantime.
+    read = (_states, _loaded)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, read) as pool:
         futures = {pool.submit(train_run, config, run, folder): i for i, run in enumerate(runs)}
         try:
             for future in as_completed(futures):
@@ -234,8 +239,10 @@ def _results(
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(states: dict, loaded: dict) -> None:
     """One thread, and an end with Ctrl-C or with the parent instead of another epoch."""
+    _states.update(states)
+    _loaded.update(loaded)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     torch.set_num_threads(1)
@@ -331,18 +338,61 @@ def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
 
 # Data.
 
-_loaded: dict[tuple, SpectrumDataset] = {}
+_Files = tuple[Path, ...]
+_State = tuple[tuple[int, int], ...]  # size and time of each file
+_states: dict[_Files, _State] = {}
+_loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
 
 
 def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
-    """The data set of a configuration; a process reads files and builds graphs once."""
-    graph = graphs_for(config.architecture, config.graph)
-    key = (config.target, config.labels, config.structures, graph, _state(config))
+    """The data set of a configuration; a process reads files and builds graphs once.
+
+    Raises
+    ------
+    ModelError
+        If the files are others than those that earlier runs have read.
+    """
+    files, state = _files(config), _state(config)
+    key = (config.target, files, graphs_for(config.architecture, config.graph))
     if key not in _loaded:
         while len(_loaded) >= LOADED:
             del _loaded[next(iter(_loaded))]
-        _loaded[key] = load_dataset(config)
+        dataset = load_dataset(config)
+        if _read_state(files) != state:
+            names = ", ".join(path.name for path in files)
+            raise ModelError(f"{names}: changed during the benchmark; copy them and begin again")
+        _loaded[key] = dataset
     return _loaded[key]
+
+
+def _files(config: TrainingConfig) -> _Files:
+    return tuple(path for path in (*config.labels, config.structures) if path is not None)
+
+
+def _state(config: TrainingConfig) -> _State:
+    """State of the files of a data set when this process first asked for it.
+
+    Labels may be added to a file while runs that began without them go on.
+    """
+    files = _files(config)
+    if files not in _states:
+        _states[files] = _read_state(files)
+    return _states[files]
+
+
+def _read_state(files: _Files) -> _State:
+    try:
+        return tuple((f.st_size, f.st_mtime_ns) for f in (path.stat() for path in files))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}") from None
+
+
+def _forget_changed() -> None:
+    """Read files again that have changed since."""
+    for files in [files for files, state in _states.items() if _read_state(files) != state]:
+        del _states[files]
+        for key in [key for key in _loaded if key[1] == files]:
+            del _loaded[key]
 
 
 def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
@@ -437,15 +487,6 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
 
 
 # Results on disk: figures as JSON, predictions beside them as a plain array.
-
-
-def _state(config: TrainingConfig) -> tuple[tuple[int, int], ...]:
-    """Size and time of the files of a data set: what changes with them."""
-    files = [p for p in (*config.labels, config.structures) if p is not None]
-    try:
-        return tuple((f.st_size, f.st_mtime_ns) for f in (path.stat() for path in files))
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}") from None
 
 
 def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:

@@ -20,6 +20,7 @@ from models import benchmark
 from models.benchmark import (
     ABLATION_VARIANTS,
     Run,
+    RunResult,
     Variant,
     held_out,
     kept_model,
@@ -178,9 +179,34 @@ def test_files_are_read_once_for_runs_with_the_same_graphs(
     fewer = chosen.model_copy(update={"graph": GraphConfig(neighbors=6)})
     assert shared_dataset(fewer) is shared_dataset(fewer)
     assert len(loaded) == 2
-    os.utime(chosen.labels[0], (1, 1))
+
+
+def test_runs_that_have_begun_keep_the_data_that_they_began_with(tmp_path: Path) -> None:
+    """Labels may be added to a file all the time."""
+    chosen, runs = config(tmp_path), plan([TINY], ["maxnorm-mse", "standard-mae"], 1)
+
+    def grow(_: RunResult, new: bool) -> None:
+        os.utime(chosen.labels[0], (len(seen), 1))
+        seen.append(new)
+
+    seen: list[bool] = []
+    folder = tmp_path / "runs"
+    run_all(chosen, runs, folder, announce=grow)
+    assert len(list(folder.glob("run-????????????????.json"))) == 2
+    dataset = shared_dataset(chosen)
+    held_out(chosen, runs[0])
+    assert shared_dataset(chosen) is dataset
+    run_all(chosen, runs, folder)
+    assert len(list(folder.glob("run-????????????????.json"))) == 4
+
+
+def test_a_file_that_changes_between_its_runs_is_named(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
     shared_dataset(chosen)
-    assert len(loaded) == 3
+    os.utime(chosen.labels[0], (1, 1))
+    other = chosen.model_copy(update={"graph": GraphConfig(neighbors=6)})
+    with pytest.raises(ModelError, match=r"phonons.parquet: changed during the benchmark; copy"):
+        shared_dataset(other)
 
 
 def test_few_data_sets_are_kept(tmp_path: Path) -> None:
