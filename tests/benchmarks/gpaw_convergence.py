@@ -1,6 +1,6 @@
 """Convergence of the GPAW presets: DOS of 10 materials against tighter settings.
 
-    python tests/benchmarks/gpaw_convergence.py --runs RUNS [--out FILE]
+    python tests/benchmarks/gpaw_convergence.py --runs RUNS [--out FILE] [--only Mo Cu]
 
 RUNS keeps one DOS a file, so that a stopped benchmark goes on where it was. The reference has
 550 eV, 0.22/Å for the density and 0.10/Å for the DOS; presets are compared with it by the
@@ -56,10 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps each DOS")
     parser.add_argument("--out", type=Path, help="Markdown file")
+    parser.add_argument("--only", nargs="+", choices=CRYSTALS, default=CRYSTALS, help="crystals")
     args = parser.parse_args()
-    todo = [
-        Material(name, AseAtomsAdaptor.get_structure(atoms)) for name, atoms in CRYSTALS.items()
-    ]
+    todo = [Material(name, AseAtomsAdaptor.get_structure(CRYSTALS[name])) for name in args.only]
     documents: dict[str, dict[str | None, DosDocument]] = {preset: {} for preset in MAKERS}
     for material in todo:  # one after the other, so that a stopped benchmark has whole rows
         for preset, maker in MAKERS.items():
