@@ -67,10 +67,11 @@ def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Fi
     unit : str
         Of the errors.
     """
-    figure = _figure(1.6 + 1.1 * len(errors), 4.0)
+    figure = _figure(2.4 + 1.1 * len(errors), 4.0)
     axes = figure.subplots()
     axes.boxplot(list(errors.values()), tick_labels=list(errors), showfliers=False, showmeans=True)
-    axes.set(ylabel=f"MAE of a material ({unit})", title=title)
+    axes.set(ylabel=f"MAE of a material ({unit})")
+    axes.set_title(title, fontsize=10)
     axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", rotation=20)
     return figure
@@ -183,7 +184,8 @@ def plot_quintiles(
         axes.set(ylim=(0, None), xlim=(centers[0], centers[-1]))
         axes.set_title(name, fontsize=8, loc="left")
         axes.tick_params(axis="y", labelsize=7)
-    panels[0].legend(frameon=False, fontsize=8)
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     panels[-1].set_xlabel(AXIS.get(unit, unit))
     figure.supylabel(f"{DENSITY.get(unit, 'DOS')} ({dos_unit})", fontsize=10)
     return figure
