@@ -14,6 +14,7 @@ from models.gatgnn import GATGNN, GATGNNConfig
 from models.graph import GraphBatch, GraphConfig
 from models.losses import Setting
 from models.mat2spec import Mat2Spec, Mat2SpecConfig
+from models.mat2spec_plus import Mat2SpecPlus, Mat2SpecPlusConfig
 
 
 class SpectrumModel(Protocol):
@@ -35,12 +36,14 @@ class _Architecture:
     model: type[nn.Module]
     config: type[BaseModel]
     needs_vectors: bool = False
+    site_resolved: bool = False  # has a field `site_resolved` that depends on the setting
 
 
 _ARCHITECTURES = {
     "mat2spec": _Architecture(Mat2Spec, Mat2SpecConfig),
     "gatgnn": _Architecture(GATGNN, GATGNNConfig),
     "e3nn": _Architecture(E3NN, E3NNConfig, needs_vectors=True),
+    "mat2spec+": _Architecture(Mat2SpecPlus, Mat2SpecPlusConfig, site_resolved=True),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
 
@@ -71,6 +74,13 @@ def model_config(architecture: str, config: dict[str, Any] | None = None) -> Bas
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ModelError(f"{architecture} configuration, {field}: {first['msg']}") from None
+
+
+def config_for(architecture: str, config: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """The configuration with what depends on the setting filled in where it is not given."""
+    if not _known(architecture).site_resolved or config.get("site_resolved") is not None:
+        return config
+    return config | {"site_resolved": setting.output == "sum-normalized"}
 
 
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:

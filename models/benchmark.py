@@ -65,7 +65,19 @@ class Variant(BaseModel):
     training: dict[str, Any] = {}
 
 
-ARCHITECTURE_VARIANTS = tuple(Variant(name=a, architecture=a) for a in ARCHITECTURES)
+# How Mat2Spec+ is trained; the others as in the paper.
+PLUS_TRAINING = {"batch_size": 32, "weight_decay": 1.0}
+ARCHITECTURE_VARIANTS = tuple(
+    Variant(name=a, architecture=a, training=PLUS_TRAINING if a == "mat2spec+" else {})
+    for a in ARCHITECTURES
+)
+
+
+def _changed_plus(what: str, **model: Any) -> Variant:
+    name = f"mat2spec+ {what}"
+    return Variant(name=name, architecture="mat2spec+", model=model, training=PLUS_TRAINING)
+
+
 ABLATION_VARIANTS = (
     Variant(
         name="mat2spec without label embedding",
@@ -83,6 +95,12 @@ ABLATION_VARIANTS = (
         architecture="mat2spec",
         model={"loss_weights": {"alignment": 0.0}},
     ),
+    _changed_plus("with one member", members=1),
+    _changed_plus("without element properties", properties=False),
+    _changed_plus("without statistics", statistics=False),
+    _changed_plus("without spectra of sites", site_resolved=False),
+    _changed_plus("with strained structures", strain=0.02),
+    Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 

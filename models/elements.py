@@ -1,4 +1,4 @@
-"""92 binary descriptors of each element, the node input of every architecture."""
+"""What architectures know of each element: 92 binary descriptors, and properties as numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ import numpy as np
 from models.graph import N_ELEMENTS
 
 N_DESCRIPTORS = 92
+PROPERTIES = (
+    "group",
+    "period",
+    "electronegativity",
+    "covalent_radius",
+    "valence_electrons",
+    "log_first_ionization_energy",
+    "electron_affinity",
+    "block",
+    "log_molar_volume",
+    "log_atomic_mass",
+    "mendeleev_number",
+    "melting_point",
+    "atomic_radius",
+)
+N_PROPERTIES = len(PROPERTIES)
+_OUTLIER = 4.0  # standard deviations at which a property is cut off
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)
 
 
@@ -42,6 +59,39 @@ def element_descriptors() -> np.ndarray:
     table[1:] = np.concatenate(columns, axis=1)
     table.setflags(write=False)
     return table
+
+
+@cache
+def element_properties() -> np.ndarray:
+    """Properties of each element as numbers, shape (104, 13), float32; row Z is the element Z.
+
+    The columns are `PROPERTIES`, each with zero mean and unit deviation over the elements H to
+    Lr, cut off at four deviations. An element whose value is not known has the mean, and row 0
+    is empty. The values come from pymatgen and ASE.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of each property that it lacks
+        rows = [_properties(z) + _more_properties(z) for z in range(1, N_ELEMENTS + 1)]
+    values = np.array(rows)
+    logarithmic = [i for i, name in enumerate(PROPERTIES) if name.startswith("log_")]
+    values[:, logarithmic] = np.log(values[:, logarithmic])
+    scaled = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
+    table = np.zeros((N_ELEMENTS + 1, N_PROPERTIES), np.float32)
+    table[1:] = np.nan_to_num(scaled, nan=0.0).clip(-_OUTLIER, _OUTLIER)
+    table.setflags(write=False)
+    return table
+
+
+def _more_properties(z: int) -> list[float]:
+    from pymatgen.core import Element
+
+    element = Element.from_Z(z)
+    return [
+        float(element.atomic_mass),
+        _known(element, "mendeleev_no"),
+        _known(element, "melting_point"),
+        _known(element, "atomic_radius"),
+    ]
 
 
 def _properties(z: int) -> list[float]:

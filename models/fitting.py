@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from models.architectures import build_model, graphs_for
+from models.architectures import build_model, config_for, graphs_for
 from models.checkpoint import Checkpoint, CheckpointCard
 from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
@@ -152,7 +152,10 @@ class SpectrumModule(lightning.LightningModule):
         """AdamW, its rate halved after each quarter of the epochs."""
         config = self.training_config
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         step = max(1, config.epochs // 4)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=step, gamma=0.5)
@@ -282,8 +285,9 @@ def _train(
 ) -> Trained:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     train, validation = dataset.subset(split.train), dataset.subset(split.validation)
-    model = build_model(config.architecture, dataset.grid.size, config.model)
     setting = SETTINGS[setting_name](dataset.grid.size, dataset.extensive)
+    chosen = config_for(config.architecture, config.model, setting)
+    model = build_model(config.architecture, dataset.grid.size, chosen)
     if start is None:
         setting.fit(train.spectra, train.graphs.n_atoms)
     else:

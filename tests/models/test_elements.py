@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.crystal import ELEMENTS
-from models.elements import element_descriptors
+from models.elements import PROPERTIES, element_descriptors, element_properties
 
 # First and last column of each property.
 GROUP, PERIOD, VALENCE, BLOCK = (0, 18), (18, 25), (45, 57), (77, 81)
@@ -51,3 +51,25 @@ def test_at_most_one_bin_of_each_property() -> None:
 
 def test_the_table_cannot_be_changed_by_accident() -> None:
     assert not element_descriptors().flags.writeable
+
+
+def test_properties_are_on_one_scale_and_known_where_it_matters() -> None:
+    table = element_properties()
+    assert table.shape == (104, len(PROPERTIES))
+    assert not table.flags.writeable
+    assert not table[0].any()
+    assert np.isfinite(table).all()
+    assert np.abs(table).max() <= 4
+    np.testing.assert_allclose(table[1:].mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(table[1:].std(0), 1, atol=0.35)
+    # What is zero everywhere would be a property that pymatgen does not have.
+    assert (table[1:95] != 0).mean() > 0.95
+
+
+def test_well_known_orders_of_properties() -> None:
+    column = {name: element_properties()[:, i] for i, name in enumerate(PROPERTIES)}
+    assert column["electronegativity"][9] > column["electronegativity"][8]
+    assert column["electronegativity"][8] > column["electronegativity"][55]
+    assert column["log_atomic_mass"][92] > column["log_atomic_mass"][1]
+    assert column["melting_point"][74] > column["melting_point"][80]
+    assert column["covalent_radius"][55] > column["covalent_radius"][6]

@@ -1,0 +1,246 @@
+"""Mat2Spec+: what measurably helps when there are hundreds of spectra, not tens of thousands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import scatter
+
+from models.elements import N_DESCRIPTORS, N_PROPERTIES, element_descriptors, element_properties
+from models.graph import GraphBatch
+from models.layers import GaussianBasis, share_of_group
+from models.losses import Setting
+
+
+class Mat2SpecPlusConfig(BaseModel):
+    """Size and parts of Mat2Spec+; each part can be left out, to see what it is worth.
+
+    Parameters
+    ----------
+    members : int
+        Networks that differ in their initial weights and are trained side by side; the
+        prediction is the mean of their logits.
+    layers, width, hidden : int
+        Convolutions, features of an atom, and width of the perceptron that makes the spectrum.
+    dropout : float
+        In front of each layer of that perceptron.
+    gaussians : int
+        Radial basis functions from 0 to `cutoff` Å.
+    cutoff : float
+        Where the smooth envelope of the messages ends, in Å.
+    neighbors : float
+        Typical number of neighbours, which messages are divided by.
+    properties : bool
+        Give each atom its element's properties as numbers, beside the 92 binned descriptors.
+    statistics : bool
+        Give the perceptron the mean, deviation, smallest and largest value of the elements'
+        properties, and the mean and shortest distance.
+    site_resolved : bool, optional
+        Every atom makes a spectrum of its own, and the crystal's is their mixture. By default
+        where the setting's spectra are distributions (SumNorm), which is where it helps.
+    strain : float
+        Deviation of a random isotropic strain of each training structure; 0: none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: int = Field(5, gt=0)
+    layers: int = Field(2, gt=0)
+    width: int = Field(64, gt=0)
+    hidden: int = Field(128, gt=0)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    gaussians: int = Field(41, gt=1)
+    cutoff: float = Field(8.0, gt=0)
+    neighbors: float = Field(12.0, gt=0)
+    properties: bool = True
+    statistics: bool = True
+    site_resolved: bool | None = None
+    strain: float = Field(0.0, ge=0, lt=0.2)
+
+
+class GatedConvolution(nn.Module):
+    """Residual convolution: gated messages that fade out smoothly with the distance.
+
+    The gate and the message are linear in the features of both atoms and of the edge, computed
+    as W_c h_c + W_n h_n + W_e u.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.center = nn.Linear(width, 2 * width)
+        self.neighbor = nn.Linear(width, 2 * width, bias=False)
+        self.edge = nn.Linear(width, 2 * width, bias=False)
+
+    def forward(self, atoms: Tensor, edges: Tensor, weight: Tensor, batch: GraphBatch) -> Tensor:
+        """Features (N, width) of atoms and (E, width) of edges of `weight` (E,) to (N, width)."""
+        normed = self.norm(atoms)
+        both = self.center(normed)[batch.center] + self.neighbor(normed)[batch.neighbor]
+        gate, message = (both + self.edge(edges)).chunk(2, dim=1)
+        messages = torch.sigmoid(gate) * F.silu(message) * weight[:, None]
+        return atoms + scatter(messages, batch.center, dim=0, dim_size=len(atoms))
+
+
+class CompositionStatistics(nn.Module):
+    """What a crystal is made of and how dense it is, as numbers; nothing is learned.
+
+    Attributes
+    ----------
+    size : int
+        Numbers that describe a crystal.
+    """
+
+    properties: Tensor
+    size = 4 * N_PROPERTIES + 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = torch.from_numpy(element_properties().copy())
+        self.register_buffer("properties", table, persistent=False)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Numbers around 0 and of the order of 1, shape (B, size)."""
+        graph, n = batch.graph_index, len(batch)
+        value = self.properties[batch.atomic_numbers]
+        fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
+        mean = scatter(fraction * value, graph, dim=0, dim_size=n)
+        variance = scatter(fraction * (value - mean[graph]).square(), graph, dim=0, dim_size=n)
+        largest = scatter(value, graph, dim=0, dim_size=n, reduce="max")
+        smallest = scatter(value, graph, dim=0, dim_size=n, reduce="min")
+        edge_graph = graph[batch.center]
+        count = batch.multiplicity[batch.center] * batch.edge_multiplicity
+        mean_distance = scatter(count * batch.distance, edge_graph, dim_size=n)
+        mean_distance = mean_distance / scatter(count, edge_graph, dim_size=n)
+        shortest = scatter(batch.distance, edge_graph, dim_size=n, reduce="min")
+        distances = [mean_distance - 3.0, shortest - 2.5]
+        # The square root has no derivative at 0, but nothing is learned before it.
+        of_elements = [mean, variance.sqrt(), largest, smallest]
+        return torch.cat([*of_elements, torch.stack(distances, 1)], dim=1)
+
+
+class _Member(nn.Module):
+    """One network of the ensemble: crystal graphs to logits (B, K')."""
+
+    descriptors: Tensor
+
+    def __init__(self, size: int, config: Mat2SpecPlusConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, n_inputs = config.width, N_DESCRIPTORS
+        table = torch.from_numpy(element_descriptors().copy())
+        if config.properties:
+            table = torch.cat([table, torch.from_numpy(element_properties().copy())], dim=1)
+            n_inputs += N_PROPERTIES
+        self.register_buffer("descriptors", table, persistent=False)
+        self.embed_element = nn.Linear(n_inputs, width)
+        self.basis = GaussianBasis(config.gaussians, config.cutoff)
+        self.embed_distance = nn.Linear(config.gaussians, width)
+        self.convolutions = nn.ModuleList(GatedConvolution(width) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        features = width
+        if config.statistics:
+            self.statistics = CompositionStatistics()
+            self.context = nn.Sequential(
+                nn.Linear(self.statistics.size, width), nn.SiLU(), nn.Dropout(config.dropout)
+            )
+            features += width
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(features, config.hidden),
+            nn.SiLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, size),
+        )
+        if config.site_resolved:
+            self.share = nn.Linear(features, 1, bias=False)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Logits, shape (B, K')."""
+        graph, n = batch.graph_index, len(batch)
+        atoms = self._atoms(batch)
+        context = self.context(self.statistics(batch)) if self.config.statistics else None
+        if not self.config.site_resolved:
+            fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
+            crystals = scatter(fraction * atoms, graph, dim=0, dim_size=n)
+            return self.head(crystals if context is None else torch.cat([crystals, context], 1))
+        sites = atoms if context is None else torch.cat([atoms, context[graph]], dim=1)
+        share = share_of_group(self.share(sites), batch.multiplicity, graph, n)
+        return _mixture(self.head(sites), share, graph, n)
+
+    def _atoms(self, batch: GraphBatch) -> Tensor:
+        """Features of the atoms, shape (N, width)."""
+        config = self.config
+        reach = (batch.distance / config.cutoff).clamp_max(1.0)
+        envelope = 0.5 * (torch.cos(math.pi * reach) + 1)
+        weight = envelope * batch.edge_multiplicity / config.neighbors
+        atoms = self.embed_element(self.descriptors)[batch.atomic_numbers]
+        edges = self.embed_distance(self.basis(batch.distance))
+        for convolution in self.convolutions:
+            atoms = convolution(atoms, edges, weight, batch)
+        return self.norm(atoms)
+
+
+def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Tensor:
+    """Logarithm of the mixture of the sites' spectra, shape (B, K').
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, K')
+        Of each site; softmax makes a spectrum of them.
+    share : Tensor, shape (N, 1)
+        Of each site in its crystal's spectrum.
+    """
+    spectra = scatter(share * logits.softmax(-1), graph, dim=0, dim_size=n_graphs)
+    return (spectra + 1e-8).log()
+
+
+class Mat2SpecPlus(nn.Module):
+    """Crystal graphs to spectra; a variant of Mat2Spec for small training sets.
+
+    Of Mat2Spec it keeps the input, the settings and the interface. What differs, and what each
+    change is worth, is in the benchmark tables of ``models/zoo``:
+
+    - gated residual convolutions whose messages fade out smoothly with the distance, instead of
+      graph attention, and layer instead of batch normalisation;
+    - the elements' properties as numbers, and statistics of them over the crystal;
+    - in the SumNorm settings a spectrum for each site, mixed in learned shares;
+    - an ensemble of networks, trained side by side;
+    - no label branch: the probabilistic embedding and its losses did not help here.
+
+    Parameters
+    ----------
+    size : int
+        Bins K' of the spectrum.
+    config : Mat2SpecPlusConfig
+    """
+
+    def __init__(self, size: int, config: Mat2SpecPlusConfig = Mat2SpecPlusConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(_Member(size, config) for _ in range(config.members))
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Logits, shape (B, K')."""
+        return self.member_logits(batch).mean(0)
+
+    def member_logits(self, batch: GraphBatch) -> Tensor:
+        """Logits of each member, shape (members, B, K')."""
+        return torch.stack([member(batch) for member in self.members])
+
+    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
+        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
+        strained = self._strained(batch) if self.config.strain else batch
+        losses = [setting.loss(member(strained), target) for member in self.members]
+        prediction = torch.stack(losses).mean()
+        return {"total": prediction, "prediction": prediction}
+
+    def _strained(self, batch: GraphBatch) -> GraphBatch:
+        """The structures, each larger or smaller by a random factor."""
+        factor = 1 + self.config.strain * torch.randn(len(batch), device=batch.distance.device)
+        scale = factor[batch.graph_index[batch.center]]
+        return replace(batch, distance=batch.distance * scale)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from model_examples import batch_of, random_crystals, random_spectra, rocksalt, supercell
+
+from models.architectures import config_for
+from models.graph import GraphBatch, GraphConfig
+from models.losses import SETTINGS
+from models.mat2spec_plus import CompositionStatistics, Mat2SpecPlus, Mat2SpecPlusConfig
+
+SIZE = 16
+
+
+def small(**changes: object) -> Mat2SpecPlusConfig:
+    fields = {"members": 2, "width": 16, "hidden": 32, "dropout": 0.0} | changes
+    return Mat2SpecPlusConfig.model_validate(fields)
+
+
+def with_distances(batch: GraphBatch, factor: float) -> GraphBatch:
+    moved = batch_of([rocksalt()])
+    moved.distance.mul_(factor)
+    return moved
+
+
+@pytest.mark.parametrize("output", ["sum", "max"])
+def test_sites_are_resolved_where_spectra_are_distributions(output: str) -> None:
+    setting = SETTINGS[{"sum": "sumnorm-wd", "max": "maxnorm-mae"}[output]](SIZE)
+    assert config_for("mat2spec+", {}, setting) == {"site_resolved": output == "sum"}
+    given = {"site_resolved": output != "sum"}
+    assert config_for("mat2spec+", given, setting) == given
+    assert config_for("mat2spec", {}, setting) == {}
+
+
+def test_a_spectrum_is_the_mixture_of_its_sites() -> None:
+    """Of one site it is that site's; of more it lies between theirs, and its sum is 1."""
+    torch.manual_seed(0)
+    model = Mat2SpecPlus(SIZE, small(members=1, site_resolved=True, statistics=False)).eval()
+    member = model.members[0]
+    batch = batch_of([rocksalt()])
+    with torch.inference_mode():
+        spectrum = model(batch).exp()
+        sites = member.head(member._atoms(batch)).softmax(-1)
+        share = member.share(member._atoms(batch)).softmax(0)
+    torch.testing.assert_close(spectrum[0], (share * sites).sum(0), atol=1e-6, rtol=1e-4)
+    assert spectrum.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_prediction_is_the_mean_of_different_members() -> None:
+    torch.manual_seed(0)
+    model, batch = Mat2SpecPlus(SIZE, small()).eval(), batch_of(random_crystals(3))
+    with torch.inference_mode():
+        members = model.member_logits(batch)
+        torch.testing.assert_close(model(batch), members.mean(0))
+    assert members.shape == (2, 3, SIZE)
+    assert (members[0] - members[1]).abs().max() > 1e-3
+
+
+def test_members_are_trained_as_if_each_were_alone() -> None:
+    torch.manual_seed(0)
+    model, batch = Mat2SpecPlus(SIZE, small()), batch_of(random_crystals(5))
+    setting = SETTINGS["sumnorm-kl"](SIZE)
+    target = setting.target(random_spectra(5, SIZE), batch.n_atoms)
+    losses = [setting.loss(member(batch), target) for member in model.members]
+    total = model.losses(batch, target, setting)["total"]
+    torch.testing.assert_close(total, torch.stack(losses).mean())
+
+
+def test_statistics_by_hand() -> None:
+    statistics = CompositionStatistics()
+    batch = batch_of([rocksalt()])
+    na, cl = statistics.properties[11], statistics.properties[17]
+    found = statistics(batch)[0]
+    assert len(found) == CompositionStatistics.size
+    mean, deviation, largest, smallest = found[:-2].view(4, -1)
+    torch.testing.assert_close(mean, (na + cl) / 2)
+    torch.testing.assert_close(deviation, (na - cl).abs() / 2)
+    torch.testing.assert_close(largest, torch.maximum(na, cl))
+    torch.testing.assert_close(smallest, torch.minimum(na, cl))
+    distances = batch.distance.numpy()
+    expected = [distances.mean() - 3, distances.min() - 2.5]
+    torch.testing.assert_close(found[-2:], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_statistics_of_merged_graphs_count_the_atoms_that_a_node_stands_for() -> None:
+    cells = [supercell(c, (3, 1, 1)) for c in [rocksalt(), *random_crystals(4)]]
+    merged, whole = (batch_of(cells, GraphConfig(merge=merge)) for merge in (True, False))
+    assert len(merged.atomic_numbers) < len(whole.atomic_numbers)
+    statistics = CompositionStatistics()
+    torch.testing.assert_close(statistics(merged), statistics(whole), atol=1e-5, rtol=1e-4)
+
+
+def test_a_neighbour_beyond_the_cutoff_counts_nothing() -> None:
+    """The envelope falls to zero there, so that spectra change smoothly with the structure."""
+    torch.manual_seed(0)
+    model = Mat2SpecPlus(SIZE, small(statistics=False)).eval()
+    batch = batch_of([rocksalt()])
+    at_cutoff = with_distances(batch, 8.0 / float(batch.distance.min()))
+    alone = with_distances(batch, 8.0 / float(batch.distance.min()))
+    alone.edge_multiplicity.zero_()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(at_cutoff), model(alone), atol=1e-5, rtol=1e-4)
+        assert (model(batch) - model(alone)).abs().max() > 1e-3
+
+
+def test_strained_structures_are_for_training_only() -> None:
+    torch.manual_seed(0)
+    model, batch = Mat2SpecPlus(SIZE, small(strain=0.05)), batch_of(random_crystals(4))
+    setting = SETTINGS["sumnorm-kl"](SIZE)
+    target = setting.target(random_spectra(4, SIZE), batch.n_atoms)
+    before = batch.distance.clone()
+    first, second = (model.losses(batch, target, setting)["total"] for _ in range(2))
+    assert first != second
+    torch.testing.assert_close(batch.distance, before)
+    model.eval()
+    torch.testing.assert_close(model(batch), model(batch))
