@@ -25,6 +25,8 @@ class ModelCard(BaseModel):
 
     Parameters
     ----------
+    attribution : str
+        Where structures and labels come from, and under which licence.
     n_train, n_validation, n_test : int
         Materials in each part.
     left_out : dict
@@ -47,6 +49,7 @@ class ModelCard(BaseModel):
     architecture: str
     description: str
     labels: tuple[str, ...]
+    attribution: str = ""
     n_train: int
     n_validation: int
     n_test: int
@@ -108,7 +111,7 @@ Architecture: {self.architecture}. Trained {self.trained_at} in {self.training_s
 {self.n_test} for the test; the split is a hash of {_SPLIT[self.split_by]} (seed {self.split_seed}).
 {left_out}
 
-Labels: {", ".join(self.labels)}. Structures: Materials Project (CC-BY 4.0).
+Labels: {", ".join(self.labels)}. {self.attribution}
 
 Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
 

@@ -33,20 +33,25 @@ def heat_capacities(
     Returns
     -------
     ndarray, shape (n,)
-        At most 3N R (Dulong and Petit).
+        At most 3N R (Dulong and Petit); 0 of a spectrum that is empty.
     """
     from pymatgen.phonon.dos import PhononDos
 
     frequencies = _wavenumbers(grid) * THZ_PER_WAVENUMBER
-    modes = spectra / np.trapezoid(spectra, frequencies, axis=-1)[:, None] * 3 * n_atoms[:, None]
+    area = np.trapezoid(spectra, frequencies, axis=-1)[:, None]
+    modes = spectra / np.where(area > 0, area, 1.0) * 3 * n_atoms[:, None]
     return np.array([PhononDos(frequencies, dos).cv(temperature) for dos in modes])
 
 
 def mean_frequencies(spectra: np.ndarray, grid: EnergyGrid) -> np.ndarray:
-    """First moment of each spectrum over its positive frequencies, in cm^-1, shape (n,)."""
+    """First moment of each spectrum over its positive frequencies, in cm^-1, shape (n,).
+
+    It is 0 where there is nothing at positive frequencies.
+    """
     positive = _wavenumbers(grid) > 0
     weight = spectra[:, positive]
-    return (weight @ grid.centers[positive]) / weight.sum(-1)
+    total = weight.sum(-1)
+    return (weight @ grid.centers[positive]) / np.where(total > 0, total, 1.0)
 
 
 def phonon_figures(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +26,7 @@ from models.graph import (
     collate,
     edge_budget_batches,
 )
+from models.processes import end_with_parent
 from models.spectrum import EnergyGrid
 
 if TYPE_CHECKING:
@@ -229,17 +228,10 @@ def _start_worker(folder: Path | None) -> None:
     """Prepare a worker process; it ends with its parent, even when that is killed."""
     global _in_worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     if folder is not None:
         _in_worker = SpectrumPredictor.load(folder, device="cpu")
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _predict_in_worker(

@@ -142,6 +142,7 @@ def _card(
         architecture=config.architecture,
         description=config.description,
         labels=tuple(path.name for path in config.labels),
+        attribution=config.attribution,
         n_train=len(split.train),
         n_validation=len(split.validation),
         n_test=len(split.test),

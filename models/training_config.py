@@ -49,6 +49,9 @@ class TrainingConfig(BaseModel):
         Of the split into training, validation and test materials.
     split_by : {'material', 'chemsys'}
         Keep chemical systems together; see :func:`models.splits.split_of`.
+    description, attribution, limits : str, str, tuple of str
+        For the model card: what it predicts, whose data it was trained on, and what it must not
+        be used for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +73,7 @@ class TrainingConfig(BaseModel):
     split_seed: int = Field(0, ge=0)
     split_by: SplitBy = "material"
     description: str = ""
+    attribution: str = ""
     limits: tuple[str, ...] = ()
 
 

@@ -65,7 +65,7 @@ def train(
         return
     card = trained.save(folder, gap=gap_figures(trained))
     console = stdout()
-    console.print(_figures_table(card.figures))
+    console.print(_figures_table(card.figures, card.unit))
     for name, value in card.gap.items():
         console.print(f"{name}: {value}")
     remarks.print(f"Checkpoints and model card in {folder}")
@@ -104,9 +104,9 @@ def _interval(proportion: Any) -> str:
     return f"{proportion.value:.2f} ({proportion.low:.2f} to {proportion.high:.2f})"
 
 
-def _figures_table(figures: dict[str, dict[str, float]]) -> Any:
+def _figures_table(figures: dict[str, dict[str, float]], unit: str) -> Any:
     from screening.cli.console import table
 
     names = ("r2", "mae", "mse", "wd")
     rows = [(what, *(f"{values[n]:.4g}" for n in names)) for what, values in figures.items()]
-    return table("Test figures", ("predicted", "R2", "MAE", "MSE", "WD (eV)"), rows)
+    return table("Test figures", ("predicted", "R2", "MAE", "MSE", f"WD ({unit})"), rows)

@@ -64,6 +64,16 @@ def test_figures_are_mean_absolute_errors() -> None:
     assert figures["cv_mae"] == pytest.approx(expected, rel=0.02)
 
 
+def test_a_spectrum_without_real_modes_is_counted_as_zero() -> None:
+    """A dynamically unstable label, or an empty prediction: an error like others, not NaN."""
+    n_atoms = np.array([2, 2])
+    spectra = np.concatenate([peak(-150, 20, PHDOS_GRID), np.zeros((1, PHDOS_GRID.size))])
+    spectra[:, PHDOS_GRID.centers > 0] = 0
+    np.testing.assert_allclose(mean_frequencies(spectra, PHDOS_GRID), 0)
+    assert heat_capacities(spectra, PHDOS_GRID, n_atoms)[1] == 0
+    assert all(np.isfinite(list(phonon_figures(spectra, spectra, PHDOS_GRID, n_atoms).values())))
+
+
 def test_an_electronic_grid_is_refused() -> None:
     with pytest.raises(ModelError, match=r"need a grid in cm\^-1, not eV"):
         mean_frequencies(np.ones((1, 128)), EDOS_GRID)
