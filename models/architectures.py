@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
@@ -31,19 +31,27 @@ class SpectrumModel(Protocol):
         ...
 
 
+@runtime_checkable
+class FittedModel(Protocol):
+    """An architecture of which a part is fitted to the training set as a whole."""
+
+    def fit(self, batch: GraphBatch, target: Tensor) -> None:
+        """Fit to all training materials and their scaled labels (n, K'), before training."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Architecture:
     model: type[nn.Module]
     config: type[BaseModel]
     needs_vectors: bool = False
-    site_resolved: bool = False  # has a field `site_resolved` that depends on the setting
 
 
 _ARCHITECTURES = {
     "mat2spec": _Architecture(Mat2Spec, Mat2SpecConfig),
     "gatgnn": _Architecture(GATGNN, GATGNNConfig),
     "e3nn": _Architecture(E3NN, E3NNConfig, needs_vectors=True),
-    "mat2spec+": _Architecture(Mat2SpecPlus, Mat2SpecPlusConfig, site_resolved=True),
+    "mat2spec+": _Architecture(Mat2SpecPlus, Mat2SpecPlusConfig),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
 
@@ -77,10 +85,9 @@ def model_config(architecture: str, config: dict[str, Any] | None = None) -> Bas
 
 
 def config_for(architecture: str, config: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """The configuration with what depends on the setting filled in where it is not given."""
-    if not _known(architecture).site_resolved or config.get("site_resolved") is not None:
-        return config
-    return config | {"site_resolved": setting.output == "sum-normalized"}
+    """The configuration with the setting's `output`, if the architecture depends on it."""
+    depends = "output" in _known(architecture).config.model_fields
+    return config | {"output": setting.output} if depends else config
 
 
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:

@@ -99,6 +99,7 @@ ABLATION_VARIANTS = (
     _changed_plus("without element properties", properties=False),
     _changed_plus("without statistics", statistics=False),
     _changed_plus("without spectra of sites", site_resolved=False),
+    _changed_plus("without kernel regression", kernel=0),
     _changed_plus("with strained structures", strain=0.02),
     Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
 )

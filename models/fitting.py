@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from models.architectures import build_model, config_for, graphs_for
+from models.architectures import FittedModel, build_model, config_for, graphs_for
 from models.checkpoint import Checkpoint, CheckpointCard
 from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
@@ -290,6 +290,8 @@ def _train(
     model = build_model(config.architecture, dataset.grid.size, chosen)
     if start is None:
         setting.fit(train.spectra, train.graphs.n_atoms)
+        if isinstance(model, FittedModel):
+            model.fit(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
     else:
         model.load_state_dict(start.model.state_dict())
         setting.load_state_dict(start.setting.state_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +14,11 @@ from torch_geometric.utils import scatter
 
 from models.elements import N_DESCRIPTORS, N_PROPERTIES, element_descriptors, element_properties
 from models.graph import GraphBatch
+from models.kernel_regression import KernelRegression
 from models.layers import GaussianBasis, share_of_group
 from models.losses import Setting
+
+_EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
 
 
 class Mat2SpecPlusConfig(BaseModel):
@@ -40,9 +44,15 @@ class Mat2SpecPlusConfig(BaseModel):
     statistics : bool
         Give the perceptron the mean, deviation, smallest and largest value of the elements'
         properties, and the mean and shortest distance.
-    site_resolved : bool, optional
-        Every atom makes a spectrum of its own, and the crystal's is their mixture. By default
-        where the setting's spectra are distributions (SumNorm), which is where it helps.
+    site_resolved : bool
+        Every atom makes a spectrum of its own, and the crystal's is their mixture; where the
+        spectra are distributions (SumNorm).
+    kernel : float
+        Share of a kernel regression on the statistics in the prediction; 0: none. Not where
+        spectra have the maximum 1.
+    output : str, optional
+        What the setting's spectra are, see :class:`models.losses.Setting`; filled in when a
+        model is trained.
     strain : float
         Deviation of a random isotropic strain of each training structure; 0: none.
     """
@@ -59,8 +69,20 @@ class Mat2SpecPlusConfig(BaseModel):
     neighbors: float = Field(12.0, gt=0)
     properties: bool = True
     statistics: bool = True
-    site_resolved: bool | None = None
+    site_resolved: bool = True
+    kernel: float = Field(0.3, ge=0, lt=1)
+    output: Literal["absolute", "sum-normalized", "max-normalized"] | None = None
     strain: float = Field(0.0, ge=0, lt=0.2)
+
+    @property
+    def mixes_sites(self) -> bool:
+        """Whether the spectrum of a crystal is the mixture of its sites' spectra."""
+        return self.site_resolved and self.output == "sum-normalized"
+
+    @property
+    def kernel_share(self) -> float:
+        """What the kernel regression contributes."""
+        return self.kernel if self.output in ("absolute", "sum-normalized") else 0.0
 
 
 class GatedConvolution(nn.Module):
@@ -144,9 +166,10 @@ class _Member(nn.Module):
         self.norm = nn.LayerNorm(width)
         features = width
         if config.statistics:
-            self.statistics = CompositionStatistics()
             self.context = nn.Sequential(
-                nn.Linear(self.statistics.size, width), nn.SiLU(), nn.Dropout(config.dropout)
+                nn.Linear(CompositionStatistics.size, width),
+                nn.SiLU(),
+                nn.Dropout(config.dropout),
             )
             features += width
         self.head = nn.Sequential(
@@ -156,15 +179,15 @@ class _Member(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, size),
         )
-        if config.site_resolved:
+        if config.mixes_sites:
             self.share = nn.Linear(features, 1, bias=False)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Logits, shape (B, K')."""
+    def forward(self, batch: GraphBatch, statistics: Tensor) -> Tensor:
+        """Logits, shape (B, K'), of crystals with `statistics` (B, size)."""
         graph, n = batch.graph_index, len(batch)
         atoms = self._atoms(batch)
-        context = self.context(self.statistics(batch)) if self.config.statistics else None
-        if not self.config.site_resolved:
+        context = self.context(statistics) if self.config.statistics else None
+        if not self.config.mixes_sites:
             fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
             crystals = scatter(fraction * atoms, graph, dim=0, dim_size=n)
             return self.head(crystals if context is None else torch.cat([crystals, context], 1))
@@ -196,7 +219,7 @@ def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Ten
         Of each site in its crystal's spectrum.
     """
     spectra = scatter(share * logits.softmax(-1), graph, dim=0, dim_size=n_graphs)
-    return (spectra + 1e-8).log()
+    return (spectra + _EMPTY).log()
 
 
 class Mat2SpecPlus(nn.Module):
@@ -209,7 +232,8 @@ class Mat2SpecPlus(nn.Module):
       graph attention, and layer instead of batch normalisation;
     - the elements' properties as numbers, and statistics of them over the crystal;
     - in the SumNorm settings a spectrum for each site, mixed in learned shares;
-    - an ensemble of networks, trained side by side;
+    - an ensemble of networks, trained side by side, averaged with a kernel regression on the
+      statistics (:meth:`fit`);
     - no label branch: the probabilistic embedding and its losses did not help here.
 
     Parameters
@@ -222,21 +246,38 @@ class Mat2SpecPlus(nn.Module):
     def __init__(self, size: int, config: Mat2SpecPlusConfig = Mat2SpecPlusConfig()) -> None:
         super().__init__()
         self.config = config
+        self.statistics = CompositionStatistics()
         self.members = nn.ModuleList(_Member(size, config) for _ in range(config.members))
+        if config.kernel_share:
+            self.kernel = KernelRegression(size, CompositionStatistics.size)
+
+    def fit(self, batch: GraphBatch, target: Tensor) -> None:
+        """Fit the kernel regression to all training materials and their scaled labels (n, K')."""
+        if self.config.kernel_share:
+            self.kernel.fit(self.statistics(batch), target)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        return self.member_logits(batch).mean(0)
+        logits, share = self.member_logits(batch).mean(0), self.config.kernel_share
+        if not share or not self.kernel.fitted:
+            return logits
+        regression = self.kernel(self.statistics(batch))
+        if self.config.output == "absolute":
+            return (1 - share) * logits + share * regression
+        positive = regression.clamp_min(0)
+        distribution = positive / positive.sum(-1, keepdim=True).clamp_min(_EMPTY)
+        return ((1 - share) * logits.softmax(-1) + share * distribution + _EMPTY).log()
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
-        return torch.stack([member(batch) for member in self.members])
+        statistics = self.statistics(batch)
+        return torch.stack([member(batch, statistics) for member in self.members])
 
     def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
         """Mean prediction loss of the members for scaled labels `target` (B, K')."""
         strained = self._strained(batch) if self.config.strain else batch
-        losses = [setting.loss(member(strained), target) for member in self.members]
-        prediction = torch.stack(losses).mean()
+        members = self.member_logits(strained)
+        prediction = torch.stack([setting.loss(logits, target) for logits in members]).mean()
         return {"total": prediction, "prediction": prediction}
 
     def _strained(self, batch: GraphBatch) -> GraphBatch:

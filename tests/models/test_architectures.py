@@ -21,7 +21,7 @@ from model_examples import (
 )
 from torch import nn
 
-from models.architectures import ARCHITECTURES, build_model, config_for, graphs_for
+from models.architectures import ARCHITECTURES, FittedModel, build_model, config_for, graphs_for
 from models.errors import ModelError
 from models.graph import GraphBatch, GraphConfig, build_graph, collate
 from models.losses import SETTINGS, Setting
@@ -83,7 +83,10 @@ def prepared(
     fields = type(small_model(architecture).config).model_fields
     changes = {k: v for k, v in changes.items() if k in fields}
     model = small_model(architecture, **config_for(architecture, changes, setting))
-    return model, setting, batch, setting.target(spectra, batch.n_atoms)
+    target = setting.target(spectra, batch.n_atoms)
+    if isinstance(model, FittedModel):
+        model.fit(batch, target)
+    return model, setting, batch, target
 
 
 def shapes(model: nn.Module, batch: GraphBatch) -> torch.Tensor:

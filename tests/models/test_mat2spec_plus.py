@@ -23,19 +23,18 @@ def with_distances(batch: GraphBatch, factor: float) -> GraphBatch:
     return moved
 
 
-@pytest.mark.parametrize("output", ["sum", "max"])
-def test_sites_are_resolved_where_spectra_are_distributions(output: str) -> None:
-    setting = SETTINGS[{"sum": "sumnorm-wd", "max": "maxnorm-mae"}[output]](SIZE)
-    assert config_for("mat2spec+", {}, setting) == {"site_resolved": output == "sum"}
-    given = {"site_resolved": output != "sum"}
-    assert config_for("mat2spec+", given, setting) == given
-    assert config_for("mat2spec", {}, setting) == {}
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_it_is_made_of_depends_on_the_setting(name: str) -> None:
+    config = small(**config_for("mat2spec+", {}, SETTINGS[name](SIZE)))
+    assert config.mixes_sites == name.startswith("sumnorm")
+    assert (config.kernel_share > 0) == (not name.startswith("maxnorm"))
+    assert config_for("mat2spec", {}, SETTINGS[name](SIZE)) == {}
 
 
 def test_a_spectrum_is_the_mixture_of_its_sites() -> None:
     """Of one site it is that site's; of more it lies between theirs, and its sum is 1."""
     torch.manual_seed(0)
-    model = Mat2SpecPlus(SIZE, small(members=1, site_resolved=True, statistics=False)).eval()
+    model = Mat2SpecPlus(SIZE, small(members=1, output="sum-normalized", statistics=False)).eval()
     member = model.members[0]
     batch = batch_of([rocksalt()])
     with torch.inference_mode():
@@ -61,7 +60,7 @@ def test_members_are_trained_as_if_each_were_alone() -> None:
     model, batch = Mat2SpecPlus(SIZE, small()), batch_of(random_crystals(5))
     setting = SETTINGS["sumnorm-kl"](SIZE)
     target = setting.target(random_spectra(5, SIZE), batch.n_atoms)
-    losses = [setting.loss(member(batch), target) for member in model.members]
+    losses = [setting.loss(logits, target) for logits in model.member_logits(batch)]
     total = model.losses(batch, target, setting)["total"]
     torch.testing.assert_close(total, torch.stack(losses).mean())
 
@@ -114,3 +113,26 @@ def test_strained_structures_are_for_training_only() -> None:
     torch.testing.assert_close(batch.distance, before)
     model.eval()
     torch.testing.assert_close(model(batch), model(batch))
+
+
+@pytest.mark.parametrize("name", ["sumnorm-kl", "standard-mae"])
+def test_the_kernel_regression_is_a_share_of_the_prediction(name: str) -> None:
+    torch.manual_seed(0)
+    batch, n = batch_of(random_crystals(6)), 6
+    setting = SETTINGS[name](SIZE)
+    spectra = random_spectra(n, SIZE) * batch.n_atoms[:, None]
+    setting.fit(spectra, batch.n_atoms)
+    target = setting.target(spectra, batch.n_atoms)
+    model = Mat2SpecPlus(SIZE, small(kernel=0.25, output=setting.output)).eval()
+    with torch.inference_mode():
+        alone = setting.activate(model(batch))
+        model.fit(batch, target)
+        together = setting.activate(model(batch))
+        regression = model.kernel(model.statistics(batch))
+    torch.testing.assert_close(together, 0.75 * alone + 0.25 * regression, atol=1e-4, rtol=1e-3)
+
+
+def test_without_a_share_nothing_is_fitted() -> None:
+    model = Mat2SpecPlus(SIZE, small(output="max-normalized"))
+    model.fit(batch_of([rocksalt()]), torch.ones(1, SIZE))
+    assert not hasattr(model, "kernel")
