@@ -45,7 +45,8 @@ class PredictedSpectra:
     Parameters
     ----------
     values : ndarray, shape (n, K'), float32
-        In states/eV/cell; a row is NaN where there is no prediction.
+        In states/eV/cell, or as the setting of a single model decodes them; a row is NaN where
+        there is no prediction.
     grid : EnergyGrid
     failures : dict
         Reason by row.
@@ -188,26 +189,62 @@ class SpectrumPredictor:
             graphs = self._pool.map(build_graphs, chunks, [graph] * len(chunks))
             yield from map(self._predict_graphs, graphs)
 
-    @torch.inference_mode()
     def _predict_graphs(
         self, graphs: list[CrystalGraph | str]
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
-        spectra = np.full((len(graphs), self.grid.size), np.nan, np.float32)
-        failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
-        rows = [i for i in range(len(graphs)) if i not in failures]
-        built = [graph for graph in graphs if not isinstance(graph, str)]
-        n_edges = [len(graph.distance) for graph in built]
-        for members in edge_budget_batches(n_edges, EDGE_BUDGET[self.device.type]):
-            batch = collate([built[k] for k in members]).to(self.device)
-            spectra[[rows[k] for k in members]] = self.spectra(batch).cpu().numpy()
-        return spectra, failures
+        return _predict_in_batches(self.spectra, graphs, self.grid, self.device)
 
     def spectra(self, batch: GraphBatch) -> torch.Tensor:
         """Spectra (B, K') in states/eV/cell: the shape times the predicted sum."""
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True)
+
+
+def predict_spectra(
+    checkpoint: Checkpoint, structures: Sequence[Crystal | Structure]
+) -> PredictedSpectra:
+    """Spectra by one model alone, as its setting decodes them: a phonon DOS, or a shape.
+
+    Structures that cannot be predicted are failures with their reason.
+
+    Examples
+    --------
+    >>> from models.card import ZOO
+    >>> from models.checkpoint import load_checkpoint
+    >>> checkpoint = load_checkpoint(ZOO / "mat2spec-phdos" / "sumnorm-wd")  # doctest: +SKIP
+    >>> spectra = predict_spectra(checkpoint, [structure])  # doctest: +SKIP
+    >>> spectra.grid.centers[:2], spectra.values.shape  # doctest: +SKIP
+    (array([-300., -280.]), (1, 66))
+    """
+
+    def spectra(batch: GraphBatch) -> torch.Tensor:
+        return checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms)
+
+    device = next(checkpoint.model.parameters()).device
+    graphs = build_graphs(structures, checkpoint.card.graph)
+    grid = checkpoint.card.grid
+    values, failures = _predict_in_batches(spectra, graphs, grid, device)
+    return PredictedSpectra(values, grid, failures)
+
+
+@torch.inference_mode()
+def _predict_in_batches(
+    spectra: Callable[[GraphBatch], torch.Tensor],
+    graphs: list[CrystalGraph | str],
+    grid: EnergyGrid,
+    device: torch.device,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
+    values = np.full((len(graphs), grid.size), np.nan, np.float32)
+    failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
+    rows = [i for i in range(len(graphs)) if i not in failures]
+    built = [graph for graph in graphs if not isinstance(graph, str)]
+    n_edges = [len(graph.distance) for graph in built]
+    for members in edge_budget_batches(n_edges, EDGE_BUDGET[device.type]):
+        batch = collate([built[k] for k in members]).to(device)
+        values[[rows[k] for k in members]] = spectra(batch).cpu().numpy()
+    return values, failures
 
 
 @contextmanager

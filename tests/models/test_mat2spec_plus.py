@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from model_examples import batch_of, random_crystals, random_spectra, rocksalt, supercell
+from model_examples import (
+    batch_of,
+    random_crystals,
+    random_spectra,
+    rocksalt,
+    small_dataset,
+    supercell,
+)
 
 from models.architectures import config_for
+from models.benchmark import predict
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.fitting import train_setting
 from models.graph import GraphBatch, GraphConfig
 from models.losses import SETTINGS
 from models.mat2spec_plus import CompositionStatistics, Mat2SpecPlus, Mat2SpecPlusConfig
+from models.splits import split_dataset
+from models.training_config import TrainingConfig
 
 SIZE = 16
 
@@ -136,3 +151,24 @@ def test_without_a_share_nothing_is_fitted() -> None:
     model = Mat2SpecPlus(SIZE, small(output="max-normalized"))
     model.fit(batch_of([rocksalt()]), torch.ones(1, SIZE))
     assert not hasattr(model, "kernel")
+
+
+@pytest.mark.parametrize("name", ["sumnorm-kl", "standard-mae", "maxnorm-mae"])
+def test_a_trained_model_is_kept_whole_and_can_be_fine_tuned(tmp_path: Path, name: str) -> None:
+    dataset = small_dataset(24)
+    config = TrainingConfig(
+        name="plus",
+        labels=(Path("labels.parquet"),),
+        architecture="mat2spec+",
+        model={"members": 2, "width": 16, "hidden": 16},
+        epochs=2,
+        batch_size=8,
+    )
+    split = split_dataset(dataset.material_ids, seed=0)
+    trained = train_setting(config, name, dataset, split)
+    save_checkpoint(tmp_path / name, trained.checkpoint)
+    loaded = load_checkpoint(tmp_path / name)
+    expected = predict(trained.checkpoint, dataset)
+    np.testing.assert_allclose(predict(loaded, dataset), expected, rtol=1e-5, atol=1e-6)
+    tuned = train_setting(config, name, dataset, split, start=loaded)
+    assert np.isfinite(predict(tuned.checkpoint, dataset)).all()

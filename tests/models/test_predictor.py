@@ -15,7 +15,7 @@ from models.card import SCALE, SHAPE, model_id
 from models.checkpoint import save_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
-from models.predictor import SpectrumPredictor
+from models.predictor import SpectrumPredictor, predict_spectra
 from models.spectrum import EDOS_GRID
 
 
@@ -47,6 +47,17 @@ def test_a_supercell_has_proportionally_more_states(folder: Path) -> None:
     predictor = SpectrumPredictor.load(folder, device="cpu")
     one, two = predictor.predict([rocksalt(), supercell(rocksalt(), (2, 1, 1))]).values
     np.testing.assert_allclose(two, 2 * one, rtol=1e-4)
+
+
+def test_one_model_alone_gives_what_its_setting_decodes() -> None:
+    alone = checkpoint(SHAPE)
+    crystals = random_crystals(4)
+    overlapping = Crystal(np.eye(3) * 4, np.zeros((2, 3)), np.array([11, 17]))
+    found = predict_spectra(alone, [*crystals[:2], overlapping, *crystals[2:]])
+    np.testing.assert_allclose(found.values[[0, 1, 3, 4]].sum(1), 1, rtol=1e-5)
+    assert list(found.failures) == [2]
+    assert np.isnan(found.values[2]).all()
+    assert found.grid == SMALL_GRID
 
 
 def test_pymatgen_structures_do_as_well(folder: Path) -> None:
