@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up; `make retrain DATA=folder` replaces the shipped model.
+# `make demo` and `make test` do all the set-up; `make retrain DATA=folder` replaces the shipped models.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -21,10 +21,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 retrain: $(VENV)/installed
-	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw.parquet and mp_snapshot.parquet"; exit 2; }
+	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }
 	$(BIN)/screen train models/zoo/mat2spec-edos.yaml --out models/zoo/mat2spec-edos \
 	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
 	  --structures $(DATA)/mp_snapshot.parquet
+	$(BIN)/screen train models/zoo/mat2spec-phdos.yaml --out models/zoo/mat2spec-phdos \
+	  --labels $(DATA)/phdos_jarvis.parquet
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -19,6 +19,7 @@ from models.benchmark import (
     REGIMES,
     Run,
     RunResult,
+    config_of,
     crystals_of,
     held_out,
     kept_model,
@@ -353,8 +354,9 @@ def _unnested(row: dict[str, Any]) -> dict[str, Any]:
 def report(benchmark: Benchmark) -> str:
     """All tables of a benchmark as Markdown."""
     document, unit = benchmark.document, benchmark.dataset.grid.unit
+    setup = _setup(benchmark.config, benchmark.dataset, [r.run for r in benchmark.results])
     sections = [
-        f"# Benchmark: {benchmark.config.target}\n\n{_setup(benchmark.config, benchmark.dataset)}",
+        f"# Benchmark: {benchmark.config.target}\n\n{setup}",
         f"{_units(benchmark.rows, unit)}\n\n{to_markdown(benchmark.rows, unit)}",
     ]
     if document.get("vb_gaps"):
@@ -375,13 +377,14 @@ def report(benchmark: Benchmark) -> str:
     return "\n".join(sections)
 
 
-def _setup(config: TrainingConfig, dataset: SpectrumDataset) -> str:
+def _setup(config: TrainingConfig, dataset: SpectrumDataset, runs: Sequence[Run]) -> str:
     lines = [
         f"{len(dataset)} materials of {', '.join(path.name for path in config.labels)}; split by "
         f"{config.split_by} (seed {config.split_seed}); {config.epochs} epochs, batches of "
         f"{config.batch_size}, learning rate {config.learning_rate:g}; the epoch with the "
         "smallest validation error counts.\n"
     ]
+    lines += _trained_otherwise(config, runs)
     if dataset.shapes_only:
         lines.append("\nSome labels have no scale: all are SumNorm shapes.\n")
     reasons: dict[str, list[str]] = defaultdict(list)
@@ -389,6 +392,19 @@ def _setup(config: TrainingConfig, dataset: SpectrumDataset) -> str:
         reasons[reason].append(material_id)
     lines += [f"- left out, {reason}: {named(ids)}\n" for reason, ids in reasons.items()]
     return "\n".join([lines[0], "".join(lines[1:])]) if len(lines) > 1 else lines[0]
+
+
+def _trained_otherwise(config: TrainingConfig, runs: Sequence[Run]) -> list[str]:
+    """A line for each model that is not trained as the benchmark says."""
+    lines = []
+    for variant, run in {run.variant.name: run for run in runs}.items():
+        chosen = config_of(config, run.whole)
+        fields = ("epochs", *run.variant.training)
+        changed = [f for f in fields if getattr(chosen, f) != getattr(config, f)]
+        if changed:
+            what = ", ".join(f"{f.replace('_', ' ')} {getattr(chosen, f):g}" for f in changed)
+            lines.append(f"- {variant}: {what}\n")
+    return lines
 
 
 def _units(rows: Sequence[Row], energy_unit: str) -> str:

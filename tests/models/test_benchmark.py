@@ -156,11 +156,14 @@ def test_two_workers_give_the_same_results(tmp_path: Path) -> None:
 
 
 def test_a_variant_can_change_the_training(tmp_path: Path) -> None:
-    faster = TINY.model_copy(update={"training": {"learning_rate": 0.5}})
+    faster = TINY.model_copy(update={"training": {"learning_rate": 0.5}, "epochs": 0.25})
     run = Run(variant=faster, setting="sumnorm-kl", seed=4)
     chosen = benchmark.config_of(config(tmp_path), run)
     assert (chosen.learning_rate, chosen.seed, chosen.settings) == (0.5, 4, ("sumnorm-kl",))
     assert chosen.architecture == "gatgnn"
+    longer = config(tmp_path).model_copy(update={"epochs": 40})
+    assert benchmark.config_of(longer, run).epochs == 10
+    assert benchmark.config_of(longer.model_copy(update={"epochs": 1}), run).epochs == 1
 
 
 # Data.

@@ -106,6 +106,20 @@ def test_edos_tables_have_gap_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_trained_otherwise_is_said(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    text = run(
+        "edos", "--data", labels, "--structures", structures, "--out", tmp_path / "out", "--epochs",
+        2, "--seeds", 1, "--setting", "sumnorm-kl", "--architecture", "gatgnn", "--architecture",
+        "mat2spec+", "--no-plots", "--quiet",
+    )  # fmt: skip
+    assert "2 epochs, batches of 128" in text
+    assert "- mat2spec+: epochs 1, batch size 32, weight decay 1\n" in text
+    assert "- gatgnn:" not in text
+    assert "| mat2spec+ | sumnorm-kl |" in text
+
+
+@pytest.mark.slow
 def test_subclasses_beside_each_other(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["phdos", "--data", phonon_file(tmp_path), "--out", out, "--epochs", 2]
