@@ -82,6 +82,28 @@ def element_properties() -> np.ndarray:
     return table
 
 
+@cache
+def covalent_radii() -> np.ndarray:
+    """Covalent radius of each element in Å, shape (104,), float32; from ASE."""
+    from ase.data import covalent_radii as radii
+
+    return _read_only(radii)
+
+
+@cache
+def atomic_masses() -> np.ndarray:
+    """Atomic mass of each element in u, shape (104,), float32; from ASE."""
+    from ase.data import atomic_masses as masses
+
+    return _read_only(masses)
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    table = np.array(values[: N_ELEMENTS + 1], np.float32)
+    table.setflags(write=False)
+    return table
+
+
 def _more_properties(z: int) -> list[float]:
     from pymatgen.core import Element
 

@@ -12,7 +12,7 @@ class KernelRegression(nn.Module):
     """Spectra as smooth functions of a few numbers, with the Laplacian kernel.
 
     The kernel of two materials is exp(-d / l), d the sum of the absolute differences of their
-    standardised features, and l a part of its median over the training materials.
+    features, and l a part of the median of d over the training materials.
 
     Parameters
     ----------
@@ -31,8 +31,6 @@ class KernelRegression(nn.Module):
 
     points: Tensor
     coefficients: Tensor
-    center: Tensor
-    scale: Tensor
     mean: Tensor
     reach: Tensor
 
@@ -43,8 +41,6 @@ class KernelRegression(nn.Module):
         self.length, self.ridge = length, ridge
         self.register_buffer("points", torch.zeros(0, n_features))
         self.register_buffer("coefficients", torch.zeros(0, size))
-        self.register_buffer("center", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("reach", torch.ones(()))
 
@@ -62,9 +58,7 @@ class KernelRegression(nn.Module):
         features : Tensor, shape (n, n_features)
         targets : Tensor, shape (n, K')
         """
-        self.center = features.mean(0)
-        self.scale = features.std(0, correction=0).clamp_min(1e-6)
-        self.points = (features - self.center) / self.scale
+        self.points = features.clone()
         self.mean = targets.mean(0)
         distance = torch.cdist(self.points, self.points, p=1).double()
         self.reach = (self.length * distance.median()).clamp_min(1e-6).to(features.dtype)
@@ -75,8 +69,7 @@ class KernelRegression(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Prediction, shape (B, K'), for features (B, n_features)."""
-        scaled = (features - self.center) / self.scale
-        kernel = torch.exp(-torch.cdist(scaled, self.points, p=1) / self.reach)
+        kernel = torch.exp(-torch.cdist(features, self.points, p=1) / self.reach)
         return kernel @ self.coefficients + self.mean
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

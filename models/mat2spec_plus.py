@@ -17,8 +17,10 @@ from models.graph import GraphBatch
 from models.kernel_regression import KernelRegression
 from models.layers import GaussianBasis, share_of_group
 from models.losses import Setting
+from models.statistics import CrystalStatistics
 
 _EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
+_OUTLIER = 5.0  # deviations at which a statistic is cut off: a material unlike the training set
 
 
 class Mat2SpecPlusConfig(BaseModel):
@@ -42,8 +44,7 @@ class Mat2SpecPlusConfig(BaseModel):
     properties : bool
         Give each atom its element's properties as numbers, beside the 92 binned descriptors.
     statistics : bool
-        Give the perceptron the mean, deviation, smallest and largest value of the elements'
-        properties, and the mean and shortest distance.
+        Give the perceptron the crystal's :class:`models.statistics.CrystalStatistics`.
     site_resolved : bool
         Every atom makes a spectrum of its own, and the crystal's is their mixture; where the
         spectra are distributions (SumNorm).
@@ -70,7 +71,7 @@ class Mat2SpecPlusConfig(BaseModel):
     properties: bool = True
     statistics: bool = True
     site_resolved: bool = True
-    kernel: float = Field(0.3, ge=0, lt=1)
+    kernel: float = Field(0.4, ge=0, lt=1)
     output: Literal["absolute", "sum-normalized", "max-normalized"] | None = None
     strain: float = Field(0.0, ge=0, lt=0.2)
 
@@ -108,43 +109,6 @@ class GatedConvolution(nn.Module):
         return atoms + scatter(messages, batch.center, dim=0, dim_size=len(atoms))
 
 
-class CompositionStatistics(nn.Module):
-    """What a crystal is made of and how dense it is, as numbers; nothing is learned.
-
-    Attributes
-    ----------
-    size : int
-        Numbers that describe a crystal.
-    """
-
-    properties: Tensor
-    size = 4 * N_PROPERTIES + 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        table = torch.from_numpy(element_properties().copy())
-        self.register_buffer("properties", table, persistent=False)
-
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Numbers around 0 and of the order of 1, shape (B, size)."""
-        graph, n = batch.graph_index, len(batch)
-        value = self.properties[batch.atomic_numbers]
-        fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
-        mean = scatter(fraction * value, graph, dim=0, dim_size=n)
-        variance = scatter(fraction * (value - mean[graph]).square(), graph, dim=0, dim_size=n)
-        largest = scatter(value, graph, dim=0, dim_size=n, reduce="max")
-        smallest = scatter(value, graph, dim=0, dim_size=n, reduce="min")
-        edge_graph = graph[batch.center]
-        count = batch.multiplicity[batch.center] * batch.edge_multiplicity
-        mean_distance = scatter(count * batch.distance, edge_graph, dim_size=n)
-        mean_distance = mean_distance / scatter(count, edge_graph, dim_size=n)
-        shortest = scatter(batch.distance, edge_graph, dim_size=n, reduce="min")
-        distances = [mean_distance - 3.0, shortest - 2.5]
-        # The square root has no derivative at 0, but nothing is learned before it.
-        of_elements = [mean, variance.sqrt(), largest, smallest]
-        return torch.cat([*of_elements, torch.stack(distances, 1)], dim=1)
-
-
 class _Member(nn.Module):
     """One network of the ensemble: crystal graphs to logits (B, K')."""
 
@@ -167,7 +131,7 @@ class _Member(nn.Module):
         features = width
         if config.statistics:
             self.context = nn.Sequential(
-                nn.Linear(CompositionStatistics.size, width),
+                nn.Linear(CrystalStatistics.size, width),
                 nn.SiLU(),
                 nn.Dropout(config.dropout),
             )
@@ -183,7 +147,7 @@ class _Member(nn.Module):
             self.share = nn.Linear(features, 1, bias=False)
 
     def forward(self, batch: GraphBatch, statistics: Tensor) -> Tensor:
-        """Logits, shape (B, K'), of crystals with `statistics` (B, size)."""
+        """Logits, shape (B, K'), of crystals with standardised `statistics` (B, size)."""
         graph, n = batch.graph_index, len(batch)
         atoms = self._atoms(batch)
         context = self.context(statistics) if self.config.statistics else None
@@ -230,7 +194,7 @@ class Mat2SpecPlus(nn.Module):
 
     - gated residual convolutions whose messages fade out smoothly with the distance, instead of
       graph attention, and layer instead of batch normalisation;
-    - the elements' properties as numbers, and statistics of them over the crystal;
+    - the elements' properties as numbers, and statistics of elements, bonds and sites;
     - in the SumNorm settings a spectrum for each site, mixed in learned shares;
     - an ensemble of networks, trained side by side, averaged with a kernel regression on the
       statistics (:meth:`fit`);
@@ -243,25 +207,41 @@ class Mat2SpecPlus(nn.Module):
     config : Mat2SpecPlusConfig
     """
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(self, size: int, config: Mat2SpecPlusConfig = Mat2SpecPlusConfig()) -> None:
         super().__init__()
         self.config = config
-        self.statistics = CompositionStatistics()
+        self.statistics = CrystalStatistics()
+        self.register_buffer("center", torch.zeros(CrystalStatistics.size))
+        self.register_buffer("scale", torch.ones(CrystalStatistics.size))
         self.members = nn.ModuleList(_Member(size, config) for _ in range(config.members))
         if config.kernel_share:
-            self.kernel = KernelRegression(size, CompositionStatistics.size)
+            self.kernel = KernelRegression(size, CrystalStatistics.size)
 
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Fit the kernel regression to all training materials and their scaled labels (n, K')."""
+        """Fit what is not trained, to all training materials and their scaled labels (n, K').
+
+        These are the scales of the statistics and the kernel regression.
+        """
+        statistics = self.statistics(batch)
+        self.center.copy_(statistics.mean(0))
+        self.scale.copy_(statistics.std(0, correction=0).clamp_min(1e-3))
         if self.config.kernel_share:
-            self.kernel.fit(self.statistics(batch), target)
+            self.kernel.fit(self._standardized(batch), target)
+
+    def _standardized(self, batch: GraphBatch) -> Tensor:
+        """Statistics with mean 0 and deviation 1 over the training set, shape (B, size)."""
+        scaled = (self.statistics(batch) - self.center) / self.scale
+        return scaled.clamp(-_OUTLIER, _OUTLIER)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
         logits, share = self.member_logits(batch).mean(0), self.config.kernel_share
         if not share or not self.kernel.fitted:
             return logits
-        regression = self.kernel(self.statistics(batch))
+        regression = self.kernel(self._standardized(batch))
         if self.config.output == "absolute":
             return (1 - share) * logits + share * regression
         positive = regression.clamp_min(0)
@@ -270,7 +250,7 @@ class Mat2SpecPlus(nn.Module):
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
-        statistics = self.statistics(batch)
+        statistics = self._standardized(batch)
         return torch.stack([member(batch, statistics) for member in self.members])
 
     def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:

@@ -11,16 +11,15 @@ from model_examples import (
     random_spectra,
     rocksalt,
     small_dataset,
-    supercell,
 )
 
 from models.architectures import config_for
 from models.benchmark import predict
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.fitting import train_setting
-from models.graph import GraphBatch, GraphConfig
+from models.graph import GraphBatch
 from models.losses import SETTINGS
-from models.mat2spec_plus import CompositionStatistics, Mat2SpecPlus, Mat2SpecPlusConfig
+from models.mat2spec_plus import Mat2SpecPlus, Mat2SpecPlusConfig
 from models.splits import split_dataset
 from models.training_config import TrainingConfig
 
@@ -80,30 +79,6 @@ def test_members_are_trained_as_if_each_were_alone() -> None:
     torch.testing.assert_close(total, torch.stack(losses).mean())
 
 
-def test_statistics_by_hand() -> None:
-    statistics = CompositionStatistics()
-    batch = batch_of([rocksalt()])
-    na, cl = statistics.properties[11], statistics.properties[17]
-    found = statistics(batch)[0]
-    assert len(found) == CompositionStatistics.size
-    mean, deviation, largest, smallest = found[:-2].view(4, -1)
-    torch.testing.assert_close(mean, (na + cl) / 2)
-    torch.testing.assert_close(deviation, (na - cl).abs() / 2)
-    torch.testing.assert_close(largest, torch.maximum(na, cl))
-    torch.testing.assert_close(smallest, torch.minimum(na, cl))
-    distances = batch.distance.numpy()
-    expected = [distances.mean() - 3, distances.min() - 2.5]
-    torch.testing.assert_close(found[-2:], torch.tensor(expected, dtype=torch.float32))
-
-
-def test_statistics_of_merged_graphs_count_the_atoms_that_a_node_stands_for() -> None:
-    cells = [supercell(c, (3, 1, 1)) for c in [rocksalt(), *random_crystals(4)]]
-    merged, whole = (batch_of(cells, GraphConfig(merge=merge)) for merge in (True, False))
-    assert len(merged.atomic_numbers) < len(whole.atomic_numbers)
-    statistics = CompositionStatistics()
-    torch.testing.assert_close(statistics(merged), statistics(whole), atol=1e-5, rtol=1e-4)
-
-
 def test_a_neighbour_beyond_the_cutoff_counts_nothing() -> None:
     """The envelope falls to zero there, so that spectra change smoothly with the structure."""
     torch.manual_seed(0)
@@ -139,18 +114,31 @@ def test_the_kernel_regression_is_a_share_of_the_prediction(name: str) -> None:
     setting.fit(spectra, batch.n_atoms)
     target = setting.target(spectra, batch.n_atoms)
     model = Mat2SpecPlus(SIZE, small(kernel=0.25, output=setting.output)).eval()
+    model.fit(batch, target)
     with torch.inference_mode():
-        alone = setting.activate(model(batch))
-        model.fit(batch, target)
         together = setting.activate(model(batch))
-        regression = model.kernel(model.statistics(batch))
+        alone = setting.activate(model.member_logits(batch).mean(0))
+        regression = model.kernel((model.statistics(batch) - model.center) / model.scale)
     torch.testing.assert_close(together, 0.75 * alone + 0.25 * regression, atol=1e-4, rtol=1e-3)
 
 
-def test_without_a_share_nothing_is_fitted() -> None:
+def test_without_a_share_there_is_no_regression() -> None:
     model = Mat2SpecPlus(SIZE, small(output="max-normalized"))
     model.fit(batch_of([rocksalt()]), torch.ones(1, SIZE))
     assert not hasattr(model, "kernel")
+
+
+def test_statistics_are_standardised_and_cut_off_far_from_the_training_set() -> None:
+    """Of a material unlike all others the perceptron sees no more than that it is."""
+    model, batch = Mat2SpecPlus(SIZE, small()), batch_of(random_crystals(8))
+    model.fit(batch, torch.ones(8, SIZE))
+    scaled = model._standardized(batch)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-3, rtol=0)
+    varied = model.scale > 1e-3
+    torch.testing.assert_close(
+        scaled.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-3, rtol=0
+    )
+    assert model._standardized(with_distances(batch, 3.0)).abs().max() <= 5
 
 
 @pytest.mark.parametrize("name", ["sumnorm-kl", "standard-mae", "maxnorm-mae"])
