@@ -15,6 +15,8 @@ from models.graph import GraphBatch, GraphConfig
 from models.losses import Setting
 from models.mat2spec import Mat2Spec, Mat2SpecConfig
 from models.mat2spec_plus import Mat2SpecPlus, Mat2SpecPlusConfig
+from models.spectrum import EnergyGrid
+from models.springs import SpringModel, SpringsConfig
 
 
 class SpectrumModel(Protocol):
@@ -45,6 +47,7 @@ class _Architecture:
     model: type[nn.Module]
     config: type[BaseModel]
     needs_vectors: bool = False
+    phonon_shapes: bool = False
 
 
 _ARCHITECTURES = {
@@ -52,6 +55,7 @@ _ARCHITECTURES = {
     "gatgnn": _Architecture(GATGNN, GATGNNConfig),
     "e3nn": _Architecture(E3NN, E3NNConfig, needs_vectors=True),
     "mat2spec+": _Architecture(Mat2SpecPlus, Mat2SpecPlusConfig),
+    "springs": _Architecture(SpringModel, SpringsConfig, needs_vectors=True, phonon_shapes=True),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
 
@@ -84,14 +88,36 @@ def model_config(architecture: str, config: dict[str, Any] | None = None) -> Bas
         raise ModelError(f"{architecture} configuration, {field}: {first['msg']}") from None
 
 
-def config_for(architecture: str, config: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """The configuration with the setting's `output`, if the architecture depends on it."""
-    depends = "output" in _known(architecture).config.model_fields
-    return config | {"output": setting.output} if depends else config
+def unsuited(architecture: str, setting: Setting | type[Setting], grid: EnergyGrid) -> str:
+    """Why an architecture does not predict such spectra; empty if it does."""
+    shapes_of_phonons = grid.unit == "cm^-1" and setting.output == "sum-normalized"
+    if shapes_of_phonons or not _known(architecture).phonon_shapes:
+        return ""
+    return (
+        f"{architecture} predicts phonon spectra with the sum 1 (sumnorm-wd, sumnorm-kl) only, "
+        f"not {setting.name} on a grid in {grid.unit}"
+    )
+
+
+def config_for(
+    architecture: str, config: dict[str, Any], setting: Setting, grid: EnergyGrid
+) -> dict[str, Any]:
+    """The configuration with the setting's `output` and the grid, where they matter.
+
+    Raises
+    ------
+    ModelError
+        If the architecture does not predict such spectra.
+    """
+    if reason := unsuited(architecture, setting, grid):
+        raise ModelError(reason)
+    fields = _known(architecture).config.model_fields
+    facts = {"output": setting.output, "grid": grid.model_dump()}
+    return config | {name: value for name, value in facts.items() if name in fields}
 
 
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
-    """The graphs that an architecture needs: with edge vectors, if it is equivariant."""
+    """The graphs that an architecture needs: with edge vectors, if it asks for them."""
     if not _known(architecture).needs_vectors or graph.vectors:
         return graph
     return graph.model_copy(update={"vectors": True})

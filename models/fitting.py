@@ -286,7 +286,7 @@ def _train(
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     train, validation = dataset.subset(split.train), dataset.subset(split.validation)
     setting = SETTINGS[setting_name](dataset.grid.size, dataset.extensive)
-    chosen = config_for(config.architecture, config.model, setting)
+    chosen = config_for(config.architecture, config.model, setting, dataset.grid)
     model = build_model(config.architecture, dataset.grid.size, chosen)
     if start is None:
         setting.fit(train.spectra, train.graphs.n_atoms)

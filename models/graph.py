@@ -38,7 +38,7 @@ class GraphConfig(BaseModel):
     max_atoms : int
         Largest cell.
     vectors : bool
-        Keep the direction of every edge too; only equivariant architectures need it.
+        Keep the direction of every edge, and the cell, too; only some architectures need them.
     merge : bool
         One node for all atoms, and one edge for all neighbours, that distances cannot tell
         apart, with its multiplicity: the same spectrum from a fraction of the work. Graphs with
@@ -76,6 +76,8 @@ class CrystalGraph:
         Neighbours of one centre atom that an edge stands for.
     vector : ndarray, shape (e, 3), float32, optional
         From `center` to `neighbor`, in Å.
+    lattice : ndarray, shape (3, 3), float32, optional
+        Lattice vectors as rows, in Å; there if `vector` is.
     """
 
     atomic_numbers: np.ndarray
@@ -85,6 +87,7 @@ class CrystalGraph:
     distance: np.ndarray
     edge_multiplicity: np.ndarray
     vector: np.ndarray | None = None
+    lattice: np.ndarray | None = None
 
 
 def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> CrystalGraph:
@@ -138,6 +141,7 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
         distance.astype(np.float32),
         np.ones(len(distance), np.int64),
         vectors[0][keep].astype(np.float32) if vectors else None,
+        crystal.lattice.astype(np.float32) if vectors else None,
     )
     return merged(graph) if config.merge and not config.vectors else graph
 
@@ -208,6 +212,8 @@ class GraphBatch:
         Atoms of each cell.
     vector : Tensor, shape (E, 3), float32, optional
         From `center` to `neighbor`, in Å.
+    lattice : Tensor, shape (B, 3, 3), float32, optional
+        Lattice vectors as rows, in Å; there if `vector` is.
     """
 
     atomic_numbers: torch.Tensor
@@ -220,6 +226,7 @@ class GraphBatch:
     n_edges: torch.Tensor
     n_atoms: torch.Tensor
     vector: torch.Tensor | None = None
+    lattice: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.n_nodes)
@@ -262,6 +269,7 @@ class GraphBatch:
             n_edges,
             self.n_atoms[graphs],
             None if self.vector is None else self.vector[edges],
+            None if self.lattice is None else self.lattice[graphs],
         )
 
 
@@ -279,6 +287,7 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
     n_atoms = np.array([g.multiplicity.sum() for g in graphs])
     shift = np.repeat(np.cumsum(n_nodes) - n_nodes, n_edges)
     vectors = [g.vector for g in graphs if g.vector is not None]
+    lattices = [g.lattice for g in graphs if g.lattice is not None]
     return GraphBatch(
         torch.from_numpy(np.concatenate([g.atomic_numbers for g in graphs])),
         torch.from_numpy(np.concatenate([g.multiplicity for g in graphs])).float(),
@@ -290,6 +299,7 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
         torch.from_numpy(n_edges),
         torch.from_numpy(n_atoms),
         torch.from_numpy(np.concatenate(vectors)) if len(vectors) == len(graphs) else None,
+        torch.from_numpy(np.stack(lattices)) if len(lattices) == len(graphs) else None,
     )
 
 

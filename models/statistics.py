@@ -60,7 +60,7 @@ class CrystalStatistics(nn.Module):
         graph, n = batch.graph_index, len(batch)
         edge_graph = graph[batch.center]
         count = batch.multiplicity[batch.center] * batch.edge_multiplicity
-        bonds, nearness = self._bonds(batch)
+        nearness, bonds = self._nearness(batch), self._bonds(batch)
         sites = self._sites(batch, nearness)
         atoms = torch.cat([self.properties[batch.atomic_numbers], sites], dim=1)
         distance = batch.distance[:, None]
@@ -74,27 +74,41 @@ class CrystalStatistics(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
-    def _bonds(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Quantities (E, N_BOND) of the bonds, and how much each counts, shape (E,)."""
-        ends = [batch.atomic_numbers[i] for i in (batch.center, batch.neighbor)]
-        distance, n_nodes = batch.distance, len(batch.atomic_numbers)
-        relative = distance / (self.radii[ends[0]] + self.radii[ends[1]])
+    def sites(self, batch: GraphBatch) -> Tensor:
+        """Shortest distance, and logarithm of the number of nearest neighbours, shape (N, 2)."""
+        return self._sites(batch, self._nearness(batch))
+
+    def relative_distance(self, batch: GraphBatch) -> Tensor:
+        """Distances of the edges over the sum of the covalent radii, shape (E,)."""
+        numbers = batch.atomic_numbers
+        return batch.distance / (
+            self.radii[numbers[batch.center]] + self.radii[numbers[batch.neighbor]]
+        )
+
+    def _nearness(self, batch: GraphBatch) -> Tensor:
+        """How much each edge counts as a bond, shape (E,)."""
+        relative, n_nodes = self.relative_distance(batch), len(batch.atomic_numbers)
         shortest = scatter(relative, batch.center, dim_size=n_nodes, reduce="min")
-        nearness = torch.exp(-(((relative / shortest[batch.center] - 1) / NEAREST) ** 2))
+        return torch.exp(-(((relative / shortest[batch.center] - 1) / NEAREST) ** 2))
+
+    def _bonds(self, batch: GraphBatch) -> Tensor:
+        """Quantities of the bonds, shape (E, N_BOND)."""
+        ends = [batch.atomic_numbers[i] for i in (batch.center, batch.neighbor)]
+        distance = batch.distance
         negativity, valence = (
             self.properties[:, PROPERTIES.index(name)]
             for name in ("electronegativity", "valence_electrons")
         )
         inverse_mass = (1 / self.masses[ends[0]] + 1 / self.masses[ends[1]]).log()
         quantities = [
-            relative,
+            self.relative_distance(batch),
             distance,
             (negativity[ends[0]] - negativity[ends[1]]).abs(),
             valence[ends[0]] + valence[ends[1]],
             inverse_mass,
             0.5 * inverse_mass - 1.5 * distance.log(),
         ]
-        return torch.stack(quantities, dim=1), nearness
+        return torch.stack(quantities, dim=1)
 
     def _sites(self, batch: GraphBatch, nearness: Tensor) -> Tensor:
         """Quantities of the sites, shape (N, N_SITE)."""

@@ -14,6 +14,7 @@ from screening.cli import options
 if TYPE_CHECKING:
     from models.benchmark import Run, RunResult, Variant
     from models.dataset import SpectrumDataset
+    from models.spectrum import EnergyGrid
     from models.subclasses import Subclass
     from models.training_config import TrainingConfig
 
@@ -116,6 +117,7 @@ def benchmark(
     variants, dataset = _variants(architecture), shared_dataset(config)
     settings = _settings(setting, SETTINGS[target], dataset)
     runs = _runs(variants, settings, seeds or (QUICK_SEEDS if quick else SEEDS), studies)
+    runs = _suited(runs, dataset.grid, architecture or [])
     subclasses = []
     if Study.subclass in studies:
         subclasses = _subclasses(config, runs[0], subclass or [], remarks.print)
@@ -181,6 +183,21 @@ def _runs(
     if Study.ablations in studies:
         runs += plan(ABLATION_VARIANTS, settings, seeds)
     return runs
+
+
+def _suited(runs: list[Run], grid: EnergyGrid, chosen: list[str]) -> list[Run]:
+    """The runs whose architecture predicts such spectra; each that was chosen has to have one."""
+    from models.architectures import unsuited
+    from models.losses import SETTINGS as KNOWN
+    from screening.errors import ScreeningError
+
+    reasons = [unsuited(run.variant.architecture, KNOWN[run.setting], grid) for run in runs]
+    suited = [run for run, reason in zip(runs, reasons, strict=True) if not reason]
+    lacking = set(chosen) - {run.variant.name for run in suited}
+    for run, reason in zip(runs, reasons, strict=True):
+        if run.variant.name in lacking:
+            raise ScreeningError(reason)
+    return suited
 
 
 def _subclasses(

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import straightforward
 from model_examples import random_crystals
 
-from models.architectures import ARCHITECTURES, build_model, graphs_for
+from models.architectures import ARCHITECTURES, build_model, config_for, graphs_for
 from models.crystal import Crystal
 from models.dataset import SpectrumDataset
 from models.errors import ModelError
@@ -49,9 +49,10 @@ from models.graph import (
 from models.layers import GraphEncoder
 from models.losses import SETTINGS
 from models.predictor import EDGE_BUDGET
-from models.spectrum import EDOS_GRID
+from models.spectrum import EnergyGrid
 
 BINS = 128
+GRID = EnergyGrid(start=0.0, width=8.0, size=BINS, unit="cm^-1")  # one that all can predict
 Encode = Callable[[GraphBatch], torch.Tensor]
 
 
@@ -120,7 +121,7 @@ def inference(model: nn.Module, batches: list[GraphBatch], context: Any) -> Call
 def epoch_of_batches(graphs: list[CrystalGraph], batch_size: int) -> GraphLoader:
     """What a training iterates over: shuffled batches of a data set whose graphs are kept."""
     ids = tuple(map(str, range(len(graphs))))
-    dataset = SpectrumDataset(ids, collate(graphs), torch.rand(len(graphs), BINS), EDOS_GRID, {})
+    dataset = SpectrumDataset(ids, collate(graphs), torch.rand(len(graphs), BINS), GRID, {})
     return GraphLoader(dataset, batch_size, seed=0)
 
 
@@ -200,7 +201,8 @@ def main() -> None:
     rows = {}
     for architecture in ARCHITECTURES:
         try:
-            model = build_model(architecture, BINS).to(device)
+            chosen = config_for(architecture, {}, SETTINGS["sumnorm-kl"](BINS), GRID)
+            model = build_model(architecture, BINS, chosen).to(device)
         except ModelError as error:
             print(f"{architecture}: {error}", file=sys.stderr)
             continue

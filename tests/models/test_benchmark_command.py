@@ -20,10 +20,12 @@ from test_benchmark import phonon_file
 from test_label_files import metal, shape_row
 from typer.testing import CliRunner
 
-from models.benchmark import Run, RunResult, Variant, held_out
+from models.benchmark import ARCHITECTURE_VARIANTS, Run, RunResult, Variant, held_out, plan
 from models.errors import ModelError
+from models.spectrum import EDOS_GRID, PHDOS_GRID
 from models.training_config import TrainingConfig
 from screening.cli.app import app
+from screening.cli.benchmark import _suited
 from screening.errors import ScreeningError
 from screening.report.benchmark import gap_rows
 
@@ -232,6 +234,18 @@ def test_perfect_predictions_find_every_gap(tmp_path: Path) -> None:
     large = [result("sumnorm-kl", shape, seed=1), result("standard-mae", 1e4 * true, seed=1)]
     assert all(r["tp"] == 0 for r in gap_rows(config, large))
     assert gap_rows(config, [result("sumnorm-kl", shape)]) == []
+
+
+def test_springs_are_for_shapes_of_phonons(tmp_path: Path) -> None:
+    """By default they are left out elsewhere; who asks for them is told so."""
+    runs = plan(ARCHITECTURE_VARIANTS, ["maxnorm-mse", "sumnorm-wd"], 1)
+    settings = {r.setting for r in _suited(runs, PHDOS_GRID, []) if r.variant.name == "springs"}
+    assert settings == {"sumnorm-wd"}
+    assert "springs" not in {r.variant.name for r in _suited(runs, EDOS_GRID, [])}
+    assert len(_suited(runs, PHDOS_GRID, ["springs"])) == len(runs) - 1
+    arguments = ["phdos", "--data", phonon_file(tmp_path), "--architecture", "springs"]
+    with pytest.raises(ScreeningError, match="springs predicts phonon spectra with the sum 1"):
+        run(*arguments, "--setting", "maxnorm-mse")
 
 
 def test_what_is_unknown_is_one_line(tmp_path: Path) -> None:

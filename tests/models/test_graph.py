@@ -126,7 +126,10 @@ def test_vectors_lead_from_the_centre_to_an_image_of_the_neighbour() -> None:
     images = sites[graph.center] - sites[graph.neighbor]
     images = images + graph.vector @ np.linalg.inv(crystal.lattice)
     np.testing.assert_allclose(images, np.round(images), atol=1e-5)
-    assert build_graph(crystal).vector is None
+    np.testing.assert_allclose(graph.lattice, crystal.lattice, rtol=1e-6)
+    without = build_graph(crystal)
+    assert without.vector is None
+    assert without.lattice is None
 
 
 def test_ties_are_kept() -> None:

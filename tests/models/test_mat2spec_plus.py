@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from model_examples import (
+    SMALL_GRID,
     batch_of,
     random_crystals,
     random_spectra,
@@ -39,10 +40,11 @@ def with_distances(batch: GraphBatch, factor: float) -> GraphBatch:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_it_is_made_of_depends_on_the_setting(name: str) -> None:
-    config = small(**config_for("mat2spec+", {}, SETTINGS[name](SIZE)))
+    setting = SETTINGS[name](SIZE)
+    config = small(**config_for("mat2spec+", {}, setting, SMALL_GRID))
     assert config.mixes_sites == name.startswith("sumnorm")
     assert (config.kernel_share > 0) == (not name.startswith("maxnorm"))
-    assert config_for("mat2spec", {}, SETTINGS[name](SIZE)) == {}
+    assert config_for("mat2spec", {}, setting, SMALL_GRID) == {}
 
 
 def test_a_spectrum_is_the_mixture_of_its_sites() -> None:
