@@ -370,7 +370,7 @@ def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
 # Data.
 
 _Files = tuple[Path, ...]
-_State = tuple[tuple[int, int], ...]  # size and time of each file
+_State = tuple[str, ...]  # hash of each file: a copy has the same results
 _states: dict[_Files, _State] = {}
 _loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
 
@@ -413,9 +413,14 @@ def _state(config: TrainingConfig) -> _State:
 
 def _read_state(files: _Files) -> _State:
     try:
-        return tuple((f.st_size, f.st_mtime_ns) for f in (path.stat() for path in files))
+        return tuple(_digest(path) for path in files)
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _forget_changed() -> None:

@@ -118,9 +118,19 @@ def test_results_of_other_hyperparameters_or_data_are_not_taken(tmp_path: Path) 
     chosen = config(tmp_path)
     go(chosen)
     go(chosen.model_copy(update={"epochs": 1}))
-    os.utime(chosen.labels[0], (1, 1))
+    phonon_file(tmp_path, 31)
     go(chosen)
     assert seen == [True, True, True]
+
+
+def test_a_copy_of_the_data_has_the_same_results(tmp_path: Path) -> None:
+    runs, folder, seen = plan([TINY], ["maxnorm-mse"], 1), tmp_path / "runs", list[bool]()
+    chosen = config(tmp_path)
+    copied = chosen.model_copy(update={"labels": (tmp_path / "copy.parquet",)})
+    copied.labels[0].write_bytes(chosen.labels[0].read_bytes())
+    for each in (chosen, copied):
+        run_all(each, runs, folder, announce=lambda _, new: seen.append(new))
+    assert seen == [True, False]
 
 
 def test_changed_defaults_of_an_architecture_are_other_hyperparameters(
@@ -193,8 +203,8 @@ def test_runs_that_have_begun_keep_the_data_that_they_began_with(tmp_path: Path)
     chosen, runs = config(tmp_path), plan([TINY], ["maxnorm-mse", "standard-mae"], 1)
 
     def grow(_: RunResult, new: bool) -> None:
-        os.utime(chosen.labels[0], (len(seen), 1))
         seen.append(new)
+        phonon_file(tmp_path, 30 + len(seen))
 
     seen: list[bool] = []
     folder = tmp_path / "runs"
@@ -210,7 +220,7 @@ def test_runs_that_have_begun_keep_the_data_that_they_began_with(tmp_path: Path)
 def test_a_file_that_changes_between_its_runs_is_named(tmp_path: Path) -> None:
     chosen = config(tmp_path)
     shared_dataset(chosen)
-    os.utime(chosen.labels[0], (1, 1))
+    phonon_file(tmp_path, 31)
     other = chosen.model_copy(update={"graph": GraphConfig(neighbors=6)})
     with pytest.raises(ModelError, match=r"phonons.parquet: changed during the benchmark; copy"):
         shared_dataset(other)
