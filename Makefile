@@ -25,8 +25,10 @@ retrain: $(VENV)/installed
 	$(BIN)/screen train models/zoo/mat2spec-edos.yaml --out models/zoo/mat2spec-edos \
 	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
 	  --structures $(DATA)/mp_snapshot.parquet
-	$(BIN)/screen train models/zoo/mat2spec-phdos.yaml --out models/zoo/mat2spec-phdos \
-	  --labels $(DATA)/phdos_jarvis.parquet
+	for name in mat2spec-phdos springs-phdos; do \
+	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
+	    --labels $(DATA)/phdos_jarvis.parquet || exit 1; \
+	done
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
