@@ -71,12 +71,15 @@ def _row(key: tuple[str, str, float, str, str], group: list[RunResult]) -> Row:
         n_test=len(group[0].prediction),
         n_seeds=len(group),
         mean={name: float(np.mean(v)) for name, v in values.items()},
-        std={name: _deviation(v) for name, v in values.items()},
+        std={name: deviation(v) for name, v in values.items()},
         seconds=float(np.mean([r.seconds for r in group])),
     )
 
 
-def _deviation(values: Sequence[float]) -> float:
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; NaN for a single value."""
+    if len(set(values)) == 1 < len(values):
+        return 0.0  # without the rounding error of the mean
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 

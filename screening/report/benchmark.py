@@ -34,6 +34,7 @@ from models.benchmark import (
 )
 from models.benchmark_tables import (
     Row,
+    deviation,
     figure_title,
     finite,
     markdown,
@@ -125,7 +126,7 @@ def _over_seeds(matrices: list[ConfusionMatrix]) -> dict[str, Any]:
     for name in ("precision", "recall", "f1"):
         values = [getattr(m, name).value for m in matrices]
         defined = [v for v in values if v is not None]
-        document[name]["std"] = float(np.std(defined, ddof=1)) if len(defined) > 1 else None
+        document[name]["std"] = deviation(defined) if len(defined) > 1 else None
     return {"seeds": len(matrices)} | document
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from models.benchmark import Regime, Run, RunResult, Variant
 from models.benchmark_tables import (
     Row,
+    deviation,
     markdown,
     table,
     to_csv,
@@ -103,3 +104,9 @@ def test_plain_rows_as_markdown_and_csv(tmp_path: Path) -> None:
     assert markdown(rows) == "| a | b |\n| --- | --- |\n| 1.235 | - |\n| 2 | x |\n"
     write_csv(rows, tmp_path / "t.csv")
     assert read(tmp_path / "t.csv") == [{"a": "1.23456", "b": ""}, {"a": "2", "b": "x"}]
+
+
+def test_equal_values_do_not_deviate() -> None:
+    assert deviation([0.6, 0.6, 0.6]) == 0  # where the rounded mean is another number
+    assert deviation([1.0, 3.0]) == np.std([1.0, 3.0], ddof=1)
+    assert math.isnan(deviation([0.6]))
