@@ -212,7 +212,7 @@ def predict_spectra(
     --------
     >>> from models.card import ZOO
     >>> from models.checkpoint import load_checkpoint
-    >>> checkpoint = load_checkpoint(ZOO / "mat2spec-phdos" / "sumnorm-wd")  # doctest: +SKIP
+    >>> checkpoint = load_checkpoint(ZOO / "springs-phdos" / "sumnorm-wd")  # doctest: +SKIP
     >>> spectra = predict_spectra(checkpoint, [structure])  # doctest: +SKIP
     >>> spectra.grid.centers[:2], spectra.values.shape  # doctest: +SKIP
     (array([-300., -280.]), (1, 66))
