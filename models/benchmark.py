@@ -79,13 +79,18 @@ def _plus(what: str = "", **model: Any) -> Variant:
     )
 
 
-_SPRINGS = Variant(
-    name="springs",
-    architecture="springs",
-    training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
-    epochs=0.06,  # few parameters to learn, and each step takes eigenvalues
-)
-_TRAINED_OTHERWISE = {"mat2spec+": _plus(), "springs": _SPRINGS}
+def _springs(what: str = "", **model: Any) -> Variant:
+    """Springs in few epochs: there is little to learn, and each step takes eigenvalues."""
+    return Variant(
+        name=f"springs {what}".strip(),
+        architecture="springs",
+        model=model,
+        training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
+        epochs=0.06,
+    )
+
+
+_TRAINED_OTHERWISE = {"mat2spec+": _plus(), "springs": _springs()}
 ARCHITECTURE_VARIANTS = tuple(
     _TRAINED_OTHERWISE.get(a, Variant(name=a, architecture=a)) for a in ARCHITECTURES
 )
@@ -113,6 +118,8 @@ ABLATION_VARIANTS = (
     _plus("without kernel regression", kernel=0),
     _plus("with strained structures", strain=0.02),
     Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
+    _springs("with one member", members=1),
+    _springs("without kernel regression", kernel=0),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 

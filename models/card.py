@@ -34,7 +34,8 @@ class ModelCard(BaseModel):
     elements : tuple of str
         Elements of the training materials; others are extrapolation.
     figures : dict
-        Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``.
+        Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``, and
+        their standard errors over the test materials, such as ``mae_error``.
     unit : str
         Of the energy axis, and so of WD.
     split_by : str
@@ -92,7 +93,8 @@ class ModelCard(BaseModel):
         n_labels = self.n_train + self.n_validation + self.n_test
         left_out = "".join(f"\n- {n} left out: {reason}" for reason, n in self.left_out.items())
         rows = "\n".join(
-            f"| {what} | {f['r2']:.3f} | {f['mae']:.4g} | {f['mse']:.4g} | {f['wd']:.3f} |"
+            f"| {what} | {f['r2']:.3f} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
+            f"| {_with_error(f, 'wd')} |"
             for what, f in self.figures.items()
         )
         gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
@@ -118,7 +120,7 @@ Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
 ## Test figures
 
 On the {self.n_test} test materials, which no training step has seen. MAE and MSE are in the unit
-of the row; WD in {self.unit}.
+of the row; WD in {self.unit}. ± is the standard error over the materials.
 
 | predicted | R2 | MAE | MSE | WD |
 | --- | --- | --- | --- | --- |
@@ -130,6 +132,11 @@ of the row; WD in {self.unit}.
 
 {limits}
 """
+
+
+def _with_error(figures: dict[str, float], name: str) -> str:
+    error = figures.get(f"{name}_error")
+    return f"{figures[name]:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
 
 def _plain(value: Any) -> str:

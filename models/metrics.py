@@ -65,3 +65,22 @@ def spectrum_metrics(
         "mse": mse(prediction, label),
         "wd": wasserstein(prediction, label, bin_width),
     }
+
+
+def standard_errors(
+    prediction: np.ndarray, label: np.ndarray, bin_width: float
+) -> dict[str, float]:
+    """Standard errors of MAE, MSE and WD as means over materials.
+
+    They say how much the figures would differ with other test materials of the same kind.
+    """
+    difference = prediction - label
+    of_materials = {
+        "mae": np.abs(difference).mean(-1),
+        "mse": (difference**2).mean(-1),
+        "wd": wasserstein_distances(prediction, label, bin_width),
+    }
+    if len(label) < 2:
+        return {}
+    root = np.sqrt(len(label))
+    return {name: float(v.std(ddof=1) / root) for name, v in of_materials.items()}

@@ -18,7 +18,7 @@ from models.card import SCALE, SHAPE, ModelCard
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.dataset import SpectrumDataset, refuse_settings
 from models.fitting import Hardware, Trained, is_main_process, train_setting
-from models.metrics import spectrum_metrics
+from models.metrics import spectrum_metrics, standard_errors
 from models.progress import TrainingProgress
 from models.splits import Split, split_of
 from models.training_config import TrainingConfig, load_dataset, read_training_config
@@ -165,6 +165,8 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], np.ndarray]:
     """Test figures of each checkpoint and of the pair, and the pair's spectra in states/eV/cell.
 
+    With each figure but R2 comes its standard error over the materials, as ``mae_error``.
+
     A normalised prediction is compared with the label normalised in the same way; an absolute
     one, and the shape times the predicted sum, with the label in states/eV/cell.
     """
@@ -176,11 +178,14 @@ def evaluate(
         decoded[name] = setting.decode(checkpoint.model(test.graphs), n_atoms).numpy()
         normalized = setting.output != "absolute"
         reference = setting.target(test.spectra, n_atoms).numpy() if normalized else label
-        figures[name] = spectrum_metrics(decoded[name], reference, width)
+        figures[name] = _figures(decoded[name], reference, width)
     if not test.extensive or not {SHAPE, SCALE} <= decoded.keys():
         return figures, np.full_like(label, np.nan)
     predicted = decoded[SHAPE] * decoded[SCALE].sum(-1, keepdims=True)
-    figures[f"{SHAPE} x sum of {SCALE} (states/eV/cell)"] = spectrum_metrics(
-        predicted, label, width
-    )
+    figures[f"{SHAPE} x sum of {SCALE} (states/eV/cell)"] = _figures(predicted, label, width)
     return figures, predicted
+
+
+def _figures(prediction: np.ndarray, label: np.ndarray, width: float) -> dict[str, float]:
+    errors = standard_errors(prediction, label, width)
+    return spectrum_metrics(prediction, label, width) | {f"{k}_error": v for k, v in errors.items()}

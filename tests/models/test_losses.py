@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 from model_examples import random_spectra
-from scipy.stats import wasserstein_distance
+from scipy.stats import sem, wasserstein_distance
 from torch.distributions import Independent, Normal, kl_divergence
 
 from models.losses import SETTINGS, Setting, alignment_loss, contrastive_loss, gaussian_kl
-from models.metrics import mae, mse, r2, spectrum_metrics, wasserstein_distances
+from models.metrics import (
+    mae,
+    mse,
+    r2,
+    spectrum_metrics,
+    standard_errors,
+    wasserstein_distances,
+)
 
 SIZE = 16
 
@@ -236,3 +243,19 @@ def test_metrics_by_hand() -> None:
     assert r2(np.broadcast_to(label.mean(0), label.shape), label) == 0.0
     np.testing.assert_allclose(wasserstein_distances(prediction, label, 0.5), [0, 0.125])
     assert set(spectrum_metrics(prediction, label, 0.5)) == {"r2", "mae", "mse", "wd"}
+
+
+def test_standard_errors_are_those_of_means_over_materials() -> None:
+    rng = np.random.default_rng(0)
+    prediction, label = rng.random((2, 9, 5))
+    found = standard_errors(prediction, label, 0.5)
+    per_material = {
+        "mae": [mae(p, t) for p, t in zip(prediction, label, strict=True)],
+        "mse": [mse(p, t) for p, t in zip(prediction, label, strict=True)],
+        "wd": wasserstein_distances(prediction, label, 0.5),
+    }
+    assert found.keys() == per_material.keys()
+    for name, values in per_material.items():
+        assert found[name] == pytest.approx(sem(values))
+        assert spectrum_metrics(prediction, label, 0.5)[name] == pytest.approx(np.mean(values))
+    assert standard_errors(prediction[:1], label[:1], 0.5) == {}
