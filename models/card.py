@@ -13,7 +13,7 @@ from models.errors import ModelError
 
 CARD = "card.json"
 ZOO = Path(__file__).parent / "zoo"
-DEFAULT_EDOS = ZOO / "mat2spec-edos"
+DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
 
 
@@ -141,6 +141,47 @@ def _with_error(figures: dict[str, float], name: str) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shipped_predictors() -> tuple[str, ...]:
+    """Names of the eDOS predictors that come with the package, the default first."""
+    names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
+    pairs = {name for name in names if (ZOO / name / f"{SCALE}.json").is_file()}
+    return tuple(sorted(pairs, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
+
+    A folder of that name in the working folder comes before a shipped predictor.
+
+    Raises
+    ------
+    ModelError
+        If there is neither.
+    """
+    if name is None:
+        return DEFAULT_EDOS
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if str(name) in shipped_predictors():
+        return ZOO / name
+    raise ModelError(
+        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
+        f"{', '.join(shipped_predictors())}"
+    )
+
+
+def model_name(model_id: str) -> str:
+    """Name of a model without the hash of its weights, for people.
+
+    Examples
+    --------
+    >>> model_name("mat2spec-plus-edos-0123456789ab")
+    'mat2spec-plus-edos'
+    """
+    return model_id.rpartition("-")[0] or model_id
 
 
 def model_id(folder: Path) -> str:

@@ -226,15 +226,15 @@ def find_run(store: ScreeningStore, run_id: str | None) -> Run:
     return runs[0]
 
 
-def trained_elements(checkpoint: str | None) -> frozenset[str]:
-    """Elements in the training set of a predictor; empty if its card cannot be read."""
-    from models.card import DEFAULT_EDOS, ModelCard
+def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
+    """Elements in the training set of a predictor; None if its card cannot be read."""
+    from models.card import ModelCard, predictor_folder
     from models.errors import ModelError
 
     try:
-        return frozenset(ModelCard.read(Path(checkpoint or DEFAULT_EDOS)).elements)
+        return frozenset(ModelCard.read(predictor_folder(checkpoint)).elements)
     except ModelError:
-        return frozenset()
+        return None
 
 
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:

@@ -39,9 +39,12 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Proj
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]
-CheckpointFolder = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", help="Folder of the predictor; the shipped one by default."),
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Folder of the predictor, or the name of a shipped one (`screen doctor` lists them).",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Workers = Annotated[

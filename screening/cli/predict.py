@@ -29,14 +29,13 @@ def predict(
     plot: Annotated[
         Path | None, typer.Option(help="Write the spectrum of the first structure to this file.")
     ] = None,
-    checkpoint: options.CheckpointFolder = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
-    from models.card import DEFAULT_EDOS
     from models.spectrum import EDOS_GRID
     from screening.candidate import Candidate, Unreadable
     from screening.gap import GapCriteria, find_gaps
@@ -56,7 +55,7 @@ def predict(
 
     from models.predictor import SpectrumPredictor
 
-    predictor = SpectrumPredictor.load(checkpoint or DEFAULT_EDOS, device, EDOS_GRID)
+    predictor = SpectrumPredictor.load(checkpoint, device, EDOS_GRID)
     structures = [candidate.structure for candidate in readable]
     spectra = predictor.predict(structures, workers=workers or options.default_workers())
     predictor.close()
@@ -71,7 +70,7 @@ def predict(
     )
     rows = [_row(predictor, readable[i], spectra, gaps, k) for k, i in enumerate(good)]
     if plot is not None and good:
-        _plot(readable[good[0]], spectra.values[good[0]], gaps, criteria, plot)
+        _plot(predictor, readable[good[0]], spectra.values[good[0]], gaps, criteria, plot)
     if as_json:
         _print_json(rows, spectra, good)
     else:
@@ -161,14 +160,27 @@ def _range(gaps: Gaps) -> tuple[float, float] | None:
 
 
 def _plot(
-    candidate: Candidate, spectrum: Any, gaps: Gaps, criteria: GapCriteria, path: Path
+    predictor: SpectrumPredictor,
+    candidate: Candidate,
+    spectrum: Any,
+    gaps: Gaps,
+    criteria: GapCriteria,
+    path: Path,
 ) -> None:
+    from models.card import model_name
     from models.spectrum import EDOS_GRID
     from screening.report.plots import plot_edos, save_figure
 
     threshold = None if criteria.per_atom else criteria.max_dos
     title = f"{candidate.formula} ({candidate.material_id})"
-    figure = plot_edos(EDOS_GRID.centers, spectrum, title, _range(gaps), threshold)
+    figure = plot_edos(
+        EDOS_GRID.centers,
+        spectrum,
+        title,
+        _range(gaps),
+        threshold,
+        model=model_name(predictor.model_id),
+    )
     save_figure(figure, path)
 
 

@@ -89,7 +89,7 @@ def run(
     max_upper_edge: options.MaxUpperEdge = -0.25,
     per_atom: options.PerAtom = False,
     band: options.Band = "valence",
-    checkpoint: options.CheckpointFolder = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     shard_size: Annotated[
@@ -193,12 +193,11 @@ def _finite(limit: float) -> float | None:
     return None if math.isinf(limit) and limit > 0 else limit
 
 
-def _maker(*, checkpoint: Path | None, **fields: Any) -> ScreeningFlowMaker:
+def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
+    from models.card import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
-    if checkpoint is not None:
-        fields["checkpoint"] = str(checkpoint.resolve())
-    return ScreeningFlowMaker(**fields)
+    return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
 
 
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
@@ -320,6 +319,8 @@ def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> Non
     from screening.cli.candidates import trained_elements
 
     trained = trained_elements(run.parameters.get("checkpoint"))
+    if trained is None:
+        return
     foreign = [
         set(candidate.elements) - trained
         for candidate in store.candidates(run.run_id, is_positive=True)

@@ -106,6 +106,7 @@ def _write_plot(
 ) -> None:
     import numpy as np
 
+    from models.card import model_name
     from models.spectrum import EnergyGrid
     from screening.errors import ScreeningError
     from screening.report.plots import plot_edos, save_figure
@@ -119,7 +120,8 @@ def _write_plot(
     title = f"{candidate.formula} ({candidate.material_id})"
     spectrum = np.array(prediction.spectrum)
     gap = gap_range(candidate)
-    save_figure(plot_edos(centers, spectrum, title, gap, threshold, calculated), path)
+    model = model_name(prediction.model_id)
+    save_figure(plot_edos(centers, spectrum, title, gap, threshold, calculated, model), path)
 
 
 def _print(
@@ -136,7 +138,8 @@ def _print(
     console.print(table(None, ("property", "value"), _properties(candidate)))
     if candidate.gap is not None:
         console.print(table("Verdict", ("criterion", "holds"), candidate.gap.holds.items()))
-    unfamiliar = sorted(set(candidate.elements) - trained_elements(checkpoint))
+    trained = trained_elements(checkpoint)
+    unfamiliar = [] if trained is None else sorted(set(candidate.elements) - trained)
     if unfamiliar:
         console.print(f"The model was not trained on {', '.join(unfamiliar)}: extrapolation.")
     if prediction is not None:

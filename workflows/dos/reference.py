@@ -26,6 +26,7 @@ import pandas as pd
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
+from models.card import model_name
 from models.metrics import wasserstein_distances
 from models.predictor import SpectrumPredictor
 from models.spectrum import EDOS_GRID, align_edos, band_edges
@@ -341,7 +342,8 @@ def check_vb_gaps(
     _write(target, maker, rows, failures, summary)
     title = f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
     target.with_suffix(".md").write_text(title + vb_gaps_table(rows) + "\n")
-    _write_spectra(target, rows, [_spectrum(document) for document in documents], predicted)
+    spectra = [_spectrum(document) for document in documents]
+    _write_spectra(target, rows, spectra, predicted, model_name(predictor.model_id))
 
 
 def _known(verdict: Any) -> bool | None:
@@ -353,6 +355,7 @@ def _write_spectra(
     rows: Sequence[VbGapRow],
     dft: Iterable[NDArray[np.floating]],
     predicted: Iterable[NDArray[np.floating]],
+    model: str,
 ) -> None:
     """Write the figure, and its numbers in eV and states/eV/cell."""
     panels, columns = [], {"energy": EDOS_GRID.centers}
@@ -360,7 +363,7 @@ def _write_spectra(
         panels.append(EdosPanel(_panel_title(row), guess, calculated, row.gap))
         columns[f"{row.material_id} dft"] = calculated
         columns[f"{row.material_id} predicted"] = guess
-    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP)
+    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP, model)
     save_figure(figure, target.with_suffix(".png"))
     pd.DataFrame(columns).to_csv(target.with_suffix(".csv"), index=False, float_format="%.5f")
 

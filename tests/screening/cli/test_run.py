@@ -187,10 +187,14 @@ def test_doctor_says_what_is_missing(screen):
     outcome = screen("doctor", "--json")
     found = {line["what"]: line for line in json.loads(outcome.out)}
     assert found["checkpoint"]["usable"]
+    for part in ("architecture mat2spec+", "mat2spec-plus-edos (the default), mat2spec-edos"):
+        assert part in found["checkpoint"]["found"]
     assert not found["Materials Project key"]["usable"]
     assert "MP_API_KEY" in found["Materials Project key"]["found"]
     assert outcome.code == 0
     assert screen("doctor", "--checkpoint", "nowhere").code == 1
+    named = json.loads(screen("doctor", "--checkpoint", "mat2spec-edos", "--json").out)
+    assert "architecture mat2spec," in {line["what"]: line for line in named}["checkpoint"]["found"]
 
 
 def test_train_bad_config(screen, tmp_path):
