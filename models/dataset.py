@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from models.graph import CrystalGraph, GraphBatch, GraphConfig, build_graphs, co
 from models.label_files import Labels, edos_labels, phdos_labels
 from models.losses import SETTINGS
 from models.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
+
+NAMED_REASONS = 8  # in the error when no material can be used
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +118,15 @@ def edos_dataset(
         metadata name) and the structures; or files of shapes, with `material_id`, `energies`
         (eV relative to the Fermi level), `dos` (of any scale, at these energies), `species` and,
         optionally, the rest of the structures. The first usable label of an id counts. With a
-        file of shapes among them all labels become SumNorm shapes; its magnetic elements,
-        lanthanides other than La and Lu, and actinides are left out.
+        file of shapes among them all labels become SumNorm shapes. Labels that physics forbids
+        (:mod:`models.label_rules`) are left out of every file; those of the first and the last
+        kind count as computed without spin. The first kind may name lanthanides in `stand_ins`
+        (atomic numbers) whose place La or Y took in the calculation. Such a label is that of the
+        compound with its 4f shell frozen, as the Materials Project computes most lanthanides,
+        and so the structure keeps its own elements.
     structures : Path, optional
         Parquet file with `material_id`, `lattice`, `species` and `frac_coords`, for labels
-        without structures of their own.
+        without structures of their own; with `band_gap` (eV), labels are compared with it.
 
     Raises
     ------
@@ -128,7 +135,7 @@ def edos_dataset(
         all zero, are there more than once in a file, or have no structure: their ids are named.
     """
     found = edos_labels(labels, structures, grid)
-    return _with_graphs(found, grid, graph, extensive=not found.shapes_only)
+    return _with_graphs(found, grid, graph, labels, extensive=not found.shapes_only)
 
 
 def phdos_dataset(
@@ -153,15 +160,16 @@ def phdos_dataset(
         If a column is missing, the grid is another one, or labels are NaN, negative or all zero,
         or are there more than once: their ids are named.
     """
-    return _with_graphs(phdos_labels(path, grid), grid, graph, extensive=False)
+    return _with_graphs(phdos_labels(path, grid), grid, graph, [path], extensive=False)
 
 
 def _with_graphs(
-    labels: Labels, grid: EnergyGrid, graph: GraphConfig, extensive: bool
+    labels: Labels, grid: EnergyGrid, graph: GraphConfig, files: Sequence[Path], extensive: bool
 ) -> SpectrumDataset:
     graphs = _graphs(labels.crystals, graph)
     if not graphs.built:
-        raise ModelError("no material can be used: none has both a label and a graph")
+        names = ", ".join(path.name for path in files)
+        raise ModelError(f"{names}: {_none_usable(labels.left_out | graphs.failures)}")
     return SpectrumDataset(
         tuple(graphs.built),
         collate(list(graphs.built.values())),
@@ -172,6 +180,15 @@ def _with_graphs(
         tuple(labels.parts[i] for i in graphs.built) if labels.parts else (),
         labels.shapes_only,
     )
+
+
+def _none_usable(left_out: dict[str, str]) -> str:
+    """That no material can be used, and which reason took how many; the commonest first."""
+    counts = Counter(left_out.values()).most_common()
+    reasons = [f"{n} left out: {reason}" for reason, n in counts[:NAMED_REASONS]]
+    more = sum(n for _, n in counts[NAMED_REASONS:])
+    reasons += [f"{more} for other reasons"] if more else []
+    return f"no material can be used ({'; '.join(reasons) or 'there is none'})"
 
 
 def with_structures(

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from models.crystal import ELEMENTS, Crystal
+from models.crystal import Crystal
 from models.errors import ModelError, named
+from models.label_rules import Origin, why_forbidden
 from models.spectrum import (
     EDOS_GRID,
     PHDOS_GRID,
@@ -30,14 +31,11 @@ LABEL_EDGES = np.linspace(-14.0, 10.0, 1201)
 EMAX_MARGIN = 0.05  # eV
 SPECTRUM = "spectrum"  # column of labels that are on a grid already
 ENERGIES = "energies"  # column of labels that come as points of a DOS without a scale
+BAND_GAP = "band_gap"  # eV; of a file of structures, the gap that its source gives
+STAND_INS = "stand_ins"  # lanthanides whose place La or Y took in the calculation
 STRUCTURE = ("material_id", "lattice", "species", "frac_coords")
 # A DOS without a scale counts as zero below this part of its mean within 4 eV of the Fermi level.
 EMPTY = 0.01
-# Nonmagnetic materials only; and what is done with f shells differs between sources of labels.
-MAGNETIC = frozenset(range(24, 29))  # Cr, Mn, Fe, Co, Ni
-LANTHANIDES = frozenset(range(58, 71))  # without La and Lu
-ACTINIDES = frozenset(range(89, 104))
-OXYGEN = 8
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,16 @@ class _Refused:
             raise ModelError(f"{self.path}: {'; '.join(problems)}")
 
 
-# A reader gives the spectrum on the grid, or why there is none; `_Refused` gets what is wrong.
-_Found = Iterator[tuple[str, np.ndarray | str]]
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """A spectrum on the grid, and how it was computed."""
+
+    values: np.ndarray
+    origin: Origin
+
+
+# A reader gives the label, or why there is none; `_Refused` gets what is wrong.
+_Found = Iterator[tuple[str, _Label | str]]
 _Reader = Callable[[Path, EnergyGrid, _Refused], _Found]
 
 
@@ -95,6 +101,8 @@ def edos_labels(
 ) -> Labels:
     """Labels of several files, the first usable one of an id counts; see `edos_dataset`.
 
+    What :mod:`models.label_rules` forbids is left out, whatever file it is from.
+
     Raises
     ------
     ModelError
@@ -102,14 +110,21 @@ def edos_labels(
     """
     together = Labels(shapes_only=any(_has(path, ENERGIES) for path in paths))
     for path in paths:
-        spectra, left_out, file = _read(path, structures, grid, known=together.spectra)
-        crystals, failures = _structures(file, set(spectra))
-        without = sorted(spectra.keys() - crystals.keys() - failures.keys())
+        labels, left_out, file = _read(path, structures, grid, known=together.spectra)
+        crystals, failures = _structures(file, set(labels))
+        without = sorted(labels.keys() - crystals.keys() - failures.keys())
         if without:
             raise ModelError(f"{path}: no structure in {file.name}: {named(without)}")
+        gaps = _source_gaps(structures or file, set(labels))
+        for material_id, crystal in crystals.items():
+            label = labels[material_id]
+            origin = replace(label.origin, source_gap=gaps.get(material_id))
+            if reason := why_forbidden(crystal, origin):
+                failures[material_id] = reason
+            else:
+                together.crystals[material_id] = crystal
+                together.spectra[material_id] = label.values
         together.left_out.update(left_out | failures)
-        together.crystals.update(crystals)
-        together.spectra.update({i: spectra[i] for i in crystals})
     if together.shapes_only:
         together.spectra.update({i: sum_normalized(v) for i, v in together.spectra.items()})
     return replace(
@@ -121,8 +136,8 @@ def edos_labels(
 
 def _read(
     path: Path, structures: Path | None, grid: EnergyGrid, known: Container[str]
-) -> tuple[dict[str, np.ndarray], dict[str, str], Path]:
-    """Spectra that are not known yet, why others are left out, and where the structures are."""
+) -> tuple[dict[str, _Label], dict[str, str], Path]:
+    """Labels that are not known yet, why others are left out, and where the structures are."""
     reader, structured = _kind(path)
     file = path if structured else structures
     if file is None:
@@ -130,8 +145,8 @@ def _read(
     refused = _Refused(path)
     found = {i: label for i, label in reader(path, grid, refused) if i not in known}
     refused.check()
-    spectra = {i: v for i, v in found.items() if not isinstance(v, str)}
-    return spectra, {i: v for i, v in found.items() if isinstance(v, str)}, file
+    labels = {i: v for i, v in found.items() if not isinstance(v, str)}
+    return labels, {i: v for i, v in found.items() if isinstance(v, str)}, file
 
 
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
@@ -185,6 +200,18 @@ def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal],
     return found, failures
 
 
+def _source_gaps(path: Path, material_ids: set[str]) -> dict[str, float]:
+    """Band gaps (eV) that a file of structures gives, as far as it does."""
+    if not _has(path, BAND_GAP):
+        return {}
+    gaps: dict[str, float] = {}
+    for batch in _batches(path, ["material_id", BAND_GAP]):
+        for material_id, gap in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if material_id in material_ids and gap is not None and np.isfinite(gap):
+                gaps[material_id] = gap
+    return gaps
+
+
 def _crystal(row: dict[str, Any]) -> Crystal | str:
     try:
         return Crystal(*(np.array(row[c]) for c in ("lattice", "frac_coords", "species")))
@@ -203,27 +230,28 @@ def _kind(path: Path) -> tuple[_Reader, bool]:
 
 
 def _binned_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
-    """Spectra of a file that are on the grid already."""
+    """Spectra of nonmagnetic materials, found so with spin, that are on the grid already."""
     stored = _stored_grid(path)
     if stored != grid:
         raise ModelError(
             f"{path}: its {stored.size} bins from {stored.start:g} {stored.unit} are "
             f"not the {grid.size} from {grid.start:g} {grid.unit}"
         )
-    for row in _rows(path, ["material_id", SPECTRUM], refused):
+    for row in _rows(path, ["material_id", SPECTRUM], refused, optional=BAND_GAP):
         material_id, label = row["material_id"], np.asarray(row[SPECTRUM], float)
         problem = _problem(label, grid.size)
         if problem:
             refused.add(problem, material_id)
         else:
-            yield material_id, label
+            yield material_id, _Label(label, Origin(spin=True, gap=row.get(BAND_GAP)))
 
 
 def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
     """Spectra on the grid from 1,200 bins; for an incomplete one, the reason."""
-    for row in _rows(path, ["material_id", "band_gap", "emax", "dos"], refused):
+    columns = ["material_id", BAND_GAP, "emax", "dos"]
+    for row in _rows(path, columns, refused, optional=STAND_INS):
         material_id, dos = row["material_id"], np.asarray(row["dos"], float)
-        gap, emax = (np.nan if row[c] is None else row[c] for c in ("band_gap", "emax"))
+        gap, emax = (np.nan if row[c] is None else row[c] for c in (BAND_GAP, "emax"))
         problem = _problem(dos, len(LABEL_EDGES) - 1)
         if not np.isfinite([gap, emax]).all():
             problem = "no band_gap or emax"
@@ -236,14 +264,15 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
             continue
         values = align_edos(LABEL_EDGES, dos, 0.0, max(gap, 0.0), grid).values
         if values.any():
-            yield material_id, values
+            stand_ins = frozenset(row.get(STAND_INS) or ())
+            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins))
         else:
             refused.add(ZERO, material_id)
 
 
 def _shape_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
     """SumNorm shapes from points of a DOS without a scale, relative to the Fermi level."""
-    for row in _rows(path, ["material_id", "species", ENERGIES, "dos"], refused):
+    for row in _rows(path, ["material_id", ENERGIES, "dos"], refused):
         material_id = row["material_id"]
         energies, dos = (np.asarray(row[c], float) for c in (ENERGIES, "dos"))
         problem = _problem(dos, energies.size)
@@ -252,10 +281,10 @@ def _shape_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
         if problem:
             refused.add(problem, material_id)
         else:
-            yield material_id, _unsuitable(row["species"]) or _shape(energies, dos, grid)
+            yield material_id, _shape(energies, dos, grid)
 
 
-def _shape(energies: np.ndarray, dos: np.ndarray, grid: EnergyGrid) -> np.ndarray | str:
+def _shape(energies: np.ndarray, dos: np.ndarray, grid: EnergyGrid) -> _Label | str:
     """SumNorm shape with the gap cut out, or why there is none."""
     near = np.abs(energies) <= grid.edges[-1]
     try:
@@ -266,19 +295,8 @@ def _shape(energies: np.ndarray, dos: np.ndarray, grid: EnergyGrid) -> np.ndarra
         return f"DOS begins only at {energies[0]:.2f} eV"
     if cbm + grid.edges[-1] > energies[-1]:
         return _incomplete(energies[-1])
-    return sum_normalized(align_edos(energies, dos, vbm, cbm, grid).values)
-
-
-def _unsuitable(species: Sequence[int]) -> str:
-    """Why a label of these atomic numbers is not used; empty if it is."""
-    numbers = set(species)
-    if numbers == {OXYGEN}:
-        return "solid oxygen is magnetic"
-    kinds = {"magnetic": MAGNETIC, "a lanthanide": LANTHANIDES, "an actinide": ACTINIDES}
-    for kind, elements in kinds.items():
-        if numbers & elements:
-            return f"{ELEMENTS[min(numbers & elements)]} is {kind}"
-    return ""
+    values = sum_normalized(align_edos(energies, dos, vbm, cbm, grid).values)
+    return _Label(values, Origin(gap=cbm - vbm))
 
 
 def _incomplete(energy: float) -> str:

@@ -14,6 +14,7 @@ from models.crystal import Crystal
 from models.dataset import SpectrumDataset
 from models.graph import GraphBatch, GraphConfig, build_graph, collate
 from models.label_files import LABEL_EDGES
+from models.label_rules import Origin, why_forbidden
 from models.spectrum import EnergyGrid
 
 SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
@@ -37,6 +38,12 @@ def rocksalt(a: float = 5.64, cation: int = 11, anion: int = 17) -> Crystal:
     """Primitive cell with two atoms."""
     lattice = a / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
     return Crystal(lattice, np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), np.array([cation, anion]))
+
+
+def labelled_crystals(n: int) -> list[Crystal]:
+    """Random crystals that may be labelled by a calculation without spin."""
+    crystals = random_crystals(4 * n)
+    return [c for c in crystals if not why_forbidden(c, Origin())][:n]
 
 
 def supercell(crystal: Crystal, repeats: tuple[int, int, int]) -> Crystal:
@@ -112,7 +119,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def write_edos_files(folder: Path, n: int = 30) -> tuple[Path, Path]:
     """Files of labels and structures with `n` materials in common."""
-    crystals = random_crystals(n)
+    crystals = labelled_crystals(n)
     labels = [label_row(f"x-{i}", edos_label(i)) for i in range(n)]
     structures = [structure_row(f"x-{i}", c) for i, c in enumerate(crystals)]
     return (

@@ -11,7 +11,7 @@ import pytest
 from model_examples import (
     edos_label,
     label_row,
-    random_crystals,
+    labelled_crystals,
     structure_row,
     write_edos_files,
     write_rows,
@@ -28,8 +28,6 @@ from screening.cli.app import app
 from screening.cli.benchmark import _suited
 from screening.errors import ScreeningError
 from screening.report.benchmark import gap_rows
-
-NONMAGNETIC = [c for c in random_crystals(80) if "Fe" not in c.elements][:30]
 
 
 def run(*arguments: object) -> str:
@@ -174,7 +172,10 @@ def test_labels_of_another_file_are_a_table_of_their_own(tmp_path: Path) -> None
 
 
 def test_shapes_without_a_scale_choose_the_settings(tmp_path: Path) -> None:
-    rows = [shape_row(f"s-{i}", metal(i / 10), crystal) for i, crystal in enumerate(NONMAGNETIC)]
+    rows = [
+        shape_row(f"s-{i}", metal(i / 10), crystal)
+        for i, crystal in enumerate(labelled_crystals(30))
+    ]
     file, out = write_rows(tmp_path / "shapes.parquet", rows), tmp_path / "out"
     arguments = ["edos", "--data", file, "--out", out, "--quick", "--epochs", 1, "--no-plots"]
     arguments += ["--architecture", "gatgnn", "--workers", 1, "--quiet"]
@@ -192,7 +193,7 @@ def test_shapes_without_a_scale_choose_the_settings(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_in_the_report(tmp_path: Path) -> None:
-    crystals = random_crystals(40)
+    crystals = labelled_crystals(40)
     rows = [label_row(f"x-{i}", edos_label(i), emax=3.0 if i < 7 else 9.0) for i in range(40)]
     labels = write_rows(tmp_path / "labels.parquet", rows)
     structures = [structure_row(f"x-{i}", c) for i, c in enumerate(crystals)]

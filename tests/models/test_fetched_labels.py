@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from model_examples import label_row, random_crystals, structure_row, write_edos_files, write_rows
+from model_examples import label_row, labelled_crystals, structure_row, write_edos_files, write_rows
 
 from models.dataset import edos_dataset, phdos_dataset
 from models.errors import ModelError
@@ -22,7 +22,7 @@ def fetched(
     rows = [
         structure_row(f"{prefix}-{i}", crystal) | {"spectrum": spectrum.tolist()}
         for i, (crystal, spectrum) in enumerate(
-            zip(random_crystals(len(spectra)), spectra, strict=True)
+            zip(labelled_crystals(len(spectra)), spectra, strict=True)
         )
     ]
     metadata = {} if grid is None else {"grid": grid.model_dump_json()}
@@ -39,7 +39,7 @@ def test_spectra_come_as_they_are_with_their_own_structures(tmp_path: Path) -> N
     dataset = edos_dataset([fetched(tmp_path / "mp.parquet", spectra)])
     assert dataset.material_ids == tuple(f"mp-{i}" for i in range(5))
     np.testing.assert_allclose(dataset.spectra, spectra, rtol=1e-6)
-    assert dataset.graphs.n_atoms.tolist() == [len(c) for c in random_crystals(5)]
+    assert dataset.graphs.n_atoms.tolist() == [len(c) for c in labelled_crystals(5)]
 
 
 def test_both_kinds_of_labels_go_together(tmp_path: Path) -> None:

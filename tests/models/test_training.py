@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from model_examples import (
-    random_crystals,
+    labelled_crystals,
     small_dataset,
     structure_row,
     write_edos_files,
@@ -65,7 +65,7 @@ def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     assert (tmp_path / "small" / "README.md").read_text() == card.to_markdown()
     predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
     assert set(predictor.elements) == set(card.elements)
-    by_id = dict(zip((f"x-{i}" for i in range(30)), random_crystals(30), strict=True))
+    by_id = dict(zip((f"x-{i}" for i in range(30)), labelled_crystals(30), strict=True))
     found = predictor.predict([by_id[i] for i in trained.test.material_ids]).values
     np.testing.assert_allclose(found, trained.predicted, rtol=1e-3, atol=1e-4)
     assert len(lines) == 3
@@ -459,7 +459,7 @@ def test_phonons_take_the_same_path(tmp_path: Path, architecture: str, target: s
         structure_row(f"j-{i}", c)
         | {"split": "val" if i % 5 == 0 else "train"}
         | {"phdos": np.exp(-(((x - 0.3 - i / 90) / 0.1) ** 2)).tolist()}
-        for i, c in enumerate(random_crystals(30))
+        for i, c in enumerate(labelled_crystals(30))
     ]
     file = write_rows(tmp_path / "phonons.parquet", rows)
     chosen = config(
