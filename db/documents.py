@@ -37,6 +37,7 @@ INT64 = 2**63
 CandidateState = Literal["pending", "screened", "rejected", "failed"]
 RunState = Literal["running", "done", "failed"]
 ValidationState = Literal["queued", "running", "done", "failed"]
+GapKind = Literal["gap", "near-gap"]
 
 CandidateKey = tuple[str, str]
 PredictionKey = tuple[str, str, str]
@@ -200,6 +201,23 @@ class Document(Model):
     schema_version: Literal[1] = 1
 
 
+class MarginsDoc(Model):
+    """By how much a range keeps (positive) or misses (negative) each limit; None if unknown.
+
+    Parameters
+    ----------
+    max_dos : float or None
+        In the unit of the threshold.
+    min_width, min_upper_edge, max_upper_edge : float or None
+        In eV.
+    """
+
+    max_dos: Number | None = None
+    min_width: Number | None = None
+    min_upper_edge: Number | None = None
+    max_upper_edge: Number | None = None
+
+
 class GapDoc(Model):
     """Verdict on the gap of one spectrum, with the numbers that it was judged by.
 
@@ -219,6 +237,19 @@ class GapDoc(Model):
         Which of the criteria hold.
     is_gap : bool
         All of them hold.
+    kind : str or None
+        ``"gap"`` for a range that is nearly empty over the width that is asked for, else
+        ``"near-gap"``; None without a range.
+    n_ranges : int or None
+        Ranges below the band edge that are wide enough.
+    margins : MarginsDoc or None
+    robust : bool or None
+        `is_gap` stays the same when the limits move a little; see
+        :func:`screening.gap.find_gaps`.
+    is_gap_fine : bool or None
+        `is_gap` of a calculated DOS at its own resolution; None for a prediction.
+
+    The last five are None in documents older than they.
     """
 
     lower_edge: Number | None = None
@@ -230,6 +261,11 @@ class GapDoc(Model):
     criteria: FreeDict = Field(default_factory=dict)
     holds: Flags = Field(default_factory=dict)
     is_gap: Flag
+    kind: GapKind | None = None
+    n_ranges: Count | None = None
+    margins: MarginsDoc | None = None
+    robust: Flag | None = None
+    is_gap_fine: Flag | None = None
 
 
 class GridDoc(Model):

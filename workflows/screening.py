@@ -426,8 +426,7 @@ def _prediction_documents(
 
 def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
     """Verdicts on 128-bin spectra (B, 128) in states/eV/cell."""
-    edges = EDOS_GRID.edges
-    return find_gaps(EDOS_GRID.centers, spectra, criteria, n_atoms, (edges[0], edges[-1]))
+    return find_gaps(EDOS_GRID, spectra, criteria, n_atoms)
 
 
 def gap_document(gaps: Gaps, i: int) -> GapDoc:

@@ -20,10 +20,10 @@ from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.metrics import mae, wasserstein
-from models.spectrum import EDOS_GRID, align_edos
+from models.spectrum import EDOS_GRID
 from screening.classification import ConfusionMatrix, Proportion
 from screening.errors import ScreeningError
-from screening.gap import GapCriteria
+from screening.gap import GapCriteria, Gaps, find_gaps
 from workflows.dos.document import DosDocument, DosError
 from workflows.screening import gap_document, judge
 from workflows.stores import open_reference, store_reference
@@ -305,17 +305,19 @@ def validation_of(
     The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
     the structure as it was calculated, the settings and the other figures.
 
+    The DOS is judged at its own resolution as well; a different verdict is a warning.
+
     Raises
     ------
     ModelError
         If the DOS does not cover the grid.
     """
     run = store.run(run_id)
-    spectrum = align_edos(
-        np.array(document.energies), np.array(document.dos), document.vbm, document.cbm
-    ).values
+    spectrum = document.spectrum().values
     nsites = len(document.structure)
-    gaps = judge(spectrum, [nsites], GapCriteria(**run.parameters.get("criteria", {})))
+    criteria = GapCriteria(**run.parameters.get("criteria", {}))
+    gaps = judge(spectrum, [nsites], criteria)
+    fine = judge_fine(document, criteria)
     draft = _draft(store, run_id, key)
     changes = {
         "formula": document.formula,
@@ -327,16 +329,44 @@ def validation_of(
         "vbm": document.vbm,
         "cbm": document.cbm,
         "band_gap": document.band_gap,
-        "gap": gap_document(gaps, 0),
+        "gap": gap_document(gaps, 0).model_copy(update={"is_gap_fine": bool(fine.is_gap[0])}),
         "is_positive": bool(gaps.is_gap[0]),
         **_errors(_prediction(store, run, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
-        "warnings": list(document.warnings),
+        "warnings": [*document.warnings, *_difference(document, gaps, fine)],
         "error": None,
         "updated_at": utc_now(),
     }
     return ValidationDoc(**(draft.model_dump() | changes))
+
+
+def judge_fine(document: DosDocument, criteria: GapCriteria) -> Gaps:
+    """Verdict on a calculated DOS at its own resolution.
+
+    Raises
+    ------
+    ModelError
+        If the DOS does not cover the grid.
+    """
+    spectrum = document.spectrum(document.own_grid)
+    return find_gaps(spectrum.grid, spectrum.values, criteria, [len(document.structure)])
+
+
+def _difference(document: DosDocument, binned: Gaps, fine: Gaps) -> Iterator[str]:
+    """A warning if the verdicts differ."""
+    if binned.is_gap[0] != fine.is_gap[0]:
+        own = 1000 * document.own_grid.width
+        yield (
+            f"the verdict depends on the resolution: {_in_words(binned)} in bins of "
+            f"{1000 * EDOS_GRID.width:.1f} meV, {_in_words(fine)} in the DOS's own of {own:.1f} meV"
+        )
+
+
+def _in_words(gaps: Gaps) -> str:
+    if not gaps.is_gap[0]:
+        return "no gap"
+    return f"a gap from {gaps.lower_edge[0]:.2f} to {gaps.upper_edge[0]:.2f} eV"
 
 
 def _raw_dos(document: DosDocument) -> dict[str, Any]:

@@ -82,6 +82,14 @@ PerAtom = Annotated[
         "--per-atom/--per-cell", rich_help_panel=_GAP, help="What the DOS threshold is for."
     ),
 ]
+SingleGap = Annotated[
+    bool,
+    typer.Option(
+        "--single-gap/--no-single-gap",
+        rich_help_panel=_GAP,
+        help="No second range of that width, however deep below the VBM.",
+    ),
+]
 Band = Annotated[
     str,
     typer.Option(

@@ -25,6 +25,7 @@ def predict(
     min_upper_edge: options.MinUpperEdge = -1.0,
     max_upper_edge: options.MaxUpperEdge = -0.25,
     per_atom: options.PerAtom = False,
+    single_gap: options.SingleGap = False,
     band: options.Band = "valence",
     plot: Annotated[
         Path | None, typer.Option(help="Write the spectrum of the first structure to this file.")
@@ -36,6 +37,8 @@ def predict(
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
+    import numpy as np
+
     from models.spectrum import EDOS_GRID
     from screening.candidate import Candidate, Unreadable
     from screening.gap import GapCriteria, find_gaps
@@ -47,6 +50,7 @@ def predict(
         min_upper_edge=min_upper_edge,
         max_upper_edge=max_upper_edge,
         per_atom=per_atom,
+        single_gap=single_gap,
         band=band,
     )
     items = [item for file in files for item in open_source(file)]
@@ -60,14 +64,8 @@ def predict(
     spectra = predictor.predict(structures, workers=workers or options.default_workers())
     predictor.close()
     good = [i for i in range(len(readable)) if i not in spectra.failures]
-    edges = EDOS_GRID.edges
-    gaps = find_gaps(
-        EDOS_GRID.centers,
-        spectra.values[good],
-        criteria,
-        [readable[i].nsites for i in good],
-        (edges[0], edges[-1]),
-    )
+    nsites = np.array([readable[i].nsites for i in good], int)
+    gaps = find_gaps(EDOS_GRID, spectra.values[good], criteria, nsites)
     rows = [_row(predictor, readable[i], spectra, gaps, k) for k, i in enumerate(good)]
     if plot is not None and good:
         _plot(predictor, readable[good[0]], spectra.values[good[0]], gaps, criteria, plot)
@@ -121,15 +119,29 @@ def _print(
     quiet: bool,
 ) -> None:
     from screening.cli.console import stdout, table
+    from screening.cli.show import criteria_table
     from screening.report.plots import terminal_edos
 
-    columns = ("structure", "formula", "atoms", "VB gap", "from eV", "to eV", "width eV", "remark")
+    columns = (
+        "structure",
+        "formula",
+        "atoms",
+        "VB gap",
+        "kind",
+        "robust",
+        "from eV",
+        "to eV",
+        "width eV",
+        "remark",
+    )
     cells = [
         (
             row["material_id"],
             row["formula"],
             row["nsites"],
             row["is_gap"],
+            row["kind"],
+            row["robust"],
             row["lower_edge"],
             row["upper_edge"],
             f"{'≥ ' if row['is_lower_bound'] else ''}{row['width']:.2f}",
@@ -139,6 +151,8 @@ def _print(
     ]
     stdout().print(table(None, columns, cells))
     if len(rows) == 1 and not quiet:
+        stdout().print(criteria_table(rows[0]["holds"], rows[0]["margins"], gaps.criteria.per_atom))
+        stdout().print(f"Ranges of that width below the band edge: {rows[0]['n_ranges']}")
         print(
             terminal_edos(
                 spectra.grid.centers,

@@ -31,6 +31,13 @@ class CandidateRow:
     gap_width: float | None
     gap_width_is_lower_bound: bool | None
     gap_max_dos: float | None
+    gap_kind: str | None
+    gap_robust: bool | None
+    gap_n_ranges: int | None
+    gap_margin_max_dos: float | None
+    gap_margin_min_width: float | None
+    gap_margin_min_upper_edge: float | None
+    gap_margin_max_upper_edge: float | None
     score: float | None
     is_positive: bool | None
     state: str
@@ -57,6 +64,10 @@ class CandidateRow:
             **_gap(gap),
             gap_width_is_lower_bound=gap.is_lower_bound if gap else None,
             gap_max_dos=gap.max_dos if gap else None,
+            gap_kind=gap.kind if gap else None,
+            gap_robust=gap.robust if gap else None,
+            gap_n_ranges=gap.n_ranges if gap else None,
+            **_margins(gap),
             score=candidate.score,
             is_positive=candidate.is_positive,
             state=candidate.state,
@@ -270,6 +281,13 @@ Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow
 def _gap(gap: GapDoc | None) -> dict[str, float | None]:
     names = ("lower_edge", "upper_edge", "width")
     return {f"gap_{name}": getattr(gap, name) if gap else None for name in names}
+
+
+def _margins(gap: GapDoc | None) -> dict[str, float | None]:
+    from db.documents import MarginsDoc
+
+    margins = (gap and gap.margins) or MarginsDoc()
+    return {f"gap_margin_{name}": value for name, value in margins.model_dump().items()}
 
 
 def attribution_of(material_id: str, run: Run | None = None) -> str | None:

@@ -111,10 +111,8 @@ def _gap_matrix(config: TrainingConfig, result: RunResult, scale: np.ndarray) ->
     dos = result.prediction
     if SETTINGS[result.run.setting].output != "absolute":
         dos = dos / dos.sum(-1, keepdims=True) * scale
-    grid = test.grid
-    bounds = (float(grid.edges[0]), float(grid.edges[-1]))
     predicted, true = (
-        find_gaps(grid.centers, spectra, GapCriteria(), bounds=bounds).is_gap
+        find_gaps(test.grid, spectra, GapCriteria()).is_gap
         for spectra in (dos, test.spectra.numpy())
     )
     return ConfusionMatrix.of(zip(predicted, true, strict=True))

@@ -20,6 +20,8 @@ from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
 from pymatgen.electronic_structure.dos import Dos
 
+from models.spectrum import EDOS_GRID, EnergyGrid, Spectrum, align_edos
+
 Engine = Literal["gpaw", "vasp"]
 
 WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
@@ -211,6 +213,32 @@ class DosDocument(BaseModel):
     def is_magnetic(self) -> bool | None:
         """Whether the cell has a moment above 0.05 Bohr magnetons; None if that is unknown."""
         return None if self.magnetization is None else abs(self.magnetization) > 0.05
+
+    @property
+    def own_grid(self) -> EnergyGrid:
+        """Grid over the range of the eDOS grid, with bins as wide as the points lie apart.
+
+        The nearest width of which 4 eV is a multiple, and never wider than the bins of the
+        eDOS grid.
+        """
+        energies = np.asarray(self.energies)
+        shown = (energies >= self.vbm + EDOS_GRID.edges[0]) & (
+            energies <= self.cbm + EDOS_GRID.edges[-1]
+        )
+        spacing = float(np.median(np.diff(energies[shown])))
+        half = max(round(WINDOW / spacing), EDOS_GRID.size // 2)
+        return EnergyGrid(start=-WINDOW, width=WINDOW / half, size=2 * half)
+
+    def spectrum(self, grid: EnergyGrid = EDOS_GRID) -> Spectrum:
+        """The DOS on a grid whose zero is both band edges; see :func:`models.spectrum.align_edos`.
+
+        Raises
+        ------
+        ModelError
+            If the DOS does not cover the grid.
+        """
+        energies, dos = np.asarray(self.energies), np.asarray(self.dos)
+        return align_edos(energies, dos, self.vbm, self.cbm, grid)
 
     @property
     def relative_energies(self) -> np.ndarray:
