@@ -219,6 +219,29 @@ def test_the_verdict_is_by_the_four_criteria(store, run, lower, upper, is_gap):
         assert found.gap.width == pytest.approx(upper - lower, abs=EDOS_GRID.width)
 
 
+@pytest.mark.parametrize(("lower", "binned"), [(-1.54, False), (-1.7, True)])
+def test_a_verdict_that_depends_on_the_resolution_is_a_warning(store, run, lower, binned):
+    """1.01 eV are a gap, but the bins that are empty throughout are 0.9375 eV."""
+    found = validation_of(store, "run-1", key(), dos_with_gap(lower, -0.53, crystal(0)))
+    assert found.is_positive is found.gap.is_gap is binned
+    assert found.gap.is_gap_fine is True
+    assert any("depends on the resolution" in text for text in found.warnings) is not binned
+    if not binned:
+        assert "no gap in bins of 62.5 meV, a gap from -1.54 to -0.54 eV" in found.warnings[-1]
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.3])
+def test_the_own_grid_of_a_dos_has_its_resolution(gap):
+    made = free_electrons(crystal(0), gap=gap)
+    grid = made.own_grid
+    assert (grid.start, grid.size, grid.edges[-1]) == (-4.0, 800, 4.0)
+    assert grid.width == pytest.approx(0.01)
+    fine, coarse = made.spectrum(grid), made.spectrum()
+    assert fine.integral == pytest.approx(coarse.integral)
+    thin = made.model_copy(update={"energies": made.energies[::20], "dos": made.dos[::20]})
+    assert thin.own_grid == EDOS_GRID
+
+
 def test_the_verdict_is_by_the_criteria_of_the_run(store):
     narrow = {"min_width": 0.5}
     put_run(store, materials(), POSITIVES, criteria=narrow)

@@ -104,11 +104,21 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
-        np.testing.assert_array_equal(find_dft(store, document), validations()["m-2"].spectrum)
+        found = find_dft(store, document)
+        np.testing.assert_array_equal(found.spectrum, validations()["m-2"].spectrum)
         other = document.model_copy(update={"structure_hash": "relaxed"})
         assert find_dft(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
     assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
+    assert "verdict by gpaw is robust" in screen("show", "m-2").out
+    assert "at full resolution" not in screen("show", "m-2").out
+    with open_store(DB) as store:
+        (stored,) = store.validations(material_ids=["m-2"])
+        differs = stored.gap.model_copy(update={"is_gap_fine": not stored.gap.is_gap})
+        store.upsert_validations([stored.model_copy(update={"gap": differs})])
+    assert "VB gap by gpaw at full resolution" in screen("show", "m-2").out
+    shown = json.loads(screen("show", "m-2", "--json").out)["dft"]
+    assert shown["gap"]["is_gap_fine"] is not shown["gap"]["is_gap"]
 
 
 def test_quiet(screen, run, formula):
