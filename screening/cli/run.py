@@ -41,7 +41,8 @@ def run(
     max_sites: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_FILTERS, help="Largest cell, atoms: what DFT can afford. Default: any."
+            rich_help_panel=_FILTERS,
+            help="Largest primitive cell, atoms: what DFT can afford. Default: any.",
         ),
     ] = None,
     max_gap: Annotated[
@@ -89,6 +90,7 @@ def run(
     max_upper_edge: options.MaxUpperEdge = -0.25,
     per_atom: options.PerAtom = False,
     band: options.Band = "valence",
+    keep_cell: options.KeepCell = False,
     checkpoint: options.CheckpointFolder = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -146,6 +148,7 @@ def run(
         workers=workers or options.default_workers(),
         shard_size=shard_size,
         limit=limit,
+        keep_cell=keep_cell,
     )
     run_id = _run_id(maker, db, resume)
     if on_launchpad:

@@ -153,6 +153,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("material", candidate.material_id),
         ("formula", candidate.formula),
         ("atoms in the cell", candidate.nsites),
+        ("cell", _cell(candidate)),
         ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
         ("band gap (eV)", _number(candidate.band_gap)),
         ("magnetic", candidate.is_magnetic),
@@ -170,6 +171,13 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append((f"largest DOS in it ({unit})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
     return rows
+
+
+def _cell(candidate: CandidateDoc) -> str:
+    from screening.cli.rows import cell_in_words
+
+    fields = candidate.nsites, candidate.cell_multiplicity, candidate.reduction_problem
+    return cell_in_words(*fields)
 
 
 def _number(value: float | None) -> str | None:
