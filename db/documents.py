@@ -315,7 +315,14 @@ class CandidateDoc(Document):
     Parameters
     ----------
     structure_hash : str or None
-        None for a material whose structure could not be read.
+        Of `structure`; None for a material whose structure could not be read.
+    nsites : int
+        Atoms of `structure`: the primitive cell, or the cell as the source gave it.
+    cell_multiplicity : int or None
+        Primitive cells in the cell as the source gave it. None where that was not reduced: it
+        was to be kept or could not be reduced, or a filter had dropped the material before.
+    reduction_problem : str or None
+        Why the cell could not be reduced.
     energy_above_hull : float or None
         In eV/atom.
     band_gap : float or None
@@ -339,6 +346,8 @@ class CandidateDoc(Document):
     elements: list[Identifier] = Field(default_factory=list)
     nelements: Count = 0
     nsites: Count = 0
+    cell_multiplicity: Annotated[Count, Field(ge=1)] | None = None
+    reduction_problem: Text | None = None
     energy_above_hull: Number | None = None
     band_gap: Number | None = None
     is_magnetic: Flag | None = None

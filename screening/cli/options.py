@@ -97,6 +97,15 @@ Band = Annotated[
     ),
 ]
 
+KeepCell = Annotated[
+    bool,
+    typer.Option(
+        "--keep-cell",
+        help="Judge each structure in the cell as given, not in its primitive cell: "
+        "a DOS per cell grows with it.",
+    ),
+]
+
 
 def default_workers() -> int:
     """One process for each core, but each takes more than half a GB of memory."""

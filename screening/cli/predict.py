@@ -27,6 +27,7 @@ def predict(
     per_atom: options.PerAtom = False,
     single_gap: options.SingleGap = False,
     band: options.Band = "valence",
+    keep_cell: options.KeepCell = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write the spectrum of the first structure to this file.")
     ] = None,
@@ -55,6 +56,8 @@ def predict(
     )
     items = [item for file in files for item in open_source(file)]
     readable = [item for item in items if isinstance(item, Candidate)]
+    if not keep_cell:
+        readable = [candidate.reduced() for candidate in readable]
     unreadable = [item for item in items if isinstance(item, Unreadable)]
 
     from models.predictor import SpectrumPredictor
@@ -88,6 +91,8 @@ def _row(
         "material_id": candidate.material_id,
         "formula": candidate.formula,
         "nsites": candidate.nsites,
+        "cell_multiplicity": candidate.cell_multiplicity,
+        "reduction_problem": candidate.reduction_problem,
         **gaps.row(k),
         "score": float(gaps.score[k]),
         "model_id": predictor.model_id,
@@ -165,8 +170,15 @@ def _print(
 
 
 def _remark(row: dict[str, Any]) -> str:
-    elements = row["elements_not_trained_on"]
-    return f"not trained on {', '.join(elements)}" if elements else ""
+    from screening.cli.rows import cell_in_words
+
+    remarks = []
+    if elements := row["elements_not_trained_on"]:
+        remarks.append(f"not trained on {', '.join(elements)}")
+    multiplicity, problem = row["cell_multiplicity"], row["reduction_problem"]
+    if problem is not None or (multiplicity or 1) > 1:
+        remarks.append(f"cell {cell_in_words(row['nsites'], multiplicity, problem)}")
+    return "; ".join(remarks)
 
 
 def _range(gaps: Gaps) -> tuple[float, float] | None:

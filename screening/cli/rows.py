@@ -24,6 +24,8 @@ class CandidateRow:
     formula: str
     chemsys: str
     nsites: int
+    cell_multiplicity: int | None
+    reduction_problem: str | None
     energy_above_hull: float | None
     band_gap: float | None
     gap_lower_edge: float | None
@@ -59,6 +61,8 @@ class CandidateRow:
             formula=candidate.formula,
             chemsys=candidate.chemsys,
             nsites=candidate.nsites,
+            cell_multiplicity=candidate.cell_multiplicity,
+            reduction_problem=candidate.reduction_problem,
             energy_above_hull=candidate.energy_above_hull,
             band_gap=candidate.band_gap,
             **_gap(gap),
@@ -300,6 +304,17 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
 
     stated = run.source.get("attribution") if run else None
     return stated or (ATTRIBUTION if material_id.startswith(MP_IDS) else None)
+
+
+def cell_in_words(nsites: int, multiplicity: int | None, problem: str | None) -> str:
+    """What became of the cell that the source gave; `nsites` of the one that was judged."""
+    if problem is not None:
+        return f"kept as given: {problem}"
+    if multiplicity is None:
+        return "not reduced"
+    if multiplicity == 1:
+        return "primitive"
+    return f"given with {nsites * multiplicity} atoms, reduced to 1/{multiplicity}"
 
 
 def deliver(

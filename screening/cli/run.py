@@ -41,7 +41,8 @@ def run(
     max_sites: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_FILTERS, help="Largest cell, atoms: what DFT can afford. Default: any."
+            rich_help_panel=_FILTERS,
+            help="Largest primitive cell, atoms: what DFT can afford. Default: any.",
         ),
     ] = None,
     max_gap: Annotated[
@@ -90,6 +91,7 @@ def run(
     per_atom: options.PerAtom = False,
     single_gap: options.SingleGap = False,
     band: options.Band = "valence",
+    keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -148,6 +150,7 @@ def run(
         workers=workers or options.default_workers(),
         shard_size=shard_size,
         limit=limit,
+        keep_cell=keep_cell,
     )
     run_id = _run_id(maker, db, resume)
     if on_launchpad:

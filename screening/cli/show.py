@@ -164,6 +164,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("material", candidate.material_id),
         ("formula", candidate.formula),
         ("atoms in the cell", candidate.nsites),
+        ("cell", _cell(candidate)),
         ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
         ("band gap (eV)", _number(candidate.band_gap)),
         ("magnetic", candidate.is_magnetic),
@@ -213,6 +214,13 @@ def criteria_table(
         unit = dos_unit if name == "max_dos" else "eV"
         rows.append((name, is_met, None if margin is None else f"{margin:+.3f} {unit}"))
     return table("Verdict", ("criterion", "holds", "margin"), rows)
+
+
+def _cell(candidate: CandidateDoc) -> str:
+    from screening.cli.rows import cell_in_words
+
+    fields = candidate.nsites, candidate.cell_multiplicity, candidate.reduction_problem
+    return cell_in_words(*fields)
 
 
 def _number(value: float | None) -> str | None:
