@@ -99,7 +99,7 @@ def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
 def _interval(proportion: Any) -> str:
     if proportion.value is None:
         return "not defined"
-    return f"{proportion.value:.2f} ({proportion.low:.2f} to {proportion.high:.2f})"
+    return f"{proportion.low:.2f} to {proportion.high:.2f} ({proportion.value:.2f})"
 
 
 def _figures_table(figures: dict[str, dict[str, float]], unit: str) -> Any:

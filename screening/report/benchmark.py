@@ -423,9 +423,10 @@ def _gap_section(gaps: list[dict[str, Any]]) -> str:
         for row in gaps
     ]
     return (
-        "## VB gaps of the test materials\n\nCounts summed over seeds; precision, recall and F1 "
-        "± standard deviation over seeds, and their 95 % intervals for as many materials as "
-        "there are, however many the seeds. A normalised spectrum is scaled with the sum that "
+        "## VB gaps of the test materials\n\nCounts summed over seeds; 95 % intervals of "
+        "precision, recall and F1 for as many materials as there are, however many the seeds, "
+        "and in brackets the figures ± their standard deviation over seeds. A normalised "
+        "spectrum is scaled with the sum that "
         f"the Standard-MAE model predicts.\n\n{markdown(rows)}"
     )
 
@@ -434,9 +435,8 @@ def _proportion(found: dict[str, Any]) -> str:
     if found["value"] is None:
         return "not defined"
     std = math.nan if found["std"] is None else found["std"]
-    return (
-        f"{mean_and_std(round(found['value'], 2), std)} ({found['low']:.2f} to {found['high']:.2f})"
-    )
+    estimate = mean_and_std(round(found["value"], 2), std)
+    return f"{found['low']:.2f} to {found['high']:.2f} ({estimate})"
 
 
 def _subclass_section(rows: Sequence[Row], unit: str) -> str:

@@ -132,6 +132,7 @@ def test_bad_input_ends_in_one_line(screen, run):
         screen("validate", "--engine", "vasp", "--preset", "fast"), "vasp has no option preset"
     )
     one_line(screen("validate", "--preset", "slow"), "no GPAW preset 'slow'", "fast")
+    one_line(screen("validate", "--draw", "worst"), "--draw worst: use best or random")
     one_line(screen("validate", "--where", "moon"), "--where moon: use local or launchpad")
     one_line(screen("validate", "--run", "nowhere"), "no run 'nowhere'")
     one_line(screen("validate", "--db", "other.sqlite"), "other.sqlite")
@@ -235,26 +236,45 @@ def measured(run):
         )
 
 
-def test_metrics_shows_counts_and_intervals(screen, measured):
+def test_metrics_shows_intervals_before_estimates_and_how_materials_were_chosen(screen, measured):
     outcome = screen("metrics")
     assert outcome.code == 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines()]
-    assert ["true positives", "2", ""] in rows
-    assert ["false negatives", "1", ""] in rows
-    assert ["precision", "0.67", "0.21 to 0.94"] in rows
-    assert ["calculations that failed", "1", ""] in rows
+    assert ["precision, validated set", "0.094 to 0.99", "0.67"] in rows
+    assert ["precision, screened set", "0.67", "0.67"] in rows
+    # m-4 failed: none, or one more of two negatives
+    assert ["recall, screened set", "0.50 to 0.67", "0.50 to 0.67"] in rows
+    assert ["true positives", "2"] in rows
+    assert ["false negatives", "1"] in rows
+    assert ["without a verdict: failed", "1"] in rows
     assert "run-1, gpaw, recipe-1" in outcome.out
+    assert "Validated: predicted positives: all 3; predicted negatives: all 2." in outcome.out
 
 
 def test_metrics_json(screen, measured):
     document = json.loads(screen("metrics", "--json").out)
     assert document["run_id"] == "run-1"
     (found,) = document["metrics"]
-    assert [found[name] for name in ("tp", "fp", "fn", "tn", "n_failed")] == [2, 1, 1, 0, 1]
+    assert [found[name] for name in ("tp", "fp", "fn", "tn")] == [2, 1, 1, 0]
+    assert found["undecided"] == {"failed": 1}
+    assert found["design"] == "predicted positives: all 3; predicted negatives: all 2"
+    assert list(found["precision"]) == ["low", "high", "value", "least", "most"]
     assert found["precision"]["value"] == pytest.approx(2 / 3)
-    assert found["recall"]["value"] == pytest.approx(2 / 3)
-    # one of one random negative is positive, and stands for both
-    assert found["screened_recall"]["value"] == pytest.approx(2 / (2 + 2))
+    assert found["recall"]["value"] is None
+    assert found["screened_recall"]["least"] == pytest.approx(2 / 4)
+    assert found["screened_recall"]["most"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [("best", "the 1 best of 3"), ("random", "1 of 3, drawn at random")],
+)
+def test_metrics_say_how_few_positives_were_chosen(screen, run, formula, draw, words):
+    assert screen("validate", "--limit", 1, "--draw", draw).code == 0
+    (found,) = json.loads(screen("metrics", "--json").out)["metrics"]
+    assert words in found["design"]
+    assert (found["screened_precision"]["value"] is None) == (draw == "best")
+    assert found["screened_precision"]["low"] == 0
 
 
 # the launchpad
