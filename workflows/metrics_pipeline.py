@@ -24,7 +24,7 @@ def metrics_pipeline(run_id: str) -> list[dict[str, Any]]:
         Stages. The result has a document for each engine and recipe: `engine`, `recipe`, `tp`,
         `fp`, `fn`, `tn`, `precision`, `recall`, `f1` and `screened_recall` (each with `value`,
         `low` and `high`, null where it is not defined), `n_positive`, `n_negative`, `n_failed`,
-        `n_waiting` and `n_other_criteria`.
+        `n_waiting`, `n_magnetic` and `n_other_criteria`.
 
     Examples
     --------
@@ -57,6 +57,7 @@ def metrics_pipeline(run_id: str) -> list[dict[str, Any]]:
                 "tn": _count(*judged, _not(predicted), _not(found)),
                 "n_failed": _count({"$eq": ["$validation.state", "failed"]}),
                 "n_waiting": _count({"$in": ["$validation.state", ["queued", "running"]]}),
+                "n_magnetic": _count({"$eq": ["$validation.state", "magnetic"]}),
                 "n_other_criteria": _count(done, _not(same)),
             }
         },

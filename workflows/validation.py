@@ -20,11 +20,11 @@ from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.metrics import mae, wasserstein
-from models.spectrum import EDOS_GRID, align_edos
+from models.spectrum import EDOS_GRID, align_integral
 from screening.classification import ConfusionMatrix, Proportion
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria
-from workflows.dos.document import DosDocument, DosError
+from workflows.dos.document import DosDocument, DosError, SourceFacts
 from workflows.screening import gap_document, judge
 from workflows.stores import open_reference, store_reference
 
@@ -109,7 +109,7 @@ def plan_validation(
         if not usable and structure not in todo:
             todo[structure] = candidate
             continue
-        source = min(usable, key=lambda document: document.state != "done", default=None)
+        source = min(usable, key=lambda document: not document.is_finished, default=None)
         shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
     store.upsert_validations(shared)
     return ValidationPlan(tuple(todo.values()), len(shared))
@@ -148,7 +148,7 @@ def _structure_hash(candidate: CandidateDoc) -> str:
 
 def _is_usable(document: ValidationDoc) -> bool:
     """Whether the calculation is done, or on a launchpad."""
-    return document.state == "done" or (document.state != "failed" and bool(document.job_uuids))
+    return document.is_finished or (document.state != "failed" and bool(document.job_uuids))
 
 
 def _sharing(
@@ -205,7 +205,8 @@ class ValidationFlowMaker(Maker):
             If the engine cannot calculate the structure.
         """
         structure = Crystal.from_dict(candidate.structure or {}).to_structure()
-        calculation = self.dos_maker.make(structure, material_id=candidate.material_id)
+        source = SourceFacts(candidate.band_gap, candidate.origin.get("functional"))
+        calculation = self.dos_maker.make(structure, candidate.material_id, source)
         key = key_of(candidate, self.dos_maker)
         db = store_reference(self.db)
         stored = store_validation(candidate.run_id, db, key, calculation.output)
@@ -234,7 +235,7 @@ def store_validation(
     Returns
     -------
     dict
-        `state`, and `is_positive` or `error`.
+        `state`, and `is_positive` (None for a magnetic material) or `error`.
     """
     with open_reference(db) as store:
         if document is None:
@@ -245,7 +246,7 @@ def store_validation(
         except (DosError, ModelError, ValueError) as error:
             return store_failure(store, run_id, key, str(error))
         _store(store, validation)
-        return {"state": "done", "is_positive": validation.is_positive}
+        return {"state": validation.state, "is_positive": validation.is_positive}
 
 
 def _store(store: ScreeningStore, document: ValidationDoc) -> None:
@@ -289,7 +290,7 @@ def store_failure(
     """
     error = " ".join(reason.split())[:MAX_REASON]
     draft = _draft(store, run_id, key)
-    if draft.state != "done":
+    if not draft.is_finished:
         changes = {"state": "failed", "error": error, "updated_at": utc_now()}
         draft = draft.model_copy(update=changes)
     _store(store, draft)
@@ -301,6 +302,9 @@ def validation_of(
 ) -> ValidationDoc:
     """Verdict on a calculated DOS, and the error of the prediction.
 
+    What has a magnetic moment gets no verdict: the criteria and the predictor are those of
+    nonmagnetic materials, and the sum of two different spin channels is neither's DOS.
+
     The DOS is brought to the 128-bin grid with both band edges at zero, as the predictions are.
     The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
     the structure as it was calculated, the settings and the other figures.
@@ -311,16 +315,14 @@ def validation_of(
         If the DOS does not cover the grid.
     """
     run = store.run(run_id)
-    spectrum = align_edos(
-        np.array(document.energies), np.array(document.dos), document.vbm, document.cbm
-    ).values
+    spectrum = align_integral(document.integral, document.vbm, document.cbm).values
     nsites = len(document.structure)
     gaps = judge(spectrum, [nsites], GapCriteria(**run.parameters.get("criteria", {})))
     draft = _draft(store, run_id, key)
     changes = {
         "formula": document.formula,
         "nsites": nsites,
-        "state": "done",
+        "state": "magnetic" if document.is_magnetic else "done",
         "spectrum": spectrum,
         "grid": GridDoc(**EDOS_GRID.model_dump()),
         "efermi": document.efermi,
@@ -328,7 +330,7 @@ def validation_of(
         "cbm": document.cbm,
         "band_gap": document.band_gap,
         "gap": gap_document(gaps, 0),
-        "is_positive": bool(gaps.is_gap[0]),
+        "is_positive": None if document.is_magnetic else bool(gaps.is_gap[0]),
         **_errors(_prediction(store, run, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
@@ -417,6 +419,8 @@ class Metrics:
         Predicted positives and negatives of the run.
     n_failed, n_waiting : int
         Calculations that failed or are not done yet; they count nowhere.
+    n_magnetic : int
+        Materials that DFT finds magnetic; they have no verdict and count nowhere.
     """
 
     engine: str
@@ -427,6 +431,7 @@ class Metrics:
     n_negative: int
     n_failed: int
     n_waiting: int
+    n_magnetic: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -439,6 +444,7 @@ class Metrics:
             "n_negative": self.n_negative,
             "n_failed": self.n_failed,
             "n_waiting": self.n_waiting,
+            "n_magnetic": self.n_magnetic,
         }
 
 
@@ -469,6 +475,7 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
                 n_negative,
                 n_failed=states["failed"],
                 n_waiting=states["queued"] + states["running"],
+                n_magnetic=states["magnetic"],
             )
         )
     return results

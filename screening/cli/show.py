@@ -13,7 +13,7 @@ from screening.cli import options
 if TYPE_CHECKING:
     import numpy as np
 
-    from db.documents import CandidateDoc, PredictionDoc
+    from db.documents import CandidateDoc, PredictionDoc, ValidationDoc
     from db.store import ScreeningStore
 
 
@@ -30,21 +30,23 @@ def show(
     """Show a material's properties, verdict and predicted spectrum."""
     from db.store import open_store
     from screening.cli.candidates import existing, find_run
-    from screening.cli.console import print_json, stderr
+    from screening.cli.console import print_json, stderr, stdout
     from screening.cli.rows import attribution_of
 
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
         candidate = find_candidate(store, chosen.run_id, material_id)
         prediction = find_prediction(store, candidate)
-        calculated = find_dft(store, candidate)
+        validation = find_validation(store, candidate)
     attribution = attribution_of(material_id, chosen)
     if plot is not None:
-        _write_plot(candidate, prediction, calculated, plot)
+        _write_plot(candidate, prediction, _dft_spectrum(validation), plot)
     if as_json:
         print_json(_document(candidate, prediction) | {"attribution": attribution})
     else:
         _print(candidate, prediction, chosen.parameters.get("checkpoint"))
+        if validation is not None:
+            stdout().print(dft_verdict(validation))
         if attribution:
             stderr().print(attribution)
 
@@ -72,14 +74,30 @@ def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> Predictio
     return next(iter(store.predictions([key])), None)
 
 
-def find_dft(store: ScreeningStore, candidate: CandidateDoc) -> np.ndarray | None:
-    """DFT spectrum (128,) of a candidate in states/eV/cell, the newest; None without one."""
+def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
+    """The newest finished calculation of a candidate's structure; None without one."""
+    from db.documents import FINISHED
+
+    finished = store.validations(material_ids=[candidate.material_id], state=FINISHED)
+    same = [v for v in finished if v.structure_hash == candidate.structure_hash and v.spectrum]
+    return max(same, key=lambda validation: validation.updated_at, default=None)
+
+
+def _dft_spectrum(validation: ValidationDoc | None) -> np.ndarray | None:
+    """DFT's spectrum (128,) in states/eV/cell; None of a magnetic material."""
     import numpy as np
 
-    done = store.validations(material_ids=[candidate.material_id], state="done")
-    same = [v for v in done if v.structure_hash == candidate.structure_hash and v.spectrum]
-    newest = max(same, key=lambda validation: validation.updated_at, default=None)
-    return None if newest is None else np.array(newest.spectrum)
+    is_comparable = validation is not None and validation.state == "done"
+    return np.array(validation.spectrum) if validation and is_comparable else None
+
+
+def dft_verdict(validation: ValidationDoc) -> str:
+    """What a finished calculation says."""
+    if validation.state == "magnetic":
+        verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
+    else:
+        verdict = "VB gap" if validation.is_positive else "no VB gap"
+    return f"DFT ({validation.engine}, {validation.recipe}): {verdict}"
 
 
 def _document(candidate: CandidateDoc, prediction: PredictionDoc | None) -> dict[str, Any]:

@@ -25,8 +25,12 @@ def validate(
         str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
     ] = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Relax first: for structures that are not relaxed.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Relax first, or never; by default VASP relaxes what another functional than PBE "
+            "has relaxed (r2SCAN), GPAW nothing."
+        ),
+    ] = None,
     random: Annotated[
         int, typer.Option(min=0, help="Random predicted negatives, to estimate recall.")
     ] = 49,
@@ -51,7 +55,7 @@ def validate(
 
     on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
-    engine_options = {k: v for k, v in given.items() if v not in (None, False)}
+    engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
@@ -113,7 +117,9 @@ def _validate_locally(
 
 
 def _verdict(outcome: dict[str, Any]) -> str:
-    return outcome.get("error") or ("VB gap" if outcome["is_positive"] else "no VB gap")
+    if outcome.get("error") or outcome["state"] == "magnetic":
+        return outcome.get("error") or "magnetic, no verdict"
+    return "VB gap" if outcome["is_positive"] else "no VB gap"
 
 
 Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]
@@ -266,6 +272,7 @@ def _rows(result: Metrics) -> list[tuple[Any, ...]]:
         ("true negatives", matrix.tn, ""),
         ("calculations that failed", result.n_failed, ""),
         ("calculations that are not done yet", result.n_waiting, ""),
+        ("magnetic by DFT, without a verdict", result.n_magnetic, ""),
         ("predicted positives, negatives", f"{result.n_positive}, {result.n_negative}", ""),
     ]
     for name, p in proportions.items():

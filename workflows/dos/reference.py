@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.metrics import wasserstein_distances
 from models.predictor import SpectrumPredictor
-from models.spectrum import EDOS_GRID, align_edos, band_edges
+from models.spectrum import EDOS_GRID, align_edos, align_integral, band_edges
 from screening.gap import GapCriteria, find_gaps
 from screening.report.plots import EdosPanel, plot_edos_panels, save_figure
 from workflows.dos.campaign import materials, run
@@ -220,8 +220,7 @@ def _distance(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float
 
 
 def _spectrum(document: DosDocument) -> NDArray[np.floating]:
-    energies, dos = np.asarray(document.energies), np.asarray(document.dos)
-    return align_edos(energies, dos, document.vbm, document.cbm).values
+    return align_integral(document.integral, document.vbm, document.cbm).values
 
 
 def _bottom(energies: ArrayLike, dos: ArrayLike, vbm: float, floor: float) -> float:

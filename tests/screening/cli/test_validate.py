@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 
 from db.store import open_store
 from models.spectrum import EDOS_GRID
-from screening.cli.show import find_dft
+from screening.cli.show import find_validation
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
@@ -98,15 +98,15 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
     document = candidate(run.run_id, "m-2", crystal(2))
     with open_store(DB) as store:
         put_prediction(store, document, np.ones(EDOS_GRID.size))
-        assert find_dft(store, document) is None
+        assert find_validation(store, document) is None
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
     assert "<!-- DFT -->" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
-        np.testing.assert_array_equal(find_dft(store, document), validations()["m-2"].spectrum)
+        assert find_validation(store, document) == validations()["m-2"]
         other = document.model_copy(update={"structure_hash": "relaxed"})
-        assert find_dft(store, other) is None
+        assert find_validation(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
     assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
 
