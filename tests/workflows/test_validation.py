@@ -527,11 +527,17 @@ def test_the_aggregation_gives_the_same_numbers(mongo_uri, counts, n_screened):
         run = put_verdicts(store, counts, n_screened)
         put_verdicts(store, FEW, run_id="another", recipe="recipe-2")
         store.upsert_validations(
-            [validation(candidate("run-1", "x", crystal(500)), None, recipe="recipe-3")]
+            [
+                validation(candidate("run-1", "x", crystal(500)), None, recipe="recipe-3"),
+                validation(
+                    candidate("run-1", "y", crystal(501)), True, state="magnetic", is_positive=None
+                ),
+            ]
         )
         found = list(client.get_default_database()["runs"].aggregate(metrics_pipeline("run-1")))
         expected = [metrics.as_dict() for metrics in run_metrics(store, run)]
     assert [f.pop("n_other_criteria") for f in found] == [0] * len(expected)
+    assert sum(f["n_magnetic"] for f in found) == 1
     assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
+from db.documents import ValidationDoc
 from db.store import open_store
 from models.spectrum import EDOS_GRID
-from screening.cli.show import find_validation
+from screening.cli.show import dft_verdict, find_validation
+from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
@@ -350,3 +352,13 @@ def test_aluminium_with_gpaw(screen):
     assert found.wall_time > 0
     assert 0 < found.mae < 0.4
     assert 0 < found.wd < 1.0
+
+
+def test_magnetic_result_is_told_as_such():
+    found = ValidationDoc(
+        material_id="m", structure_hash="h", engine="vasp", recipe="r", state="magnetic"
+    )
+    assert dft_verdict(found).startswith("DFT (vasp, r): magnetic, so no verdict")
+    judged = found.model_copy(update={"state": "done", "is_positive": False})
+    assert dft_verdict(judged) == "DFT (vasp, r): no VB gap"
+    assert _verdict({"state": "magnetic", "is_positive": None}) == "magnetic, no verdict"
