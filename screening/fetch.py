@@ -313,20 +313,21 @@ def _rows(fragment: Any, kind: _Kind, materials: dict[str, Row]) -> Iterator[Row
     import pyarrow.dataset as ds
 
     partition = ds.get_partition_keys(fragment.partition_expression)
-    missing = {"identifier", *kind.columns} - set(fragment.physical_schema.names)
+    stored = [name for name in kind.columns if name not in partition]
+    missing = {"identifier", *stored} - set(fragment.physical_schema.names)
     if missing:
         raise ScreeningError(f"the {kind.name} table has no column {', '.join(sorted(missing))}")
     for group in fragment.split_by_row_group():
         ids = group.to_table(columns=["identifier"])["identifier"].to_pylist()
         if not any(i in materials for i in ids):
             continue
-        columns = ["identifier", *kind.columns]
+        columns = ["identifier", *stored]
         for batch in group.to_batches(columns=columns, batch_size=BATCH_ROWS):
             for k, identifier in enumerate(batch["identifier"].to_pylist()):
                 material = materials.get(identifier)
                 if material is None:
                     continue
-                row = {name: _plain(batch[name][k]) for name in kind.columns}
+                row = {name: _plain(batch[name][k]) for name in stored}
                 row.update(partition)
                 if kind.is_wanted(row):
                     yield _labelled(kind, row, material)
@@ -495,7 +496,14 @@ def _edos() -> _Kind:
     return _Kind(
         name="electronic DOS",
         uri=TOTAL_DOS,
-        columns=("structure", "spin_up_densities", "spin_down_densities", "energies", "efermi"),
+        columns=(
+            "structure",
+            "spin_up_densities",
+            "spin_down_densities",
+            "energies",
+            "efermi",
+            "run_type",
+        ),
         grid=EDOS_GRID,
         layout=Layout(
             (*fields, "band_gap", "vbm", "cbm"),
