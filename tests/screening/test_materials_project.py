@@ -281,6 +281,7 @@ def test_candidates_are_what_the_database_holds(mp, server):
             "source": "Materials Project",
             "database_version": "2026.11.01",
             "last_updated": "2025-09-30T12:00:00",
+            "functional": next(iter(document["run_types"].values())),
         }
 
 
