@@ -36,8 +36,10 @@ INT64 = 2**63
 
 CandidateState = Literal["pending", "screened", "rejected", "failed"]
 RunState = Literal["running", "done", "failed"]
-ValidationState = Literal["queued", "running", "done", "failed"]
 GapKind = Literal["gap", "near-gap"]
+ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
+FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")
+"""States of calculations that need not be repeated."""
 
 CandidateKey = tuple[str, str]
 PredictionKey = tuple[str, str, str]
@@ -432,6 +434,11 @@ class ValidationDoc(Document):
 
     Parameters
     ----------
+    state : str
+        ``"done"``: calculated and judged. ``"magnetic"``: calculated, but with a magnetic moment,
+        so that the criteria, which are those of nonmagnetic materials, say nothing: `is_positive`
+        is None, and `spectrum` and `gap` are those of the sum of both spins. The others have no
+        result.
     spectrum : list of float or None, length ``grid.size``
         In states/eV/cell, in single precision.
     efermi, vbm, cbm : float or None
@@ -479,6 +486,11 @@ class ValidationDoc(Document):
     def key(self) -> ValidationKey:
         """``(material_id, structure_hash, engine, recipe)``."""
         return self.material_id, self.structure_hash, self.engine, self.recipe
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a result."""
+        return self.state in FINISHED
 
     @model_validator(mode="after")
     def _fits_its_grid(self) -> Self:

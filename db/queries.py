@@ -13,7 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from db.documents import CandidateDoc, FilterCount, GridDoc, PredictionDoc, ValidationDoc
+from db.documents import (
+    FINISHED,
+    CandidateDoc,
+    FilterCount,
+    GridDoc,
+    PredictionDoc,
+    ValidationDoc,
+)
 from db.errors import StoreError
 from db.query import (
     CANDIDATES,
@@ -144,10 +151,12 @@ def _finished(
     recipe: str | None,
 ) -> Iterator[ValidationDoc]:
     if material_ids is None:
-        yield from store.validations(state="done", engine=engine, recipe=recipe)
+        yield from store.validations(state=FINISHED, engine=engine, recipe=recipe)
         return
     for batch in batched(material_ids, BATCH):
-        yield from store.validations(state="done", engine=engine, recipe=recipe, material_ids=batch)
+        yield from store.validations(
+            state=FINISHED, engine=engine, recipe=recipe, material_ids=batch
+        )
 
 
 @dataclass(frozen=True)
@@ -367,7 +376,7 @@ def funnel(store: ScreeningStore, run_id: str) -> Funnel:
     """
     run = store.run(run_id)
     chosen = conditions(run_id=run_id)
-    finished = (*conditions(state="done"), Condition("run_ids", "has", run_id))
+    finished = (*conditions(state=FINISHED), Condition("run_ids", "has", run_id))
     return Funnel(
         run_id,
         run.funnel,

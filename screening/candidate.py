@@ -23,11 +23,15 @@ class Origin:
         Release of the database, such as ``"2025.09.25"``.
     last_updated : str, optional
         When the database last changed this material (ISO 8601).
+    functional : str, optional
+        Functional that the structure was relaxed with, as the Materials Project names run types:
+        ``"GGA"`` is PBE.
     """
 
     source: str
     database_version: str | None = None
     last_updated: str | None = None
+    functional: str | None = None
 
     def as_dict(self) -> dict[str, str]:
         """The fields that are known."""
@@ -35,6 +39,7 @@ class Origin:
             "source": self.source,
             "database_version": self.database_version,
             "last_updated": self.last_updated,
+            "functional": self.functional,
         }
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from models.spectrum import EDOS_GRID
 from screening.classification import Assessment, Group, Sample
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, Gaps, find_gaps
-from workflows.dos.document import DosDocument, DosError
+from workflows.dos.document import DosDocument, DosError, SourceFacts
 from workflows.screening import gap_document, judge
 from workflows.stores import open_reference, store_reference
 
@@ -129,7 +129,7 @@ def plan_validation(
         if not usable and structure not in todo:
             todo[structure] = candidate
             continue
-        source = min(usable, key=lambda document: document.state != "done", default=None)
+        source = min(usable, key=lambda document: not document.is_finished, default=None)
         shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
     store.upsert_validations(shared)
     return ValidationPlan(tuple(todo.values()), len(shared))
@@ -173,7 +173,7 @@ class Choice:
             for note in run.parameters.get(CHOICES, [])
             if (note["engine"], note["recipe"]) != (engine, recipe)
         ]
-        own = {"engine": engine, "recipe": recipe}
+        own: dict[str, Any] = {"engine": engine, "recipe": recipe}
         own |= {"n_best": self.n_best, "drawn": sorted(self.drawn)}
         parameters = run.parameters | {CHOICES: [*others, own]}
         return run.model_copy(update={"parameters": parameters})
@@ -223,7 +223,7 @@ def _structure_hash(candidate: CandidateDoc) -> str:
 
 def _is_usable(document: ValidationDoc) -> bool:
     """Whether the calculation is done, or on a launchpad."""
-    return document.state == "done" or (document.state != "failed" and bool(document.job_uuids))
+    return document.is_finished or (document.state != "failed" and bool(document.job_uuids))
 
 
 def _sharing(
@@ -280,7 +280,8 @@ class ValidationFlowMaker(Maker):
             If the engine cannot calculate the structure.
         """
         structure = Crystal.from_dict(candidate.structure or {}).to_structure()
-        calculation = self.dos_maker.make(structure, material_id=candidate.material_id)
+        source = SourceFacts(candidate.band_gap, candidate.origin.get("functional"))
+        calculation = self.dos_maker.make(structure, candidate.material_id, source)
         key = key_of(candidate, self.dos_maker)
         db = store_reference(self.db)
         stored = store_validation(candidate.run_id, db, key, calculation.output)
@@ -309,7 +310,7 @@ def store_validation(
     Returns
     -------
     dict
-        `state`, and `is_positive` or `error`.
+        `state`, and `is_positive` (None for a magnetic material) or `error`.
     """
     with open_reference(db) as store:
         if document is None:
@@ -320,7 +321,7 @@ def store_validation(
         except (DosError, ModelError, ValueError) as error:
             return store_failure(store, run_id, key, str(error))
         _store(store, validation)
-        return {"state": "done", "is_positive": validation.is_positive}
+        return {"state": validation.state, "is_positive": validation.is_positive}
 
 
 def _store(store: ScreeningStore, document: ValidationDoc) -> None:
@@ -364,7 +365,7 @@ def store_failure(
     """
     error = " ".join(reason.split())[:MAX_REASON]
     draft = _draft(store, run_id, key)
-    if draft.state != "done":
+    if not draft.is_finished:
         changes = {"state": "failed", "error": error, "updated_at": utc_now()}
         draft = draft.model_copy(update=changes)
     _store(store, draft)
@@ -375,6 +376,9 @@ def validation_of(
     store: ScreeningStore, run_id: str, key: dict[str, str], document: DosDocument
 ) -> ValidationDoc:
     """Verdict on a calculated DOS, and the error of the prediction.
+
+    What has a magnetic moment gets no verdict: the criteria and the predictor are those of
+    nonmagnetic materials, and the sum of two different spin channels is neither's DOS.
 
     The DOS is brought to the 128-bin grid with both band edges at zero, as the predictions are.
     The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
@@ -397,7 +401,7 @@ def validation_of(
     changes = {
         "formula": document.formula,
         "nsites": nsites,
-        "state": "done",
+        "state": "magnetic" if document.is_magnetic else "done",
         "spectrum": spectrum,
         "grid": GridDoc(**EDOS_GRID.model_dump()),
         "efermi": document.efermi,
@@ -405,7 +409,7 @@ def validation_of(
         "cbm": document.cbm,
         "band_gap": document.band_gap,
         "gap": gap_document(gaps, 0).model_copy(update={"is_gap_fine": bool(fine.is_gap[0])}),
-        "is_positive": bool(gaps.is_gap[0]),
+        "is_positive": None if document.is_magnetic else bool(gaps.is_gap[0]),
         **_errors(_prediction(store, run, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,

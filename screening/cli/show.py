@@ -36,15 +36,15 @@ def show(
         chosen = find_run(store, run)
         candidate = find_candidate(store, chosen.run_id, material_id)
         prediction = find_prediction(store, candidate)
-        calculated = find_dft(store, candidate)
+        validation = find_validation(store, candidate)
     attribution = attribution_of(material_id, chosen)
     if plot is not None:
-        _write_plot(candidate, prediction, calculated, plot)
+        _write_plot(candidate, prediction, validation, plot)
     if as_json:
-        document = _document(candidate, prediction, calculated)
+        document = _document(candidate, prediction, validation)
         print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, calculated, chosen.parameters.get("checkpoint"))
+        _print(candidate, prediction, validation, chosen.parameters.get("checkpoint"))
         if attribution:
             stderr().print(attribution)
 
@@ -72,23 +72,25 @@ def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> Predictio
     return next(iter(store.predictions([key])), None)
 
 
-def find_dft(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
-    """Newest finished calculation of a candidate that has a spectrum; None without one."""
-    done = store.validations(material_ids=[candidate.material_id], state="done")
-    same = [v for v in done if v.structure_hash == candidate.structure_hash and v.spectrum]
+def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
+    """The newest finished calculation of a candidate's structure; None without one."""
+    from db.documents import FINISHED
+
+    finished = store.validations(material_ids=[candidate.material_id], state=FINISHED)
+    same = [v for v in finished if v.structure_hash == candidate.structure_hash and v.spectrum]
     return max(same, key=lambda validation: validation.updated_at, default=None)
 
 
 def _document(
-    candidate: CandidateDoc, prediction: PredictionDoc | None, calculated: ValidationDoc | None
+    candidate: CandidateDoc, prediction: PredictionDoc | None, validation: ValidationDoc | None
 ) -> dict[str, Any]:
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
-    if calculated is not None:
+    if validation is not None:
         shown = {"engine", "recipe", "is_positive", "gap", "warnings"}
-        document["dft"] = calculated.model_dump(mode="json", include=shown)
+        document["dft"] = validation.model_dump(mode="json", include=shown)
     return document
 
 
@@ -103,7 +105,7 @@ def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
 def _write_plot(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
-    calculated: ValidationDoc | None,
+    validation: ValidationDoc | None,
     path: Path,
 ) -> None:
     import numpy as np
@@ -122,7 +124,8 @@ def _write_plot(
     title = f"{candidate.formula} ({candidate.material_id})"
     spectrum = np.array(prediction.spectrum)
     gap = gap_range(candidate)
-    dft = None if calculated is None else np.array(calculated.spectrum)
+    is_comparable = validation is not None and validation.state == "done"
+    dft = np.array(validation.spectrum) if validation and is_comparable else None
     model = model_name(prediction.model_id)
     save_figure(plot_edos(centers, spectrum, title, gap, threshold, dft, model), path)
 
@@ -130,7 +133,7 @@ def _write_plot(
 def _print(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
-    calculated: ValidationDoc | None,
+    validation: ValidationDoc | None,
     checkpoint: str | None,
 ) -> None:
     import numpy as np
@@ -141,7 +144,7 @@ def _print(
     from screening.report.plots import terminal_edos
 
     console = stdout()
-    rows = [*_properties(candidate), *_dft_properties(calculated)]
+    rows = [*_properties(candidate), *_dft_properties(validation)]
     console.print(table(None, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
@@ -188,16 +191,19 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     return rows
 
 
-def _dft_properties(calculated: ValidationDoc | None) -> list[tuple[str, Any]]:
+def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
     """What DFT says, in bins and at its own resolution where the two differ."""
-    if calculated is None:
+    if validation is None:
         return []
-    rows: list[tuple[str, Any]] = [(f"VB gap by {calculated.engine}", calculated.is_positive)]
-    if (gap := calculated.gap) is not None:
-        rows.append((f"kind by {calculated.engine}", gap.kind))
-        rows.append((f"verdict by {calculated.engine} is robust", gap.robust))
+    verdict: Any = validation.is_positive
+    if validation.state == "magnetic":
+        verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
+    rows: list[tuple[str, Any]] = [(f"VB gap by {validation.engine}", verdict)]
+    if (gap := validation.gap) is not None:
+        rows.append((f"kind by {validation.engine}", gap.kind))
+        rows.append((f"verdict by {validation.engine} is robust", gap.robust))
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
-            rows.append((f"VB gap by {calculated.engine} at full resolution", gap.is_gap_fine))
+            rows.append((f"VB gap by {validation.engine} at full resolution", gap.is_gap_fine))
     return rows
 
 

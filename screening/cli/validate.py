@@ -25,8 +25,12 @@ def validate(
         str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
     ] = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Relax first: for structures that are not relaxed.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Relax first, or never; by default VASP relaxes what another functional than PBE "
+            "has relaxed (r2SCAN), GPAW nothing."
+        ),
+    ] = None,
     random: Annotated[
         int, typer.Option(min=0, help="Random predicted negatives, to estimate recall.")
     ] = 49,
@@ -58,7 +62,7 @@ def validate(
 
     on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
-    engine_options = {k: v for k, v in given.items() if v not in (None, False)}
+    engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
@@ -122,7 +126,9 @@ def _validate_locally(
 
 
 def _verdict(outcome: dict[str, Any]) -> str:
-    return outcome.get("error") or ("VB gap" if outcome["is_positive"] else "no VB gap")
+    if outcome.get("error") or outcome["state"] == "magnetic":
+        return outcome.get("error") or "magnetic, no verdict"
+    return "VB gap" if outcome["is_positive"] else "no VB gap"
 
 
 Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]

@@ -28,6 +28,7 @@ from tests.workflows.screened_run import (
     validation,
     with_gap,
 )
+from workflows.dos.document import SourceFacts
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
@@ -385,7 +386,7 @@ def test_a_candidate_from_its_structure_to_the_verdict(store, run, db):
 class Broken(AnalyticDosMaker):
     error: BaseException | None = None
 
-    def make(self, structure, material_id=None):
+    def make(self, structure, material_id=None, source=None):
         raise self.error
 
 
@@ -636,3 +637,50 @@ def test_spectra_of_these_tests_are_what_they_say(store, run):
 
     gaps = judge(np.array([with_gap(True), with_gap(False)]), [1, 1], GapCriteria())
     assert gaps.is_gap.tolist() == [True, False]
+
+
+# what DFT finds magnetic
+
+
+MAGNETIC = {"is_spin_polarized": True, "magnetization": 1.2}
+
+
+def test_magnetic_material_gets_a_state_of_its_own_and_no_verdict(store):
+    run = put_run(store, {"p-1": crystal(1), "p-2": crystal(2)}, ["p-1", "p-2"])
+    for name, changes in (("p-1", MAGNETIC), ("p-2", {"magnetization": 0.01})):
+        number = int(name[2:])
+        found = free_electrons(crystal(number), **changes)
+        store.upsert_validations([validation_of(store, "run-1", key(name, number), found)])
+    magnetic, nonmagnetic = sorted(store.validations(), key=lambda v: v.material_id)
+    assert (magnetic.state, magnetic.is_positive) == ("magnetic", None)
+    assert magnetic.spectrum is not None
+    assert (nonmagnetic.state, nonmagnetic.is_positive) == ("done", False)
+    (metrics,) = run_metrics(store, run)
+    assert metrics.undecided == {"magnetic": 1}
+    assert metrics.assessment.counts == {"tp": 0, "fp": 1, "fn": 0, "tn": 0}
+    assert ids(plan(store, run)) == []  # neither is calculated again
+
+
+def test_failure_of_another_attempt_does_not_undo_a_magnetic_result(store):
+    put_run(store, {"p-1": crystal(1)}, ["p-1"])
+    magnetic = free_electrons(crystal(1), **MAGNETIC)
+    store.upsert_validations([validation_of(store, "run-1", key("p-1", 1), magnetic)])
+    store_failure(store, "run-1", key("p-1", 1), "lost")
+    (found,) = store.validations()
+    assert (found.state, found.error) == ("magnetic", None)
+
+
+def test_source_of_a_candidate_reaches_the_engine(store):
+    given = []
+
+    @dataclass
+    class Maker(AnalyticDosMaker):
+        def make(self, structure, material_id=None, source=None):
+            given.append(source)
+            return super().make(structure, material_id)
+
+    chosen = candidate(
+        "run-1", "p-1", crystal(1), band_gap=0.3, origin={"source": "mp", "functional": "r2SCAN"}
+    )
+    ValidationFlowMaker(dos_maker=Maker()).make(chosen)
+    assert given == [SourceFacts(0.3, "r2SCAN")]

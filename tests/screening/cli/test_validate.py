@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
+from db.documents import ValidationDoc
 from db.store import open_store
 from models.spectrum import EDOS_GRID
-from screening.cli.show import find_dft
+from screening.cli.show import _dft_properties, find_validation
+from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
@@ -98,16 +100,16 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
     document = candidate(run.run_id, "m-2", crystal(2))
     with open_store(DB) as store:
         put_prediction(store, document, np.ones(EDOS_GRID.size))
-        assert find_dft(store, document) is None
+        assert find_validation(store, document) is None
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
     assert "<!-- DFT -->" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
-        found = find_dft(store, document)
-        np.testing.assert_array_equal(found.spectrum, validations()["m-2"].spectrum)
+        found = find_validation(store, document)
+        assert found == validations()["m-2"]
         other = document.model_copy(update={"structure_hash": "relaxed"})
-        assert find_dft(store, other) is None
+        assert find_validation(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
     assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
     assert "verdict by gpaw is robust" in screen("show", "m-2").out
@@ -380,3 +382,13 @@ def test_aluminium_with_gpaw(screen):
     assert found.wall_time > 0
     assert 0 < found.mae < 0.4
     assert 0 < found.wd < 1.0
+
+
+def test_magnetic_result_is_told_as_such():
+    found = ValidationDoc(
+        material_id="m", structure_hash="h", engine="vasp", recipe="r", state="magnetic"
+    )
+    assert dict(_dft_properties(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
+    judged = found.model_copy(update={"state": "done", "is_positive": False})
+    assert dict(_dft_properties(judged))["VB gap by vasp"] is False
+    assert _verdict({"state": "magnetic", "is_positive": None}) == "magnetic, no verdict"
