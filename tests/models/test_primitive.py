@@ -85,15 +85,20 @@ def test_a_supercell_of_a_crystal_without_symmetry_gives_it_back(seed, n_atoms, 
     assert same_crystal(reduction.crystal, smallest.crystal)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(sorted(SPACE_GROUPS)), st.floats(0, 2))
-def test_the_quick_test_never_misses_what_spglib_finds(seed, name, tolerances) -> None:
-    crystal = displaced(conventional(name), tolerances * SYMPREC, seed)
-    if np.random.default_rng(seed).integers(2):
-        crystal = supercell(crystal, (1, 2, 1))
-    cell = (crystal.lattice, crystal.frac_coords, crystal.atomic_numbers)
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
-    assert may_be_reducible(crystal) or len(found[2]) == len(crystal)
+def test_the_quick_test_never_misses_what_spglib_finds() -> None:
+    rng = np.random.default_rng(0)
+    n_reduced = 0
+    for seed in range(150):
+        crystal = conventional(sorted(SPACE_GROUPS)[seed % len(SPACE_GROUPS)])
+        if seed % 2:
+            crystal = supercell(crystal, (1, 2, 1))
+        crystal = displaced(crystal, rng.uniform(0.1, 0.8) * SYMPREC, seed)
+        cell = (crystal.lattice, crystal.frac_coords, crystal.atomic_numbers)
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
+        if len(found[2]) < len(crystal):
+            n_reduced += 1
+            assert may_be_reducible(crystal)
+    assert n_reduced > 20
 
 
 def test_the_quick_test_spares_spglib_nearly_all_primitive_cells(monkeypatch) -> None:
