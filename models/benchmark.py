@@ -32,6 +32,7 @@ from models.phonons import phonon_figures
 from models.predictor import EDGE_BUDGET
 from models.processes import end_with_parent
 from models.splits import Split, fold, split_of
+from models.studies import nearest_in_training
 from models.subclasses import Subclass
 from models.training_config import TrainingConfig, load_dataset
 
@@ -122,6 +123,8 @@ ABLATION_VARIANTS = (
     _springs("without kernel regression", kernel=0),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
+NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")
+REFERENCES = (MEAN_SPECTRUM, NEAREST_COMPOSITION)  # nothing is trained for them
 
 
 class Run(BaseModel):
@@ -310,16 +313,30 @@ def kept_model(config: TrainingConfig, run: Run, folder: Path) -> Checkpoint:
     return load_checkpoint(stem)
 
 
-def mean_spectrum(config: TrainingConfig, setting: str) -> RunResult:
-    """The reference that knows no structure: the mean training spectrum for every material."""
-    run = Run(variant=MEAN_SPECTRUM, setting=setting, seed=0)
+def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResult:
+    """A prediction that knows no structure, from the training spectra alone.
+
+    Parameters
+    ----------
+    variant : Variant
+        Of :data:`REFERENCES`. The mean spectrum is the same for every material; the nearest
+        composition's is that of the training material whose composition is the most similar
+        (:func:`models.studies.nearest_in_training`). Where spectra grow with the cell both are
+        taken per atom, and multiplied with the atoms of the material.
+    """
+    run = Run(variant=variant, setting=setting, seed=0)
     dataset = shared_dataset(config)
     split = split_for(dataset, config, run)
     train, test = dataset.subset(split.train), dataset.subset(split.test)
     units = [d.graphs.n_atoms.numpy()[:, None] for d in (train, test)]
     if SETTINGS[setting].output != "absolute" or not dataset.extensive:
         units = [np.ones_like(u) for u in units]
-    prediction = (labels_for(setting, train) / units[0]).mean(0) * units[1]
+    spectra = labels_for(setting, train) / units[0]
+    if variant == MEAN_SPECTRUM:
+        weights = np.full((len(test), len(train)), 1 / len(train))
+    else:
+        weights = nearest_in_training(test, train)
+    prediction = weights @ spectra * units[1]
     figures = measure(setting, prediction, test)
     return RunResult(run, prediction, figures, len(train), 0.0)
 
@@ -476,7 +493,7 @@ def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
 
 def held_out(config: TrainingConfig, run: Run) -> SpectrumDataset:
     """The materials that the prediction of a run is for, in its order."""
-    chosen = config_of(config, run) if run.variant != MEAN_SPECTRUM else config
+    chosen = config_of(config, run) if run.variant not in REFERENCES else config
     dataset = shared_dataset(chosen)
     return dataset.subset(split_for(dataset, chosen, run).test)
 

@@ -72,8 +72,23 @@ def n_elements(dataset: SpectrumDataset) -> np.ndarray:
 
 def similar_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
     """Cosine similarity of each composition to the nearest training composition, shape (n,)."""
-    a, b = (_unit(d.graphs.composition()) for d in (test, train))
-    return (a @ b.T).amax(1).numpy()
+    return _similarity(test, train).max(1)
+
+
+def nearest_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
+    """Weights of the training materials with the most similar composition, shape (n, n_train).
+
+    Each row has the sum 1. Training materials as similar as the nearest one (to 1e-6), such as
+    polymorphs, share it equally.
+    """
+    similarity = _similarity(test, train)
+    nearest = similarity >= similarity.max(1, keepdims=True) - 1e-6
+    return nearest / nearest.sum(1, keepdims=True)
+
+
+def _similarity(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
+    a, b = (_unit(d.graphs.composition().double()) for d in (test, train))
+    return (a @ b.T).numpy()
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

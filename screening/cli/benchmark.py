@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +28,13 @@ class Target(StrEnum):
     phdos51 = "phdos-51"
 
 
+class SplitBy(StrEnum):
+    """What is kept together in the split."""
+
+    material = "material"
+    chemsys = "chemsys"
+
+
 class Study(StrEnum):
     """More than the tables."""
 
@@ -48,6 +56,7 @@ QUICK_EPOCHS, QUICK_SEEDS, QUICK_BATCH = 8, 1, 32
 
 
 def benchmark(
+    context: typer.Context,
     target: Annotated[Target, typer.Argument(help="What to predict.")],
     data: Annotated[list[Path], typer.Option(help="Parquet files of labels.")],
     structures: Annotated[
@@ -68,9 +77,14 @@ def benchmark(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, show_default=str(EPOCHS))] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, show_default=str(BATCH))] = None,
-    by_system: Annotated[
-        bool, typer.Option("--by-system", help="Keep chemical systems together in the split.")
-    ] = False,
+    split_by: Annotated[
+        list[SplitBy] | None,
+        typer.Option(
+            show_default="material",
+            help="What is kept together in the split: a material, or its chemical system. With "
+            "both, the tables of the second are beside those of the first.",
+        ),
+    ] = None,
     study: Annotated[list[Study] | None, typer.Option(help="Do this as well.")] = None,
     subclass: Annotated[
         list[str] | None,
@@ -98,6 +112,7 @@ def benchmark(
     Tables go to OUT as benchmark.md, benchmark.json and .csv, figures as .png.
     """
     from models.benchmark import run_all, shared_dataset
+    from models.splits import split_of
     from models.training_config import TrainingConfig
     from screening.cli.console import print_json, stderr, stdout
     from screening.report.benchmark import Benchmark
@@ -110,26 +125,36 @@ def benchmark(
         structures=structures,
         epochs=epochs or (QUICK_EPOCHS if quick else EPOCHS),
         batch_size=batch_size or (QUICK_BATCH if quick else BATCH),
-        split_by="chemsys" if by_system else "material",
     )
+    splits = [s.value for s in dict.fromkeys(split_by or [SplitBy.material])]
+    config, *others = (config.model_copy(update={"split_by": s}) for s in splits)
     studies = set(study or ())
     remarks = stderr(quiet)
     variants, dataset = _variants(architecture), shared_dataset(config)
+    for other in others:
+        split_of(dataset, other.split_seed, other.split_by)  # refuses too few materials at once
     settings = _settings(setting, SETTINGS[target], dataset)
     runs = _runs(variants, settings, seeds or (QUICK_SEEDS if quick else SEEDS), studies)
     runs = _suited(runs, dataset.grid, architecture or [])
+    beside_runs = [run for run in runs if run == run.whole]
     subclasses = []
     if Study.subclass in studies:
         subclasses = _subclasses(config, runs[0], subclass or [], remarks.print)
         runs += _subclass_runs(runs, variants, subclasses)
+    n_runs = len(runs) + len(others) * len(beside_runs)
     remarks.print(
-        f"{len(dataset)} materials, {len(dataset.left_out)} left out, {len(runs)} trainings "
+        f"{len(dataset)} materials, {len(dataset.left_out)} left out, {n_runs} trainings "
         f"of {config.epochs} epochs"
     )
-    announce = _announcer(remarks.print, len(runs))
+    announce = _announcer(remarks.print, n_runs)
     processes = workers or options.default_workers()
     results = run_all(config, runs, out / "runs", processes, announce)
-    found = Benchmark(config, results, tuple(subclasses), out)
+    beside = [
+        Benchmark(other, run_all(other, beside_runs, out / "runs", processes, announce), (), out)
+        for other in others
+    ]
+    command = _command_line(context)
+    found = Benchmark(config, results, tuple(subclasses), out, beside, command)
     if Study.errors in studies:
         found.add_errors()
     if Study.unrelaxed in studies:
@@ -143,6 +168,31 @@ def benchmark(
         print_json(found.document)
     else:
         stdout().print(found.report, markup=False, highlight=False, soft_wrap=True)
+
+
+UNPRINTED = {"out", "workers", "json", "quiet"}  # the results do not depend on them
+
+
+def _command_line(context: typer.Context) -> str:
+    """The command that gives these results, without where they go and how they are shown.
+
+    Of a path that starts at the root only the name is kept: it is a place on one machine.
+    """
+    parts = [context.command_path]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name)
+        if name in UNPRINTED or given is None or given.name == "DEFAULT":
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            parts += (parameter.opts if value else parameter.secondary_opts)[:1]
+            continue
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            option = parameter.opts[:1] if parameter.param_type_name == "option" else []
+            text = each.name if isinstance(each, Path) and each.is_absolute() else str(each)
+            parts += [*option, shlex.quote(text)]
+    return " ".join(parts)
 
 
 def _variants(names: list[str] | None) -> list[Variant]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 
 from models import studies
 from models.benchmark import (
-    MEAN_SPECTRUM,
+    NEAREST_COMPOSITION,
+    REFERENCES,
     REGIMES,
     Run,
     RunResult,
@@ -24,11 +25,11 @@ from models.benchmark import (
     held_out,
     kept_model,
     labels_for,
-    mean_spectrum,
     measure,
     on_file,
     on_subclass,
     predict,
+    reference,
     shared_dataset,
     split_for,
 )
@@ -49,6 +50,8 @@ from models.crystal import Crystal
 from models.dataset import SpectrumDataset, usable_settings, with_structures
 from models.errors import named
 from models.losses import SETTINGS
+from models.spectrum import EnergyGrid
+from models.splits import split_of
 from models.subclasses import Subclass
 from models.training_config import TrainingConfig
 from screening.classification import ConfusionMatrix
@@ -61,6 +64,26 @@ GROUPS = {  # of the study of errors: key in the documents, and what the tables 
     "n_sites": "number of sites",
     "similarity": "similarity of the nearest training composition",
     "roughness": "share of fast Fourier components",
+}
+
+GAP_NOTE = (
+    "Counts summed over seeds; 95 % intervals of precision, recall and F1 for as many materials as "
+    "there are, however many the seeds, and in brackets the figures ± their standard deviation "
+    "over seeds. A "
+    "normalised spectrum is scaled with the sum that the Standard-MAE model predicts. Two "
+    "references need no network: the cell of at most so many atoms (the number that gives the "
+    "best F1 on the training materials) has a VB gap and a larger one has none; and the nearest "
+    "composition of the training materials, its spectrum per atom times the atoms of the cell.\n"
+)
+SPLIT_NOTES = {
+    "material": "Materials of one chemical system may be in different parts.",
+    "chemsys": "All materials of one chemical system are in one part, so no test material has a "
+    "polymorph, or another compound of the same elements, among the training materials.",
+}
+MATERIALS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # by their number of elements
+    "all": lambda n: n > 0,
+    "compounds": lambda n: n > 1,
+    "elements": lambda n: n == 1,
 }
 
 
@@ -79,43 +102,148 @@ def gap_rows(config: TrainingConfig, results: Sequence[RunResult]) -> list[dict[
     """Precision, recall and F1 of the VB gap, with counts summed over seeds.
 
     A normalised spectrum is multiplied with the sum that the Standard-MAE model of the same
-    variant, seed and training set predicts.
+    variant, seed and training set predicts. The first row is a reference that knows nothing but
+    the size of the cell: see :func:`largest_cell`.
 
     Returns
     -------
     list of dict
-        One for each kind of run; ``precision``, ``recall`` and ``f1`` have ``value``, the 95 %
-        interval ``low`` to ``high`` (of the test materials, however many seeds) and ``std`` over
-        seeds.
+        One for each kind of run on all test ``materials``, then on the compounds among them and
+        on the elements, where there are any; ``precision``, ``recall`` and ``f1`` have
+        ``value``, the 95 % interval ``low`` to ``high`` (of the test materials, however many
+        seeds) and ``std`` over seeds.
     """
+    verdicts = _verdicts(config, results)
+    if verdicts:
+        verdicts = _size_reference(config) | verdicts
+    return [
+        {"materials": materials, "model": name, "setting": setting, "fraction": fraction}
+        | _over_seeds([v.matrix(materials) for v in of_seeds])
+        for materials in MATERIALS
+        for (name, setting, fraction), of_seeds in verdicts.items()
+        if of_seeds[0].of(materials).any()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdicts:
+    """Which test materials have a VB gap: predicted, and by the labels; shape (n,) each."""
+
+    predicted: np.ndarray
+    true: np.ndarray
+    n_elements: np.ndarray
+
+    def of(self, materials: str) -> np.ndarray:
+        """Which of them are all materials, compounds, or elements; shape (n,), bool."""
+        return MATERIALS[materials](self.n_elements)
+
+    def matrix(self, materials: str) -> ConfusionMatrix:
+        rows = self.of(materials)
+        return ConfusionMatrix.of(zip(self.predicted[rows], self.true[rows], strict=True))
+
+
+_OfRuns = dict[tuple[str, str, float], list[_Verdicts]]  # by model, setting and fraction
+
+
+def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
+    """Verdicts of each seed of each kind of run that has a scale."""
     scales = {
         (r.run.variant.name, r.run.fraction, r.run.seed): r.prediction.sum(-1, keepdims=True)
         for r in results
         if r.run.setting == "standard-mae"
     }
-    matrices: dict[tuple[str, str, float], list[ConfusionMatrix]] = defaultdict(list)
+    verdicts: _OfRuns = defaultdict(list)
     for result in results:
         run = result.run
         scale = scales.get((run.variant.name, run.fraction, run.seed))
-        if scale is not None:
-            key = (run.variant.name, run.setting, run.fraction)
-            matrices[key].append(_gap_matrix(config, result, scale))
-    return [
-        {"model": name, "setting": setting, "fraction": fraction} | _over_seeds(of_seeds)
-        for (name, setting, fraction), of_seeds in matrices.items()
-    ]
+        # Scaled, the nearest composition's shape is its spectrum again.
+        again = run.variant == NEAREST_COMPOSITION and run.setting != "standard-mae"
+        if scale is None or again:
+            continue
+        dos = result.prediction
+        if SETTINGS[run.setting].output != "absolute":
+            dos = dos / dos.sum(-1, keepdims=True) * scale
+        test = held_out(config, run)
+        true = has_gap(test.spectra.numpy(), test.grid)
+        found = _Verdicts(has_gap(dos, test.grid), true, studies.n_elements(test))
+        verdicts[run.variant.name, run.setting, run.fraction].append(found)
+    return verdicts
 
 
-def _gap_matrix(config: TrainingConfig, result: RunResult, scale: np.ndarray) -> ConfusionMatrix:
-    test = held_out(config, result.run)
-    dos = result.prediction
-    if SETTINGS[result.run.setting].output != "absolute":
-        dos = dos / dos.sum(-1, keepdims=True) * scale
-    predicted, true = (
-        find_gaps(test.grid, spectra, GapCriteria()).is_gap
-        for spectra in (dos, test.spectra.numpy())
-    )
-    return ConfusionMatrix.of(zip(predicted, true, strict=True))
+def has_gap(dos: np.ndarray, grid: EnergyGrid) -> np.ndarray:
+    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,)."""
+    return find_gaps(grid, dos, GapCriteria()).is_gap
+
+
+def _size_reference(config: TrainingConfig) -> _OfRuns:
+    """What the verdicts would be if a small cell were all that it takes."""
+    dataset = shared_dataset(config)
+    split = split_of(dataset, config.split_seed, config.split_by)
+    train, test = dataset.subset(split.train), dataset.subset(split.test)
+    largest = largest_cell(train.graphs.n_atoms.numpy(), has_gap(train.spectra.numpy(), train.grid))
+    predicted = test.graphs.n_atoms.numpy() <= largest
+    true = has_gap(test.spectra.numpy(), test.grid)
+    name = f"cell of at most {largest} atom{'s' * (largest != 1)}"
+    return {(name, "-", 1.0): [_Verdicts(predicted, true, studies.n_elements(test))]}
+
+
+def largest_cell(n_atoms: np.ndarray, true: np.ndarray) -> int:
+    """Number N of atoms for which 'at most N atoms' finds the VB gaps with the best F1.
+
+    Parameters
+    ----------
+    n_atoms : ndarray, shape (n,)
+        Of the training materials.
+    true : ndarray, shape (n,), bool
+        Which of them have a VB gap.
+
+    Returns
+    -------
+    int
+        The smallest of several; 0 if none has a VB gap.
+    """
+    sizes = np.unique(n_atoms)
+    found = n_atoms[:, None] <= sizes
+    f1 = 2 * (found & true[:, None]).sum(0) / (found.sum(0) + true.sum())
+    return int(sizes[f1.argmax()]) if true.any() else 0
+
+
+def label_counts(config: TrainingConfig) -> list[dict[str, Any]]:
+    """How many labels there are, by cell size, number of elements, and element.
+
+    Returns
+    -------
+    list of dict
+        ``by`` and ``value``; how many ``materials`` there are in all, in ``train``,
+        ``validation`` and ``test``, and how many labels have a VB gap, in all (``vb_gaps``) and
+        in the test (``test_vb_gaps``); None where labels have no scale.
+    """
+    dataset = shared_dataset(config)
+    split = split_of(dataset, config.split_seed, config.split_by)
+    parts = {name: np.zeros(len(dataset), bool) for name in ("train", "validation", "test")}
+    for name, part in parts.items():
+        part[getattr(split, name)] = True
+    gaps = None if dataset.shapes_only else has_gap(dataset.spectra.numpy(), dataset.grid)
+    rows = []
+    for by, value, members in _label_groups(dataset):
+        row: dict[str, Any] = {"by": by, "value": value, "materials": int(members.sum())}
+        row |= {name: int((members & part).sum()) for name, part in parts.items()}
+        for name, some in (("vb_gaps", members), ("test_vb_gaps", members & parts["test"])):
+            row[name] = None if gaps is None else int((gaps & some).sum())
+        rows.append(row)
+    return rows
+
+
+def _label_groups(dataset: SpectrumDataset) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Kind, value and members (n,) of each group of labels that is counted."""
+    numbers = {"atoms in the cell": dataset.graphs.n_atoms.numpy()}
+    numbers["number of elements"] = studies.n_elements(dataset)
+    for by, values in numbers.items():
+        for value in np.unique(values):
+            yield by, str(value), values == value
+    systems = [set(system.split("-")) for system in dataset.chemical_systems]
+    for symbol in dataset.elements:
+        yield "element", symbol, np.array([symbol in system for system in systems])
 
 
 def _over_seeds(matrices: list[ConfusionMatrix]) -> dict[str, Any]:
@@ -208,7 +336,7 @@ def subclass_results(
     for subclass in subclasses:
         for result in results:
             run = result.run
-            if run.subclass is None and (run in repeated or run.variant == MEAN_SPECTRUM):
+            if run.subclass is None and (run in repeated or run.variant in REFERENCES):
                 found.append(on_subclass(config, result, subclass))
             elif run.subclass == subclass:
                 found.append(result)
@@ -251,6 +379,10 @@ class Benchmark:
     subclasses : tuple of Subclass
     folder : Path
         Where tables and figures go; the runs are in ``runs`` there.
+    beside : sequence of Benchmark
+        The same with other splits: their tables go beside those of this one.
+    command : str
+        What made it, for the report.
 
     Attributes
     ----------
@@ -264,23 +396,30 @@ class Benchmark:
         results: Sequence[RunResult],
         subclasses: tuple[Subclass, ...],
         folder: Path,
+        beside: Sequence[Benchmark] = (),
+        command: str = "",
     ) -> None:
         self.config, self.folder, self.runs_folder = config, folder, folder / "runs"
+        self.beside, self.command = beside, command
         self.dataset = shared_dataset(config)
         settings = dict.fromkeys(r.run.setting for r in results)
-        self.references = [mean_spectrum(config, setting) for setting in settings]
+        self.references = [reference(config, v, s) for v in REFERENCES for s in settings]
         self.results = [r for r in results if r.run.subclass is None]
         self.whole = [r for r in self.results if r.run.fraction == 1]
         self.rows = table([*self.references, *self.results])
         by_subclass = subclass_results(config, [*self.references, *results], subclasses)
         self.subclass_rows = table(by_subclass)
         self.document: dict[str, Any] = {
+            "command": command,
             "config": config.model_dump(mode="json"),
             "left_out": self.dataset.left_out,
             "rows": to_document(self.rows),
         }
         if self.dataset.grid.unit == "eV":
+            self.document["labels"] = label_counts(config)
             self.document["vb_gaps"] = gap_rows(config, [*self.references, *self.results])
+        if beside:
+            self.document["beside"] = {b.config.split_by: b.document for b in beside}
         if subclasses:
             self.document["subclasses"] = to_document(self.subclass_rows)
         remarks = (f"{r.run.title}: {remark}" for r in results for remark in r.remarks)
@@ -321,6 +460,11 @@ class Benchmark:
         for name, rows in _flat(self.document).items():
             if rows:
                 write_csv(rows, self.folder / f"{name}.csv")
+        for other in self.beside:
+            stem = f"by-{other.config.split_by}"
+            to_csv(other.rows, self.folder / f"{stem}-benchmark.csv")
+            if rows := _flat(other.document)["vb_gaps"]:
+                write_csv(rows, self.folder / f"{stem}-vb_gaps.csv")
 
 
 def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -333,6 +477,7 @@ def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     ]
     return {
         "vb_gaps": [_unnested(row) for row in document.get("vb_gaps", ())],
+        "labels": document.get("labels", []),
         "errors": errors,
         "unrelaxed": document.get("unrelaxed", []),
         "external": [_unnested(row) for row in document.get("external", ())],
@@ -354,12 +499,18 @@ def report(benchmark: Benchmark) -> str:
     """All tables of a benchmark as Markdown."""
     document, unit = benchmark.document, benchmark.dataset.grid.unit
     setup = _setup(benchmark.config, benchmark.dataset, [r.run for r in benchmark.results])
+    command = f"```bash\n{benchmark.command}\n```\n\n" if benchmark.command else ""
     sections = [
-        f"# Benchmark: {benchmark.config.target}\n\n{setup}",
+        f"# Benchmark: {benchmark.config.target}\n\n{command}{setup}",
         f"{_units(benchmark.rows, unit)}\n\n{to_markdown(benchmark.rows, unit)}",
     ]
     if document.get("vb_gaps"):
-        sections.append(_gap_section(document["vb_gaps"]))
+        sections.append(f"## VB gaps of the test materials\n\n{GAP_NOTE}")
+        sections += _gap_tables(document["vb_gaps"])
+    for other in benchmark.beside:
+        sections += _other_split(other, unit)
+    if document.get("labels"):
+        sections.append(_label_section(document["labels"]))
     if benchmark.subclass_rows:
         sections.append(_subclass_section(benchmark.subclass_rows, unit))
     if document.get("external"):
@@ -415,20 +566,59 @@ def _units(rows: Sequence[Row], energy_unit: str) -> str:
     )
 
 
-def _gap_section(gaps: list[dict[str, Any]]) -> str:
-    counts = ("model", "setting", "fraction", "seeds", "tp", "fp", "fn", "tn")
-    rows = [
-        {k: row[k] for k in counts}
-        | {k: _proportion(row[k]) for k in ("precision", "recall", "f1")}
-        for row in gaps
+def _other_split(benchmark: Benchmark, unit: str) -> list[str]:
+    """The tables of the same models under another split."""
+    rows, dataset, config = benchmark.rows, benchmark.dataset, benchmark.config
+    split = split_of(dataset, config.split_seed, config.split_by)
+    sections = [
+        f"## Split by {config.split_by}\n\n{SPLIT_NOTES[config.split_by]} "
+        f"{len(split.train)} materials for training, {len(split.validation)} for validation, "
+        f"{len(split.test)} for the test.\n\n{to_markdown(rows, unit)}"
     ]
-    return (
-        "## VB gaps of the test materials\n\nCounts summed over seeds; 95 % intervals of "
-        "precision, recall and F1 for as many materials as there are, however many the seeds, "
-        "and in brackets the figures ± their standard deviation over seeds. A normalised "
-        "spectrum is scaled with the sum that "
-        f"the Standard-MAE model predicts.\n\n{markdown(rows)}"
+    gaps = benchmark.document.get("vb_gaps")
+    return [*sections, "VB gaps:\n", *_gap_tables(gaps)] if gaps else sections
+
+
+def _gap_tables(gaps: list[dict[str, Any]]) -> list[str]:
+    """A table for each kind of test materials."""
+    counts = ("model", "setting", "fraction", "seeds", "tp", "fp", "fn", "tn")
+    tables = []
+    for materials in dict.fromkeys(row["materials"] for row in gaps):
+        rows = [
+            {k: row[k] for k in counts}
+            | {k: _proportion(row[k]) for k in ("precision", "recall", "f1")}
+            for row in gaps
+            if row["materials"] == materials
+        ]
+        n = (rows[0]["tp"] + rows[0]["fp"] + rows[0]["fn"] + rows[0]["tn"]) // rows[0]["seeds"]
+        positives = (rows[0]["tp"] + rows[0]["fn"]) // rows[0]["seeds"]
+        tables.append(
+            f"**{materials.capitalize()}**: {n} test materials, {positives} of them with a VB "
+            f"gap.\n\n{markdown(rows)}"
+        )
+    return tables
+
+
+def _label_section(labels: list[dict[str, Any]]) -> str:
+    names = {"vb_gaps": "with a VB gap", "test_vb_gaps": "with a VB gap in the test"}
+    parts = ["## Labels\n"]
+    for by in ("atoms in the cell", "number of elements"):
+        rows = [{by: r["value"]} | _renamed(r, names) for r in labels if r["by"] == by]
+        parts.append(markdown(rows))
+    by_element = [
+        f"{r['value']} {r['materials']}" + (f" ({r['vb_gaps']})" if r["vb_gaps"] else "")
+        for r in labels
+        if r["by"] == "element"
+    ]
+    parts.append(
+        "Materials with an element, and in brackets how many of them have a VB gap: "
+        f"{', '.join(by_element)}.\n"
     )
+    return "\n".join(parts)
+
+
+def _renamed(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(k, k): v for k, v in row.items() if k not in ("by", "value")}
 
 
 def _proportion(found: dict[str, Any]) -> str:

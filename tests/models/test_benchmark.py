@@ -19,13 +19,14 @@ from model_examples import (
 from models import benchmark
 from models.benchmark import (
     ABLATION_VARIANTS,
+    MEAN_SPECTRUM,
+    NEAREST_COMPOSITION,
     Run,
     RunResult,
     Variant,
     held_out,
     kept_model,
     labels_for,
-    mean_spectrum,
     measure,
     on_file,
     on_subclass,
@@ -33,6 +34,7 @@ from models.benchmark import (
     plan,
     plan_subclasses,
     predict,
+    reference,
     run_all,
     shared_dataset,
     split_for,
@@ -307,24 +309,53 @@ def test_the_model_of_a_run_is_kept_and_made_again_if_it_is_gone(tmp_path: Path)
 
 def test_the_mean_spectrum_is_that_of_the_training_materials(tmp_path: Path) -> None:
     chosen = config(tmp_path)
-    reference = mean_spectrum(chosen, "sumnorm-kl")
+    mean = reference(chosen, MEAN_SPECTRUM, "sumnorm-kl")
     dataset = shared_dataset(chosen)
-    split = split_for(dataset, chosen, reference.run)
+    split = split_for(dataset, chosen, mean.run)
     train, test = (dataset.subset(p) for p in (split.train, split.test))
     expected = labels_for("sumnorm-kl", train).mean(0)
-    np.testing.assert_allclose(reference.prediction, np.tile(expected, (len(test), 1)), rtol=1e-6)
-    assert reference.figures == measure("sumnorm-kl", reference.prediction, test)
-    assert reference.n_train == len(train)
+    np.testing.assert_allclose(mean.prediction, np.tile(expected, (len(test), 1)), rtol=1e-6)
+    assert mean.figures == measure("sumnorm-kl", mean.prediction, test)
+    assert mean.n_train == len(train)
 
 
 def test_the_mean_of_spectra_with_a_scale_grows_with_the_cell(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path, n=60)
     chosen = TrainingConfig(name="b", labels=[labels], structures=structures)
-    reference = mean_spectrum(chosen, "standard-mae")
-    test = held_out(chosen, reference.run)
-    per_atom = reference.prediction / test.graphs.n_atoms.numpy()[:, None]
+    mean = reference(chosen, MEAN_SPECTRUM, "standard-mae")
+    test = held_out(chosen, mean.run)
+    per_atom = mean.prediction / test.graphs.n_atoms.numpy()[:, None]
     np.testing.assert_allclose(per_atom, np.tile(per_atom[0], (len(test), 1)), rtol=1e-5)
     assert len(set(test.graphs.n_atoms.tolist())) > 1
+
+
+@pytest.mark.parametrize("setting", ["standard-mae", "sumnorm-kl"])
+def test_the_nearest_composition_lends_its_spectrum(tmp_path: Path, setting: str) -> None:
+    """Per atom where spectra grow with the cell; polymorphs share."""
+    labels, structures = write_edos_files(tmp_path, n=60)
+    chosen = TrainingConfig(name="b", labels=[labels], structures=structures)
+    found = reference(chosen, NEAREST_COMPOSITION, setting)
+    dataset = shared_dataset(chosen)
+    split = split_for(dataset, chosen, found.run)
+    fractions = dataset.graphs.composition().double().numpy()
+    spectra, n_atoms = labels_for(setting, dataset), dataset.graphs.n_atoms.numpy()
+    for row, i in enumerate(split.test):
+        cosine = [
+            fractions[i]
+            @ fractions[j]
+            / np.linalg.norm(fractions[i])
+            / np.linalg.norm(fractions[j])
+            for j in split.train
+        ]
+        nearest = split.train[np.array(cosine) > max(cosine) - 1e-6]
+        if setting == "standard-mae":
+            expected = n_atoms[i] * (spectra[nearest] / n_atoms[nearest, None]).mean(0)
+        else:
+            expected = spectra[nearest].mean(0)
+        np.testing.assert_allclose(found.prediction[row], expected, rtol=1e-5)
+    mean = reference(chosen, MEAN_SPECTRUM, setting)
+    assert found.run.variant.name == "nearest composition"
+    assert not np.allclose(found.prediction, mean.prediction)
 
 
 def test_a_checkpoint_for_another_grid_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from model_examples import (
     labelled_crystals,
+    random_crystals,
     small_dataset,
     structure_row,
     write_edos_files,
@@ -459,7 +460,7 @@ def test_phonons_take_the_same_path(tmp_path: Path, architecture: str, target: s
         structure_row(f"j-{i}", c)
         | {"split": "val" if i % 5 == 0 else "train"}
         | {"phdos": np.exp(-(((x - 0.3 - i / 90) / 0.1) ** 2)).tolist()}
-        for i, c in enumerate(labelled_crystals(30))
+        for i, c in enumerate(random_crystals(30))
     ]
     file = write_rows(tmp_path / "phonons.parquet", rows)
     chosen = config(
