@@ -391,8 +391,9 @@ def _find_ranges(edges: FloatArray, dos: FloatArray, threshold: float | FloatArr
     starts, ends = below.copy(), below.copy()
     starts[:, 1:] &= ~below[:, :-1]
     ends[:, :-1] &= ~below[:, 1:]
-    row, first = np.nonzero(starts)
-    last = np.nonzero(ends)[1]
+    size = dos.shape[1]  # indices of the flat array: a nonzero of two dimensions is far slower
+    row, first = np.divmod(np.flatnonzero(starts), size)
+    last = np.flatnonzero(ends) - row * size
     return _Ranges(row, first, last, edges[first], edges[last + 1])
 
 
@@ -427,6 +428,8 @@ def _moved_verdicts(
     limits = _Limits.of(criteria)
     for factor in (1 - THRESHOLD_STEP, 1.0, 1 + THRESHOLD_STEP):
         ranges = _find_ranges(edges, dos, criteria.max_dos * factor)
+        wide = ranges.upper - ranges.lower >= limits.min_width - EDGE_STEP - TOLERANCE
+        ranges = ranges.take(wide)  # the others are too narrow for all limits
         for step in (-EDGE_STEP, 0.0, EDGE_STEP):
             yield limits.tightened(step).verdicts(ranges, len(dos))
 
