@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -103,10 +103,33 @@ class GatedConvolution(nn.Module):
     def forward(self, atoms: Tensor, edges: Tensor, weight: Tensor, batch: GraphBatch) -> Tensor:
         """Features (N, width) of atoms and (E, width) of edges of `weight` (E,) to (N, width)."""
         normed = self.norm(atoms)
-        both = self.center(normed)[batch.center] + self.neighbor(normed)[batch.neighbor]
+        both = self.center(normed).index_select(0, batch.center)
+        both = both + self.neighbor(normed).index_select(0, batch.neighbor)
         gate, message = (both + self.edge(edges)).chunk(2, dim=1)
         messages = torch.sigmoid(gate) * F.silu(message) * weight[:, None]
         return atoms + scatter(messages, batch.center, dim=0, dim_size=len(atoms))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Shared:
+    """What all members of the ensemble see of a batch.
+
+    Parameters
+    ----------
+    graph : Tensor, shape (N,), int64
+        Crystal of each node.
+    basis : Tensor, shape (E, gaussians)
+        Distances of the edges.
+    weight : Tensor, shape (E,)
+        Of the edges' messages.
+    statistics : Tensor, shape (B, size)
+        Standardised.
+    """
+
+    graph: Tensor
+    basis: Tensor
+    weight: Tensor
+    statistics: Tensor
 
 
 class _Member(nn.Module):
@@ -124,7 +147,6 @@ class _Member(nn.Module):
             n_inputs += N_PROPERTIES
         self.register_buffer("descriptors", table, persistent=False)
         self.embed_element = nn.Linear(n_inputs, width)
-        self.basis = GaussianBasis(config.gaussians, config.cutoff)
         self.embed_distance = nn.Linear(config.gaussians, width)
         self.convolutions = nn.ModuleList(GatedConvolution(width) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -146,10 +168,10 @@ class _Member(nn.Module):
         if config.mixes_sites:
             self.share = nn.Linear(features, 1, bias=False)
 
-    def forward(self, batch: GraphBatch, statistics: Tensor) -> Tensor:
-        """Logits, shape (B, K'), of crystals with standardised `statistics` (B, size)."""
-        graph, n = batch.graph_index, len(batch)
-        atoms = self._atoms(batch)
+    def forward(self, batch: GraphBatch, shared: _Shared) -> Tensor:
+        """Logits, shape (B, K')."""
+        graph, n, statistics = shared.graph, len(batch), shared.statistics
+        atoms = self._atoms(batch, shared)
         context = self.context(statistics) if self.config.statistics else None
         if not self.config.mixes_sites:
             fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
@@ -159,16 +181,12 @@ class _Member(nn.Module):
         share = share_of_group(self.share(sites), batch.multiplicity, graph, n)
         return _mixture(self.head(sites), share, graph, n)
 
-    def _atoms(self, batch: GraphBatch) -> Tensor:
+    def _atoms(self, batch: GraphBatch, shared: _Shared) -> Tensor:
         """Features of the atoms, shape (N, width)."""
-        config = self.config
-        reach = (batch.distance / config.cutoff).clamp_max(1.0)
-        envelope = 0.5 * (torch.cos(math.pi * reach) + 1)
-        weight = envelope * batch.edge_multiplicity / config.neighbors
-        atoms = self.embed_element(self.descriptors)[batch.atomic_numbers]
-        edges = self.embed_distance(self.basis(batch.distance))
+        atoms = self.embed_element(self.descriptors).index_select(0, batch.atomic_numbers)
+        edges = self.embed_distance(shared.basis)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, edges, weight, batch)
+            atoms = convolution(atoms, edges, shared.weight, batch)
         return self.norm(atoms)
 
 
@@ -214,6 +232,7 @@ class Mat2SpecPlus(nn.Module):
         super().__init__()
         self.config = config
         self.statistics = CrystalStatistics()
+        self.basis = GaussianBasis(config.gaussians, config.cutoff)
         self.register_buffer("center", torch.zeros(CrystalStatistics.size))
         self.register_buffer("scale", torch.ones(CrystalStatistics.size))
         self.members = nn.ModuleList(_Member(size, config) for _ in range(config.members))
@@ -238,10 +257,11 @@ class Mat2SpecPlus(nn.Module):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        logits, share = self.member_logits(batch).mean(0), self.config.kernel_share
+        shared, share = self._shared(batch), self.config.kernel_share
+        logits = self._member_logits(batch, shared).mean(0)
         if not share or not self.kernel.fitted:
             return logits
-        regression = self.kernel(self._standardized(batch))
+        regression = self.kernel(shared.statistics)
         if self.config.output == "absolute":
             return (1 - share) * logits + share * regression
         positive = regression.clamp_min(0)
@@ -250,8 +270,20 @@ class Mat2SpecPlus(nn.Module):
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
-        statistics = self._standardized(batch)
-        return torch.stack([member(batch, statistics) for member in self.members])
+        return self._member_logits(batch, self._shared(batch))
+
+    def _member_logits(self, batch: GraphBatch, shared: _Shared) -> Tensor:
+        return torch.stack([member(batch, shared) for member in self.members])
+
+    def _shared(self, batch: GraphBatch) -> _Shared:
+        reach = (batch.distance / self.config.cutoff).clamp_max(1.0)
+        envelope = 0.5 * (torch.cos(math.pi * reach) + 1)
+        return _Shared(
+            batch.graph_index,
+            self.basis(batch.distance),
+            envelope * batch.edge_multiplicity / self.config.neighbors,
+            self._standardized(batch),
+        )
 
     def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
         """Mean prediction loss of the members for scaled labels `target` (B, K')."""
