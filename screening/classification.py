@@ -8,8 +8,11 @@ Two ways of taking a sample need two ways of counting:
   predicted positives and a few random negatives. Each group then stands for its own number of
   materials, and recall is made of two proportions.
 
-Every interval holds the true value in at least 95 % of all samples; in more where the expected
-counts are small, since a few counts cannot make 95 % exactly.
+Limits of one proportion are exact: they hold in at least 95 % of all samples whatever the rate.
+Those of recall and F1 on chosen materials are combined of two exact ones; the tests sum their
+coverage over all samples, for 10 to 49 negatives of up to 18,000: at least 95 %, on average over
+hit rates at most 99 %. More where less than a fifth of a miss is expected among the validated
+negatives: most samples then have none, and their intervals hold all miss rates down to zero.
 """
 
 from __future__ import annotations
@@ -241,7 +244,9 @@ class ConfusionMatrix:
     def as_dict(self) -> dict[str, Any]:
         """Counts, precision, recall and F1 with their intervals, as plain values."""
         counts = {name: getattr(self, name) for name in ("tp", "fp", "fn", "tn")}
-        return counts | _figures(self, ("precision", "recall", "f1"))
+        figures = _figures(self, ("precision", "recall", "f1"))
+        ends = ("low", "high", "value")  # nothing is undecided
+        return counts | {name: {end: f[end] for end in ends} for name, f in figures.items()}
 
 
 @dataclass(frozen=True, slots=True)

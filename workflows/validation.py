@@ -173,8 +173,12 @@ class Choice:
             for note in run.parameters.get(CHOICES, [])
             if (note["engine"], note["recipe"]) != (engine, recipe)
         ]
-        own: dict[str, Any] = {"engine": engine, "recipe": recipe}
-        own |= {"n_best": self.n_best, "drawn": sorted(self.drawn)}
+        own: dict[str, Any] = {
+            "engine": engine,
+            "recipe": recipe,
+            "n_best": self.n_best,
+            "drawn": sorted(self.drawn),
+        }
         parameters = run.parameters | {CHOICES: [*others, own]}
         return run.model_copy(update={"parameters": parameters})
 
@@ -521,7 +525,8 @@ class Metrics:
     assessment : Assessment
         Precision and recall, and how the materials were chosen.
     undecided : dict of str to int
-        Calculations without a verdict by their state; the intervals hold whatever they would say.
+        Calculations without a verdict by their state, or ``"not judged"`` where they are done; the
+        intervals hold whatever they would say.
     """
 
     engine: str
@@ -545,16 +550,17 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
     validations: dict[tuple[str, str], list[ValidationDoc]] = {}
     for document in store.validations(run_id=run.run_id):
         validations.setdefault((document.engine, document.recipe), []).append(document)
-    n_negative = run.counts.get("screened", 0) - len(run.selection)
+    predicted = set(run.selection)
+    n_negative = run.counts.get("screened", 0) - len(predicted)
     criteria = GapCriteria(**run.parameters.get("criteria", {}))
     results = []
     for (engine, recipe), documents in sorted(validations.items()):
-        negatives = [d for d in documents if d.material_id not in set(run.selection)]
+        negatives = [d for d in documents if d.material_id not in predicted]
         assessment = Assessment(
             _positives(run, documents, Choice.of(run, engine, recipe), criteria),
             Group(n_negative, drawn=_sample(negatives, criteria)),
         )
-        undecided = Counter(d.state for d in documents if not _is_decided(d))
+        undecided = Counter(_why_open(d) for d in documents if not _is_decided(d))
         results.append(Metrics(engine, recipe, assessment, dict(sorted(undecided.items()))))
     return results
 
@@ -577,6 +583,10 @@ def _is_decided(document: ValidationDoc) -> bool:
     """Whether DFT gave a verdict; a finished calculation may refuse one."""
     done = document.state == "done" and document.spectrum is not None
     return done and document.is_positive is not None
+
+
+def _why_open(document: ValidationDoc) -> str:
+    return "not judged" if document.state == "done" else document.state
 
 
 def _sample(documents: Sequence[ValidationDoc], criteria: GapCriteria) -> Sample:

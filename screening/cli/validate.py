@@ -269,7 +269,9 @@ def metrics(
         return
     for result in found:
         title = f"Run {chosen.run_id}, {result.engine}, {result.recipe}"
-        stdout().print(table(title, ("figure", "95 % interval", "estimate"), _figures(result)))
+        stdout().print(
+            table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
+        )
         stdout().print(table("DFT", ("materials", "number"), _counts(result)))
         stdout().print(f"Validated: {result.assessment.design}.")
 
@@ -290,7 +292,7 @@ def _figures(result: Metrics) -> list[tuple[str, str, str]]:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    """Two numbers with two digits, or one if they are the same; three where that is too few."""
+    """Two shares, or one if they are the same."""
     if low is None or high is None:
         return ""
     if low == high:

@@ -60,6 +60,7 @@ def test_counting_and_adding():
     assert matrix + matrix == ConfusionMatrix.of(pairs * 2)
     document = matrix.as_dict()
     assert document["tp"] == 2
+    assert list(document["precision"]) == ["low", "high", "value"]
     assert document["precision"]["value"] == pytest.approx(2 / 3)
     assert set(document) == {"tp", "fp", "fn", "tn", "precision", "recall", "f1"}
 

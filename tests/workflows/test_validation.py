@@ -512,7 +512,7 @@ def test_calculations_without_a_verdict_are_neither_positive_nor_negative(store)
     refused = refused.model_copy(update={"is_positive": None})  # calculated, but not judged
     store.upsert_validations([failed, waiting, refused])
     found = only_metrics(store, run)
-    assert found.undecided == {"done": 1, "failed": 1, "queued": 1}
+    assert found.undecided == {"failed": 1, "not judged": 1, "queued": 1}
     assert found.assessment.positives.validated == Sample(1, 1, undecided=2)
     assert found.assessment.negatives.validated == Sample(0, 2, undecided=1)
     document = found.as_dict()
