@@ -22,10 +22,12 @@ lint: $(VENV)/installed-dev
 
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }
-	$(BIN)/screen train models/zoo/mat2spec-edos.yaml --out models/zoo/mat2spec-edos \
-	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
-	  --structures $(DATA)/mp_snapshot.parquet
-	for name in mat2spec-phdos springs-phdos; do \
+	for name in mat2spec-edos mat2spec-plus-edos; do \
+	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
+	    --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
+	    --structures $(DATA)/mp_snapshot.parquet || exit 1; \
+	done
+	for name in mat2spec-phdos mat2spec-plus-phdos springs-phdos; do \
 	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
 	    --labels $(DATA)/phdos_jarvis.parquet || exit 1; \
 	done

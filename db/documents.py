@@ -36,7 +36,10 @@ INT64 = 2**63
 
 CandidateState = Literal["pending", "screened", "rejected", "failed"]
 RunState = Literal["running", "done", "failed"]
-ValidationState = Literal["queued", "running", "done", "failed"]
+GapKind = Literal["gap", "near-gap"]
+ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
+FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")
+"""States of calculations that need not be repeated."""
 
 CandidateKey = tuple[str, str]
 PredictionKey = tuple[str, str, str]
@@ -200,6 +203,23 @@ class Document(Model):
     schema_version: Literal[1] = 1
 
 
+class MarginsDoc(Model):
+    """By how much a range keeps (positive) or misses (negative) each limit; None if unknown.
+
+    Parameters
+    ----------
+    max_dos : float or None
+        In the unit of the threshold.
+    min_width, min_upper_edge, max_upper_edge : float or None
+        In eV.
+    """
+
+    max_dos: Number | None = None
+    min_width: Number | None = None
+    min_upper_edge: Number | None = None
+    max_upper_edge: Number | None = None
+
+
 class GapDoc(Model):
     """Verdict on the gap of one spectrum, with the numbers that it was judged by.
 
@@ -219,6 +239,19 @@ class GapDoc(Model):
         Which of the criteria hold.
     is_gap : bool
         All of them hold.
+    kind : str or None
+        ``"gap"`` for a range that is nearly empty over the width that is asked for, else
+        ``"near-gap"``; None without a range.
+    n_ranges : int or None
+        Ranges below the band edge that are wide enough.
+    margins : MarginsDoc or None
+    robust : bool or None
+        `is_gap` stays the same when the limits move a little; see
+        :func:`screening.gap.find_gaps`.
+    is_gap_fine : bool or None
+        `is_gap` of a calculated DOS at its own resolution; None for a prediction.
+
+    The last five are None in documents older than they.
     """
 
     lower_edge: Number | None = None
@@ -230,6 +263,11 @@ class GapDoc(Model):
     criteria: FreeDict = Field(default_factory=dict)
     holds: Flags = Field(default_factory=dict)
     is_gap: Flag
+    kind: GapKind | None = None
+    n_ranges: Count | None = None
+    margins: MarginsDoc | None = None
+    robust: Flag | None = None
+    is_gap_fine: Flag | None = None
 
 
 class GridDoc(Model):
@@ -279,7 +317,14 @@ class CandidateDoc(Document):
     Parameters
     ----------
     structure_hash : str or None
-        None for a material whose structure could not be read.
+        Of `structure`; None for a material whose structure could not be read.
+    nsites : int
+        Atoms of `structure`: the primitive cell, or the cell as the source gave it.
+    cell_multiplicity : int or None
+        Primitive cells in the cell as the source gave it. None where that was not reduced: it
+        was to be kept or could not be reduced, or a filter had dropped the material before.
+    reduction_problem : str or None
+        Why the cell could not be reduced.
     energy_above_hull : float or None
         In eV/atom.
     band_gap : float or None
@@ -303,6 +348,8 @@ class CandidateDoc(Document):
     elements: list[Identifier] = Field(default_factory=list)
     nelements: Count = 0
     nsites: Count = 0
+    cell_multiplicity: Annotated[Count, Field(ge=1)] | None = None
+    reduction_problem: Text | None = None
     energy_above_hull: Number | None = None
     band_gap: Number | None = None
     is_magnetic: Flag | None = None
@@ -387,6 +434,11 @@ class ValidationDoc(Document):
 
     Parameters
     ----------
+    state : str
+        ``"done"``: calculated and judged. ``"magnetic"``: calculated, but with a magnetic moment,
+        so that the criteria, which are those of nonmagnetic materials, say nothing: `is_positive`
+        is None, and `spectrum` and `gap` are those of the sum of both spins. The others have no
+        result.
     spectrum : list of float or None, length ``grid.size``
         In states/eV/cell, in single precision.
     efermi, vbm, cbm : float or None
@@ -434,6 +486,11 @@ class ValidationDoc(Document):
     def key(self) -> ValidationKey:
         """``(material_id, structure_hash, engine, recipe)``."""
         return self.material_id, self.structure_hash, self.engine, self.recipe
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a result."""
+        return self.state in FINISHED
 
     @model_validator(mode="after")
     def _fits_its_grid(self) -> Self:

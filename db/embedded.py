@@ -155,6 +155,8 @@ COLUMNS: dict[str, dict[str, Codec]] = {
         "elements": JSON,
         "nelements": INTEGER,
         "nsites": INTEGER,
+        "cell_multiplicity": INTEGER,
+        "reduction_problem": TEXT,
         "energy_above_hull": REAL,
         "band_gap": REAL,
         "is_magnetic": BOOL,
@@ -498,6 +500,7 @@ class EmbeddedStore(ScreeningStore):
                 self._create(connection)
             self._check_version(connection)
             self._set_up(connection)
+            self._add_columns(connection)
         except BaseException:
             connection.close()
             raise
@@ -518,6 +521,19 @@ class EmbeddedStore(ScreeningStore):
             connection.execute("CREATE TABLE blobs (name TEXT PRIMARY KEY, body BLOB NOT NULL)")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _add_columns(self, connection: sqlite3.Connection) -> None:
+        """Add what documents of the same schema version have got since: fields that may be None.
+
+        A program that does not know them yet goes on using the file.
+        """
+        if not _missing_columns(connection):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for table, column in _missing_columns(connection):  # another process may have been faster
+            kind = TABLES[table].columns[column].sql_type
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         connection.execute("COMMIT")
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
@@ -583,6 +599,15 @@ def _journal_mode(connection: sqlite3.Connection) -> str:
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
     return value
+
+
+def _missing_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Tables and names of columns that the file does not have."""
+    missing = []
+    for name, table in TABLES.items():
+        there = {row[1] for row in connection.execute(f"PRAGMA table_info({name})")}
+        missing += [(name, column) for column in table.columns if column not in there]
+    return missing
 
 
 def _reason(error: sqlite3.Error) -> str:

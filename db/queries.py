@@ -13,7 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from db.documents import CandidateDoc, FilterCount, GridDoc, PredictionDoc, ValidationDoc
+from db.documents import (
+    FINISHED,
+    CandidateDoc,
+    FilterCount,
+    GridDoc,
+    PredictionDoc,
+    ValidationDoc,
+)
 from db.errors import StoreError
 from db.query import (
     CANDIDATES,
@@ -42,9 +49,12 @@ def find_candidates(
     formula: str | None = None,
     state: str | None = None,
     is_positive: bool | None = None,
+    kind: str | None = None,
+    robust: bool | None = None,
     energy_above_hull: Range = ANY,
     upper_edge: Range = ANY,
     width: Range = ANY,
+    n_ranges: Range = ANY,
     score: Range = ANY,
     sort_by: str | None = None,
     descending: bool = False,
@@ -63,11 +73,15 @@ def find_candidates(
     chemsys : str, optional
         Elements in any order, such as ``"Na-Cl"``.
     formula, state, is_positive : optional
+    kind, robust : optional
+        Of the gap or nearest miss; those of which it is unknown are left out.
     energy_above_hull : (low, high)
         In eV/atom, both included; None for no bound. A candidate whose value is unknown is
         left out if there is a bound.
     upper_edge, width : (low, high)
         Of the gap, in eV.
+    n_ranges : (low, high)
+        Ranges below the band edge that are wide enough.
     score : (low, high)
     sort_by, descending, limit, with_structure
         As in :class:`db.query.Query`.
@@ -79,6 +93,10 @@ def find_candidates(
         state=state,
         is_positive=is_positive,
     )
+    if kind is not None:
+        equal += (Condition("gap.kind", "==", kind),)
+    if robust is not None:
+        equal += (Condition("gap.robust", "==", robust),)
     asked = (
         *equal,
         *(Condition("elements", "has", element) for element in elements),
@@ -86,6 +104,7 @@ def find_candidates(
         *_within("energy_above_hull", energy_above_hull),
         *_within("gap.upper_edge", upper_edge),
         *_within("gap.width", width),
+        *_within("gap.n_ranges", n_ranges),
         *_within("score", score),
     )
     return store.find(Query(CANDIDATES, asked, sort_by, descending, limit, with_structure))
@@ -132,10 +151,12 @@ def _finished(
     recipe: str | None,
 ) -> Iterator[ValidationDoc]:
     if material_ids is None:
-        yield from store.validations(state="done", engine=engine, recipe=recipe)
+        yield from store.validations(state=FINISHED, engine=engine, recipe=recipe)
         return
     for batch in batched(material_ids, BATCH):
-        yield from store.validations(state="done", engine=engine, recipe=recipe, material_ids=batch)
+        yield from store.validations(
+            state=FINISHED, engine=engine, recipe=recipe, material_ids=batch
+        )
 
 
 @dataclass(frozen=True)
@@ -355,7 +376,7 @@ def funnel(store: ScreeningStore, run_id: str) -> Funnel:
     """
     run = store.run(run_id)
     chosen = conditions(run_id=run_id)
-    finished = (*conditions(state="done"), Condition("run_ids", "has", run_id))
+    finished = (*conditions(state=FINISHED), Condition("run_ids", "has", run_id))
     return Funnel(
         run_id,
         run.funnel,

@@ -42,6 +42,8 @@ def _convert(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
     if "anyOf" in schema:  # pydantic's way to say that a field may be None
         (option,) = (option for option in schema["anyOf"] if option != {"type": "null"})
         converted = _convert(option, definitions)
+        if "enum" in converted:
+            return converted | {"enum": [*converted["enum"], None]}
         return converted | {"bsonType": [*converted["bsonType"], "null"]}
     converted = {}
     if "const" in schema or "enum" in schema:
@@ -59,5 +61,6 @@ def _convert(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
             name: _convert(field, definitions) for name, field in fields.items()
         }
         always = [name for name in fields if name == "schema_version"]
-        converted["required"] = [*always, *schema.get("required", [])]
+        if required := [*always, *schema.get("required", [])]:  # MongoDB refuses an empty list
+            converted["required"] = required
     return converted

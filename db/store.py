@@ -364,7 +364,7 @@ class ScreeningStore(ABC):
         run_id: str | None = None,
         engine: str | None = None,
         recipe: str | None = None,
-        state: ValidationState | None = None,
+        state: ValidationState | Sequence[ValidationState] | None = None,
         material_ids: Iterable[str] | None = None,
     ) -> Iterator[ValidationDoc]:
         """Stream validations; `run_id`: those that the run asked for."""

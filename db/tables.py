@@ -84,12 +84,24 @@ def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
     inner = nested_models(type(row)) if isinstance(row, BaseModel) else {}
     for name, value in _fields(row).items():
         if value is None and name in inner:
-            flat |= dict.fromkeys(f"{prefix}{name}_{field}" for field in inner[name].model_fields)
+            flat |= dict.fromkeys(_columns(inner[name], f"{prefix}{name}_"))
         elif isinstance(value, BaseModel) or _is_dataclass(value):
             flat |= _flat(value, heavy, f"{prefix}{name}_")
         elif heavy or name not in HEAVY:
             flat[prefix + name] = _plain(value)
     return flat
+
+
+def _columns(model: type[BaseModel], prefix: str) -> list[str]:
+    """Names of the columns of a model that is not there, so that all rows have the same."""
+    inner = nested_models(model)
+    return [
+        column
+        for name in model.model_fields
+        for column in (
+            _columns(inner[name], f"{prefix}{name}_") if name in inner else [prefix + name]
+        )
+    ]
 
 
 def _plain(value: Any) -> Any:

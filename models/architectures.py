@@ -42,6 +42,28 @@ class FittedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelBranchModel(Protocol):
+    """An architecture that, in training, also makes spectra of the labels themselves."""
+
+    @property
+    def has_label_branch(self) -> bool:
+        """False where its configuration leaves the branch out."""
+        ...
+
+    def losses(
+        self, batch: GraphBatch, target: Tensor, setting: Setting, spectra: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """As :meth:`SpectrumModel.losses`; `spectra` (B, K') are the labels before scaling."""
+        ...
+
+    def label_logits(
+        self, batch: GraphBatch, target: Tensor, spectra: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, K') of the label branch for scaled labels and labels before scaling."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Architecture:
     model: type[nn.Module]

@@ -546,7 +546,8 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
     return figures
 
 
-# Results on disk: figures as JSON, predictions beside them as a plain array.
+# Results on disk: facts as JSON, predictions beside them as a plain array. Figures are measured
+# again when they are read, since the way to measure may have changed.
 
 
 def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
@@ -570,7 +571,6 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
     np.save(stem.with_suffix(".npy"), result.prediction)
     document = {
         "run": result.run.model_dump(),
-        "figures": result.figures,
         "n_train": result.n_train,
         "seconds": round(result.seconds, 1),
         "remarks": result.remarks,
@@ -584,15 +584,13 @@ def _read(folder: Path, config: TrainingConfig, run: Run) -> RunResult | None:
     stem = _stem(folder, config, run)
     try:
         document = json.loads(stem.with_suffix(".json").read_bytes())
-        return RunResult(
-            run,
-            np.load(stem.with_suffix(".npy"), allow_pickle=False),
-            document["figures"],
-            document["n_train"],
-            document["seconds"],
-            tuple(document["remarks"]),
-        )
+        prediction = np.load(stem.with_suffix(".npy"), allow_pickle=False)
+        facts = document["n_train"], document["seconds"], tuple(document["remarks"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{stem}: not a kept result ({error}); remove it") from None
+    test = held_out(config, run)
+    if prediction.shape != (len(test), test.grid.size):
+        raise ModelError(f"{stem}: a prediction of shape {prediction.shape}; remove it")
+    return RunResult(run, prediction, measure(run.setting, prediction, test), *facts)

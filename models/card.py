@@ -13,7 +13,7 @@ from models.errors import ModelError
 
 CARD = "card.json"
 ZOO = Path(__file__).parent / "zoo"
-DEFAULT_EDOS = ZOO / "mat2spec-edos"
+DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
 
 
@@ -36,6 +36,9 @@ class ModelCard(BaseModel):
     figures : dict
         Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``, and
         their standard errors over the test materials, such as ``mae_error``.
+    label_branch : dict
+        By setting, the loss of Mat2Spec's label branch on the validation materials with the
+        ``"true"`` and with ``"shuffled"`` labels.
     unit : str
         Of the energy axis, and so of WD.
     split_by : str
@@ -59,6 +62,7 @@ class ModelCard(BaseModel):
     split_by: str = "material"
     elements: tuple[str, ...]
     figures: dict[str, dict[str, float]]
+    label_branch: dict[str, dict[str, float]] = {}
     unit: str = "eV"
     gap: dict[str, Any] = {}
     limits: tuple[str, ...]
@@ -97,6 +101,10 @@ class ModelCard(BaseModel):
             f"| {_with_error(f, 'wd')} |"
             for what, f in self.figures.items()
         )
+        branch = "".join(
+            f"\n- {name}: {label_branch_in_words(losses)}"
+            for name, losses in self.label_branch.items()
+        )
         gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
         limits = "\n".join(f"- {limit}" for limit in self.limits)
         versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
@@ -125,13 +133,19 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 | predicted | R2 | MAE | MSE | WD |
 | --- | --- | --- | --- | --- |
 {rows}
-
+{branch}
 {gap}
 
 ## What it must not be used for
 
 {limits}
 """
+
+
+def label_branch_in_words(losses: dict[str, float]) -> str:
+    """Whether the label branch knows the labels: its losses with true and with shuffled ones."""
+    true, shuffled = losses["true"], losses["shuffled"]
+    return f"label branch loss with true labels {true:.3g}, with shuffled {shuffled:.3g}"
 
 
 def _with_error(figures: dict[str, float], name: str) -> str:
@@ -141,6 +155,47 @@ def _with_error(figures: dict[str, float], name: str) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shipped_predictors() -> tuple[str, ...]:
+    """Names of the eDOS predictors that come with the package, the default first."""
+    names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
+    pairs = {name for name in names if (ZOO / name / f"{SCALE}.json").is_file()}
+    return tuple(sorted(pairs, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
+
+    A folder of that name in the working folder comes before a shipped predictor.
+
+    Raises
+    ------
+    ModelError
+        If there is neither.
+    """
+    if name is None:
+        return DEFAULT_EDOS
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if str(name) in shipped_predictors():
+        return ZOO / name
+    raise ModelError(
+        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
+        f"{', '.join(shipped_predictors())}"
+    )
+
+
+def model_name(model_id: str) -> str:
+    """Name of a model without the hash of its weights, for people.
+
+    Examples
+    --------
+    >>> model_name("mat2spec-plus-edos-0123456789ab")
+    'mat2spec-plus-edos'
+    """
+    return model_id.rpartition("-")[0] or model_id
 
 
 def model_id(folder: Path) -> str:

@@ -99,7 +99,10 @@ def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoin
         setting.load_state_dict(_part(tensors, "setting."))
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"checkpoint {weights} does not fit its card: {reason}") from None
+        raise ModelError(
+            f"checkpoint {weights} does not fit its card, perhaps since it is of an earlier "
+            f"version; train it again with `screen train` ({reason})"
+        ) from None
     return Checkpoint(model.to(device).eval(), setting.to(device).eval(), card)
 
 

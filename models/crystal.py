@@ -109,7 +109,7 @@ class Crystal:
         """32 hexadecimal digits that do not depend on the order of the atoms.
 
         Equal for the same cell with the same atoms to 1e-4 (Å, fractions); another choice of
-        cell for the same crystal gives another hash.
+        cell for the same crystal gives another hash, also of a primitive cell.
         """
         wrapped = np.round(self.frac_coords % 1.0, HASH_DECIMALS) % 1.0
         sites = np.column_stack([self.atomic_numbers, wrapped])

@@ -19,7 +19,13 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from models.architectures import FittedModel, build_model, config_for, graphs_for
+from models.architectures import (
+    FittedModel,
+    LabelBranchModel,
+    build_model,
+    config_for,
+    graphs_for,
+)
 from models.checkpoint import Checkpoint, CheckpointCard
 from models.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
@@ -137,7 +143,8 @@ class SpectrumModule(lightning.LightningModule):
         """Total loss of a batch."""
         graphs, spectra = batch
         target = self.setting.target(spectra, graphs.n_atoms)
-        losses = self.model.losses(graphs, target, self.setting)
+        labels = (spectra,) if isinstance(self.model, LabelBranchModel) else ()
+        losses = self.model.losses(graphs, target, self.setting, *labels)
         self.log("loss", losses["total"], prog_bar=True, batch_size=len(graphs))
         return losses["total"]
 
@@ -213,6 +220,36 @@ class SaveState(SavingCallback):
         self.saved = time.monotonic()
 
 
+@torch.inference_mode()
+def label_branch_losses(
+    model: torch.nn.Module, setting: Setting, dataset: SpectrumDataset, batch_size: int
+) -> dict[str, float]:
+    """Prediction loss of the label branch with the true labels and with other materials'.
+
+    A branch that gets the same loss with both knows nothing of the labels, only of the graph:
+    it has collapsed, and what it is aligned with learns nothing from it.
+
+    Returns
+    -------
+    dict
+        ``"true"`` and ``"shuffled"``; empty for a model without label branch.
+    """
+    if not isinstance(model, LabelBranchModel) or not model.has_label_branch:
+        return {}
+    n = len(dataset)
+    target = setting.target(dataset.spectra, dataset.graphs.n_atoms)
+    own = torch.arange(n)
+    losses = {}
+    for name, order in {"true": own, "shuffled": own.roll(n // 2)}.items():
+        total = 0.0
+        for index in own.split(batch_size):
+            graphs, given = dataset.graphs.select(index), order[index]
+            logits = model.label_logits(graphs, target[given], dataset.spectra[given])
+            total += len(index) * float(setting.loss(logits, target[index]))
+        losses[name] = total / n
+    return losses
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained checkpoint and how its training went."""
@@ -221,6 +258,11 @@ class Trained:
     best_epoch: int
     validation_mae: float
     seconds: float
+
+    @property
+    def label_branch(self) -> dict[str, float]:
+        """What :func:`label_branch_losses` gave for the validation materials."""
+        return self.checkpoint.card.training.get("label_branch", {})
 
 
 def train_setting(
@@ -324,6 +366,8 @@ def _train(
     if not best.weights:
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
+    model, setting = model.cpu().eval(), setting.cpu().eval()
+    label_branch = label_branch_losses(model, setting, validation, config.batch_size)
     card = CheckpointCard(
         architecture=config.architecture,
         config=model.config.model_dump(),
@@ -341,9 +385,10 @@ def _train(
             "learning_rate": config.learning_rate,
             "weight_decay": config.weight_decay,
             "seed": config.seed,
-        },
+        }
+        | ({"label_branch": label_branch} if label_branch else {}),
     )
-    checkpoint = Checkpoint(model.cpu().eval(), setting.cpu().eval(), card)
+    checkpoint = Checkpoint(model, setting, card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
 
 

@@ -2,6 +2,15 @@
 
 Born-von Karman lattice dynamics with central and transverse springs (M. T. Dove, Introduction to
 Lattice Dynamics (1993), ch. 2 and 6). All of it can be differentiated by the springs.
+
+Two things that crystals have are not in it:
+
+- Rotational invariance. A transverse spring resists every displacement across the bond, also one
+  that turns the whole crystal, so that a rotation costs energy (a translation costs none). Shear
+  and bending modes of open frameworks, layers and molecules tend to come out too stiff; bending
+  springs between three atoms would be needed.
+- Dipoles. Without Born charges there is no LO-TO splitting: in polar crystals the longitudinal
+  optical modes near Gamma come out too low.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,12 +19,18 @@ from models.graph import N_ELEMENTS, GraphBatch
 class EncoderConfig(BaseModel):
     """Size of the graph encoder.
 
-    The paper's text has 2 layers of width 128, the authors' code 3 layers; 3 is the default.
-
     Parameters
     ----------
     layers, width, heads : int
-        Attention layers, features of an atom, and attention heads (averaged).
+        Attention layers (the paper's text has 2, the authors' code 3), features of an atom, and
+        attention heads (averaged).
+    context : bool
+        Put the composition beside each atom's features in the attention layers too: the paper's
+        context vector (eq. 2). The authors' code uses the composition for the pooling only.
+    pooling : {'attention', 'mean'}
+        The embedding of a crystal is the sum of its atoms' features in their attention weights,
+        which sum to 1 (text, eqs. 4-5), or that sum divided by the number of atoms: the authors'
+        code takes the mean of the weighted features. A supercell then has another embedding.
     dropout : float
         Probability of dropping an attention weight.
     gaussians : int
@@ -37,6 +44,8 @@ class EncoderConfig(BaseModel):
     layers: int = Field(3, gt=0)
     width: int = Field(128, gt=0)
     heads: int = Field(4, gt=0)
+    context: bool = False
+    pooling: Literal["attention", "mean"] = "attention"
     dropout: float = Field(0.0, ge=0, lt=1)
     gaussians: int = Field(41, gt=1)
     cutoff: float = Field(8.0, gt=0)
@@ -48,6 +57,11 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
+
+
+def readout(size: int, layers: int, out: int) -> nn.Sequential:
+    """A perceptron of `layers` linear layers whose hidden ones are as wide as the input."""
+    return nn.Sequential(mlp([size] * layers), nn.Linear(size, out))
 
 
 class GaussianBasis(nn.Module):
@@ -108,12 +122,13 @@ def share_of_group(score: Tensor, count: Tensor, group: Tensor, n_groups: int) -
 class GraphAttention(nn.Module):
     """One attention layer with edge features (eqs. 1-3).
 
-    A message is softplus(W (h + u)) with h the atom's and u the edge's features side by side.
-    It is computed as W_h h + W_u u: there are 12 times fewer atoms than edges. Edges that stand
+    A message is softplus(W (h + u)) with h the atom's and u the edge's features side by side, and
+    the composition as a third where `context` is set. It is computed as W_h h + W_u u: there are
+    12 times fewer atoms than edges. Edges that stand
     for several equal ones count as many times, except that dropout takes all of them or none.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, context: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.atom = nn.Linear(width, heads * width, bias=False)
@@ -123,6 +138,8 @@ class GraphAttention(nn.Module):
         self.score_norm = WeightedBatchNorm(heads)
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(width))
+        if context:
+            self.context = nn.Linear(N_ELEMENTS, heads * width, bias=False)
         for parameter in (self.atom.weight, self.edge.weight):
             nn.init.xavier_uniform_(parameter)
         for parameter in (self.attend_center, self.attend_neighbor):
@@ -131,6 +148,8 @@ class GraphAttention(nn.Module):
     def forward(self, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
         """Features (N, width) of atoms and (E, width) of edges to (N, width)."""
         h, u = self.atom(atoms), self.edge(edges)
+        if hasattr(self, "context"):
+            h = h + self.context(batch.composition())[batch.graph_index]
         from_center = F.softplus(h[batch.center].add_(u))
         from_neighbor = F.softplus(h[batch.neighbor].add_(u))
         # One product with block-diagonal vectors is much faster than a batch of dot products.
@@ -165,8 +184,7 @@ class CompositionAttention(nn.Module):
 class GraphEncoder(nn.Module):
     """Crystal graphs to embeddings of shape (B, width) (eqs. 1-5).
 
-    The embedding is the attention-weighted average over the atoms, so a supercell has the
-    embedding of its primitive cell.
+    With attention pooling, a supercell has the embedding of its primitive cell.
     """
 
     descriptors: Tensor
@@ -180,10 +198,12 @@ class GraphEncoder(nn.Module):
         self.basis = GaussianBasis(config.gaussians, config.cutoff)
         self.embed_distance = nn.Linear(config.gaussians, width)
         self.layers = nn.ModuleList(
-            GraphAttention(width, config.heads, config.dropout) for _ in range(config.layers)
+            GraphAttention(width, config.heads, config.dropout, config.context)
+            for _ in range(config.layers)
         )
         self.norms = nn.ModuleList(WeightedBatchNorm(width) for _ in range(config.layers))
         self.pool = CompositionAttention(width)
+        self.mean_pooling = config.pooling == "mean"
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Embeddings, shape (B, width)."""
@@ -192,4 +212,5 @@ class GraphEncoder(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             atoms = F.softplus(norm(layer(atoms, edges, batch), batch.multiplicity))
         weighted = atoms * self.pool(atoms, batch)
-        return scatter(weighted, batch.graph_index, dim=0, dim_size=len(batch))
+        pooled = scatter(weighted, batch.graph_index, dim=0, dim_size=len(batch))
+        return pooled / batch.n_atoms[:, None] if self.mean_pooling else pooled

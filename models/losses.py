@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -221,13 +223,17 @@ def gaussian_kl(mean_p: Tensor, logvar_p: Tensor, mean_q: Tensor, logvar_q: Tens
     return 0.5 * (quadratic + log_ratio - mean_p.shape[-1])
 
 
+AlignmentDirection = Literal["feature-to-label", "label-to-feature", "symmetric"]
+
+
 def alignment_loss(
     label_weight: Tensor,
     label: tuple[Tensor, Tensor],
     feature_weight: Tensor,
     feature: tuple[Tensor, Tensor],
+    direction: AlignmentDirection = "feature-to-label",
 ) -> Tensor:
-    """Upper bound of the KL divergence of the label from the feature mixture (eqs. 6-7).
+    """Upper bound of the KL divergence between the feature and the label mixture (eqs. 6-7).
 
     The KL divergence of two mixtures has no closed form; by convexity it is at most the mean
     over all pairs of components, each pair weighted with both mixing weights.
@@ -242,6 +248,8 @@ def alignment_loss(
         Mixing weights beta.
     feature : tuple of Tensor, shape (B, K, D)
         Mean and log-variance of each crystal's Gaussians.
+    direction : {'feature-to-label', 'label-to-feature', 'symmetric'}
+        KL(Z_F || Z_L) as in eq. 7, KL(Z_L || Z_F), or the mean of both as in the authors' code.
 
     Returns
     -------
@@ -249,7 +257,13 @@ def alignment_loss(
         Mean over the batch, in nats.
     """
     mean, logvar = (t.flatten(0, 1) for t in feature)
-    pairs = gaussian_kl(*label, mean, logvar).unflatten(1, feature_weight.shape)
+    from_label, to_label = gaussian_kl(*label, mean, logvar), gaussian_kl(mean, logvar, *label).T
+    by_direction = {
+        "feature-to-label": to_label,
+        "label-to-feature": from_label,
+        "symmetric": (to_label + from_label) / 2,
+    }
+    pairs = by_direction[direction].unflatten(1, feature_weight.shape)
     return torch.einsum("bi,ibj,bj->b", label_weight, pairs, feature_weight).mean()
 
 

@@ -1,13 +1,21 @@
-"""What a phonon DOS says about a material: heat capacity and mean frequency."""
+"""What a phonon DOS says about a material: heat capacity and mean frequency.
+
+The bins of a spectrum hold modes of their centres' frequencies. A bin at 0 cm^-1 holds real modes,
+which are as soft as its width allows: they count in every sum, above and below the fraction
+line. Bins at negative frequencies hold imaginary modes, which are no oscillators: they are among
+the 3N modes of a cell, but have no heat and no mean frequency. So C_V falls short of 3N R at high
+temperature by the share of the imaginary modes, and by nothing else.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.constants import Boltzmann, Planck, R, speed_of_light
 
 from models.errors import ModelError
 from models.spectrum import EnergyGrid
 
-THZ_PER_WAVENUMBER = 0.0299792458  # THz per cm^-1
+KELVIN_PER_WAVENUMBER = 100 * Planck * speed_of_light / Boltzmann  # h c / k_B for 1 cm^-1
 ROOM_TEMPERATURE = 300.0  # K
 
 
@@ -17,14 +25,15 @@ def heat_capacities(
     n_atoms: np.ndarray,
     temperature: float = ROOM_TEMPERATURE,
 ) -> np.ndarray:
-    """Heat capacity C_V of each material, by pymatgen, in J/K per mole of cells.
+    """Heat capacity C_V of each material, in J/K per mole of cells.
 
-    A spectrum of any scale is first scaled to the 3N modes of its cell; imaginary modes count
-    among them but do not contribute.
+    C_V = R sum_k g_k (x_k / sinh x_k)^2 with x = h nu / 2 k_B T, the heat of harmonic oscillators,
+    where the g_k are the 3N modes of the cell in the bins at 0 and above.
 
     Parameters
     ----------
     spectra : ndarray, shape (n, K')
+        On any scale; they are scaled to the 3N modes.
     n_atoms : ndarray, shape (n,)
         Atoms N in each cell.
     temperature : float
@@ -34,24 +43,36 @@ def heat_capacities(
     -------
     ndarray, shape (n,)
         At most 3N R (Dulong and Petit); 0 of a spectrum that is empty.
-    """
-    from pymatgen.phonon.dos import PhononDos
 
-    frequencies = _wavenumbers(grid) * THZ_PER_WAVENUMBER
-    area = np.trapezoid(spectra, frequencies, axis=-1)[:, None]
-    modes = spectra / np.where(area > 0, area, 1.0) * 3 * n_atoms[:, None]
-    return np.array([PhononDos(frequencies, dos).cv(temperature) for dos in modes])
+    Raises
+    ------
+    ModelError
+        If the temperature is not positive, or the grid not in cm^-1.
+
+    References
+    ----------
+    M. T. Dove, Introduction to Lattice Dynamics (1993), ch. 5.
+    """
+    if not temperature > 0:
+        raise ModelError(f"a heat capacity needs a positive temperature, not {temperature} K")
+    real = _are_real(grid)
+    x = grid.centers[real].clip(0) * KELVIN_PER_WAVENUMBER / (2 * temperature)
+    x_over_sinh = np.ones_like(x)  # its limit at x = 0
+    np.divide(2 * x * np.exp(-x), -np.expm1(-2 * x), out=x_over_sinh, where=x > 0)
+    area = spectra.sum(-1)
+    share = spectra[:, real] / np.where(area > 0, area, 1.0)[:, None]
+    return R * 3 * n_atoms * (share @ x_over_sinh**2)
 
 
 def mean_frequencies(spectra: np.ndarray, grid: EnergyGrid) -> np.ndarray:
-    """First moment of each spectrum over its positive frequencies, in cm^-1, shape (n,).
+    """First moment of each spectrum over its real modes, in cm^-1, shape (n,).
 
-    It is 0 where there is nothing at positive frequencies.
+    It is 0 where there are none.
     """
-    positive = _wavenumbers(grid) > 0
-    weight = spectra[:, positive]
+    real = _are_real(grid)
+    weight = spectra[:, real]
     total = weight.sum(-1)
-    return (weight @ grid.centers[positive]) / np.where(total > 0, total, 1.0)
+    return (weight @ grid.centers[real]) / np.where(total > 0, total, 1.0)
 
 
 def phonon_figures(
@@ -69,7 +90,8 @@ def phonon_figures(
     }
 
 
-def _wavenumbers(grid: EnergyGrid) -> np.ndarray:
+def _are_real(grid: EnergyGrid) -> np.ndarray:
+    """Which bins are of real modes, that is at 0 or above."""
     if grid.unit != "cm^-1":
         raise ModelError(f"phonon figures need a grid in cm^-1, not {grid.unit}")
-    return grid.centers
+    return grid.centers > -1e-6 * grid.width

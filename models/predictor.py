@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.card import DEFAULT_EDOS, SCALE, SHAPE, model_id
+from models.card import SCALE, SHAPE, model_id, predictor_folder
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -81,7 +81,7 @@ class SpectrumPredictor:
     @classmethod
     def load(
         cls,
-        folder: Path = DEFAULT_EDOS,
+        folder: str | Path | None = None,
         device: str = "auto",
         grid: EnergyGrid | None = None,
     ) -> SpectrumPredictor:
@@ -89,8 +89,10 @@ class SpectrumPredictor:
 
         Parameters
         ----------
-        folder : Path
-            With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``.
+        folder : str or Path, optional
+            With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``, or the name
+            of a shipped predictor, such as ``"mat2spec-edos"``; see
+            :func:`models.card.predictor_folder`.
         device : str
             ``"auto"``: a GPU if there is one.
         grid : EnergyGrid, optional
@@ -101,9 +103,7 @@ class SpectrumPredictor:
         ModelError
             If a checkpoint is missing or damaged, or has another grid than `grid`.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise ModelError(f"checkpoint {folder}: no such folder; `screen doctor` lists them")
+        folder = predictor_folder(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         shape, scale = (load_checkpoint(folder / name, device) for name in (SHAPE, SCALE))

@@ -129,6 +129,22 @@ class IntegratedDos:
         self._energies = energies
         self._cumulative = np.concatenate([[0.0], np.cumsum(areas)])
 
+    @classmethod
+    def of_averages(cls, centers: np.ndarray, dos: np.ndarray) -> IntegratedDos:
+        """Running integral of a DOS given as averages over the steps around equidistant energies.
+
+        Parameters
+        ----------
+        centers : ndarray, shape (M,)
+            In eV.
+        dos : ndarray, shape (M,)
+            In states/eV/cell.
+        """
+        centers = np.asarray(centers, float)
+        between = (centers[:-1] + centers[1:]) / 2
+        first, last = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
+        return cls(np.concatenate([[first], between, [last]]), dos)
+
     def __call__(self, energies: np.ndarray) -> np.ndarray:
         """Integral from the first point to `energies`, in states/cell."""
         low, high = self._energies[[0, -1]]
@@ -189,15 +205,33 @@ def align_edos(
     ModelError
         If the DOS does not cover the grid, or zero is not a bin edge of the grid.
     """
+    return _aligned(IntegratedDos(energies, dos), vbm, cbm, (vbm, cbm), grid)
+
+
+def align_integral(
+    integral: IntegratedDos, vbm: float, cbm: float, grid: EnergyGrid = EDOS_GRID
+) -> Spectrum:
+    """:func:`align_edos` of a DOS whose running integral is known, that is of averages over steps.
+
+    There are no states between the edges: what the step that an edge falls into holds beyond it
+    is counted in the bin next to the edge, so that no electron is lost.
+    """
+    middle = (vbm + cbm) / 2
+    return _aligned(integral, vbm, cbm, (middle, middle), grid)
+
+
+def _aligned(
+    integral: IntegratedDos, vbm: float, cbm: float, ends: tuple[float, float], grid: EnergyGrid
+) -> Spectrum:
+    """Bins below `vbm`, the last of which ends at ``ends[0]``, and those above `cbm`."""
     if cbm < vbm:
         raise ModelError(f"CBM {cbm:.3f} eV lies below VBM {vbm:.3f} eV")
     edges = grid.edges
     zero = int(np.argmin(np.abs(edges)))
     if abs(edges[zero]) > 1e-9:
         raise ModelError("0 eV is not a bin edge of the grid")
-    integral = IntegratedDos(energies, dos)
-    valence = np.diff(integral(vbm + edges[: zero + 1]))
-    conduction = np.diff(integral(cbm + edges[zero:]))
+    valence = np.diff(integral(np.append(vbm + edges[:zero], ends[0])))
+    conduction = np.diff(integral(np.append(ends[1], cbm + edges[zero + 1 :])))
     averages = np.concatenate([valence, conduction]) / grid.width
     return Spectrum(np.maximum(averages, 0.0), grid)
 

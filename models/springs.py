@@ -122,7 +122,8 @@ class SpringModel(nn.Module):
     network derives from the bond's length, its two atoms and the crystal as a whole. The
     spectrum is that of the vibrations of this network of springs, so masses, coordination and
     connectivity count as they do in nature, and only force constants have to be learned. It has
-    no imaginary modes. Needs graphs with edge vectors (``GraphConfig(vectors=True)``).
+    no imaginary modes, and the limits of :mod:`models.lattice_dynamics`: rotations cost energy,
+    and there is no LO-TO splitting. Needs graphs with edge vectors (``GraphConfig(vectors=True)``).
 
     Parameters
     ----------

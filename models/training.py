@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.card import SCALE, SHAPE, ModelCard
+from models.card import SCALE, SHAPE, ModelCard, label_branch_in_words
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.dataset import SpectrumDataset, refuse_settings
 from models.fitting import Hardware, Trained, is_main_process, train_setting
@@ -116,7 +116,12 @@ def train_predictor(
     seconds = time.perf_counter() - started
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
-    card = _card(config, dataset, split, figures, seconds)
+    label_branch = {
+        name: trained.card.training["label_branch"]
+        for name, trained in checkpoints.items()
+        if "label_branch" in trained.card.training
+    }
+    card = _card(config, dataset, split, figures, label_branch, seconds)
     if kept:
         kept.clear()
     return TrainedPredictor(checkpoints, card, test, predicted)
@@ -124,10 +129,13 @@ def train_predictor(
 
 def _in_words(setting_name: str, trained: Trained) -> str:
     took = f"{trained.seconds:.0f} s" if trained.seconds else "trained before"
-    return (
+    line = (
         f"{setting_name}: validation MAE {trained.validation_mae:.4g} at epoch "
         f"{trained.best_epoch + 1}, {took}"
     )
+    if not trained.label_branch:
+        return line
+    return f"{line}; {label_branch_in_words(trained.label_branch)}"
 
 
 def _card(
@@ -135,6 +143,7 @@ def _card(
     dataset: SpectrumDataset,
     split: Split,
     figures: dict[str, dict[str, float]],
+    label_branch: dict[str, dict[str, float]],
     seconds: float,
 ) -> ModelCard:
     return ModelCard(
@@ -151,6 +160,7 @@ def _card(
         split_by=config.split_by,
         elements=dataset.subset(split.train).elements,
         figures=figures,
+        label_branch=label_branch,
         unit=dataset.grid.unit,
         limits=config.limits,
         versions={p: version(p) for p in ("torch", "lightning", "edos-screening")},

@@ -18,7 +18,10 @@ from models.splits import SplitBy
 
 
 class TrainingConfig(BaseModel):
-    """What to train, on what, and how; the defaults are the paper's.
+    """What to train, on what, and how.
+
+    ``models/zoo/paper.yaml`` and ``models/zoo/authors.yaml`` have all that the paper's text and
+    the authors' code set for Mat2Spec.
 
     Parameters
     ----------
@@ -29,7 +32,7 @@ class TrainingConfig(BaseModel):
         on the paper's 51.
     labels : tuple of Path
         Parquet files of labels; see :func:`models.dataset.edos_dataset` and
-        :func:`models.dataset.phdos_dataset`.
+        :func:`models.dataset.phdos_dataset`. A file may leave them to the command line.
     structures : Path, optional
         Parquet file of structures; phonon files and fetched ones have their own.
     architecture : str
@@ -38,7 +41,7 @@ class TrainingConfig(BaseModel):
     settings : tuple of str
         One checkpoint each; an eDOS predictor needs ``sumnorm-kl`` and ``standard-mae``.
     epochs, batch_size : int
-        The paper's text has batches of 128, the authors' code of 256.
+        The paper has 200 epochs; its text batches of 128, the authors' code of 256.
     learning_rate, weight_decay : float
         Of AdamW; the rate is halved after each quarter of the epochs.
     patience : int, optional
@@ -78,7 +81,7 @@ class TrainingConfig(BaseModel):
 
 
 def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
-    """Read a YAML file; relative paths in it are relative to the file.
+    """Read a YAML file; relative paths in it are relative to the file, and `changes` go before it.
 
     Raises
     ------
@@ -93,13 +96,15 @@ def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
         raise ModelError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(document, dict):
         raise ModelError(f"{path}: a mapping of fields is needed")
+    given = {k: v for k, v in changes.items() if v not in (None, ())}
+    if not (document.get("labels") or "labels" in given):
+        raise ModelError(f"{path}, labels: none; name the files there or with --labels")
     try:
-        config = TrainingConfig.model_validate(document)
+        config = TrainingConfig.model_validate({"labels": given.get("labels")} | document)
         relative = {
             "labels": tuple(path.parent / p for p in config.labels),
             "structures": config.structures and path.parent / config.structures,
         }
-        given = {k: v for k, v in changes.items() if v not in (None, ())}
         config = TrainingConfig.model_validate(config.model_dump() | relative | given)
     except ValidationError as error:
         first = error.errors()[0]

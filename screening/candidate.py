@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from models.crystal import Crystal
+from models.primitive import reduce_cell
 
 MAX_ID_LENGTH = 256
 
@@ -22,11 +23,15 @@ class Origin:
         Release of the database, such as ``"2025.09.25"``.
     last_updated : str, optional
         When the database last changed this material (ISO 8601).
+    functional : str, optional
+        Functional that the structure was relaxed with, as the Materials Project names run types:
+        ``"GGA"`` is PBE.
     """
 
     source: str
     database_version: str | None = None
     last_updated: str | None = None
+    functional: str | None = None
 
     def as_dict(self) -> dict[str, str]:
         """The fields that are known."""
@@ -34,6 +39,7 @@ class Origin:
             "source": self.source,
             "database_version": self.database_version,
             "last_updated": self.last_updated,
+            "functional": self.functional,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -59,6 +65,11 @@ class Candidate:
     source_formula : str, optional
         Formula as the source writes it.
     origin : Origin, optional
+    cell_multiplicity : int, optional
+        Primitive cells in the cell as the source gave it; None before it was reduced, or if it
+        could not be.
+    reduction_problem : str, optional
+        Why it could not be reduced.
     """
 
     material_id: str
@@ -69,6 +80,18 @@ class Candidate:
     has_edos: bool | None = None
     source_formula: str | None = None
     origin: Origin | None = None
+    cell_multiplicity: int | None = None
+    reduction_problem: str | None = None
+
+    def reduced(self) -> Candidate:
+        """The candidate in its primitive cell, or as it is with the reason why not."""
+        reduction = reduce_cell(self.structure)
+        return replace(
+            self,
+            structure=reduction.crystal,
+            cell_multiplicity=reduction.multiplicity,
+            reduction_problem=reduction.problem,
+        )
 
     @property
     def formula(self) -> str:

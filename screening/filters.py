@@ -19,14 +19,14 @@ READABLE = "readable"
 FILTERS = (
     "energy_above_hull",
     "n_elements",
-    "n_sites",
     "band_gap",
     "nonmagnetic",
     "without_edos",
     "elements",
     "exclude_elements",
+    "n_sites",
 )
-"""Names of the filters, in the order in which they are applied."""
+"""Names of the filters, in the order in which they are applied; the cell's size comes last."""
 
 
 class ScreeningFilters(Options):
@@ -40,6 +40,7 @@ class ScreeningFilters(Options):
         Largest number of elements; 4 is the paper's 'fewer than 5'.
     max_sites : int or None
         Largest number of atoms in the cell, which a DFT calculation can afford; off by default.
+        In a run it is the primitive cell, unless cells are kept as given.
     max_band_gap : float or None
         In eV, inclusive; 0 keeps metals only.
     nonmagnetic : bool
@@ -112,12 +113,12 @@ class ScreeningFilters(Options):
         on = {
             "energy_above_hull": self.max_energy_above_hull is not None,
             "n_elements": self.max_elements is not None,
-            "n_sites": self.max_sites is not None,
             "band_gap": self.max_band_gap is not None,
             "nonmagnetic": self.nonmagnetic,
             "without_edos": self.without_edos,
             "elements": bool(self.elements),
             "exclude_elements": bool(self.exclude_elements),
+            "n_sites": self.max_sites is not None,
         }
         return [(name, getattr(self, f"_check_{name}")) for name in FILTERS if on[name]]
 
@@ -132,11 +133,6 @@ class ScreeningFilters(Options):
         most = self.max_elements
         return None if most is None or n <= most else f"{n} elements, more than {most}"
 
-    def _check_n_sites(self, candidate: Candidate) -> str | None:
-        n = candidate.nsites
-        most = self.max_sites
-        return None if most is None or n <= most else f"{n} atoms in the cell, more than {most}"
-
     def _check_nonmagnetic(self, candidate: Candidate) -> str | None:
         return _is_true(candidate.is_magnetic, "magnetic")
 
@@ -150,6 +146,11 @@ class ScreeningFilters(Options):
     def _check_exclude_elements(self, candidate: Candidate) -> str | None:
         excluded = self.exclude_elements.intersection(candidate.elements)
         return f"with {', '.join(sorted(excluded))}" if excluded else None
+
+    def _check_n_sites(self, candidate: Candidate) -> str | None:
+        n = candidate.nsites
+        most = self.max_sites
+        return None if most is None or n <= most else f"{n} atoms in the cell, more than {most}"
 
 
 UNKNOWN = "unknown"  # compared by identity

@@ -38,8 +38,8 @@ class Settings(BaseSettings):
         Path of the embedded store, or a MongoDB URI.
     mp_api_key_file : Path, optional
         File with the key of the Materials Project.
-    checkpoint : Path, optional
-        Folder of the predictor; the shipped one by default.
+    checkpoint : str, optional
+        Folder of the predictor, or the name of a shipped one.
     device : {'auto', 'cpu', 'cuda'}
         Where predictions run.
     launchpad : Path
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     db: str = "screening.sqlite"
     mp_api_key_file: Path | None = None
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launchpad: Path = Path("launchpad.yaml")
 

@@ -201,7 +201,7 @@ def _mark_queued(
         "job_uuids": job_uuids,
         "updated_at": utc_now(),
     }
-    if known.state != "done":
+    if not known.is_finished:
         changes |= {"state": "queued", "error": None}
     store.upsert_validations([known.model_copy(update=changes)])
 
@@ -271,7 +271,7 @@ def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) ->
     reasons = {state.key: state.reason for state in states if state.state == "FIZZLED"}
     recorded = 0
     for document in store.validations(run_id=run_id):
-        if document.key not in reasons or document.state == "done":
+        if document.key not in reasons or document.is_finished:
             continue
         reason = reasons[document.key] or "the worker was lost"
         if document.error != reason:

@@ -34,7 +34,7 @@ from models.crystal import Crystal
 from models.spectrum import EDOS_GRID
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError
-from screening.filters import FilterCount, Funnel, ScreeningFilters
+from screening.filters import FilterCount, FilterVerdict, Funnel, ScreeningFilters
 from screening.gap import GapCriteria, Gaps, find_gaps
 from screening.sources import Source, mark_known_edos, open_source
 from screening.sources.ids import read_material_ids
@@ -104,6 +104,10 @@ class ScreeningFlowMaker(Maker):
         Candidates of each scoring job.
     limit : int, optional
         Stop reading the source when so many candidates have passed the filters.
+    keep_cell : bool
+        Judge structures in the cell that the source gives. Otherwise they are reduced to their
+        primitive cells (:func:`models.primitive.reduce_cell`), so that a verdict, whose DOS is
+        per cell, does not depend on the cell.
 
     Examples
     --------
@@ -123,6 +127,7 @@ class ScreeningFlowMaker(Maker):
     workers: int = 1
     shard_size: int = 2000
     limit: int | None = None
+    keep_cell: bool = False
 
     def make(self, run_id: str | None = None) -> Flow:
         """Flow of one run; the same `run_id` again resumes that run."""
@@ -157,6 +162,7 @@ class ScreeningFlowMaker(Maker):
             "checkpoint": self.checkpoint,
             "shard_size": self.shard_size,
             "limit": self.limit,
+            "keep_cell": self.keep_cell,
         }
 
 
@@ -229,7 +235,9 @@ def filter_candidates(
         if not run.funnel:
             source = _open_source(reference["source"], criteria, options)
             funnel = Funnel.of(criteria)
-            documents = _filtered(run_id, source, criteria, funnel, shard_size, limit)
+            # Runs that were begun when cells were not reduced yet go on like that.
+            keep_cell = run.parameters.get("keep_cell", True)
+            documents = _filtered(run_id, source, criteria, funnel, shard_size, limit, keep_cell)
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
             stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
@@ -275,6 +283,7 @@ def _filtered(
     funnel: Funnel,
     shard_size: int,
     limit: int | None,
+    keep_cell: bool,
 ) -> Iterator[CandidateDoc]:
     """Documents of the candidates, passed and rejected, until `limit` have passed."""
     passed, total = 0, source.total
@@ -289,12 +298,27 @@ def _filtered(
                     run_id=run_id, material_id=item.material_id, state="failed", reason=item.reason
                 )
                 continue
-            verdict = filters.judge(item)
+            candidate, verdict = _judged(item, filters, keep_cell)
             funnel.add(verdict)
             shard = passed // shard_size if verdict.passed else None
-            yield _candidate_document(run_id, item, shard, verdict.reason)
+            yield _candidate_document(run_id, candidate, shard, verdict.reason)
             passed += verdict.passed
         advance("read", len(batch), total)
+
+
+def _judged(
+    candidate: Candidate, filters: ScreeningFilters, keep_cell: bool
+) -> tuple[Candidate, FilterVerdict]:
+    """Verdict of the filters on a candidate in its primitive cell.
+
+    Reducing a cell is dearer than all filters, so it waits until only the size of the cell,
+    which is the last of them, may still drop the candidate.
+    """
+    verdict = filters.judge(candidate)
+    if keep_cell or verdict.dropped_by not in (None, "n_sites"):
+        return candidate, verdict
+    reduced = candidate.reduced()
+    return reduced, verdict if verdict.passed else filters.judge(reduced)
 
 
 def _candidate_document(
@@ -310,6 +334,8 @@ def _candidate_document(
         elements=list(candidate.elements),
         nelements=candidate.nelements,
         nsites=candidate.nsites,
+        cell_multiplicity=candidate.cell_multiplicity,
+        reduction_problem=candidate.reduction_problem,
         energy_above_hull=candidate.energy_above_hull,
         band_gap=candidate.band_gap,
         is_magnetic=candidate.is_magnetic,
@@ -426,8 +452,7 @@ def _prediction_documents(
 
 def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
     """Verdicts on 128-bin spectra (B, 128) in states/eV/cell."""
-    edges = EDOS_GRID.edges
-    return find_gaps(EDOS_GRID.centers, spectra, criteria, n_atoms, (edges[0], edges[-1]))
+    return find_gaps(EDOS_GRID, spectra, criteria, n_atoms)
 
 
 def gap_document(gaps: Gaps, i: int) -> GapDoc:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,21 +15,23 @@ from maggma.stores import MemoryStore
 
 from db.documents import CandidateDoc, GridDoc, PredictionDoc, Run, ValidationDoc, utc_now
 from db.errors import StoreError
-from db.query import VALIDATIONS, Query, batched, conditions
+from db.query import VALIDATIONS, Condition, Query, batched, conditions
 from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.metrics import mae, wasserstein
-from models.spectrum import EDOS_GRID, align_edos
-from screening.classification import ConfusionMatrix, Proportion
+from models.spectrum import EDOS_GRID
+from screening.classification import Assessment, Group, Sample
 from screening.errors import ScreeningError
-from screening.gap import GapCriteria
-from workflows.dos.document import DosDocument, DosError
+from screening.gap import GapCriteria, Gaps, find_gaps
+from workflows.dos.document import DosDocument, DosError, SourceFacts
 from workflows.screening import gap_document, judge
 from workflows.stores import open_reference, store_reference
 
 ENGINES = ("gpaw", "vasp")
 RANDOM_NEGATIVES = 49  # as in the paper
+DRAWS = ("best", "random")  # how positives are chosen if not all of them are calculated
+CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`
 MAX_REASON = 500  # characters of a failure's reason
 JOB_FAILED = (
     "the DFT job failed, or workers share no JOB_STORE; `screen status` asks the launchpad why"
@@ -67,7 +69,7 @@ class ValidationPlan:
     Parameters
     ----------
     todo : tuple of CandidateDoc
-        With structures; positives first, the best before the others, then random negatives.
+        With structures; positives first, in the order that they were chosen in, then negatives.
     reused : int
         Materials whose structure is calculated already, or is about to be.
     """
@@ -84,11 +86,13 @@ def plan_validation(
     *,
     n_random: int = RANDOM_NEGATIVES,
     limit: int | None = None,
+    draw: str = "best",
 ) -> ValidationPlan:
     """Choose predicted positives and random predicted negatives that need a calculation.
 
     A structure is calculated once by an engine and recipe, whichever run or material asks for
-    it; what failed is repeated. The run's name is written into the validations that it shares.
+    it; what failed is repeated. The run's name is written into the validations that it shares,
+    and how its positives were chosen into the run: see :class:`Choice`.
 
     Parameters
     ----------
@@ -96,9 +100,25 @@ def plan_validation(
         Predicted negatives, so that recall can be estimated. They depend on the run only, and
         fewer are the first of more: asking for 10 and later for 49 calculates 49.
     limit : int, optional
-        Positives at most, best first. Precision is then that of the best.
+        Positives at most.
+    draw : str
+        Which positives: the ``"best"``, so that most gaps are found, but nothing is known of the
+        others; or ``"random"`` ones, so that precision and recall of the whole can be estimated.
+        These depend on the run only, as the negatives do.
+
+    Raises
+    ------
+    ScreeningError
+        If there is no such draw.
     """
-    chosen = _chosen(store, run, n_random, limit)
+    if draw not in DRAWS:
+        raise ScreeningError(f"--draw {draw}: use {' or '.join(DRAWS)}")
+    positives = run.selection if draw == "best" else _shuffled(run, run.selection)
+    positives = positives[:limit]
+    screened = store.candidates(run.run_id, state="screened", is_positive=False)
+    negatives = _shuffled(run, (candidate.material_id for candidate in screened))[:n_random]
+    _note_choice(store, run, engine, recipe, positives, draw)
+    chosen = _with_structures(store, run, [*positives, *negatives])
     known = _calculations(store, {_structure_hash(c) for c in chosen}, engine, recipe)
     todo: dict[str, CandidateDoc] = {}
     shared: list[ValidationDoc] = []
@@ -109,20 +129,79 @@ def plan_validation(
         if not usable and structure not in todo:
             todo[structure] = candidate
             continue
-        source = min(usable, key=lambda document: document.state != "done", default=None)
+        source = min(usable, key=lambda document: not document.is_finished, default=None)
         shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
     store.upsert_validations(shared)
     return ValidationPlan(tuple(todo.values()), len(shared))
 
 
-def _chosen(
-    store: ScreeningStore, run: Run, n_random: int, limit: int | None
-) -> list[CandidateDoc]:
-    """Positives of the run, best first, and random negatives, with their structures."""
-    screened = store.candidates(run.run_id, state="screened", is_positive=False)
-    negatives = sorted(candidate.material_id for candidate in screened)
-    random.Random(run.run_id).shuffle(negatives)
-    chosen = [*run.selection[:limit], *negatives[:n_random]]
+def _shuffled(run: Run, material_ids: Iterable[str]) -> list[str]:
+    """The same order each time for a run, so that few materials are the first of more."""
+    shuffled = sorted(material_ids)
+    random.Random(run.run_id).shuffle(shuffled)
+    return shuffled
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the positives of a run were chosen for an engine and recipe.
+
+    Parameters
+    ----------
+    n_best : int
+        So many were chosen by their rank.
+    drawn : frozenset of str
+        Drawn at random; those of them that are among the best count as chosen by rank, the rest is
+        then a random part of the others.
+    """
+
+    n_best: int = 0
+    drawn: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, run: Run, engine: str, recipe: str) -> Choice:
+        """What the run notes; nothing in runs of older programs, which took the best only."""
+        for note in run.parameters.get(CHOICES, []):
+            if (note["engine"], note["recipe"]) == (engine, recipe):
+                return cls(note["n_best"], frozenset(note["drawn"]))
+        return cls()
+
+    def noted_in(self, run: Run, engine: str, recipe: str) -> Run:
+        """The run with this choice among its parameters."""
+        others = [
+            note
+            for note in run.parameters.get(CHOICES, [])
+            if (note["engine"], note["recipe"]) != (engine, recipe)
+        ]
+        own: dict[str, Any] = {
+            "engine": engine,
+            "recipe": recipe,
+            "n_best": self.n_best,
+            "drawn": sorted(self.drawn),
+        }
+        parameters = run.parameters | {CHOICES: [*others, own]}
+        return run.model_copy(update={"parameters": parameters})
+
+
+def _note_choice(
+    store: ScreeningStore, run: Run, engine: str, recipe: str, positives: Sequence[str], draw: str
+) -> None:
+    """Write into the run how its positives were chosen, so that metrics know."""
+    run = store.run(run.run_id)
+    before = Choice.of(run, engine, recipe)
+    if draw == "best":
+        now = replace(before, n_best=max(before.n_best, len(positives)))
+    else:
+        asked = conditions(engine=engine, recipe=recipe)
+        by_run = (*asked, Condition("run_ids", "has", run.run_id))
+        known = {document.material_id for document in store.find(Query(VALIDATIONS, by_run))}
+        by_rank = known - before.drawn  # also of programs that left no note
+        now = replace(before, drawn=before.drawn | (set(positives) - by_rank))
+    if now != before:
+        store.put_run(now.noted_in(run, engine, recipe))
+
+
+def _with_structures(store: ScreeningStore, run: Run, chosen: Sequence[str]) -> list[CandidateDoc]:
     found = {
         c.material_id: c
         for c in store.candidates(run.run_id, material_ids=chosen, with_structure=True)
@@ -148,7 +227,7 @@ def _structure_hash(candidate: CandidateDoc) -> str:
 
 def _is_usable(document: ValidationDoc) -> bool:
     """Whether the calculation is done, or on a launchpad."""
-    return document.state == "done" or (document.state != "failed" and bool(document.job_uuids))
+    return document.is_finished or (document.state != "failed" and bool(document.job_uuids))
 
 
 def _sharing(
@@ -205,7 +284,8 @@ class ValidationFlowMaker(Maker):
             If the engine cannot calculate the structure.
         """
         structure = Crystal.from_dict(candidate.structure or {}).to_structure()
-        calculation = self.dos_maker.make(structure, material_id=candidate.material_id)
+        source = SourceFacts(candidate.band_gap, candidate.origin.get("functional"))
+        calculation = self.dos_maker.make(structure, candidate.material_id, source)
         key = key_of(candidate, self.dos_maker)
         db = store_reference(self.db)
         stored = store_validation(candidate.run_id, db, key, calculation.output)
@@ -234,7 +314,7 @@ def store_validation(
     Returns
     -------
     dict
-        `state`, and `is_positive` or `error`.
+        `state`, and `is_positive` (None for a magnetic material) or `error`.
     """
     with open_reference(db) as store:
         if document is None:
@@ -245,7 +325,7 @@ def store_validation(
         except (DosError, ModelError, ValueError) as error:
             return store_failure(store, run_id, key, str(error))
         _store(store, validation)
-        return {"state": "done", "is_positive": validation.is_positive}
+        return {"state": validation.state, "is_positive": validation.is_positive}
 
 
 def _store(store: ScreeningStore, document: ValidationDoc) -> None:
@@ -289,7 +369,7 @@ def store_failure(
     """
     error = " ".join(reason.split())[:MAX_REASON]
     draft = _draft(store, run_id, key)
-    if draft.state != "done":
+    if not draft.is_finished:
         changes = {"state": "failed", "error": error, "updated_at": utc_now()}
         draft = draft.model_copy(update=changes)
     _store(store, draft)
@@ -301,9 +381,14 @@ def validation_of(
 ) -> ValidationDoc:
     """Verdict on a calculated DOS, and the error of the prediction.
 
+    What has a magnetic moment gets no verdict: the criteria and the predictor are those of
+    nonmagnetic materials, and the sum of two different spin channels is neither's DOS.
+
     The DOS is brought to the 128-bin grid with both band edges at zero, as the predictions are.
     The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
     the structure as it was calculated, the settings and the other figures.
+
+    The DOS is judged at its own resolution as well; a different verdict is a warning.
 
     Raises
     ------
@@ -311,32 +396,60 @@ def validation_of(
         If the DOS does not cover the grid.
     """
     run = store.run(run_id)
-    spectrum = align_edos(
-        np.array(document.energies), np.array(document.dos), document.vbm, document.cbm
-    ).values
+    spectrum = document.spectrum().values
     nsites = len(document.structure)
-    gaps = judge(spectrum, [nsites], GapCriteria(**run.parameters.get("criteria", {})))
+    criteria = GapCriteria(**run.parameters.get("criteria", {}))
+    gaps = judge(spectrum, [nsites], criteria)
+    fine = judge_fine(document, criteria)
     draft = _draft(store, run_id, key)
     changes = {
         "formula": document.formula,
         "nsites": nsites,
-        "state": "done",
+        "state": "magnetic" if document.is_magnetic else "done",
         "spectrum": spectrum,
         "grid": GridDoc(**EDOS_GRID.model_dump()),
         "efermi": document.efermi,
         "vbm": document.vbm,
         "cbm": document.cbm,
         "band_gap": document.band_gap,
-        "gap": gap_document(gaps, 0),
-        "is_positive": bool(gaps.is_gap[0]),
+        "gap": gap_document(gaps, 0).model_copy(update={"is_gap_fine": bool(fine.is_gap[0])}),
+        "is_positive": None if document.is_magnetic else bool(gaps.is_gap[0]),
         **_errors(_prediction(store, run, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
-        "warnings": list(document.warnings),
+        "warnings": [*document.warnings, *_difference(document, gaps, fine)],
         "error": None,
         "updated_at": utc_now(),
     }
     return ValidationDoc(**(draft.model_dump() | changes))
+
+
+def judge_fine(document: DosDocument, criteria: GapCriteria) -> Gaps:
+    """Verdict on a calculated DOS at its own resolution.
+
+    Raises
+    ------
+    ModelError
+        If the DOS does not cover the grid.
+    """
+    spectrum = document.spectrum(document.own_grid)
+    return find_gaps(spectrum.grid, spectrum.values, criteria, [len(document.structure)])
+
+
+def _difference(document: DosDocument, binned: Gaps, fine: Gaps) -> Iterator[str]:
+    """A warning if the verdicts differ."""
+    if binned.is_gap[0] != fine.is_gap[0]:
+        own = 1000 * document.own_grid.width
+        yield (
+            f"the verdict depends on the resolution: {_in_words(binned)} in bins of "
+            f"{1000 * EDOS_GRID.width:.1f} meV, {_in_words(fine)} in the DOS's own of {own:.1f} meV"
+        )
+
+
+def _in_words(gaps: Gaps) -> str:
+    if not gaps.is_gap[0]:
+        return "no gap"
+    return f"a gap from {gaps.lower_edge[0]:.2f} to {gaps.upper_edge[0]:.2f} eV"
 
 
 def _raw_dos(document: DosDocument) -> dict[str, Any]:
@@ -409,78 +522,79 @@ class Metrics:
 
     Parameters
     ----------
-    matrix : ConfusionMatrix
-        On the validated materials.
-    screened_recall : Proportion
-        Recall weighted to the whole screened set.
-    n_positive, n_negative : int
-        Predicted positives and negatives of the run.
-    n_failed, n_waiting : int
-        Calculations that failed or are not done yet; they count nowhere.
+    assessment : Assessment
+        Precision and recall, and how the materials were chosen.
+    undecided : dict of str to int
+        Calculations without a verdict by their state, or ``"not judged"`` where they are done; the
+        intervals hold whatever they would say.
     """
 
     engine: str
     recipe: str
-    matrix: ConfusionMatrix
-    screened_recall: Proportion
-    n_positive: int
-    n_negative: int
-    n_failed: int
-    n_waiting: int
+    assessment: Assessment
+    undecided: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
-        return {
-            "engine": self.engine,
-            "recipe": self.recipe,
-            **self.matrix.as_dict(),
-            "screened_recall": self.screened_recall.as_dict(),
-            "n_positive": self.n_positive,
-            "n_negative": self.n_negative,
-            "n_failed": self.n_failed,
-            "n_waiting": self.n_waiting,
-        }
+        names = {"engine": self.engine, "recipe": self.recipe}
+        return names | self.assessment.as_dict() | {"undecided": self.undecided}
 
 
 def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
     """Precision and recall of a run for each engine and recipe that validated it.
 
     Only the calculations that the run asked for count: its positives and its random negatives.
-    The DFT spectra are judged by the run's own criteria.
+    The DFT spectra are judged by the run's own criteria. Positives of which the run does not say
+    how they were chosen count as chosen by rank, which claims least.
     """
     validations: dict[tuple[str, str], list[ValidationDoc]] = {}
     for document in store.validations(run_id=run.run_id):
         validations.setdefault((document.engine, document.recipe), []).append(document)
-    positives = set(run.selection)
-    n_negative = run.counts.get("screened", 0) - len(positives)
+    predicted = set(run.selection)
+    n_negative = run.counts.get("screened", 0) - len(predicted)
     criteria = GapCriteria(**run.parameters.get("criteria", {}))
     results = []
     for (engine, recipe), documents in sorted(validations.items()):
-        verdicts = _verdicts(documents, criteria)
-        matrix = ConfusionMatrix.of((m in positives, is_gap) for m, is_gap in verdicts)
-        states = Counter(document.state for document in documents)
-        results.append(
-            Metrics(
-                engine,
-                recipe,
-                matrix,
-                matrix.screened_recall(len(positives), n_negative),
-                len(positives),
-                n_negative,
-                n_failed=states["failed"],
-                n_waiting=states["queued"] + states["running"],
-            )
+        negatives = [d for d in documents if d.material_id not in predicted]
+        assessment = Assessment(
+            _positives(run, documents, Choice.of(run, engine, recipe), criteria),
+            Group(n_negative, drawn=_sample(negatives, criteria)),
         )
+        undecided = Counter(_why_open(d) for d in documents if not _is_decided(d))
+        results.append(Metrics(engine, recipe, assessment, dict(sorted(undecided.items()))))
     return results
 
 
-def _verdicts(
-    documents: Iterable[ValidationDoc], criteria: GapCriteria
-) -> Iterator[tuple[str, bool]]:
-    done = [d for d in documents if d.state == "done" and d.spectrum is not None]
-    if not done:
-        return
-    spectra = np.array([document.spectrum for document in done])
-    gaps = judge(spectra, [document.nsites for document in done], criteria)
-    for document, is_gap in zip(done, gaps.is_gap, strict=True):
-        yield document.material_id, bool(is_gap)
+def _positives(
+    run: Run, documents: Sequence[ValidationDoc], choice: Choice, criteria: GapCriteria
+) -> Group:
+    """The predicted positives of a run, from all of its validations by an engine and recipe."""
+    calculated = {d.material_id: d for d in documents}.keys() & set(run.selection)
+    by_rank = {*run.selection[: choice.n_best], *(calculated - choice.drawn)}
+    return Group(
+        len(run.selection),
+        ranked=_sample([d for d in documents if d.material_id in by_rank], criteria),
+        drawn=_sample([d for d in documents if d.material_id in calculated - by_rank], criteria),
+        missing=len(by_rank - calculated),
+    )
+
+
+def _is_decided(document: ValidationDoc) -> bool:
+    """Whether DFT gave a verdict; a finished calculation may refuse one."""
+    done = document.state == "done" and document.spectrum is not None
+    return done and document.is_positive is not None
+
+
+def _why_open(document: ValidationDoc) -> str:
+    return "not judged" if document.state == "done" else document.state
+
+
+def _sample(documents: Sequence[ValidationDoc], criteria: GapCriteria) -> Sample:
+    decided = [document for document in documents if _is_decided(document)]
+    n_undecided = len(documents) - len(decided)
+    if not decided:
+        return Sample(undecided=n_undecided)
+    spectra = np.array([document.spectrum for document in decided])
+    gaps = judge(spectra, [document.nsites for document in decided], criteria)
+    n_positive = int(gaps.is_gap.sum())
+    return Sample(n_positive, len(decided) - n_positive, n_undecided)

@@ -21,12 +21,20 @@ T = TypeVar("T")
 SORTABLE = {
     "score": "score",
     "width": "gap.width",
+    "kind": "gap.kind",
+    "robust": "gap.robust",
+    "n_ranges": "gap.n_ranges",
+    "margin_max_dos": "gap.margins.max_dos",
+    "margin_min_width": "gap.margins.min_width",
+    "margin_min_upper_edge": "gap.margins.min_upper_edge",
+    "margin_max_upper_edge": "gap.margins.max_upper_edge",
     "energy_above_hull": "energy_above_hull",
     "band_gap": "band_gap",
     "nsites": "nsites",
     "formula": "formula",
     "material_id": "material_id",
 }
+KINDS = ("gap", "near-gap")
 STATES = ("pending", "screened", "rejected", "failed")
 ROWS = 50  # on the screen
 
@@ -72,6 +80,22 @@ def candidates(
     max_upper_edge: Annotated[
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Highest upper edge, eV.")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FILTERS, help="gap (nearly empty) or near-gap."),
+    ] = None,
+    robust: Annotated[
+        bool,
+        typer.Option(
+            "--robust", rich_help_panel=_FILTERS, help="Only verdicts that small changes keep."
+        ),
+    ] = False,
+    max_ranges: Annotated[
+        int | None,
+        typer.Option(
+            min=0, rich_help_panel=_FILTERS, help="Most ranges of that width below the band edge."
+        ),
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest score, eV.")
     ] = None,
@@ -99,9 +123,12 @@ def candidates(
         elements,
         exclude_elements,
         chemsys,
+        kind,
+        robust,
         energy_above_hull=(None, max_ehull),
         width=(min_width, None),
         upper_edge=(min_upper_edge, max_upper_edge),
+        n_ranges=(None, max_ranges),
         score=(min_score, None),
     )
     if limit is None and out is None and not as_json:
@@ -148,6 +175,8 @@ def _filters(
     elements: str | None,
     exclude_elements: str | None,
     chemsys: str | None,
+    kind: str | None,
+    robust: bool,
     **ranges: Range,
 ) -> dict[str, Any]:
     """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
@@ -156,6 +185,8 @@ def _filters(
 
     if state is not None and state not in STATES:
         raise ScreeningError(f"--state {state}: not one of {', '.join(STATES)}")
+    if kind is not None and kind not in KINDS:
+        raise ScreeningError(f"--kind {kind}: not one of {', '.join(KINDS)}")
     checked = ScreeningFilters.from_options(
         elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
     )
@@ -164,6 +195,8 @@ def _filters(
         "elements": sorted(checked.elements),
         "exclude_elements": sorted(checked.exclude_elements),
         "chemsys": chemsys,
+        "kind": kind,
+        "robust": robust,
     }
     bounded = {name: bounds for name, bounds in ranges.items() if bounds != (None, None)}
     return {name: value for name, value in asked.items() if value} | bounded
@@ -226,15 +259,15 @@ def find_run(store: ScreeningStore, run_id: str | None) -> Run:
     return runs[0]
 
 
-def trained_elements(checkpoint: str | None) -> frozenset[str]:
-    """Elements in the training set of a predictor; empty if its card cannot be read."""
-    from models.card import DEFAULT_EDOS, ModelCard
+def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
+    """Elements in the training set of a predictor; None if its card cannot be read."""
+    from models.card import ModelCard, predictor_folder
     from models.errors import ModelError
 
     try:
-        return frozenset(ModelCard.read(Path(checkpoint or DEFAULT_EDOS)).elements)
+        return frozenset(ModelCard.read(predictor_folder(checkpoint)).elements)
     except ModelError:
-        return frozenset()
+        return None
 
 
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
@@ -250,6 +283,8 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         "to eV",
         "width eV",
         "score eV",
+        "kind",
+        "robust",
     )
     if any(row.reason for row in rows):
         columns += ("reason",)
@@ -269,6 +304,8 @@ def _cells(row: CandidateRow) -> tuple[Any, ...]:
         row.gap_upper_edge,
         width,
         row.score,
+        row.gap_kind,
+        row.gap_robust,
         row.reason,
     )
 

@@ -17,7 +17,7 @@ def config(
     context: typer.Context,
     db: options.Db = options.DEFAULT_DB,
     mp_api_key_file: options.MpApiKeyFile = None,
-    checkpoint: options.CheckpointFolder = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     as_json: options.Json = False,

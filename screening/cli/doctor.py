@@ -15,7 +15,7 @@ Finding = tuple[str, bool, str]
 
 def doctor(
     db: options.Db = options.DEFAULT_DB,
-    checkpoint: options.CheckpointFolder = None,
+    checkpoint: options.Checkpoint = None,
     mp_api_key_file: options.MpApiKeyFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -61,14 +61,17 @@ def _software() -> tuple[bool, str]:
     return True, f"Python {platform.python_version()}, {found}"
 
 
-def _checkpoint(folder: Path | None) -> tuple[bool, str]:
-    from models.card import DEFAULT_EDOS, ModelCard, model_id
+def _checkpoint(name: str | None) -> tuple[bool, str]:
+    from models.card import ModelCard, predictor_folder, shipped_predictors
     from models.predictor import SpectrumPredictor
 
-    folder = folder or DEFAULT_EDOS
-    SpectrumPredictor.load(folder, device="cpu")
-    card = ModelCard.read(folder)
-    return True, f"{model_id(folder)}, trained on {card.n_train} materials ({folder})"
+    predictor = SpectrumPredictor.load(predictor_folder(name), device="cpu")
+    card = ModelCard.read(predictor.folder)
+    default, *others = shipped_predictors()
+    return True, (
+        f"{predictor.model_id}: architecture {card.architecture}, trained on {card.n_train} "
+        f"materials ({predictor.folder}); shipped are {default} (the default), {', '.join(others)}"
+    )
 
 
 def _database(db: str) -> tuple[bool, str]:

@@ -39,9 +39,12 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Proj
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]
-CheckpointFolder = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", help="Folder of the predictor; the shipped one by default."),
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Folder of the predictor, or the name of a shipped one (`screen doctor` lists them).",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Workers = Annotated[
@@ -79,10 +82,27 @@ PerAtom = Annotated[
         "--per-atom/--per-cell", rich_help_panel=_GAP, help="What the DOS threshold is for."
     ),
 ]
+SingleGap = Annotated[
+    bool,
+    typer.Option(
+        "--single-gap/--no-single-gap",
+        rich_help_panel=_GAP,
+        help="No second range of that width, however deep below the VBM.",
+    ),
+]
 Band = Annotated[
     str,
     typer.Option(
         "--band", rich_help_panel=_GAP, help="valence, or conduction for the mirror image."
+    ),
+]
+
+KeepCell = Annotated[
+    bool,
+    typer.Option(
+        "--keep-cell",
+        help="Judge each structure in the cell as given, not in its primitive cell: "
+        "a DOS per cell grows with it.",
     ),
 ]
 

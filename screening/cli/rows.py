@@ -24,6 +24,8 @@ class CandidateRow:
     formula: str
     chemsys: str
     nsites: int
+    cell_multiplicity: int | None
+    reduction_problem: str | None
     energy_above_hull: float | None
     band_gap: float | None
     gap_lower_edge: float | None
@@ -31,6 +33,13 @@ class CandidateRow:
     gap_width: float | None
     gap_width_is_lower_bound: bool | None
     gap_max_dos: float | None
+    gap_kind: str | None
+    gap_robust: bool | None
+    gap_n_ranges: int | None
+    gap_margin_max_dos: float | None
+    gap_margin_min_width: float | None
+    gap_margin_min_upper_edge: float | None
+    gap_margin_max_upper_edge: float | None
     score: float | None
     is_positive: bool | None
     state: str
@@ -52,11 +61,17 @@ class CandidateRow:
             formula=candidate.formula,
             chemsys=candidate.chemsys,
             nsites=candidate.nsites,
+            cell_multiplicity=candidate.cell_multiplicity,
+            reduction_problem=candidate.reduction_problem,
             energy_above_hull=candidate.energy_above_hull,
             band_gap=candidate.band_gap,
             **_gap(gap),
             gap_width_is_lower_bound=gap.is_lower_bound if gap else None,
             gap_max_dos=gap.max_dos if gap else None,
+            gap_kind=gap.kind if gap else None,
+            gap_robust=gap.robust if gap else None,
+            gap_n_ranges=gap.n_ranges if gap else None,
+            **_margins(gap),
             score=candidate.score,
             is_positive=candidate.is_positive,
             state=candidate.state,
@@ -272,6 +287,13 @@ def _gap(gap: GapDoc | None) -> dict[str, float | None]:
     return {f"gap_{name}": getattr(gap, name) if gap else None for name in names}
 
 
+def _margins(gap: GapDoc | None) -> dict[str, float | None]:
+    from db.documents import MarginsDoc
+
+    margins = (gap and gap.margins) or MarginsDoc()
+    return {f"gap_margin_{name}": value for name, value in margins.model_dump().items()}
+
+
 def attribution_of(material_id: str, run: Run | None = None) -> str | None:
     """How the source of a material wants to be cited.
 
@@ -282,6 +304,17 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
 
     stated = run.source.get("attribution") if run else None
     return stated or (ATTRIBUTION if material_id.startswith(MP_IDS) else None)
+
+
+def cell_in_words(nsites: int, multiplicity: int | None, problem: str | None) -> str:
+    """What became of the cell that the source gave; `nsites` of the one that was judged."""
+    if problem is not None:
+        return f"kept as given: {problem}"
+    if multiplicity is None:
+        return "not reduced"
+    if multiplicity == 1:
+        return "primitive"
+    return f"given with {nsites * multiplicity} atoms, reduced to 1/{multiplicity}"
 
 
 def deliver(

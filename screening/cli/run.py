@@ -41,7 +41,8 @@ def run(
     max_sites: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_FILTERS, help="Largest cell, atoms: what DFT can afford. Default: any."
+            rich_help_panel=_FILTERS,
+            help="Largest primitive cell, atoms: what DFT can afford. Default: any.",
         ),
     ] = None,
     max_gap: Annotated[
@@ -88,8 +89,10 @@ def run(
     min_upper_edge: options.MinUpperEdge = -1.0,
     max_upper_edge: options.MaxUpperEdge = -0.25,
     per_atom: options.PerAtom = False,
+    single_gap: options.SingleGap = False,
     band: options.Band = "valence",
-    checkpoint: options.CheckpointFolder = None,
+    keep_cell: options.KeepCell = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     shard_size: Annotated[
@@ -139,6 +142,7 @@ def run(
             "min_upper_edge": min_upper_edge,
             "max_upper_edge": max_upper_edge,
             "per_atom": per_atom,
+            "single_gap": single_gap,
             "band": band,
         },
         checkpoint=checkpoint,
@@ -146,6 +150,7 @@ def run(
         workers=workers or options.default_workers(),
         shard_size=shard_size,
         limit=limit,
+        keep_cell=keep_cell,
     )
     run_id = _run_id(maker, db, resume)
     if on_launchpad:
@@ -193,12 +198,11 @@ def _finite(limit: float) -> float | None:
     return None if math.isinf(limit) and limit > 0 else limit
 
 
-def _maker(*, checkpoint: Path | None, **fields: Any) -> ScreeningFlowMaker:
+def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
+    from models.card import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
-    if checkpoint is not None:
-        fields["checkpoint"] = str(checkpoint.resolve())
-    return ScreeningFlowMaker(**fields)
+    return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
 
 
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
@@ -320,6 +324,8 @@ def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> Non
     from screening.cli.candidates import trained_elements
 
     trained = trained_elements(run.parameters.get("checkpoint"))
+    if trained is None:
+        return
     foreign = [
         set(candidate.elements) - trained
         for candidate in store.candidates(run.run_id, is_positive=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,7 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from db.documents import CandidateDoc, PredictionDoc
+    from db.documents import CandidateDoc, PredictionDoc, ValidationDoc
     from db.store import ScreeningStore
 
 
@@ -37,14 +36,15 @@ def show(
         chosen = find_run(store, run)
         candidate = find_candidate(store, chosen.run_id, material_id)
         prediction = find_prediction(store, candidate)
-        calculated = find_dft(store, candidate)
+        validation = find_validation(store, candidate)
     attribution = attribution_of(material_id, chosen)
     if plot is not None:
-        _write_plot(candidate, prediction, calculated, plot)
+        _write_plot(candidate, prediction, validation, plot)
     if as_json:
-        print_json(_document(candidate, prediction) | {"attribution": attribution})
+        document = _document(candidate, prediction, validation)
+        print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, chosen.parameters.get("checkpoint"))
+        _print(candidate, prediction, validation, chosen.parameters.get("checkpoint"))
         if attribution:
             stderr().print(attribution)
 
@@ -72,21 +72,25 @@ def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> Predictio
     return next(iter(store.predictions([key])), None)
 
 
-def find_dft(store: ScreeningStore, candidate: CandidateDoc) -> np.ndarray | None:
-    """DFT spectrum (128,) of a candidate in states/eV/cell, the newest; None without one."""
-    import numpy as np
+def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
+    """The newest finished calculation of a candidate's structure; None without one."""
+    from db.documents import FINISHED
 
-    done = store.validations(material_ids=[candidate.material_id], state="done")
-    same = [v for v in done if v.structure_hash == candidate.structure_hash and v.spectrum]
-    newest = max(same, key=lambda validation: validation.updated_at, default=None)
-    return None if newest is None else np.array(newest.spectrum)
+    finished = store.validations(material_ids=[candidate.material_id], state=FINISHED)
+    same = [v for v in finished if v.structure_hash == candidate.structure_hash and v.spectrum]
+    return max(same, key=lambda validation: validation.updated_at, default=None)
 
 
-def _document(candidate: CandidateDoc, prediction: PredictionDoc | None) -> dict[str, Any]:
+def _document(
+    candidate: CandidateDoc, prediction: PredictionDoc | None, validation: ValidationDoc | None
+) -> dict[str, Any]:
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
+    if validation is not None:
+        shown = {"engine", "recipe", "is_positive", "gap", "warnings"}
+        document["dft"] = validation.model_dump(mode="json", include=shown)
     return document
 
 
@@ -101,11 +105,12 @@ def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
 def _write_plot(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
-    calculated: np.ndarray | None,
+    validation: ValidationDoc | None,
     path: Path,
 ) -> None:
     import numpy as np
 
+    from models.card import model_name
     from models.spectrum import EnergyGrid
     from screening.errors import ScreeningError
     from screening.report.plots import plot_edos, save_figure
@@ -119,11 +124,17 @@ def _write_plot(
     title = f"{candidate.formula} ({candidate.material_id})"
     spectrum = np.array(prediction.spectrum)
     gap = gap_range(candidate)
-    save_figure(plot_edos(centers, spectrum, title, gap, threshold, calculated), path)
+    is_comparable = validation is not None and validation.state == "done"
+    dft = np.array(validation.spectrum) if validation and is_comparable else None
+    model = model_name(prediction.model_id)
+    save_figure(plot_edos(centers, spectrum, title, gap, threshold, dft, model), path)
 
 
 def _print(
-    candidate: CandidateDoc, prediction: PredictionDoc | None, checkpoint: str | None
+    candidate: CandidateDoc,
+    prediction: PredictionDoc | None,
+    validation: ValidationDoc | None,
+    checkpoint: str | None,
 ) -> None:
     import numpy as np
 
@@ -133,10 +144,13 @@ def _print(
     from screening.report.plots import terminal_edos
 
     console = stdout()
-    console.print(table(None, ("property", "value"), _properties(candidate)))
-    if candidate.gap is not None:
-        console.print(table("Verdict", ("criterion", "holds"), candidate.gap.holds.items()))
-    unfamiliar = sorted(set(candidate.elements) - trained_elements(checkpoint))
+    rows = [*_properties(candidate), *_dft_properties(validation)]
+    console.print(table(None, ("property", "value"), rows))
+    if (gap := candidate.gap) is not None:
+        margins = gap.margins.model_dump() if gap.margins else {}
+        console.print(criteria_table(gap.holds, margins, gap.per_atom))
+    trained = trained_elements(checkpoint)
+    unfamiliar = [] if trained is None else sorted(set(candidate.elements) - trained)
     if unfamiliar:
         console.print(f"The model was not trained on {', '.join(unfamiliar)}: extrapolation.")
     if prediction is not None:
@@ -153,6 +167,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("material", candidate.material_id),
         ("formula", candidate.formula),
         ("atoms in the cell", candidate.nsites),
+        ("cell", _cell(candidate)),
         ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
         ("band gap (eV)", _number(candidate.band_gap)),
         ("magnetic", candidate.is_magnetic),
@@ -169,7 +184,49 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         unit = "states/eV/atom" if gap.per_atom else "states/eV/cell"
         rows.append((f"largest DOS in it ({unit})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
+    if gap is not None:
+        rows.append(("kind", gap.kind))
+        rows.append(("ranges of that width below the band edge", gap.n_ranges))
+        rows.append(("verdict is robust", gap.robust))
     return rows
+
+
+def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
+    """What DFT says, in bins and at its own resolution where the two differ."""
+    if validation is None:
+        return []
+    verdict: Any = validation.is_positive
+    if validation.state == "magnetic":
+        verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
+    rows: list[tuple[str, Any]] = [(f"VB gap by {validation.engine}", verdict)]
+    if (gap := validation.gap) is not None:
+        rows.append((f"kind by {validation.engine}", gap.kind))
+        rows.append((f"verdict by {validation.engine} is robust", gap.robust))
+        if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
+            rows.append((f"VB gap by {validation.engine} at full resolution", gap.is_gap_fine))
+    return rows
+
+
+def criteria_table(
+    holds: Mapping[str, bool], margins: Mapping[str, float | None], per_atom: bool
+) -> Any:
+    """Which criteria hold, and by how much, for the terminal."""
+    from screening.cli.console import table
+
+    dos_unit = "states/eV/atom" if per_atom else "states/eV/cell"
+    rows = []
+    for name, is_met in holds.items():
+        margin = margins.get(name)
+        unit = dos_unit if name == "max_dos" else "eV"
+        rows.append((name, is_met, None if margin is None else f"{margin:+.3f} {unit}"))
+    return table("Verdict", ("criterion", "holds", "margin"), rows)
+
+
+def _cell(candidate: CandidateDoc) -> str:
+    from screening.cli.rows import cell_in_words
+
+    fields = candidate.nsites, candidate.cell_multiplicity, candidate.reduction_problem
+    return cell_in_words(*fields)
 
 
 def _number(value: float | None) -> str | None:

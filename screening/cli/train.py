@@ -80,11 +80,9 @@ def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
 
     if not np.isfinite(trained.predicted).all():
         return {}
-    grid = trained.test.grid
-    bounds = (grid.edges[0], grid.edges[-1])
     criteria = GapCriteria()
     predicted, true = (
-        find_gaps(grid.centers, dos, criteria, bounds=bounds).is_gap
+        find_gaps(trained.test.grid, dos, criteria).is_gap
         for dos in (trained.predicted, trained.test.spectra.numpy())
     )
     matrix = ConfusionMatrix.of(zip(predicted, true, strict=True))
@@ -101,7 +99,7 @@ def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
 def _interval(proportion: Any) -> str:
     if proportion.value is None:
         return "not defined"
-    return f"{proportion.value:.2f} ({proportion.low:.2f} to {proportion.high:.2f})"
+    return f"{proportion.low:.2f} to {proportion.high:.2f} ({proportion.value:.2f})"
 
 
 def _figures_table(figures: dict[str, dict[str, float]], unit: str) -> Any:

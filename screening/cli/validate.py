@@ -25,14 +25,25 @@ def validate(
         str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
     ] = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Relax first: for structures that are not relaxed.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Relax first, or never; by default VASP relaxes what another functional than PBE "
+            "has relaxed (r2SCAN), GPAW nothing."
+        ),
+    ] = None,
     random: Annotated[
         int, typer.Option(min=0, help="Random predicted negatives, to estimate recall.")
     ] = 49,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Positives at most, the best ones.")
+        int | None, typer.Option(min=0, help="Positives at most; all by default.")
     ] = None,
+    draw: Annotated[
+        str,
+        typer.Option(
+            help="Positives under --limit: the best (finds most gaps) or random ones (so that "
+            "precision and recall of all can be estimated)."
+        ),
+    ] = "best",
     where: options.Where = "local",
     wall_time: Annotated[
         float | None, typer.Option(min=1, help="Limit of each calculation, s.")
@@ -51,7 +62,7 @@ def validate(
 
     on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
-    engine_options = {k: v for k, v in given.items() if v not in (None, False)}
+    engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
@@ -59,7 +70,9 @@ def validate(
         if chosen.state != "done":
             raise ScreeningError(f"run {chosen.run_id} is not done; `screen run --resume` first")
         recipe = maker.dos_maker.recipe
-        plan = plan_validation(store, chosen, engine, recipe, n_random=random, limit=limit)
+        plan = plan_validation(
+            store, chosen, engine, recipe, n_random=random, limit=limit, draw=draw
+        )
         remarks.print(
             f"Run {chosen.run_id}: {len(plan.todo)} to calculate with {recipe}, "
             f"{plan.reused} there already"
@@ -113,7 +126,9 @@ def _validate_locally(
 
 
 def _verdict(outcome: dict[str, Any]) -> str:
-    return outcome.get("error") or ("VB gap" if outcome["is_positive"] else "no VB gap")
+    if outcome.get("error") or outcome["state"] == "magnetic":
+        return outcome.get("error") or "magnetic, no verdict"
+    return "VB gap" if outcome["is_positive"] else "no VB gap"
 
 
 Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]
@@ -231,7 +246,13 @@ def metrics(
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:
-    """Show precision, recall and F1 of a run against DFT, with Wilson 95 % intervals."""
+    """Show precision, recall and F1 of a run against DFT, with 95 % intervals.
+
+    Figures for the validated set are those of as many materials chosen in the same way; those for
+    the screened set weigh the validated materials up to all. An interval holds whatever the
+    calculations without a verdict would say; there is an estimate only where something supports
+    one.
+    """
     from db.store import open_store
     from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stdout, table
@@ -248,27 +269,48 @@ def metrics(
         return
     for result in found:
         title = f"Run {chosen.run_id}, {result.engine}, {result.recipe}"
-        stdout().print(table(title, ("figure", "value", "95 % interval"), _rows(result)))
+        stdout().print(
+            table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
+        )
+        stdout().print(table("DFT", ("materials", "number"), _counts(result)))
+        stdout().print(f"Validated: {result.assessment.design}.")
 
 
-def _rows(result: Metrics) -> list[tuple[Any, ...]]:
-    matrix = result.matrix
-    proportions = {
-        "precision": matrix.precision,
-        "recall, validated set": matrix.recall,
-        "F1, validated set": matrix.f1,
-        "recall, weighted to the screened set": result.screened_recall,
+def _figures(result: Metrics) -> list[tuple[str, str, str]]:
+    assessment = result.assessment
+    figures = {
+        "precision, validated set": assessment.precision,
+        "recall, validated set": assessment.recall,
+        "F1, validated set": assessment.f1,
+        "precision, screened set": assessment.screened_precision,
+        "recall, screened set": assessment.screened_recall,
     }
-    rows: list[tuple[Any, ...]] = [
-        ("true positives", matrix.tp, ""),
-        ("false positives", matrix.fp, ""),
-        ("false negatives", matrix.fn, ""),
-        ("true negatives", matrix.tn, ""),
-        ("calculations that failed", result.n_failed, ""),
-        ("calculations that are not done yet", result.n_waiting, ""),
-        ("predicted positives, negatives", f"{result.n_positive}, {result.n_negative}", ""),
+    return [
+        (name, _range(figure.low, figure.high), _range(figure.least, figure.most))
+        for name, figure in figures.items()
     ]
-    for name, p in proportions.items():
-        interval = "" if p.low is None else f"{p.low:.2f} to {p.high:.2f}"
-        rows.append((name, p.value, interval))
-    return rows
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """Two shares, or one if they are the same."""
+    if low is None or high is None:
+        return ""
+    if low == high:
+        return f"{low:.2f}"
+    return f"{_digits(low)} to {_digits(high)}"
+
+
+def _digits(share: float) -> str:
+    return f"{share:.3f}" if 0 < share < 0.1 else f"{share:.2f}"
+
+
+def _counts(result: Metrics) -> list[tuple[str, int]]:
+    names = {
+        "tp": "true positives",
+        "fp": "false positives",
+        "fn": "false negatives",
+        "tn": "true negatives",
+    }
+    counts = result.assessment.counts
+    undecided = {f"without a verdict: {why}": n for why, n in result.undecided.items()}
+    return [*((name, counts[key]) for key, name in names.items()), *undecided.items()]

@@ -67,8 +67,9 @@ GROUPS = {  # of the study of errors: key in the documents, and what the tables 
 }
 
 GAP_NOTE = (
-    "Counts summed over seeds; precision, recall and F1 ± standard deviation over seeds, and "
-    "their 95 % intervals for as many materials as there are, however many the seeds. A "
+    "Counts summed over seeds; 95 % intervals of precision, recall and F1 for as many materials as "
+    "there are, however many the seeds, and in brackets the figures ± their standard deviation "
+    "over seeds. A "
     "normalised spectrum is scaled with the sum that the Standard-MAE model predicts. Two "
     "references need no network: the cell of at most so many atoms (the number that gives the "
     "best F1 on the training materials) has a VB gap and a larger one has none; and the nearest "
@@ -171,8 +172,7 @@ def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
 
 def has_gap(dos: np.ndarray, grid: EnergyGrid) -> np.ndarray:
     """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,)."""
-    bounds = (float(grid.edges[0]), float(grid.edges[-1]))
-    return find_gaps(grid.centers, dos, GapCriteria(), bounds=bounds).is_gap
+    return find_gaps(grid, dos, GapCriteria()).is_gap
 
 
 def _size_reference(config: TrainingConfig) -> _OfRuns:
@@ -625,9 +625,8 @@ def _proportion(found: dict[str, Any]) -> str:
     if found["value"] is None:
         return "not defined"
     std = math.nan if found["std"] is None else found["std"]
-    return (
-        f"{mean_and_std(round(found['value'], 2), std)} ({found['low']:.2f} to {found['high']:.2f})"
-    )
+    estimate = mean_and_std(round(found["value"], 2), std)
+    return f"{found['low']:.2f} to {found['high']:.2f} ({estimate})"
 
 
 def _subclass_section(rows: Sequence[Row], unit: str) -> str:

@@ -47,6 +47,7 @@ def plot_edos(
     gap: tuple[float, float] | None = None,
     max_dos: float | None = None,
     dft: np.ndarray | None = None,
+    model: str = "predicted",
 ) -> Figure:
     """Predicted eDOS with the gap shaded, beside DFT's where there is one (Fig. 6).
 
@@ -60,6 +61,8 @@ def plot_edos(
         Edges of the predicted gap, in eV.
     max_dos : float, optional
         Threshold to mark, in states/eV/cell.
+    model : str
+        Name of the model, for the legend.
     """
     from matplotlib.figure import Figure
 
@@ -67,14 +70,18 @@ def plot_edos(
     axes = figure.subplots()
     if gap is not None:
         axes.axvspan(*gap, color="tab:orange", alpha=0.25, label="predicted gap")
-    _draw_edos(axes, energies, predicted, dft, max_dos)
+    _draw_edos(axes, energies, predicted, dft, max_dos, model)
     axes.set(xlabel=ENERGY_LABEL, ylabel=DOS_LABEL, title=title, ylim=(0, None))
     axes.legend(frameon=False)
     return figure
 
 
 def plot_edos_panels(
-    energies: np.ndarray, panels: Sequence[EdosPanel], max_dos: float, top: float
+    energies: np.ndarray,
+    panels: Sequence[EdosPanel],
+    max_dos: float,
+    top: float,
+    model: str = "predicted",
 ) -> Figure:
     """DFT's and the predicted eDOS of several materials with DFT's gaps shaded, as Fig. 6.
 
@@ -88,6 +95,8 @@ def plot_edos_panels(
     top : float
         Where axes end at the latest, in states/eV/cell; it cuts off peaks, so that the
         threshold stays far from zero.
+    model : str
+        Name of the model, for the legend.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -98,7 +107,7 @@ def plot_edos_panels(
     for axes, panel in zip(grid.flat, panels, strict=False):
         if panel.gap is not None:
             axes.axvspan(*panel.gap, color="tab:orange", alpha=0.25)
-        _draw_edos(axes, energies, panel.predicted, panel.dft, max_dos)
+        _draw_edos(axes, energies, panel.predicted, panel.dft, max_dos, model)
         axes.set_title(panel.title, fontsize="small")
         highest = np.nanmax([panel.dft, panel.predicted])
         axes.set_ylim(0, min(top, max(2 * max_dos, 1.1 * highest)))
@@ -120,11 +129,12 @@ def _draw_edos(
     predicted: np.ndarray,
     dft: np.ndarray | None,
     max_dos: float | None,
+    model: str,
 ) -> None:
     edges = _edges(energies)
     if dft is not None:
         axes.stairs(dft, edges, color="0.4", fill=True, alpha=0.5, label="DFT")
-    axes.stairs(predicted, edges, color="tab:blue", linewidth=1.5, label="Mat2Spec")
+    axes.stairs(predicted, edges, color="tab:blue", linewidth=1.5, label=model)
     if max_dos is not None:
         axes.axhline(max_dos, color="0.3", linewidth=0.8, linestyle="--", label="threshold")
     axes.axvline(0.0, color="0.2", linewidth=0.8)

@@ -259,7 +259,11 @@ def _fetch(
         ids = cache.ids_of_page(page)
         if ids is None:
             documents = client.search(cache.layout.fields, page, PAGE_SIZE, **arguments)
-            ids = cache.write_page(page, [cache.layout.row_of(d) for d in documents])
+            rows = [cache.layout.row_of(document) for document in documents]
+            if cache.layout.has_functional:
+                functionals = client.functionals([row["material_id"] for row in rows])
+                rows = [row | {"functional": functionals.get(row["material_id"])} for row in rows]
+            ids = cache.write_page(page, rows)
         found.update(ids)
         if progress is not None:
             progress(len(found), total)
@@ -388,9 +392,10 @@ def _candidate_schema() -> pa.Schema:
             ("is_magnetic", pa.bool_()),
             ("has_edos", pa.bool_()),
             ("last_updated", pa.string()),
+            ("functional", pa.string()),
             ("problem", pa.string()),
         ]
     )
 
 
-CANDIDATES = Layout(FIELDS, row_of, _candidate_schema)
+CANDIDATES = Layout(FIELDS, row_of, _candidate_schema, version=2, has_functional=True)

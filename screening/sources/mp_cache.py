@@ -35,6 +35,8 @@ class Layout:
         Part of the table's file name.
     version : int
         Changes with the meaning of the table.
+    has_functional : bool
+        The table has a column `functional`, for which another route of the server is asked.
     """
 
     fields: tuple[str, ...]
@@ -42,6 +44,7 @@ class Layout:
     schema: Callable[[], pa.Schema]
     name: str = "mp"
     version: int = 1
+    has_functional: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class MaterialsProjectClient:
         self._key = api_key
         self._endpoint = endpoint
         self._sleep = sleep
-        self._summary = self.attempt(self._connect, ATTEMPTS_TO_CONNECT)
+        self._summary, self._core = self.attempt(self._connect, ATTEMPTS_TO_CONNECT)
         self.database_version: str = self._summary.db_version
         self.endpoint: str = self._summary.base_endpoint
 
@@ -128,6 +128,21 @@ class MaterialsProjectClient:
                 **query,
             )
         )
+
+    def functionals(self, material_ids: Sequence[str]) -> dict[str, str]:
+        """Functionals that structures were relaxed with, as run types, where the server knows.
+
+        Summary documents name the calculation of the structure only; what it ran with is in the
+        core documents, one request for a page of materials.
+        """
+        fields = ["material_id", "origins", "run_types"]
+        documents = self.attempt(
+            lambda: self._core.search(
+                material_ids=list(material_ids), fields=fields, all_fields=False
+            )
+        )
+        found = {usual_id(d["material_id"]): _functional(d) for d in documents}
+        return {i: functional for i, functional in found.items() if functional}
 
     def attempt(self, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         """Call until it succeeds, trying again makes no sense, or has been tried enough.
@@ -151,9 +166,11 @@ class MaterialsProjectClient:
             pause *= 2
         raise AssertionError("unreachable")
 
-    def _connect(self) -> Any:
+    def _connect(self) -> tuple[Any, Any]:
+        """Clients of the summary and of the core documents."""
         from mp_api.client import MPRester
         from mp_api.client.core.exceptions import MPRestWarning
+        from mp_api.client.routes.materials.materials import MaterialsRester
         from mp_api.client.routes.materials.summary import SummaryRester
 
         with warnings.catch_warnings():
@@ -164,13 +181,14 @@ class MaterialsProjectClient:
                 raise ScreeningError(
                     "the server's API is older than the installed mp-api can talk to"
                 ) from None
-        return SummaryRester(
-            api_key=self._key,
-            endpoint=rester.endpoint,
-            use_document_model=False,
-            mute_progress_bars=True,
-            timeout=TIMEOUT,
-        )
+        options = {
+            "api_key": self._key,
+            "endpoint": rester.endpoint,
+            "use_document_model": False,
+            "mute_progress_bars": True,
+            "timeout": TIMEOUT,
+        }
+        return SummaryRester(**options), MaterialsRester(**options)
 
     def _in_words(self, error: Exception) -> str:
         text = " ".join(str(error).split()).replace(self._key, "***")
@@ -195,6 +213,18 @@ class MaterialsProjectClient:
             host = self._endpoint or "api.materialsproject.org"
             return f"cannot reach the Materials Project ({host}): is there a network?"
         return f"the Materials Project's answer is broken ({_shorten(text)}): try again later"
+
+
+def _functional(document: dict[str, Any]) -> str | None:
+    """Run type of the calculation that a core document's structure comes from."""
+    run_types = document.get("run_types")
+    if not isinstance(run_types, dict):
+        return None
+    by_task = {usual_id(task): run_type for task, run_type in run_types.items()}
+    for origin in document.get("origins") or ():
+        if origin.get("name") == "structure" and origin.get("task_id"):
+            return by_task.get(usual_id(origin["task_id"]))
+    return None
 
 
 def _status(error: Exception) -> int | None:

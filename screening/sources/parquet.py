@@ -13,6 +13,7 @@ The columns, of which the last group is optional:
 `has_edos`         bool
 `formula`          string                  reduced
 `last_updated`     string                  ISO 8601
+`functional`       string                  that the structure was relaxed with; ``"GGA"`` is PBE
 `problem`          string                  why there is no structure
 ================== ======================= ====================================================
 
@@ -93,6 +94,7 @@ OPTIONAL = {
     "has_edos": _FLAG,
     "formula": _TEXT,
     "last_updated": _TEXT,
+    "functional": _TEXT,
     "problem": _TEXT,
 }
 
@@ -242,6 +244,7 @@ class _Rows:
         self._edos = _python(cast.get("has_edos"), nothing)
         self._formula = _python(cast.get("formula"), nothing)
         self._updated = _python(cast.get("last_updated"), nothing)
+        self._functional = _python(cast.get("functional"), nothing)
         self._problem = _python(cast.get("problem"), nothing)
         self._origin, self._version = origin, version
         self._plain_origin = Origin(origin, version)
@@ -258,7 +261,7 @@ class _Rows:
         species = self._species[k]
         if all(null) or not len(species):
             raise ModelError(self._problem[k] or "no structure")
-        updated = self._updated[k]
+        more = (self._updated[k], self._functional[k])
         return Candidate(
             material_id=self.ids[k],
             structure=Crystal(self._lattice[k], self._coords[k], species),
@@ -267,7 +270,7 @@ class _Rows:
             is_magnetic=self._magnetic[k],
             has_edos=self._edos[k],
             source_formula=self._formula[k],
-            origin=Origin(self._origin, self._version, updated) if updated else self._plain_origin,
+            origin=Origin(self._origin, self._version, *more) if any(more) else self._plain_origin,
         )
 
 

@@ -43,6 +43,10 @@ def gap(**changes: Any) -> GapDoc:
         "criteria": {"max_dos": 1.0, "min_width": 1.0, "mirror": False},
         "holds": {"width": True, "upper_edge": True},
         "is_gap": True,
+        "kind": "near-gap",
+        "n_ranges": 1,
+        "margins": {"max_dos": 0.75, "min_width": 7.0 / 6.0, "min_upper_edge": 2.0 / 3.0},
+        "robust": True,
     }
     return GapDoc(**(values | changes))
 

@@ -42,6 +42,23 @@ def test_columns_are_the_fields_of_the_documents() -> None:
         assert set(COLUMNS[collection.name]) == set(collection.document.model_fields)
 
 
+def test_a_file_from_before_a_field_existed_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(path) as store:
+        store.put_run(run())
+        store.upsert_candidates([candidate(1)])
+    connection = sqlite3.connect(path)
+    for column in ("cell_multiplicity", "reduction_problem"):
+        connection.execute(f"ALTER TABLE candidates DROP COLUMN {column}")
+    connection.commit()
+    connection.close()
+    reduced = candidate(2, cell_multiplicity=4)
+    for _ in range(2):
+        with open_store(path) as store:
+            store.upsert_candidates([reduced])
+            assert list(store.candidates("run-1", with_structure=True)) == [candidate(1), reduced]
+
+
 def test_folders_are_made(tmp_path: Path) -> None:
     with open_store(tmp_path / "a" / "b" / "store.sqlite") as store:
         store.put_run(run())

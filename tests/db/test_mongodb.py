@@ -215,6 +215,8 @@ def test_every_field_has_a_type_in_its_validator() -> None:
         ("predictions", {"score": "high"}),
         ("predictions", {"spectrum": ["a"]}),
         ("predictions", {"gap.is_gap": 1}),
+        ("predictions", {"gap.kind": "hole"}),
+        ("predictions", {"gap.margins.min_width": "wide"}),
         ("predictions", {"schema_version": 2}),
         ("candidates", {"state": "lost"}),
         ("candidates", {"elements": "Na"}),

@@ -25,6 +25,7 @@ from db.queries import (
     nearest_spectra,
     positives_to_validate,
 )
+from db.query import CANDIDATES, Condition, Query, conditions
 from db.store import ScreeningStore
 from db.tables import to_dataframe, write_table
 
@@ -47,7 +48,16 @@ def filled(store: ScreeningStore) -> ScreeningStore:
     )
     store.upsert_candidates([candidate(1, run_id="run-0")])
     store.apply_verdicts(
-        verdict(i, is_positive=i % 3 == 0, gap=gap(width=i / 10, upper_edge=-i / 20))
+        verdict(
+            i,
+            is_positive=i % 3 == 0,
+            gap=gap(
+                width=i / 10,
+                upper_edge=-i / 20,
+                kind="gap" if i % 2 else "near-gap",
+                margins={"min_width": i / 10 - 1},
+            ),
+        )
         for i in range(20)
     )
     store.upsert_predictions(prediction(i) for i in range(20))
@@ -76,6 +86,35 @@ def test_candidates_by_numbers(filled: ScreeningStore) -> None:
         filled, "run-1", is_positive=True, score=(3.0, 16.0), sort_by="score", descending=True
     )
     assert numbers(best) == [15, 12, 9, 6, 3]
+
+
+def test_candidates_by_kind_robustness_and_margins(filled: ScreeningStore) -> None:
+    filled.apply_verdicts(
+        verdict(
+            i,
+            gap=gap(
+                kind=(None, "gap", "near-gap")[i % 3],
+                robust=(None, True, False, True)[i % 4],
+                n_ranges=i % 5,
+                margins={"min_width": i / 10 - 1},
+            ),
+        )
+        for i in range(20)
+    )
+    assert sorted(numbers(find_candidates(filled, "run-1", kind="gap"))) == list(range(1, 20, 3))
+    robust = find_candidates(filled, "run-1", robust=True)
+    assert sorted(numbers(robust)) == list(range(1, 20, 2))
+    fragile = find_candidates(filled, "run-1", robust=False)
+    assert sorted(numbers(fragile)) == [2, 6, 10, 14, 18]
+    one = find_candidates(filled, "run-1", n_ranges=(1, 1), kind="near-gap")
+    assert sorted(numbers(one)) == [11]
+    wide = (Condition("gap.margins.min_width", ">=", 0.65),)
+    query = Query(CANDIDATES, wide, sort_by="gap.margins.min_width", descending=True)
+    assert numbers(filled.find(query)) == [19, 18, 17]
+    for field in ("gap.kind", "gap.robust", "gap.n_ranges", "gap.margins.max_dos"):
+        assert len(list(find_candidates(filled, "run-1", sort_by=field))) == 20
+    counts = filled.count_by(Query(CANDIDATES, conditions(run_id="run-1")), "gap.kind")
+    assert counts == {None: 7, "gap": 7, "near-gap": 6}
 
 
 def test_positives_to_validate(filled: ScreeningStore) -> None:
@@ -162,6 +201,8 @@ def test_documents_become_rows(filled: ScreeningStore) -> None:
     assert "gap" not in table
     assert table["gap_width"].isna().sum() == 1
     assert table["gap_width"].max() == 1.9
+    assert table["gap_margins_min_width"].isna().sum() == 1
+    assert "gap_margins" not in table
     spectra = to_dataframe(filled.predictions([prediction(1).key]), heavy=True)
     assert len(spectra["spectrum"][0]) == 128
     pairs = to_dataframe(disagreements(filled, "run-1"), columns=["candidate_material_id"])
@@ -217,6 +258,8 @@ def test_the_python_examples_run(filled: ScreeningStore, tmp_path: Path, monkeyp
     assert len(names["near"]) == 5
     assert len(names["gpaw"]) == 1
     assert names["counts"].positives == 7
+    assert numbers(names["sure"]) == [15, 9, 3]
+    assert sorted(numbers(names["narrow"])) == [0, 3, 6, 9]
     assert names["runs"]["run_id"].tolist() == ["run-1", "run-0"]
     assert len(pd.read_parquet(tmp_path / "positives.parquet")) == 7
 
@@ -245,7 +288,7 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
         ),
     }
     blocks = examples("pymongo")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     results = []
     for block in blocks:
         names: dict[str, Any] = {"database": database}
@@ -253,8 +296,9 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
         results.append(names)
     assert sorted(int(c["material_id"][3:]) for c in results[0]["found"]) == expected["elements"]
     assert [int(c["material_id"][3:]) for c in results[1]["found"]] == expected["hull"]
-    assert [int(c["material_id"][3:]) for c in results[2]["waiting"]] == [18, 15, 0]
-    assert {r["_id"]["is_positive"]: r["count"] for r in results[3]["table"]} == {True: 3, False: 9}
+    assert [int(c["material_id"][3:]) for c in results[2]["sure"]] == [15, 9, 3]
+    assert [int(c["material_id"][3:]) for c in results[3]["waiting"]] == [18, 15, 0]
+    assert {r["_id"]["is_positive"]: r["count"] for r in results[4]["table"]} == {True: 3, False: 9}
 
 
 SHELL = re.compile(r"db\.(\w+)\.(\w+)\((.*?)\)((?:\.\w+\([^)]*\))*)\s*$", re.DOTALL)
@@ -289,7 +333,8 @@ def test_the_mongosh_examples_run(filled: ScreeningStore, database: Any) -> None
         list(range(10, 20)),
     ]
     assert found[3] == [18, 15, 12, 9, 6, 3, 0]
-    assert found[4] == [1]
-    assert [r["run_id"] for r in results[5]] == ["run-1", "run-0"]
-    assert results[6] == [{"_id": "screened", "count": 20}]
-    assert results[7] == 7
+    assert found[4] == list(range(19, 0, -2))
+    assert found[5] == [1]
+    assert [r["run_id"] for r in results[6]] == ["run-1", "run-0"]
+    assert results[7] == [{"_id": "screened", "count": 20}]
+    assert results[8] == 7

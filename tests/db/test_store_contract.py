@@ -14,6 +14,7 @@ from db_examples import START, candidate, gap, prediction, run, validation, verd
 
 from db.documents import CandidateDoc, PredictionDoc
 from db.errors import StoreError
+from db.queries import find_candidates
 from db.query import CANDIDATES, PREDICTIONS, Condition, Query, conditions
 from db.store import BATCH, ScreeningStore, open_store
 
@@ -366,6 +367,21 @@ def test_spoilt_json_does_not_stop_a_query(store: ScreeningStore, spoil) -> None
     spoil("candidates", "mp-1", "gap", "{")
     asked = (Condition("elements", "has", "Na"), Condition("gap.width", ">", 1.0))
     assert ids(store.find(Query(CANDIDATES, asked))) == ["mp-2"]
+
+
+def test_verdicts_from_before_kinds_and_margins_are_read(store: ScreeningStore, spoil) -> None:
+    store.upsert_predictions([prediction()])
+    store.upsert_candidates([candidate(gap=gap())])
+    new = {"kind", "n_ranges", "margins", "robust", "is_gap_fine"}
+    old = gap().model_dump(exclude=new)
+    spoil("predictions", "mp-1", "gap", old)
+    spoil("candidates", "mp-1", "gap", old)
+    (read,) = store.predictions([prediction().key])
+    assert read.gap == gap(**dict.fromkeys(new))
+    assert ids(find_candidates(store, robust=True)) == []
+    assert ids(find_candidates(store, sort_by="gap.margins.min_width")) == ["mp-1"]
+    store.upsert_predictions([prediction()])
+    assert list(store.predictions([prediction().key])) == [prediction()]
 
 
 # several writers

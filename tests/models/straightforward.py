@@ -27,9 +27,16 @@ def normalize(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
 
 
 def attention(layer: GraphAttention, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
-    """W acts on [h, u] of every edge, for the centre and for the neighbour (eqs. 1-3)."""
+    """W acts on [h, u] of every edge, for the centre and for the neighbour (eqs. 1-3).
+
+    With a context vector, on [h, c, u].
+    """
     width = atoms.shape[1]
-    weight = torch.cat([layer.atom.weight, layer.edge.weight], dim=1)  # (heads * width, 2 width)
+    weights = [layer.atom.weight, layer.edge.weight]
+    if hasattr(layer, "context"):
+        atoms = torch.cat([atoms, batch.composition()[batch.graph_index]], dim=1)
+        weights.insert(1, layer.context.weight)
+    weight = torch.cat(weights, dim=1)  # (heads * width, 2 width)
     shape = (-1, layer.heads, width)
     center = F.softplus(torch.cat([atoms[batch.center], edges], dim=1) @ weight.T).view(shape)
     neighbor = F.softplus(torch.cat([atoms[batch.neighbor], edges], dim=1) @ weight.T).view(shape)
@@ -61,4 +68,7 @@ def encode(encoder: GraphEncoder, batch: GraphBatch) -> Tensor:
     for layer, norm in zip(encoder.layers, encoder.norms, strict=True):
         atoms = F.softplus(normalize(norm, attention(layer, atoms, edges, batch)))
     weighted = atoms * pooling(encoder.pool, atoms, batch)
-    return torch.zeros(len(batch), atoms.shape[1]).index_add(0, batch.graph_index, weighted)
+    total = torch.zeros(len(batch), atoms.shape[1]).index_add(0, batch.graph_index, weighted)
+    if not encoder.mean_pooling:
+        return total
+    return total / torch.bincount(batch.graph_index)[:, None]

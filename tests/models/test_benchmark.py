@@ -108,6 +108,8 @@ def test_runs_are_measured_kept_and_not_done_again(
     for a, b in zip(first, again, strict=True):
         assert (a.run, a.figures) == (b.run, b.figures)
         np.testing.assert_array_equal(a.prediction, b.prediction)
+    monkeypatch.setattr(benchmark, "measure", lambda *_: {"mae": 7.0})
+    assert [r.figures for r in run_all(chosen, runs, tmp_path / "runs")] == [{"mae": 7.0}] * 4
 
 
 def test_results_of_other_hyperparameters_or_data_are_not_taken(tmp_path: Path) -> None:

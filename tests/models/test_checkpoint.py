@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from model_examples import SMALL_GRID, batch_of, random_crystals, random_spectra
+from safetensors.torch import load, save
 
 from models.architectures import build_model
 from models.checkpoint import Checkpoint, CheckpointCard, load_checkpoint, save_checkpoint
@@ -121,6 +122,19 @@ def test_a_card_that_does_not_fit_is_refused(stem: Path, changes: dict, message:
     edit_card(stem, **changes)
     with pytest.raises(ModelError, match=message):
         load_checkpoint(stem)
+
+
+def test_weights_of_another_layout_are_refused_in_one_line(stem: Path) -> None:
+    """Such as Mat2Spec's from before its label encoder had a scaling."""
+    file = stem.with_suffix(".safetensors")
+    kept = {k: v for k, v in load(file.read_bytes()).items() if ".scaling." not in k}
+    data = save(kept)
+    file.write_bytes(data)
+    edit_card(stem, weights_sha256=hashlib.sha256(data).hexdigest())
+    message = r"earlier version; train it again with `screen train` \(.*\)$"
+    with pytest.raises(ModelError, match=message) as raised:
+        load_checkpoint(stem)
+    assert "\n" not in str(raised.value)
 
 
 class Bomb:

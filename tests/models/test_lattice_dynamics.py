@@ -15,6 +15,7 @@ from models.graph import GraphBatch
 from models.lattice_dynamics import (
     WAVENUMBER,
     Springs,
+    _force_constants,
     alike,
     dynamical_matrices,
     frequencies,
@@ -52,6 +53,19 @@ def test_simple_cubic_by_formula() -> None:
     along = 2 * (40 * bend + 6 * (bend.sum(1, keepdims=True) - bend)) / mass
     expected = np.sort(WAVENUMBER * np.sqrt(along), axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_rotation_costs_what_the_transverse_springs_take_for_it() -> None:
+    """The limit that the module states: (k_T / 2) |rotation x bond|^2 for each spring."""
+    batch = batch_of([POLONIUM])
+    turned = torch.linalg.cross(torch.tensor([[0.0, 0.0, 1.0]]), batch.vector)
+    for transverse in (0.0, 0.3):
+        springs = springs_of(batch, transverse)
+        force = _force_constants(batch, springs)
+        found = torch.einsum("ei,eij,ej->", turned, force, turned)
+        expected = 0.5 * (springs.transverse * turned.square().sum(1)).sum()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+        assert (found > 1) == (transverse > 0)
 
 
 def hessian_of_supercell(crystal: Crystal, repeats: tuple[int, int, int]) -> np.ndarray:

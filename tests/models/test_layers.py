@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import straightforward
 import torch
-from model_examples import batch_of, random_crystals
+from model_examples import batch_of, random_crystals, rocksalt, supercell
 
 from models.layers import CompositionAttention, EncoderConfig, GaussianBasis, GraphEncoder
 
@@ -17,9 +18,10 @@ def shaken_encoder(config: EncoderConfig) -> GraphEncoder:
     return encoder
 
 
-def test_fast_attention_equals_the_straightforward_one() -> None:
+@pytest.mark.parametrize("changes", [{}, {"context": True}, {"pooling": "mean"}])
+def test_fast_attention_equals_the_straightforward_one(changes: dict) -> None:
     batch = batch_of(random_crystals(6))
-    encoder = shaken_encoder(EncoderConfig())
+    encoder = shaken_encoder(EncoderConfig(**changes))
     encoder(batch)  # running statistics that are not the initial ones
     encoder.eval()
     torch.testing.assert_close(
@@ -59,3 +61,10 @@ def test_pooling_weights_sum_to_one_over_each_crystal() -> None:
     sums = torch.zeros(5, 1).index_add(0, batch.graph_index, weights)
     torch.testing.assert_close(sums, torch.ones(5, 1))
     assert (weights > 0).all()
+
+
+@pytest.mark.parametrize(("pooling", "same"), [("attention", True), ("mean", False)])
+def test_the_embedding_of_a_supercell_depends_on_the_pooling(pooling: str, same: bool) -> None:
+    encoder = shaken_encoder(EncoderConfig(pooling=pooling)).eval()
+    one, two = encoder(batch_of([rocksalt(), supercell(rocksalt(), (2, 1, 1))]))
+    torch.testing.assert_close(two, one if same else one / 2, atol=1e-5, rtol=1e-4)

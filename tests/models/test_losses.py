@@ -5,7 +5,13 @@ import pytest
 import torch
 from model_examples import random_spectra
 from scipy.stats import sem, wasserstein_distance
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
 
 from models.losses import SETTINGS, Setting, alignment_loss, contrastive_loss, gaussian_kl
 from models.metrics import (
@@ -53,36 +59,65 @@ def test_kl_equals_a_monte_carlo_estimate() -> None:
             assert gaussian_kl(*p, *q)[i, j].item() == pytest.approx(estimate, abs=error.item())
 
 
-def test_alignment_equals_a_double_loop_and_bounds_the_divergence_of_the_mixtures() -> None:
+DIRECTIONS = {"feature-to-label": (1.0, 0.0), "label-to-feature": (0.0, 1.0)}
+DIRECTIONS["symmetric"] = (0.5, 0.5)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_alignment_equals_a_double_loop_and_bounds_the_divergence_of_the_mixtures(
+    direction: str,
+) -> None:
+    """Eq. 7, with its sum over all pairs of components written out."""
     n_crystals, n_bins, n_components, d = 2, 5, 3, 2
     label = gaussians(n_bins, d, 0)
     flat = gaussians(n_crystals * n_components, d, 1)
     feature = tuple(t.reshape(n_crystals, n_components, d) for t in flat)
     alpha = torch.rand(n_crystals, n_bins, dtype=torch.float64).softmax(-1)
     beta = torch.rand(n_crystals, n_components, dtype=torch.float64).softmax(-1)
+    forward, backward = DIRECTIONS[direction]
     totals = []
     for b in range(n_crystals):
         total = torch.zeros((), dtype=torch.float64)
         for i in range(n_bins):
             for j in range(n_components):
-                p_i = distribution(label[0][i], label[1][i])
-                q_j = distribution(feature[0][b, j], feature[1][b, j])
-                total = total + alpha[b, i] * beta[b, j] * kl_divergence(p_i, q_j)
+                of_label = distribution(label[0][i], label[1][i])
+                of_feature = distribution(feature[0][b, j], feature[1][b, j])
+                divergence = forward * kl_divergence(of_feature, of_label)
+                divergence = divergence + backward * kl_divergence(of_label, of_feature)
+                total = total + alpha[b, i] * beta[b, j] * divergence
         totals.append(total)
     expected = torch.stack(totals)
-    found = alignment_loss(alpha, label, beta, (feature[0], feature[1]))
+    found = alignment_loss(alpha, label, beta, (feature[0], feature[1]), direction)
     torch.testing.assert_close(found, expected.mean())
 
     for b in range(n_crystals):
-        mixture_p = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(alpha[b]), distribution(*label)
-        )
-        mixture_q = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(beta[b]), distribution(feature[0][b], feature[1][b])
-        )
-        x = mixture_p.sample((50_000,))
-        divergence = (mixture_p.log_prob(x) - mixture_q.log_prob(x)).mean()
+        of_label = mixture(alpha[b], *label)
+        of_feature = mixture(beta[b], feature[0][b], feature[1][b])
+        divergence = forward * divergence_of(of_feature, of_label)
+        divergence += backward * divergence_of(of_label, of_feature)
         assert 0 < divergence < expected[b]
+
+
+def mixture(weight: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> MixtureSameFamily:
+    return MixtureSameFamily(Categorical(weight), distribution(mean, logvar))
+
+
+def divergence_of(p: MixtureSameFamily, q: MixtureSameFamily) -> float:
+    """Monte Carlo estimate of KL(p || q)."""
+    x = p.sample((50_000,))
+    return float((p.log_prob(x) - q.log_prob(x)).mean())
+
+
+def test_the_default_alignment_is_the_divergence_of_the_features_from_the_labels() -> None:
+    """Of N(0, 1) from N(0, 4) it is ln 2 + 1/8 - 1/2; the other way round 3/2 - ln 2."""
+    weight, mean = torch.ones(1, 1), torch.zeros(1, 1)
+    narrow, wide = torch.zeros(1, 1, 1), torch.full((1, 1), np.log(4.0))
+    given = (weight, (mean, wide), weight, (mean[None], narrow))
+    forward, backward = np.log(2) + 1 / 8 - 1 / 2, 3 / 2 - np.log(2)
+    assert alignment_loss(*given).item() == pytest.approx(forward)
+    assert alignment_loss(*given, "label-to-feature").item() == pytest.approx(backward)
+    both = alignment_loss(*given, "symmetric").item()
+    assert both == pytest.approx((forward + backward) / 2)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])

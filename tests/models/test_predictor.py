@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 from test_checkpoint import checkpoint
 
 from models import predictor as predictor_module
-from models.card import SCALE, SHAPE, model_id
+from models.card import SCALE, SHAPE, ZOO, ModelCard, model_id, predictor_folder, shipped_predictors
 from models.checkpoint import save_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -140,6 +142,27 @@ def test_elements_beyond_the_training_set(folder: Path) -> None:
     predictor = SpectrumPredictor.load(folder, device="cpu")
     assert predictor.unfamiliar(rocksalt()) == ()
     assert predictor.unfamiliar(rocksalt(cation=19)) == ("K",)
+
+
+def test_shipped_predictors_are_found_by_name_and_folders_before_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert predictor_folder() == ZOO / "mat2spec-plus-edos"
+    assert shipped_predictors() == ("mat2spec-plus-edos", "mat2spec-edos")
+    for name in shipped_predictors():
+        assert predictor_folder(name) == ZOO / name
+        assert ModelCard.read(ZOO / name).name == name
+    monkeypatch.chdir(tmp_path)
+    assert predictor_folder("pair") == folder.resolve()
+    shutil.copytree(folder, tmp_path / "mat2spec-edos")
+    assert predictor_folder("mat2spec-edos") == (tmp_path / "mat2spec-edos").resolve()
+
+
+@pytest.mark.parametrize("name", ["mat2spec-edos", "mat2spec-phdos"])
+def test_what_is_called_mat2spec_is_mat2spec(name: str) -> None:
+    assert ModelCard.read(ZOO / name).architecture == "mat2spec"
+    for card in (ZOO / name).glob("*-*.json"):
+        assert json.loads(card.read_text())["architecture"] == "mat2spec"
 
 
 def test_wrong_folders_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from model_examples import (
 )
 
 from models import training
-from models.card import ModelCard
+from models.card import ZOO, ModelCard
 from models.checkpoint import load_checkpoint
 from models.dataset import SpectrumDataset
 from models.errors import ModelError
-from models.fitting import GraphLoader, SaveState, train_setting
+from models.fitting import GraphLoader, SaveState, label_branch_losses, train_setting
 from models.graph import GraphBatch
 from models.losses import SETTINGS
-from models.mat2spec import Mat2Spec
+from models.mat2spec import Mat2Spec, Mat2SpecConfig
 from models.predictor import SpectrumPredictor
 from models.splits import Split, split_dataset
 from models.training import TrainingConfig, read_training_config, train_predictor
@@ -80,6 +80,97 @@ def test_training_is_deterministic_for_a_seed(setting_name: str) -> None:
     assert torch.equal(weights(one.checkpoint.model), weights(again.checkpoint.model))
     assert one.validation_mae == again.validation_mae
     assert not torch.equal(weights(one.checkpoint.model), weights(other.checkpoint.model))
+
+
+def test_the_label_branch_is_measured_with_true_and_with_shuffled_labels() -> None:
+    """Against one material at a time, each with its own label and with that half a set away."""
+    dataset = small_dataset(60)
+    trained = train_setting(config(), "standard-mae", dataset, part(dataset))
+    validation = dataset.subset(part(dataset).validation)
+    model, setting = trained.checkpoint.model, trained.checkpoint.setting
+    n, losses = len(validation), {"true": [], "shuffled": []}
+    assert n > 1
+    with torch.inference_mode():
+        target = setting.target(validation.spectra, validation.graphs.n_atoms)
+        for i in range(n):
+            graph = validation.graphs.select(torch.tensor([i]))
+            for name, j in (("true", i), ("shuffled", (i - n // 2) % n)):
+                logits = model.label_logits(graph, target[[j]], validation.spectra[[j]])
+                losses[name].append(setting.loss(logits, target[[i]]).item())
+    expected = {name: np.mean(values) for name, values in losses.items()}
+    assert trained.label_branch == pytest.approx(expected, rel=1e-4)
+    assert trained.checkpoint.card.training["label_branch"] == trained.label_branch
+    for batch_size in (1, 2, 100):
+        again = label_branch_losses(model, setting, validation, batch_size)
+        assert again == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_label_branch_that_knows_nothing_of_the_labels_is_visible() -> None:
+    dataset = small_dataset()
+    chosen = part(dataset)
+    model = train_setting(config(), "sumnorm-kl", dataset, chosen).checkpoint.model
+    torch.nn.init.zeros_(model.labels.weight[2].weight)
+    losses = label_branch_losses(model, SETTINGS["sumnorm-kl"](16), dataset, 8)
+    assert losses["true"] == losses["shuffled"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "gatgnn", "model": {"encoder": SMALL["encoder"]}},
+        {"model": SMALL | {"label_embedding": False}},
+    ],
+)
+def test_without_a_label_branch_there_is_nothing_to_measure(changes: dict) -> None:
+    dataset = small_dataset()
+    trained = train_setting(config(**changes), "sumnorm-kl", dataset, part(dataset))
+    assert trained.label_branch == {}
+    assert "label_branch" not in trained.checkpoint.card.training
+
+
+def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    lines: list[str] = []
+    trained = train_predictor(config(labels=[labels], structures=structures), announce=lines.append)
+    assert set(trained.card.label_branch) == {"sumnorm-kl", "standard-mae"}
+    for name, losses in trained.card.label_branch.items():
+        words = (
+            f"label branch loss with true labels {losses['true']:.3g}, "
+            f"with shuffled {losses['shuffled']:.3g}"
+        )
+        assert f"- {name}: {words}\n" in trained.card.to_markdown()
+        assert any(line.startswith(name) and line.endswith(words) for line in lines)
+    silent = trained.card.model_copy(update={"label_branch": {}})
+    assert "label branch" not in silent.to_markdown()
+
+
+ZOO_SETTINGS = {"paper": (2, 128, "feature-to-label"), "authors": (3, 256, "symmetric")}
+
+
+@pytest.mark.parametrize("name", ZOO_SETTINGS)
+def test_the_papers_and_the_authors_settings_train(tmp_path: Path, name: str) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = read_training_config(
+        ZOO / f"{name}.yaml", labels=(labels,), structures=structures, epochs=1
+    )
+    layers, batch_size, alignment = ZOO_SETTINGS[name]
+    trained = train_predictor(chosen)
+    model = trained.checkpoints["sumnorm-kl"].model
+    assert (len(model.encoder.layers), chosen.batch_size) == (layers, batch_size)
+    assert model.config.alignment == alignment
+    assert np.isfinite(trained.predicted).all()
+    assert set(trained.card.label_branch) == {"sumnorm-kl", "standard-mae"}
+
+
+@pytest.mark.parametrize("name", ZOO_SETTINGS)
+def test_the_papers_and_the_authors_settings_are_complete(name: str) -> None:
+    """No field is left to a default, which may be another one day."""
+    document = yaml.safe_load((ZOO / f"{name}.yaml").read_text())
+    whole = Mat2SpecConfig.model_validate(document["model"]).model_dump()
+    for part_of, fields in ((document["model"], whole), (document["model"]["encoder"], None)):
+        expected = fields or whole["encoder"]
+        assert set(expected) - set(part_of) <= {"label_embedding", "projector"}
+    assert {"epochs", "batch_size", "learning_rate", "weight_decay"} <= set(document)
 
 
 def test_the_best_epochs_weights_are_kept() -> None:
@@ -152,6 +243,14 @@ def test_options_replace_fields_and_none_does_not(tmp_path: Path) -> None:
     assert (changed.epochs, changed.seed) == (7, 5)
     assert changed.labels == (tmp_path / "labels.parquet",)
     assert changed.structures == Path("t.parquet")
+
+
+def test_labels_may_be_left_to_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: small\nstructures: s.parquet\n")
+    with pytest.raises(ModelError, match=r"config.yaml, labels: none; .* with --labels$"):
+        read_training_config(path)
+    assert read_training_config(path, labels=(Path("l.parquet"),)).labels == (Path("l.parquet"),)
 
 
 @pytest.mark.parametrize(

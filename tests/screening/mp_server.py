@@ -14,6 +14,7 @@ import numpy as np
 
 KEY = "k" * 31 + "1"
 VERSION = "2026.11.01"
+FUNCTIONALS = ["GGA", "r2SCAN", "GGA+U"]  # of the structures, in turn
 QUERIED = ["energy_above_hull", "nelements", "band_gap", "ordering", "material_id"]
 
 
@@ -47,6 +48,8 @@ def summary_documents(n, seed=1):
             "is_magnetic": bool(rng.random() < 0.3),
             "has_props": {"dos": bool(rng.random() < 0.4), "materials": True},
             "last_updated": "2025-09-30T12:00:00",
+            "origins": [{"name": "structure", "task_id": f"mp-{700000 + k}"}],
+            "run_types": {f"mp-{700000 + k}": FUNCTIONALS[k % 3], "mp-1": "GGA"},
         }
 
 
@@ -131,6 +134,7 @@ def materials_project(mongo_uri, documents, version=VERSION):
     """The server with these documents: its address, its faults and its collection."""
     from emmet.api.core.api import MAPI
     from emmet.api.resource.utils import CollectionWithKey
+    from emmet.api.routes.materials.materials.resources import materials_resource
     from emmet.api.routes.materials.summary.resources import summary_resource
     from pymongo import AsyncMongoClient, MongoClient
 
@@ -155,7 +159,7 @@ def materials_project(mongo_uri, documents, version=VERSION):
 
     store = CollectionWithKey(AsyncMongoClient(mongo_uri)[name]["summary"], "material_id")
     api = MAPI(
-        resources={"materials": [summary_resource(store)]},
+        resources={"materials": [summary_resource(store), materials_resource(store)]},
         heartbeat_meta={"db_version": version, "access_controlled_batch_ids": [""]},
     )
     faults = Faults()

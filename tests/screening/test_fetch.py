@@ -1,16 +1,19 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import uuid
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from models.spectrum import EDOS_GRID, PHDOS_PAPER_GRID, EnergyGrid
 from screening import fetch
@@ -20,12 +23,33 @@ from screening.sources import open_source
 
 KEY = "k" * 31 + "1"
 ENERGIES = np.linspace(-12.0, 14.0, 2001)
-METAL = {"band_gap": 0.0, "vbm": None, "cbm": None}
+METAL = {"band_gap": 0.0, "vbm": None, "cbm": None, "nsites": 2}
+MGO = Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
-def row(energies=ENERGIES, dos=None, down=None, efermi=0.0, run_type="GGA"):
-    dos = np.full(len(energies), 3.0) if dos is None else dos
+def holding(dos, efermi, odd=0, energies=ENERGIES):
+    """The DOS with so many states from -11 to -6 eV that below E_F is a whole number of electrons.
+
+    That number is odd or even as asked.
+    """
+    dos, below = np.array(dos, float), energies < efermi - 6
+    dos[below] = 0.0
+    block = np.where(below & (energies > efermi - 11), 1.0, 0.0)
+
+    def electrons(values):
+        fine = np.append(energies[energies < efermi], efermi)
+        return np.trapezoid(np.interp(fine, energies, values), fine)
+
+    target = odd + 2 * np.ceil((electrons(dos) + 2 - odd) / 2)
+    return dos + block * (target - electrons(dos)) / electrons(block)
+
+
+def row(energies=ENERGIES, dos=None, down=None, efermi=0.0, run_type="GGA", structure=MGO):
+    if dos is None:
+        dos = np.full(len(energies), 3.0)
+        dos = holding(dos, 0.0) if energies is ENERGIES else dos
     return {
+        "structure": structure.as_dict() if structure else None,
         "energies": energies,
         "spin_up_densities": dos,
         "spin_down_densities": down,
@@ -35,14 +59,15 @@ def row(energies=ENERGIES, dos=None, down=None, efermi=0.0, run_type="GGA"):
 
 
 def gapped(vbm, cbm, energies=ENERGIES):
-    return np.where((energies > vbm) & (energies < cbm), 0.0, 4.0)
+    dos = np.where((energies > vbm) & (energies < cbm), 0.0, 4.0)
+    return holding(dos, (vbm + cbm) / 2)
 
 
 # --- putting a DOS on the grid --------------------------------------------------------------
 
 
 def test_metal_is_aligned_at_the_fermi_level():
-    dos = 2.0 + np.sin(3 * ENERGIES)
+    dos = holding(2.0 + np.sin(3 * ENERGIES), 1.3)
     label = edos_columns(row(dos=dos, efermi=1.3), METAL)
     fine = np.linspace(-4, 4, 128 * 500 + 1) + 1.3
     averages = np.interp(fine[:-1] + np.diff(fine) / 2, ENERGIES, dos).reshape(128, 500).mean(1)
@@ -50,9 +75,12 @@ def test_metal_is_aligned_at_the_fermi_level():
     assert (label["edges"], label["vbm"], label["cbm"]) == ("metal", 1.3, 1.3)
 
 
+INSULATOR = {"band_gap": 2.0, "vbm": 0.5, "cbm": 2.5, "nsites": 2}
+
+
 def test_gap_is_cut_out_at_the_eigenvalues():
     dos = gapped(0.5, 2.5)
-    label = edos_columns(row(dos=dos, efermi=1.0), {"band_gap": 2.0, "vbm": 0.5, "cbm": 2.5})
+    label = edos_columns(row(dos=dos, efermi=1.0), INSULATOR)
     assert label["edges"] == "eigenvalues"
     assert label["band_gap"] == 2.0
     np.testing.assert_allclose(label["spectrum"][:63], 4.0, rtol=1e-6)
@@ -62,17 +90,109 @@ def test_gap_is_cut_out_at_the_eigenvalues():
 @pytest.mark.parametrize(
     "material",
     [
-        {"band_gap": 2.0, "vbm": None, "cbm": None},
-        {"band_gap": 2.0, "vbm": -3.5, "cbm": -1.5},  # of a calculation on another scale
+        {"vbm": None, "cbm": None},
+        {"vbm": -3.5, "cbm": -1.5},  # of a calculation on another scale
         {"band_gap": None, "vbm": None, "cbm": None},
     ],
 )
 def test_edges_come_from_the_dos_where_there_are_no_eigenvalues(material):
-    label = edos_columns(row(dos=gapped(0.5, 2.5), efermi=1.0), material)
+    label = edos_columns(row(dos=gapped(0.5, 2.5), efermi=1.0), INSULATOR | material)
     assert label["edges"] == "dos"
     assert label["vbm"] == pytest.approx(0.5, abs=0.02)
     assert label["cbm"] == pytest.approx(2.5, abs=0.02)
     assert label["spectrum"][60] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("material", "reason"),
+    [
+        ({"band_gap": 0.6, "vbm": 0.5, "cbm": 1.1}, "differs from the material's"),
+        ({"band_gap": 0.6, "vbm": None, "cbm": None}, "differs from the material's"),
+        ({"band_gap": 1.9, "vbm": 0.5, "cbm": 2.4}, "differs from the material's"),
+        ({"band_gap": 1.9, "vbm": 0.6, "cbm": 2.5}, "differs from the material's"),
+        ({"band_gap": 3.0, "vbm": 0.5, "cbm": 3.5}, "differs from the material's"),
+        ({"band_gap": 0.0, "vbm": None, "cbm": None}, "metal whose DOS is empty"),
+    ],
+)
+def test_gap_that_differs_by_more_than_a_bin_is_refused(material, reason):
+    with pytest.raises(LeftOutError, match=reason):
+        edos_columns(row(dos=gapped(0.5, 2.5), efermi=1.0), INSULATOR | material)
+
+
+@pytest.mark.parametrize("edges", [(0.45, 2.5), (0.55, 2.45), (0.5, 2.55)])
+def test_edges_may_differ_by_a_bin(edges):
+    vbm, cbm = edges
+    material = INSULATOR | {"band_gap": cbm - vbm, "vbm": vbm, "cbm": cbm}
+    assert edos_columns(row(dos=gapped(0.5, 2.5), efermi=1.0), material)["edges"] == "eigenvalues"
+
+
+def test_light_band_begins_where_its_first_states_are():
+    """MgO's conduction band rises as 0.026 sqrt(E) states/eV: 0.05 are 3.6 eV above its edge."""
+    above = 0.026 * np.sqrt(np.clip(ENERGIES - 2.5, 0, None))
+    dos = np.where(ENERGIES > 2.5, above, gapped(0.5, 2.5))
+    for material in (INSULATOR, INSULATOR | {"vbm": None, "cbm": None}):
+        label = edos_columns(row(dos=dos, efermi=1.0), material)
+        assert label["cbm"] == pytest.approx(2.5, abs=0.03)
+
+
+def test_spin_channels_of_a_nonmagnetic_material_are_added():
+    dos = holding(2.0 + np.sin(3 * ENERGIES), 1.3)
+    both = edos_columns(row(dos=dos / 2, down=dos / 2, efermi=1.3), METAL)
+    np.testing.assert_allclose(
+        both["spectrum"], edos_columns(row(dos=dos, efermi=1.3), METAL)["spectrum"], rtol=1e-6
+    )
+
+
+def narrow_band(step):
+    """A semi-elliptic band of 4 electrons, 20 meV wide, as VASP has it at energies `step` apart."""
+    energies = np.arange(-12.0037, 14, step)
+    x = np.clip((energies + 1.0) / 0.01, -1, 1)
+    return energies, 8 / (np.pi * 0.01) * np.sqrt(1 - x**2) + np.where(energies > 1.0, 1.0, 0.0)
+
+
+def test_band_that_is_lost_between_the_energies_is_found_by_counting():
+    material = {"band_gap": 1.99, "vbm": -0.99, "cbm": 1.0, "nsites": 2}
+    energies, dos = narrow_band(0.0005)
+    label = edos_columns(row(energies, dos, efermi=0.0), material)
+    assert label["spectrum"][:64].sum() * EDOS_GRID.width == pytest.approx(4, abs=0.01)
+    energies, dos = narrow_band(0.02)
+    assert np.trapezoid(dos[energies < 0.5], energies[energies < 0.5]) > 4.6
+    with pytest.raises(LeftOutError, match="whole number of electrons"):
+        edos_columns(row(energies, dos, efermi=0.0), material)
+
+
+def test_electrons_are_odd_where_the_crystal_has_an_odd_number():
+    sodium = Structure(Lattice.cubic(3.4), ["Na"], [[0, 0, 0]])
+    one = METAL | {"nsites": 1}
+    constant = np.full(2001, 3.0)
+    edos_columns(row(dos=holding(constant, 0.0, odd=1), structure=sodium), one)
+    with pytest.raises(LeftOutError, match="whole number of electrons"):
+        edos_columns(row(dos=holding(constant, 0.0), structure=sodium), one)
+    praseodymium = Structure(Lattice.cubic(3.4), ["Pr"], [[0, 0, 0]])  # 4f shell in the core
+    for odd in (0, 1):
+        edos_columns(row(dos=holding(constant, 0.0, odd), structure=praseodymium), one)
+
+
+def test_structure_is_that_of_the_calculation_of_the_dos():
+    stretched = MGO.copy()
+    stretched.scale_lattice(80.0)
+    label = edos_columns(row(structure=stretched), METAL)
+    assert abs(np.linalg.det(np.reshape(label["lattice"], (3, 3)))) == pytest.approx(80.0)
+    assert list(label["species"]) == [12, 8]
+
+
+IRON_OXIDE = Structure(Lattice.cubic(4.2), ["Fe", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+IRON = Structure(Lattice.cubic(2.8), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("structure", "wanted"), [(MGO, "GGA"), (IRON, "GGA"), (IRON_OXIDE, "GGA+U")]
+)
+def test_functional_is_that_of_the_materials_project(structure, wanted):
+    assert edos_columns(row(structure=structure, run_type=wanted), METAL)["run_type"] == wanted
+    for run_type in {"GGA", "GGA+U", "r2SCAN", "PBEsol", None} - {wanted}:
+        with pytest.raises(LeftOutError, match=f"where {re.escape(wanted)} is wanted"):
+            edos_columns(row(structure=structure, run_type=run_type), METAL)
 
 
 BACKWARDS = ENERGIES.copy()
@@ -84,7 +204,11 @@ NAN[5] = np.nan
 @pytest.mark.parametrize(
     ("data", "material", "reason"),
     [
-        (row(down=np.full(2001, 3.0)), METAL, "spin-polarised"),
+        (row(down=np.full(2001, 2.9)), METAL, "magnetic calculation"),
+        (row(down=np.full(1999, 3.0)), METAL, "incomplete DOS"),
+        (row(structure=None), METAL, "no usable structure"),
+        (row(), METAL | {"nsites": 4}, "another cell"),
+        (row(dos=np.full(2001, 3.07)), METAL, "whole number of electrons"),
         (row(energies=BACKWARDS), METAL, "energies that do not increase"),
         (row(dos=NAN), METAL, "NaN in the DOS"),
         (row(energies=np.linspace(-3, 14, 2001)), METAL, "does not cover 4 eV"),
@@ -93,8 +217,8 @@ NAN[5] = np.nan
         ({**row(), "energies": None}, METAL, "incomplete DOS"),
         (row(efermi=None), METAL, "no usable band edges"),
         (row(efermi=float("nan")), METAL, "no usable band edges"),
-        (row(), {"band_gap": 2.0, "vbm": None, "cbm": None}, "no usable band edges"),
-        (row(efermi=20.0), {"band_gap": 1.0, "vbm": None, "cbm": None}, "no usable band edges"),
+        (row(), INSULATOR | {"vbm": None, "cbm": None}, "differs from the material's"),
+        (row(efermi=20.0), INSULATOR | {"vbm": None, "cbm": None}, "no usable band edges"),
         (row(dos=np.zeros(2001)), METAL, "zero everywhere"),
     ],
 )
@@ -139,11 +263,28 @@ def test_phonon_dos_that_cannot_be_used(dos, reason):
 # --- the real client and the real table formats, on loopback --------------------------------
 
 
+@cache
+def structures():
+    """The structures of the server's documents."""
+    import mp_server
+
+    return [Structure.from_dict(d["structure"]) for d in mp_server.summary_documents(60)]
+
+
 def dos_of(k):
     """The DOS of document `k` of the server: every fourth one has a gap of 1 eV."""
     centres = np.random.default_rng(k).uniform(-9, 9, 6)
     dos = sum(3 * np.exp(-((ENERGIES - c) ** 2)) for c in centres) + 0.3
-    return np.where((ENERGIES > 0) & (ENERGIES < 1), 0, dos) if k % 4 == 0 else dos
+    dos = np.where((ENERGIES > 0) & (ENERGIES < 1), 0, dos) if k % 4 == 0 else dos
+    return holding(dos, 0.2, odd=sum(structures()[k].atomic_numbers) % 2)
+
+
+def run_type_of(k):
+    """What pymatgen's input set of the Materials Project makes of document `k`."""
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+    has_u = MPRelaxSet(structures()[k], user_potcar_settings={}).incar.get("LDAU", False)
+    return "GGA+U" if has_u else "GGA"
 
 
 def documents(n):
@@ -177,11 +318,11 @@ def edos_table(indices, **changes):
     from emmet.core.band_theory import ElectronicDos
 
     schema = pa.schema([f for f in arrowize(ElectronicDos) if "proj" not in f.name])
-    schema = pa.schema([f for f in schema if f.name != "structure"])
     rows = [
         {
             "identifier": alpha(100000 + k),
-            "run_type": "GGA" if k % 2 else "GGA_U",
+            "run_type": run_type_of(k),
+            "structure": structures()[k].as_dict(),
             "spin_up_densities": dos_of(k).tolist(),
             "energies": ENERGIES.tolist(),
             "efermi": 0.2,
@@ -290,7 +431,7 @@ def test_training_file_holds_what_the_database_has(edos, store, tmp_path):
         expected = np.interp(fine, ENERGIES, dos_of(k)).mean(1)
         far = np.abs(EDOS_GRID.centers) > 0.1
         np.testing.assert_allclose(spectrum[far], expected[far], atol=0.01)
-    assert set(table["run_type"].to_pylist()) == {"GGA", "GGA_U"}
+    assert table["run_type"].to_pylist() == [run_type_of(int(i[3:]) - 1) for i in ids]
     metadata = table.schema.metadata
     assert EnergyGrid.model_validate_json(metadata[b"grid"]) == EDOS_GRID
     assert metadata[b"database_version"] == b"2026.11.01"
@@ -354,7 +495,7 @@ def test_what_has_been_read_is_not_read_again(edos, store, tmp_path, monkeypatch
 def test_unusable_dos_are_counted_by_reason(edos, store):
     a, b, c, d = 2, 4, 8, 7
     changes = {
-        str(a): {"spin_down_densities": dos_of(a).tolist()},
+        str(a): {"spin_down_densities": (0.5 * dos_of(a)).tolist()},
         str(b): {"energies": ENERGIES[::-1].tolist()},
         str(c): {"spin_up_densities": [float("nan")] * 2001},
         str(d): {"energies": np.linspace(-2, 2, 2001).tolist()},
@@ -366,7 +507,7 @@ def test_unusable_dos_are_counted_by_reason(edos, store):
         "NaN in the DOS": 1,
         "energies that do not increase": 1,
         "no DOS in the table": 1,
-        "spin-polarised": 1,
+        "spin channels of a magnetic calculation": 1,
     }
     assert report.written == len(WANTED) - 5
     assert json.loads(pq.read_schema(report.path).metadata[b"left_out"]) == report.left_out

@@ -242,7 +242,7 @@ def test_source_gives_exactly_the_documents_that_qualify(mp, server, monkeypatch
     _, _, collection = server
     seen = []
     source = mp(progress=lambda done, total: seen.append((done, total)))
-    expected = qualifying(collection)
+    expected, stored = qualifying(collection), list(collection.find())
     assert {c.material_id for c in source} == expected
     assert source.total == len(expected) == seen[-1][0] == seen[-1][1]
     assert source.default_unknown == "drop"
@@ -256,6 +256,11 @@ def test_source_gives_exactly_the_documents_that_qualify(mp, server, monkeypatch
             passed.add(candidate.material_id)
     assert passed == qualifying(collection, lambda d: not d["has_props"]["dos"])
     assert [s.name for s in funnel.stages if s.dropped] == ["without_edos"]
+    functionals = {usual_id(d["material_id"]): next(iter(d["run_types"].values())) for d in stored}
+    assert {c.material_id: c.origin.functional for c in source} == {
+        i: functionals[i] for i in expected
+    }
+    assert set(functionals.values()) == {"GGA", "GGA+U", "r2SCAN"}
 
 
 @pytest.mark.mongo
@@ -276,6 +281,7 @@ def test_candidates_are_what_the_database_holds(mp, server):
             "source": "Materials Project",
             "database_version": "2026.11.01",
             "last_updated": "2025-09-30T12:00:00",
+            "functional": next(iter(document["run_types"].values())),
         }
 
 

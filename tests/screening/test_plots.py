@@ -22,21 +22,23 @@ def spans(axes):
 
 
 def test_dft_prediction_gap_and_threshold_are_drawn():
-    figure = plot_edos(CENTERS, PREDICTED, "MgAl", gap=(-2.0, -0.5), max_dos=1.0, dft=DFT)
+    figure = plot_edos(
+        CENTERS, PREDICTED, "MgAl", gap=(-2.0, -0.5), max_dos=1.0, dft=DFT, model="tiny-edos"
+    )
     (axes,) = figure.axes
     curves = drawn(axes)
     np.testing.assert_array_equal(curves["DFT"].get_data().values, DFT)
-    np.testing.assert_array_equal(curves["Mat2Spec"].get_data().values, PREDICTED)
+    np.testing.assert_array_equal(curves["tiny-edos"].get_data().values, PREDICTED)
     np.testing.assert_allclose(curves["DFT"].get_data().edges, EDOS_GRID.edges)
     assert spans(axes) == [pytest.approx((-2.0, -0.5))]
     assert (axes.get_xlabel(), axes.get_ylabel()) == (ENERGY_LABEL, DOS_LABEL)
     labels = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert labels == {"predicted gap", "DFT", "Mat2Spec", "threshold"}
+    assert labels == {"predicted gap", "DFT", "tiny-edos", "threshold"}
 
 
 def test_what_is_not_known_is_not_drawn():
     (axes,) = plot_edos(CENTERS, PREDICTED, "MgAl").axes
-    assert set(drawn(axes)) == {"Mat2Spec"}
+    assert set(drawn(axes)) == {"predicted"}
     assert spans(axes) == []
 
 
@@ -46,7 +48,7 @@ def test_panels_have_one_material_each_and_shade_the_gap_of_dft():
         EdosPanel("LiHPd: no gap", PREDICTED, 2 * DFT),
         EdosPanel("no prediction", np.full(EDOS_GRID.size, np.nan), DFT / 10),
     ]
-    figure = plot_edos_panels(CENTERS, panels, max_dos=1.0, top=5.0)
+    figure = plot_edos_panels(CENTERS, panels, max_dos=1.0, top=5.0, model="tiny-edos")
     assert [axes.get_title() for axes in figure.axes] == [panel.title for panel in panels]
     assert [spans(axes) for axes in figure.axes] == [[pytest.approx((-2.0, -0.5))], [], []]
     for axes, panel in zip(figure.axes, panels, strict=True):
@@ -54,5 +56,10 @@ def test_panels_have_one_material_each_and_shade_the_gap_of_dft():
     tops = [axes.get_ylim()[1] for axes in figure.axes]
     assert tops == pytest.approx([3.3, 5.0, 2.0])  # room above, peaks cut off, threshold below
     (legend,) = figure.legends
-    assert {t.get_text() for t in legend.get_texts()} == {"DFT", "Mat2Spec", "threshold", "DFT gap"}
+    assert {t.get_text() for t in legend.get_texts()} == {
+        "DFT",
+        "tiny-edos",
+        "threshold",
+        "DFT gap",
+    }
     assert (figure.get_supxlabel(), figure.get_supylabel()) == (ENERGY_LABEL, DOS_LABEL)

@@ -15,7 +15,7 @@ import numpy as np
 from jobflow import Flow, Maker, job
 from pymatgen.core import Structure
 
-from workflows.dos.document import DosDocument, DosError
+from workflows.dos.document import UNKNOWN, DosDocument, DosError
 
 RECIPE = "analytic-for-tests"
 EFERMI = 5.0  # eV
@@ -109,7 +109,7 @@ class AnalyticDosMaker(Maker):
     def recipe(self) -> str:
         return RECIPE
 
-    def make(self, structure: Structure, material_id: str | None = None) -> Flow:
+    def make(self, structure: Structure, material_id=None, source=UNKNOWN) -> Flow:
         formula = structure.composition.reduced_formula
         if formula == self.refused:
             raise DosError(f"no data set for {formula}")

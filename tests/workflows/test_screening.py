@@ -14,8 +14,12 @@ from db.store import open_store
 from models.card import model_id
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
+from tests.models.cells import all_cells
+from tests.models.model_examples import structure_row
+from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from workflows.progress import reporting_to
 from workflows.screening import ScreeningFlowMaker, resumable_run
+from workflows.validation import ValidationFlowMaker, plan_validation, validate_here
 
 PASSWORD = "correct-horse"
 
@@ -248,6 +252,53 @@ def test_job_outputs_are_small(maker, structure_table):
     outputs = [json.dumps(d["output"], default=str) for d in store.query()]
     assert outputs
     assert max(map(len, outputs)) < 5_000
+
+
+def test_verdicts_are_of_primitive_cells_also_by_dft(maker, structure_table):
+    cells = {kind: all_cells("rocksalt")[kind] for kind in ("conventional", "2x1x1")}
+    table = structure_table([structure_row(kind, cell) for kind, cell in cells.items()])
+    maker.source = str(table)
+    run_id = run(maker)["run_id"]
+    validating = ValidationFlowMaker(db=maker.db, dos_maker=AnalyticDosMaker())
+    with open_store(maker.db) as store:
+        screened = store.run(run_id)
+        plan = plan_validation(store, screened, "gpaw", RECIPE, n_random=2)
+        assert {c.nsites for c in plan.todo} == {2}
+        assert {c.material_id: c.cell_multiplicity for c in store.candidates(run_id)} == {
+            "conventional": 4,
+            "2x1x1": 2,
+        }
+    for candidate in plan.todo:
+        assert validate_here(validating, candidate)["state"] == "done"
+    with open_store(maker.db) as store:
+        calculated = [v for v in store.validations(run_id=run_id) if v.state == "done"]
+    assert calculated
+    assert {v.nsites for v in calculated} == {2}
+    for validation in calculated:  # D(E) of `free_electrons` is per atom
+        assert validation.spectrum == calculated[0].spectrum
+        assert max(validation.spectrum) < 2 * 12**0.5
+
+
+def test_a_run_from_before_cells_were_reduced_goes_on_without(maker, structure_table):
+    rows = [structure_row(kind, cell) for kind, cell in all_cells("rocksalt").items()]
+    maker.source = str(structure_table(rows))
+
+    def interrupt(stage, done, total):
+        raise StoppedError
+
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "old")
+    with open_store(maker.db) as store:
+        old = store.run("old")
+        parameters = {k: v for k, v in old.parameters.items() if k != "keep_cell"}
+        store.put_run(old.model_copy(update={"parameters": parameters, "funnel": []}))
+    with pytest.raises(ScreeningError, match="old differs in keep_cell"):
+        resumable_run(maker.db, maker.parameters())
+    run(maker, "old")
+    with open_store(maker.db) as store:
+        found = {c.material_id: c for c in store.candidates("old")}
+    assert found["conventional"].nsites == 8
+    assert found["conventional"].cell_multiplicity is None
 
 
 def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):

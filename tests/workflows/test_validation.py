@@ -9,11 +9,9 @@ from maggma.stores import MemoryStore
 from pymatgen.electronic_structure.dos import Dos
 from scipy.stats import wasserstein_distance
 
-from db.query import VALIDATIONS
-from db.store import open_store
 from models.errors import ModelError
 from models.spectrum import EDOS_GRID
-from screening.classification import ConfusionMatrix
+from screening.classification import Group, Sample
 from screening.errors import ScreeningError
 from tests.workflows.analytic_dos import (
     EFERMI,
@@ -30,7 +28,7 @@ from tests.workflows.screened_run import (
     validation,
     with_gap,
 )
-from workflows.metrics_pipeline import metrics_pipeline
+from workflows.dos.document import SourceFacts
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
@@ -97,6 +95,20 @@ def test_limit_takes_the_best_positives_and_all_random_negatives(store, run):
     assert len(chosen) == 5
     assert not {"p-1", "p-3"} & set(chosen)
     assert len(plan(store, run, n_random=3, limit=0).todo) == 3
+
+
+def test_random_positives_belong_to_the_run_and_few_are_the_first_of_more(store, run):
+    one, three = (ids(plan(store, run, n_random=0, limit=n, draw="random")) for n in (1, 3))
+    assert three[:1] == one
+    assert set(three) < set(POSITIVES)
+    draws = set()
+    for i in range(8):
+        other = put_run(store, materials(), POSITIVES, run_id=f"other-{i}")
+        draws.add(tuple(ids(plan(store, other, n_random=0, limit=2, draw="random"))))
+    assert len(draws) > 2
+    assert sorted(ids(plan(store, run, n_random=0, draw="random"))) == sorted(POSITIVES)
+    with pytest.raises(ScreeningError, match="--draw worst: use best or random"):
+        plan(store, run, draw="worst")
 
 
 def test_more_random_negatives_than_there_are(store, run):
@@ -217,6 +229,29 @@ def test_the_verdict_is_by_the_four_criteria(store, run, lower, upper, is_gap):
     if is_gap:
         assert found.gap.upper_edge == pytest.approx(upper, abs=EDOS_GRID.width)
         assert found.gap.width == pytest.approx(upper - lower, abs=EDOS_GRID.width)
+
+
+@pytest.mark.parametrize(("lower", "binned"), [(-1.54, False), (-1.7, True)])
+def test_a_verdict_that_depends_on_the_resolution_is_a_warning(store, run, lower, binned):
+    """1.01 eV are a gap, but the bins that are empty throughout are 0.9375 eV."""
+    found = validation_of(store, "run-1", key(), dos_with_gap(lower, -0.53, crystal(0)))
+    assert found.is_positive is found.gap.is_gap is binned
+    assert found.gap.is_gap_fine is True
+    assert any("depends on the resolution" in text for text in found.warnings) is not binned
+    if not binned:
+        assert "no gap in bins of 62.5 meV, a gap from -1.54 to -0.54 eV" in found.warnings[-1]
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.3])
+def test_the_own_grid_of_a_dos_has_its_resolution(gap):
+    made = free_electrons(crystal(0), gap=gap)
+    grid = made.own_grid
+    assert (grid.start, grid.size, grid.edges[-1]) == (-4.0, 800, 4.0)
+    assert grid.width == pytest.approx(0.01)
+    fine, coarse = made.spectrum(grid), made.spectrum()
+    assert fine.integral == pytest.approx(coarse.integral)
+    thin = made.model_copy(update={"energies": made.energies[::20], "dos": made.dos[::20]})
+    assert thin.own_grid == EDOS_GRID
 
 
 def test_the_verdict_is_by_the_criteria_of_the_run(store):
@@ -351,7 +386,7 @@ def test_a_candidate_from_its_structure_to_the_verdict(store, run, db):
 class Broken(AnalyticDosMaker):
     error: BaseException | None = None
 
-    def make(self, structure, material_id=None):
+    def make(self, structure, material_id=None, source=None):
         raise self.error
 
 
@@ -437,47 +472,142 @@ MAT2SPEC = {"tp": 15, "fp": 17, "fn": 0, "tn": 49}
 GATGNN = {"tp": 3, "fp": 20, "fn": 12, "tn": 46}
 
 
+def only_metrics(store, run):
+    (found,) = run_metrics(store, store.run(run.run_id))
+    return found
+
+
 @pytest.mark.parametrize(
     ("counts", "precision", "recall"), [(MAT2SPEC, 0.47, 1.00), (GATGNN, 0.13, 0.20)]
 )
 def test_table_2_of_the_paper(store, counts, precision, recall):
     run = put_verdicts(store, counts)
-    (found,) = run_metrics(store, run)
-    assert found.matrix == ConfusionMatrix(**counts)
-    assert round(found.matrix.precision.value, 2) == precision
-    assert round(found.matrix.recall.value, 2) == recall
-    assert (found.engine, found.recipe) == ("gpaw", "recipe-1")
-    assert (found.n_positive, found.n_negative) == (
-        counts["tp"] + counts["fp"],
-        1000 - found.n_positive,
-    )
+    found = only_metrics(store, run)
+    assessment = found.assessment
+    assert assessment.counts == counts
+    assert round(assessment.precision.value, 2) == precision
+    assert round(assessment.recall.value, 2) == recall
+    assert (found.engine, found.recipe, found.undecided) == ("gpaw", "recipe-1", {})
+    n_positive = counts["tp"] + counts["fp"]
+    assert (assessment.positives.size, assessment.negatives.size) == (n_positive, 1000 - n_positive)
+    words = f"predicted positives: all {n_positive}; predicted negatives: "
+    assert assessment.design.startswith(words)
 
 
 def test_recall_on_the_screened_set_weighs_the_random_negatives(store):
     run = put_verdicts(store, {"tp": 8, "fp": 2, "fn": 1, "tn": 9}, n_screened=110)
-    (found,) = run_metrics(store, run)
+    assessment = only_metrics(store, run).assessment
     # 1 of 10 random negatives stands for 10 of 100
-    assert found.screened_recall.value == pytest.approx(8 / (8 + 10))
-    assert found.matrix.recall.value == pytest.approx(8 / 9)
+    assert assessment.screened_recall.value == pytest.approx(8 / (8 + 10))
+    assert assessment.recall.value == pytest.approx(8 / 9)
 
 
-def test_failed_and_waiting_calculations_are_counted_apart(store):
-    run = put_verdicts(store, {"tp": 2, "fp": 1, "fn": 0, "tn": 3})
-    first_two = [validation(candidate("run-1", f"tp-{i}", crystal(i)), None) for i in range(2)]
-    waiting = first_two[1].model_copy(update={"state": "queued"})
-    store.upsert_validations([first_two[0], waiting])
-    (found,) = run_metrics(store, run)
-    assert (found.n_failed, found.n_waiting) == (1, 1)
-    assert found.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=3)
+def test_calculations_without_a_verdict_are_neither_positive_nor_negative(store):
+    run = put_verdicts(store, {"tp": 3, "fp": 1, "fn": 0, "tn": 3})
+    failed, waiting, _ = (
+        validation(candidate("run-1", f"tp-{i}", crystal(i)), None) for i in range(3)
+    )
+    waiting = waiting.model_copy(update={"state": "queued"})
+    refused = validation(candidate("run-1", "tn-0", crystal(4)), False)
+    refused = refused.model_copy(update={"is_positive": None})  # calculated, but not judged
+    store.upsert_validations([failed, waiting, refused])
+    found = only_metrics(store, run)
+    assert found.undecided == {"failed": 1, "not judged": 1, "queued": 1}
+    assert found.assessment.positives.validated == Sample(1, 1, undecided=2)
+    assert found.assessment.negatives.validated == Sample(0, 2, undecided=1)
+    document = found.as_dict()
+    assert document["undecided"] == found.undecided
+    assert document["precision"]["value"] is None
+    assert (document["precision"]["least"], document["precision"]["most"]) == (0.25, 0.75)
+
+
+def put_verdict(store, number, is_gap, name="p", run_id="run-1"):
+    """As of the positive `number` of `materials`."""
+    found = validation(
+        candidate(run_id, f"{name}-{number}", crystal(number)), is_gap, recipe=RECIPE
+    )
+    store.upsert_validations([found])
+
+
+def positives_of(store, run):
+    return only_metrics(store, run).assessment.positives
+
+
+def work_off(store, run, **options):
+    """Plan and give all that is to be calculated a gap."""
+    planned = plan(store, run, n_random=0, **options)
+    for todo in planned.todo:
+        put_verdict(store, int(todo.material_id[2:]), True)
+    return planned
+
+
+def test_the_best_positives_count_as_such(store, run):
+    work_off(store, run, limit=2)
+    assert positives_of(store, run) == Group(4, ranked=Sample(2, 0))
+
+
+def test_best_positives_that_are_not_calculated_yet(store, run):
+    plan(store, run, n_random=0, limit=2)
+    put_verdict(store, 2, True)  # then it was interrupted
+    assert positives_of(store, run) == Group(4, ranked=Sample(1, 0), missing=1)
+
+
+def test_random_positives_count_as_such(store, run):
+    work_off(store, run, limit=2, draw="random")
+    assert positives_of(store, run) == Group(4, drawn=Sample(2, 0))
+    work_off(store, run, limit=3, draw="random")
+    assert positives_of(store, run) == Group(4, drawn=Sample(3, 0))
+
+
+@pytest.mark.parametrize("order", [("best", "random"), ("random", "best")])
+def test_a_material_chosen_in_both_ways_counts_as_chosen_by_rank(store, order):
+    structures = materials(n_positive=12, n_negative=0)
+    run = put_run(store, structures, sorted(structures))
+    best = set(run.selection[:5])
+    drawn = set(ids(plan(store, run, n_random=0, limit=6, draw="random")))
+    assert 0 < len(best & drawn) < 5
+    run = put_run(store, structures, sorted(structures))  # nothing noted
+    for draw in order:
+        work_off(store, run, limit={"best": 5, "random": 6}[draw], draw=draw)
+    expected = Group(12, ranked=Sample(5, 0), drawn=Sample(len(drawn - best), 0))
+    assert positives_of(store, run) == expected
+    work_off(store, run, limit=5)  # again
+    assert positives_of(store, run) == expected
+
+
+def test_positives_of_older_programs_count_as_chosen_by_rank(store, run):
+    put_verdict(store, 0, True)
+    put_verdict(store, 1, False)
+    assert positives_of(store, run) == Group(4, ranked=Sample(1, 1))
+    work_off(store, run, draw="random")
+    assert positives_of(store, run) == Group(4, ranked=Sample(1, 1), drawn=Sample(2, 0))
+
+
+def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, run):
+    work_off(store, run, limit=2, draw="random")
+    plan_validation(store, run, "vasp", RECIPE, limit=3)
+    assert positives_of(store, run) == Group(4, drawn=Sample(2, 0))
+    other = put_run(store, materials(), POSITIVES, run_id="run-2")
+    plan(store, other, n_random=0, limit=4)
+    (found,) = run_metrics(store, store.run("run-2"))
+    assert found.assessment.positives == Group(4, ranked=Sample(2, 0), missing=2)
+    assert store.run("run-1").model_copy(update={"parameters": {}}) == run.model_copy(
+        update={"parameters": {}}
+    )
+    notes = store.run("run-1").parameters["validation_choices"]
+    assert [(n["engine"], n["n_best"], len(n["drawn"])) for n in notes] == [
+        ("gpaw", 0, 2),
+        ("vasp", 3, 0),
+    ]
 
 
 def test_only_what_the_run_asked_for_counts(store):
     run = put_verdicts(store, {"tp": 2, "fp": 1, "fn": 1, "tn": 3})
     known = validation(candidate("run-2", "tn-0", crystal(4)), True, recipe="other")
     store.upsert_validations([known])
-    (found,) = run_metrics(store, run)
+    found = only_metrics(store, run)
     assert found.recipe == "recipe-1"
-    assert sum((found.matrix.tp, found.matrix.fp, found.matrix.fn, found.matrix.tn)) == 7
+    assert sum(found.assessment.counts.values()) == 7
 
 
 def test_engines_and_recipes_are_told_apart(store):
@@ -485,80 +615,19 @@ def test_engines_and_recipes_are_told_apart(store):
     other = validation(candidate("run-1", "tp-0", crystal(0)), False, engine="vasp")
     store.upsert_validations([other])
     gpaw, vasp = run_metrics(store, run)
-    assert gpaw.matrix == ConfusionMatrix(tp=2, fp=1, fn=0, tn=3)
-    assert vasp.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=0)
+    assert gpaw.assessment.counts == {"tp": 2, "fp": 1, "fn": 0, "tn": 3}
+    assert vasp.assessment.counts == {"tp": 0, "fp": 1, "fn": 0, "tn": 0}
 
 
 def test_the_dft_spectra_are_judged_by_the_criteria_of_the_run(store):
     run = put_verdicts(store, {"tp": 1, "fp": 0, "fn": 0, "tn": 0})
     strict = {"criteria": dict(run.parameters["criteria"]) | {"min_width": 3.0}}
-    run = run.model_copy(update={"parameters": strict})
-    (found,) = run_metrics(store, run)
-    assert found.matrix == ConfusionMatrix(tp=0, fp=1, fn=0, tn=0)
+    (found,) = run_metrics(store, run.model_copy(update={"parameters": strict}))
+    assert found.assessment.counts == {"tp": 0, "fp": 1, "fn": 0, "tn": 0}
 
 
 def test_a_run_without_validations(store, run):
     assert run_metrics(store, run) == []
-
-
-# the aggregation
-
-FEW = {"tp": 2, "fp": 3, "fn": 1, "tn": 4}
-
-
-@pytest.mark.mongo
-@pytest.mark.parametrize(
-    ("counts", "n_screened"),
-    [
-        (MAT2SPEC, 8000),
-        (GATGNN, 8000),
-        (FEW, 10),  # everything was validated
-        ({"tp": 0, "fp": 3, "fn": 0, "tn": 4}, 100),
-        ({"tp": 3, "fp": 0, "fn": 0, "tn": 0}, 100),  # no random negatives
-        ({"tp": 3, "fp": 0, "fn": 0, "tn": 0}, 3),  # no negatives at all
-        ({"tp": 0, "fp": 0, "fn": 2, "tn": 3}, 100),  # no positives
-    ],
-)
-def test_the_aggregation_gives_the_same_numbers(mongo_uri, counts, n_screened):
-    import pymongo
-
-    with open_store(mongo_uri) as store, pymongo.MongoClient(mongo_uri) as client:
-        run = put_verdicts(store, counts, n_screened)
-        put_verdicts(store, FEW, run_id="another", recipe="recipe-2")
-        store.upsert_validations(
-            [validation(candidate("run-1", "x", crystal(500)), None, recipe="recipe-3")]
-        )
-        found = list(client.get_default_database()["runs"].aggregate(metrics_pipeline("run-1")))
-        expected = [metrics.as_dict() for metrics in run_metrics(store, run)]
-    assert [f.pop("n_other_criteria") for f in found] == [0] * len(expected)
-    assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
-
-
-@pytest.mark.mongo
-def test_the_aggregation_counts_verdicts_by_other_criteria_apart(mongo_uri):
-    import pymongo
-
-    with open_store(mongo_uri) as store, pymongo.MongoClient(mongo_uri) as client:
-        run = put_verdicts(store, FEW)
-        (one,) = store.lookup(VALIDATIONS, [next(store.validations(run_id="run-1")).key])
-        gap = one.gap.model_copy(update={"criteria": {"max_dos": 7.0}})
-        store.upsert_validations([one.model_copy(update={"gap": gap})])
-        (found,) = client.get_default_database()["runs"].aggregate(metrics_pipeline("run-1"))
-        (expected,) = run_metrics(store, run)
-    assert found["n_other_criteria"] == 1
-    counted = sum(found[name] for name in ("tp", "fp", "fn", "tn"))
-    assert counted == sum(FEW.values()) - 1
-    assert expected.matrix == ConfusionMatrix(**FEW)
-
-
-def flat(documents):
-    """Numbers by their path; None is not a number of its own kind to `approx`."""
-    numbers = {}
-    for i, document_ in enumerate(documents):
-        for name, value in document_.items():
-            parts = value.items() if isinstance(value, dict) else [("", value)]
-            numbers |= {f"{i}.{name}.{part}": number for part, number in parts}
-    return numbers
 
 
 def test_spectra_of_these_tests_are_what_they_say(store, run):
@@ -568,3 +637,50 @@ def test_spectra_of_these_tests_are_what_they_say(store, run):
 
     gaps = judge(np.array([with_gap(True), with_gap(False)]), [1, 1], GapCriteria())
     assert gaps.is_gap.tolist() == [True, False]
+
+
+# what DFT finds magnetic
+
+
+MAGNETIC = {"is_spin_polarized": True, "magnetization": 1.2}
+
+
+def test_magnetic_material_gets_a_state_of_its_own_and_no_verdict(store):
+    run = put_run(store, {"p-1": crystal(1), "p-2": crystal(2)}, ["p-1", "p-2"])
+    for name, changes in (("p-1", MAGNETIC), ("p-2", {"magnetization": 0.01})):
+        number = int(name[2:])
+        found = free_electrons(crystal(number), **changes)
+        store.upsert_validations([validation_of(store, "run-1", key(name, number), found)])
+    magnetic, nonmagnetic = sorted(store.validations(), key=lambda v: v.material_id)
+    assert (magnetic.state, magnetic.is_positive) == ("magnetic", None)
+    assert magnetic.spectrum is not None
+    assert (nonmagnetic.state, nonmagnetic.is_positive) == ("done", False)
+    (metrics,) = run_metrics(store, run)
+    assert metrics.undecided == {"magnetic": 1}
+    assert metrics.assessment.counts == {"tp": 0, "fp": 1, "fn": 0, "tn": 0}
+    assert ids(plan(store, run)) == []  # neither is calculated again
+
+
+def test_failure_of_another_attempt_does_not_undo_a_magnetic_result(store):
+    put_run(store, {"p-1": crystal(1)}, ["p-1"])
+    magnetic = free_electrons(crystal(1), **MAGNETIC)
+    store.upsert_validations([validation_of(store, "run-1", key("p-1", 1), magnetic)])
+    store_failure(store, "run-1", key("p-1", 1), "lost")
+    (found,) = store.validations()
+    assert (found.state, found.error) == ("magnetic", None)
+
+
+def test_source_of_a_candidate_reaches_the_engine(store):
+    given = []
+
+    @dataclass
+    class Maker(AnalyticDosMaker):
+        def make(self, structure, material_id=None, source=None):
+            given.append(source)
+            return super().make(structure, material_id)
+
+    chosen = candidate(
+        "run-1", "p-1", crystal(1), band_gap=0.3, origin={"source": "mp", "functional": "r2SCAN"}
+    )
+    ValidationFlowMaker(dos_maker=Maker()).make(chosen)
+    assert given == [SourceFacts(0.3, "r2SCAN")]

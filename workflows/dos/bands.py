@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+SMALL_GAP = 0.5  # eV; up to here the DOS needs a metal's k-mesh (atomate's wf_bandstructure)
 METAL_TOLERANCE = 0.01  # eV; a smaller gap between eigenvalues of a k-mesh is a metal's
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -20,10 +21,34 @@ from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
 from pymatgen.electronic_structure.dos import Dos
 
+from models.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
+
 Engine = Literal["gpaw", "vasp"]
 
+CELL_MOMENT, SITE_MOMENT = 0.05, 0.1  # Bohr magnetons; what is smaller is noise
 WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
 _NEGATIVE_NOISE = 0.02  # states/eV/atom below zero that Blöchl's corrections may leave
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What the source of a structure knows that decides how it is calculated.
+
+    Parameters
+    ----------
+    band_gap : float or None
+        In eV.
+    functional : str or None
+        Functional that the structure was relaxed with, as the Materials Project writes run types:
+        ``"GGA"`` (PBE), ``"GGA+U"``, ``"r2SCAN"``.
+    """
+
+    band_gap: float | None = None
+    functional: str | None = None
+
+
+UNKNOWN = SourceFacts()
+"""Of a source that knows neither."""
 
 
 class DosError(RuntimeError):
@@ -95,10 +120,11 @@ class DosDocument(BaseModel):
     settings : dict
         Everything that `recipe` stands for.
     energies : sequence of float
-        Increasing, in eV.
+        Increasing and equidistant, in eV.
     dos : sequence of float
-        States/eV/cell, the sum of both spins, at `energies`. Negative noise (tetrahedra with
-        Blöchl's corrections) is set to zero with a warning.
+        States/eV/cell, the sum of both spins: averages over the steps around `energies`, so that
+        no narrow band is lost between two points. Negative noise (tetrahedra with Blöchl's
+        corrections) is set to zero with a warning.
     efermi : float
         Fermi level in eV; anywhere inside the gap of an insulator.
     vbm, cbm : float
@@ -119,6 +145,9 @@ class DosDocument(BaseModel):
         Whether the engine could have found a magnetic moment.
     magnetization : float or None
         Total moment in Bohr magnetons/cell; None without spin polarisation.
+    largest_moment : float or None
+        Largest moment of a site in Bohr magnetons, which an antiferromagnet has too; None if that
+        is unknown.
     warnings : sequence of str
         What the engine did that a reader must know.
 
@@ -157,6 +186,7 @@ class DosDocument(BaseModel):
     wall_time: float | None = Field(default=None, ge=0)
     is_spin_polarized: bool = False
     magnetization: float | None = None
+    largest_moment: float | None = None
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -209,8 +239,43 @@ class DosDocument(BaseModel):
 
     @property
     def is_magnetic(self) -> bool | None:
-        """Whether the cell has a moment above 0.05 Bohr magnetons; None if that is unknown."""
-        return None if self.magnetization is None else abs(self.magnetization) > 0.05
+        """Whether the cell has a moment above 0.05 Bohr magnetons, or a site one above 0.1.
+
+        None if that is unknown.
+        """
+        if self.magnetization is None:
+            return None
+        return abs(self.magnetization) > CELL_MOMENT or (self.largest_moment or 0.0) > SITE_MOMENT
+
+    @property
+    def integral(self) -> IntegratedDos:
+        """Running integral of the DOS, from half a step below the first energy."""
+        return IntegratedDos.of_averages(np.asarray(self.energies), np.asarray(self.dos))
+
+    @property
+    def own_grid(self) -> EnergyGrid:
+        """Grid over the range of the eDOS grid, with bins as wide as the points lie apart.
+
+        The nearest width of which 4 eV is a multiple, and never wider than the bins of the
+        eDOS grid.
+        """
+        energies = np.asarray(self.energies)
+        shown = (energies >= self.vbm + EDOS_GRID.edges[0]) & (
+            energies <= self.cbm + EDOS_GRID.edges[-1]
+        )
+        spacing = float(np.median(np.diff(energies[shown])))
+        half = max(round(WINDOW / spacing), EDOS_GRID.size // 2)
+        return EnergyGrid(start=-WINDOW, width=WINDOW / half, size=2 * half)
+
+    def spectrum(self, grid: EnergyGrid = EDOS_GRID) -> Spectrum:
+        """The DOS on a grid whose zero is both band edges, as bin averages (`align_integral`).
+
+        Raises
+        ------
+        ModelError
+            If the DOS does not cover the grid.
+        """
+        return align_integral(self.integral, self.vbm, self.cbm, grid)
 
     @property
     def relative_energies(self) -> np.ndarray:

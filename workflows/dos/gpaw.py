@@ -28,7 +28,7 @@ from atomate2.ase.schemas import AseResult
 from jobflow import Flow, Job, Maker, job
 from pymatgen.core import Lattice, Structure
 
-from workflows.dos.document import DosDocument, DosError, recipe_id
+from workflows.dos.document import UNKNOWN, DosDocument, DosError, SourceFacts, recipe_id
 from workflows.dos.elements import engine_warnings
 from workflows.dos.gpaw_settings import PAW_ELEMENTS, PRESETS, GpawSettings
 from workflows.dos.limited import one_thread_environment, run_limited
@@ -349,7 +349,12 @@ class GpawDosMaker(Maker):
         """Recipe of the documents; known before anything runs."""
         return recipe_of(self.settings, self.preset)
 
-    def make(self, structure: Structure, material_id: str | None = None) -> Flow:
+    def make(
+        self,
+        structure: Structure,
+        material_id: str | None = None,
+        source: SourceFacts = UNKNOWN,
+    ) -> Flow:
         """Flow from a structure to a :class:`~workflows.dos.document.DosDocument`.
 
         Parameters
@@ -358,6 +363,8 @@ class GpawDosMaker(Maker):
             Ordered.
         material_id : str, optional
             Goes into the document.
+        source : SourceFacts, optional
+            Not used: the bands themselves decide the k-mesh, and `relax` alone the relaxation.
 
         Raises
         ------

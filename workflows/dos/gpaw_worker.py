@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from workflows.dos.bands import band_edges
+from workflows.dos.bands import SMALL_GAP, band_edges
 from workflows.dos.gpaw_settings import GpawSettings, k_mesh
 from workflows.dos.tetrahedra import BandMesh
 
@@ -183,7 +183,7 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
     energy = atoms.get_potential_energy()
     n_electrons = float(calc.get_number_of_electrons())
     n_bands = _bands_needed(calc, settings, n_electrons)
-    mesh = symmetric_mesh(atoms, settings.k_spacing_dos)
+    mesh = _dos_mesh(calc, settings, n_electrons)
     for _ in range(DOS_ATTEMPTS):
         bands = _bands_on_mesh(calc, mesh, n_bands, settings)
         edges = band_edges(bands.eigenvalues, n_electrons)
@@ -214,6 +214,20 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
 
 def _magnetization(calc: Any, settings: GpawSettings) -> float | None:
     return float(calc.get_magnetic_moment()) if settings.spin_polarized else None
+
+
+def _dos_mesh(calc: Any, settings: GpawSettings, n_electrons: float) -> tuple[int, int, int]:
+    """Divisions of the k-mesh of the DOS; the gap on the mesh of the density decides them."""
+    atoms = calc.get_atoms()
+    coarse = symmetric_mesh(atoms, settings.k_spacing_dos)
+    fine = symmetric_mesh(atoms, min(settings.k_spacing_metal, settings.k_spacing_dos))
+    if fine == coarse:
+        return coarse
+    loose = replace(settings, eigenstates_tolerance=100 * settings.eigenstates_tolerance)
+    n_bands = math.ceil(n_electrons / 2) + 2
+    mesh = symmetric_mesh(atoms, settings.k_spacing_scf)
+    edges = band_edges(_bands_on_mesh(calc, mesh, n_bands, loose).eigenvalues, n_electrons)
+    return coarse if edges and edges[1] - edges[0] > SMALL_GAP else fine
 
 
 def _bands_needed(calc: Any, settings: GpawSettings, n_electrons: float) -> int:

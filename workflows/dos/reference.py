@@ -26,15 +26,18 @@ import pandas as pd
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
+from models.card import model_name
 from models.metrics import wasserstein_distances
 from models.predictor import SpectrumPredictor
 from models.spectrum import EDOS_GRID, align_edos, band_edges
-from screening.gap import GapCriteria, find_gaps
+from screening.gap import GapCriteria
 from screening.report.plots import EdosPanel, plot_edos_panels, save_figure
 from workflows.dos.campaign import materials, run
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
 from workflows.dos.gpaw import GpawDosMaker
+from workflows.screening import judge
+from workflows.validation import judge_fine
 
 MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
 MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
@@ -154,7 +157,7 @@ def compare_element(document: DosDocument, energies: ArrayLike, dos: ArrayLike) 
     """
     energies_mp, dos_mp = np.asarray(energies, float), np.asarray(dos, float)
     vbm, cbm = band_edges(energies_mp, dos_mp, 0.0, _zero(energies_mp, dos_mp))
-    ours = _spectrum(document)
+    ours = document.spectrum().values
     theirs = align_edos(energies_mp, dos_mp, vbm, cbm).values
     half = EDOS_GRID.size // 2
     halves = [(ours[:half], theirs[:half]), (ours[half:], theirs[half:])]
@@ -188,15 +191,13 @@ def judge_vb_gap(
     predicted : ndarray, shape (128,), optional
         A predicted spectrum in states/eV/cell, to be judged as well.
     """
-    spectrum = _spectrum(document)
-    binned = _judge(spectrum)
-    energies = np.asarray(document.energies) - document.vbm
-    window = (energies >= EDOS_GRID.edges[0]) & (energies <= EDOS_GRID.edges[-1])
-    fine = find_gaps(energies[window], np.asarray(document.dos)[window], GapCriteria()).row(0)
+    spectrum, n_sites = document.spectrum().values, len(document.structure)
+    binned = judge(spectrum, [n_sites], GapCriteria()).row(0)
+    fine = judge_fine(document, GapCriteria()).row(0)
     return VbGapRow(
         material_id=document.material_id or "",
         formula=document.formula,
-        n_sites=len(document.structure),
+        n_sites=n_sites,
         paper=paper,
         is_gap=binned["is_gap"],
         lower_edge=binned["lower_edge"],
@@ -204,24 +205,18 @@ def judge_vb_gap(
         width=binned["width"],
         max_dos=binned["max_dos"],
         is_gap_fine=fine["is_gap"],
-        predicted=None if predicted is None else _judge(predicted)["is_gap"],
+        predicted=(
+            None
+            if predicted is None
+            else bool(judge(predicted, [n_sites], GapCriteria()).is_gap[0])
+        ),
         predicted_wd=None if predicted is None else _distance(predicted, spectrum),
         wall_time=document.wall_time,
     )
 
 
-def _judge(spectrum: NDArray[np.floating]) -> dict[str, Any]:
-    bounds = (float(EDOS_GRID.edges[0]), float(EDOS_GRID.edges[-1]))
-    return find_gaps(EDOS_GRID.centers, spectrum, GapCriteria(), bounds=bounds).row(0)
-
-
 def _distance(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
     return float(wasserstein_distances(ours[None], theirs[None], EDOS_GRID.width)[0])
-
-
-def _spectrum(document: DosDocument) -> NDArray[np.floating]:
-    energies, dos = np.asarray(document.energies), np.asarray(document.dos)
-    return align_edos(energies, dos, document.vbm, document.cbm).values
 
 
 def _bottom(energies: ArrayLike, dos: ArrayLike, vbm: float, floor: float) -> float:
@@ -341,7 +336,8 @@ def check_vb_gaps(
     _write(target, maker, rows, failures, summary)
     title = f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
     target.with_suffix(".md").write_text(title + vb_gaps_table(rows) + "\n")
-    _write_spectra(target, rows, [_spectrum(document) for document in documents], predicted)
+    spectra = [document.spectrum().values for document in documents]
+    _write_spectra(target, rows, spectra, predicted, model_name(predictor.model_id))
 
 
 def _known(verdict: Any) -> bool | None:
@@ -353,6 +349,7 @@ def _write_spectra(
     rows: Sequence[VbGapRow],
     dft: Iterable[NDArray[np.floating]],
     predicted: Iterable[NDArray[np.floating]],
+    model: str,
 ) -> None:
     """Write the figure, and its numbers in eV and states/eV/cell."""
     panels, columns = [], {"energy": EDOS_GRID.centers}
@@ -360,7 +357,7 @@ def _write_spectra(
         panels.append(EdosPanel(_panel_title(row), guess, calculated, row.gap))
         columns[f"{row.material_id} dft"] = calculated
         columns[f"{row.material_id} predicted"] = guess
-    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP)
+    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP, model)
     save_figure(figure, target.with_suffix(".png"))
     pd.DataFrame(columns).to_csv(target.with_suffix(".csv"), index=False, float_format="%.5f")
 

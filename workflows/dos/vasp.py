@@ -2,8 +2,9 @@
 
 A static run (`MPStaticSet`) and a uniform non-self-consistent run (`MPNonSCFSet`: ENCUT 520 eV,
 tetrahedra with Blöchl's corrections, NEDOS 2001); both from pymatgen's sets, not from atomate2's
-own `NonSCFMaker` default, which differs. Flows are built and submitted without VASP or POTCARs;
-the workers need both.
+own `NonSCFMaker` default, which differs. As in atomate's `wf_bandstructure`, which made the
+Materials Project's DOS, both runs have five times as many k-points where the gap is at most
+0.5 eV. Flows are built and submitted without VASP or POTCARs; the workers need both.
 """
 
 from __future__ import annotations
@@ -29,14 +30,30 @@ from numpy.typing import NDArray
 from pymatgen.core import SETTINGS as PYMATGEN_SETTINGS
 from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
-from pymatgen.io.vasp import Vasprun
+from pymatgen.io.vasp import Outcar, Vasprun
 from pymatgen.io.vasp.sets import MPNonSCFSet, MPRelaxSet, MPStaticSet
 
-from workflows.dos.bands import band_edges
-from workflows.dos.document import WINDOW, DosDocument, DosError, WindowError, recipe_id
+from workflows.dos.bands import SMALL_GAP, band_edges
+from workflows.dos.document import (
+    UNKNOWN,
+    WINDOW,
+    DosDocument,
+    DosError,
+    SourceFacts,
+    WindowError,
+    recipe_id,
+)
 from workflows.dos.elements import engine_warnings
 
 RECIPE = "vasp-pbe-mp"
+SMALL_GAP_FACTOR = 5  # times the k-points up to SMALL_GAP; atomate's add_small_gap_multiply
+PBE_RUN_TYPES = frozenset({"GGA", "GGA+U", "PBE", "PBE+U"})  # as the Materials Project names them
+ELECTRON_TOLERANCE = 0.01  # of NELECT, that the integrated DOS may lack at the Fermi level
+RELAXATIONS = {
+    None: "2 x MPRelaxSet of structures of other functionals",
+    True: "2 x MPRelaxSet",
+    False: None,
+}
 FloatArray = NDArray[np.floating]
 
 
@@ -71,10 +88,15 @@ class VaspDosMaker(Maker):
     Parameters
     ----------
     name : str
-    relax : bool
-        Two relaxations first (`MPRelaxSet`). Materials Project structures are relaxed already.
+    relax : bool or None
+        Two relaxations first (`MPRelaxSet`): always, never, or (None) where the source says that
+        the structure was relaxed with another functional than PBE. Most of the Materials
+        Project's newer structures are r2SCAN's, and a PBE DOS in an r2SCAN cell, whose volume is
+        smaller by some percent, is not what the Materials Project would have.
     reciprocal_density : int
-        K-points per Å^-3 of the DOS run; 100 is `MPNonSCFSet`'s, about 0.22/Å apart.
+        K-points per Å^-3 of the static and the DOS run of a material whose gap is above 0.5 eV;
+        100 is pymatgen's, about 0.22/Å apart. Where the source's gap is at most 0.5 eV or not
+        known there are five times as many, 0.13/Å apart.
     nbands_factor : float
         Bands of the DOS run over those of the static run; 1.2 is `MPNonSCFSet`'s. Where they do
         not reach 4 eV above the CBM, the DOS run is repeated once with twice as many. No part
@@ -95,7 +117,7 @@ class VaspDosMaker(Maker):
     """
 
     name: str = "VASP DOS"
-    relax: bool = False
+    relax: bool | None = None
     reciprocal_density: int = 100
     nbands_factor: float = 1.2
     wall_time_limit: float = 86400.0
@@ -112,11 +134,13 @@ class VaspDosMaker(Maker):
         """Everything that the recipe stands for."""
         return {
             "xc": "PBE",
-            "relax": "2 x MPRelaxSet" if self.relax else None,
+            "relax": RELAXATIONS[self.relax],
             "static": "MPStaticSet",
-            "dos": "MPNonSCFSet uniform, NEDOS 2001",
+            "dos": "MPNonSCFSet uniform, NEDOS 2001, differences of the integrated DOS",
             "encut": MPRelaxSet.CONFIG["INCAR"]["ENCUT"],
+            "lreal": False,
             "reciprocal_density": self.reciprocal_density,
+            "small_gap_multiply": [SMALL_GAP, SMALL_GAP_FACTOR],
             "potcar_functional": self.potcar_functional,
             "user_incar_settings": self.user_incar_settings,
         }
@@ -131,21 +155,30 @@ class VaspDosMaker(Maker):
         """Input set of both relaxations."""
         return MPRelaxSet(auto_metal_kpoints=True, **self._set_options)
 
-    @property
-    def static_set(self) -> MPStaticSet:
-        """Input set of the static run."""
-        return MPStaticSet(auto_metal_kpoints=True, **self._set_options)
+    def static_set(self, band_gap: float | None = None) -> MPStaticSet:
+        """Input set of the static run; `band_gap` is the source's, in eV."""
+        return MPStaticSet(reciprocal_density=self._density(band_gap), **self._set_options)
 
-    @property
-    def dos_set(self) -> MPNonSCFSet:
-        """Input set of the uniform non-self-consistent run."""
+    def dos_set(self, band_gap: float | None = None) -> MPNonSCFSet:
+        """Input set of the uniform run: the k-mesh and the projectors of the static run."""
+        options = self._set_options
+        options["user_incar_settings"] = {"LREAL": False, **options["user_incar_settings"]}
         return MPNonSCFSet(
             mode="uniform",
             nedos=2001,
-            reciprocal_density=self.reciprocal_density,
+            reciprocal_density=self._density(band_gap),
             nbands_factor=self.nbands_factor,
-            **self._set_options,
+            **options,
         )
+
+    def _density(self, band_gap: float | None) -> int:
+        is_small = band_gap is None or band_gap <= SMALL_GAP
+        return self.reciprocal_density * (SMALL_GAP_FACTOR if is_small else 1)
+
+    def _relaxes(self, functional: str | None) -> bool:
+        if self.relax is not None:
+            return self.relax
+        return functional is not None and functional not in PBE_RUN_TYPES
 
     @property
     def _set_options(self) -> dict[str, Any]:
@@ -160,7 +193,12 @@ class VaspDosMaker(Maker):
     def _run_options(self) -> dict[str, Any]:
         return {"run_vasp_kwargs": {"wall_time": int(self.wall_time_limit)}}
 
-    def make(self, structure: Structure, material_id: str | None = None) -> Flow:
+    def make(
+        self,
+        structure: Structure,
+        material_id: str | None = None,
+        source: SourceFacts = UNKNOWN,
+    ) -> Flow:
         """Flow from a structure to a :class:`~workflows.dos.document.DosDocument`.
 
         Parameters
@@ -169,6 +207,8 @@ class VaspDosMaker(Maker):
             Ordered.
         material_id : str, optional
             Goes into the document.
+        source : SourceFacts, optional
+            Decides the k-mesh, and whether the structure is relaxed first.
 
         Raises
         ------
@@ -178,19 +218,23 @@ class VaspDosMaker(Maker):
         check_structure(structure)
         jobs: list[Job | Flow] = []
         started_from, previous = structure, None
-        if self.relax:
+        if self._relaxes(source.functional):
             relaxation = self._relax_maker().make(structure)
             jobs.append(relaxation)
             started_from = relaxation.output.structure
             previous = relaxation.output.dir_name
-        static = MPGGAStaticMaker(input_set_generator=self.static_set, **self._run_options).make(
-            started_from, prev_dir=previous
-        )
-        dos = self.dos_maker().make(
+        static = MPGGAStaticMaker(
+            input_set_generator=self.static_set(source.band_gap), **self._run_options
+        ).make(started_from, prev_dir=previous)
+        dos = self.dos_maker(source.band_gap).make(
             static.output.structure, prev_dir=static.output.dir_name, mode="uniform"
         )
         document = vasp_dos(
-            static.output.dir_name, dos.output.dir_name, self, material_id=material_id
+            static.output.dir_name,
+            dos.output.dir_name,
+            self,
+            material_id=material_id,
+            band_gap=source.band_gap,
         )
         document.name = self.name
         return Flow([*jobs, static, dos, document], output=document.output, name=self.name)
@@ -199,10 +243,10 @@ class VaspDosMaker(Maker):
         maker = MPGGARelaxMaker(input_set_generator=self.relax_set, **self._run_options)
         return MPGGADoubleRelaxMaker.from_relax_maker(maker)
 
-    def dos_maker(self) -> NonSCFMaker:
-        """Maker of the uniform run alone."""
+    def dos_maker(self, band_gap: float | None = None) -> NonSCFMaker:
+        """Maker of the uniform run alone; `band_gap` is the source's, in eV."""
         return NonSCFMaker(
-            name="MP GGA uniform", input_set_generator=self.dos_set, **self._run_options
+            name="MP GGA uniform", input_set_generator=self.dos_set(band_gap), **self._run_options
         )
 
 
@@ -229,6 +273,7 @@ def vasp_dos(
     dos_dir: str,
     maker: VaspDosMaker,
     material_id: str | None = None,
+    band_gap: float | None = None,
     repeat: bool = True,
 ) -> DosDocument | Response:
     """Job that reads the two runs, or repeats the second one with twice the bands.
@@ -239,6 +284,8 @@ def vasp_dos(
         Folders of the static and of the uniform run, on a file system of this worker.
     maker : VaspDosMaker
     material_id : str, optional
+    band_gap : float, optional
+        The source's, in eV; a repeated run has the same k-mesh.
     repeat : bool
         Whether a DOS that does not reach 4 eV above the CBM may be repeated.
     """
@@ -249,9 +296,14 @@ def vasp_dos(
             raise
     wider = replace(maker, nbands_factor=2 * maker.nbands_factor)
     structure = _vasprun(static_dir, parse_dos=False, parse_eigen=False).final_structure
-    dos = wider.dos_maker().make(structure, prev_dir=static_dir, mode="uniform")
+    dos = wider.dos_maker(band_gap).make(structure, prev_dir=static_dir, mode="uniform")
     document = vasp_dos(
-        static_dir, dos.output.dir_name, wider, material_id=material_id, repeat=False
+        static_dir,
+        dos.output.dir_name,
+        wider,
+        material_id=material_id,
+        band_gap=band_gap,
+        repeat=False,
     )
     return Response(replace=Flow([dos, document], output=document.output, name=maker.name))
 
@@ -275,19 +327,26 @@ def read_dos(
     Raises
     ------
     DosError
-        If a run is missing, has not converged or has no eigenvalues, or the DOS misses its
-        window.
+        If a run is missing, has not converged or has no eigenvalues, its DOS has no integral,
+        does not hold NELECT electrons to 1 % or misses its window.
     """
     static = _vasprun(static_dir, parse_dos=False, parse_eigen=False)
     dos = _vasprun(dos_dir, parse_dos=True, parse_eigen=True)
     if not static.converged_electronic:
         raise DosError(f"static VASP run in {static_dir} did not reach self-consistency")
-    n_electrons = float(dos.parameters["NELECT"])
-    bands = np.array([dos.eigenvalues[s][..., 0] for s in (Spin.up, Spin.down)[: 1 + dos.is_spin]])
+    n_electrons = _electrons(dos, dos_dir)
+    bands = _bands(dos, dos_dir)
     efermi = float(dos.efermi)
     edges = band_edges(bands, n_electrons)
     vbm, cbm = edges or (efermi, efermi)
-    energies, total = _covering_below(dos.tdos.energies, _both_spins(dos), vbm)
+    points, integrated = _integrated_dos(dos)
+    held = float(np.interp(min(max(efermi, vbm), cbm), points, integrated))
+    if abs(held - n_electrons) > ELECTRON_TOLERANCE * n_electrons:
+        raise DosError(
+            f"DOS of {dos_dir} holds {held:.2f} electrons below the Fermi level, NELECT is "
+            f"{n_electrons:g}: the run is broken, or its EMIN cuts bands off"
+        )
+    energies, total = _covering_below(*_averages(points, integrated), vbm)
     symbols = {site.specie.symbol for site in dos.final_structure}
     return DosDocument(
         material_id=material_id,
@@ -310,6 +369,7 @@ def read_dos(
         wall_time=_elapsed(static_dir, dos_dir),
         is_spin_polarized=bool(dos.is_spin),
         magnetization=_magnetization(dos) if dos.is_spin else None,
+        largest_moment=_largest_moment(static_dir) if dos.is_spin else None,
         warnings=tuple(engine_warnings(symbols, "vasp", bool(dos.is_spin))),
     )
 
@@ -319,13 +379,45 @@ def _vasprun(folder: str | Path, **options: bool) -> Vasprun:
     if not path.exists():
         raise DosError(f"no vasprun.xml in {folder}")
     try:
-        return Vasprun(str(path), parse_potcar_file=False, **options)
+        vasprun = Vasprun(str(path), parse_potcar_file=False, **options)
+    except IndexError as error:  # pymatgen takes the third column of the DOS for granted
+        raise DosError(f"{path} has no integrated DOS: run VASP again") from error
     except Exception as error:  # pymatgen raises whatever the XML parser does
         raise DosError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    if options.get("parse_dos") and getattr(vasprun, "idos", None) is None:
+        raise DosError(f"{path} has no integrated DOS: run VASP again")
+    return vasprun
 
 
-def _both_spins(vasprun: Vasprun) -> FloatArray:
-    return np.sum(list(vasprun.tdos.densities.values()), axis=0)
+def _electrons(vasprun: Vasprun, folder: str | Path) -> float:
+    n_electrons = vasprun.parameters.get("NELECT")
+    if n_electrons is None or not n_electrons > 0:
+        raise DosError(f"vasprun.xml in {folder} does not say NELECT: run it again")
+    return float(n_electrons)
+
+
+def _bands(vasprun: Vasprun, folder: str | Path) -> FloatArray:
+    """Eigenvalues in eV, shape (n_spins, n_kpoints, n_bands)."""
+    if not vasprun.eigenvalues:
+        raise DosError(f"vasprun.xml in {folder} has no eigenvalues: run it again")
+    spins = (Spin.up, Spin.down)[: 1 + vasprun.is_spin]
+    return np.array([vasprun.eigenvalues[spin][..., 0] for spin in spins])
+
+
+def _integrated_dos(vasprun: Vasprun) -> tuple[FloatArray, FloatArray]:
+    """Energies in eV, equidistant as VASP has them before it rounds, and electrons below them."""
+    printed = vasprun.idos.energies
+    energies = np.linspace(printed[0], printed[-1], len(printed))
+    return energies, np.sum(list(vasprun.idos.densities.values()), axis=0)
+
+
+def _averages(energies: FloatArray, integrated: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Middles of VASP's steps and the average DOS over each.
+
+    VASP's own DOS is, with tetrahedra, the derivative of the integrated DOS *at* its energies; it
+    passes over what is narrower than a step (VASP Wiki, 'DOSCAR').
+    """
+    return (energies[:-1] + energies[1:]) / 2, np.diff(integrated) / np.diff(energies)
 
 
 def _covering_below(
@@ -350,6 +442,15 @@ def _magnetization(vasprun: Vasprun) -> float:
     weights = np.array(vasprun.actual_kpoints_weights)
     up, down = (weights @ vasprun.eigenvalues[s][..., 1].sum(axis=1) for s in (Spin.up, Spin.down))
     return float(up - down)
+
+
+def _largest_moment(folder: str | Path) -> float | None:
+    """Largest moment of a site in Bohr magnetons, from an OUTCAR; None if it does not tell."""
+    path = Path(zpath(str(Path(strip_hostname(folder)) / "OUTCAR")))
+    if not path.exists():
+        return None
+    moments = [abs(site["tot"]) for site in Outcar(str(path)).magnetization]
+    return max(moments, default=None)
 
 
 def _elapsed(*folders: str | Path) -> float | None:

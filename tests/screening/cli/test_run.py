@@ -11,6 +11,8 @@ import pytest
 
 from db.store import open_store
 from models.card import DEFAULT_EDOS
+from models.spectrum import EDOS_GRID
+from screening.gap import find_gaps
 from tests.conftest import crystal_row
 
 
@@ -171,7 +173,15 @@ def test_predict_own_structures(screen, tmp_path):
     assert "NaCl" in outcome.out
     assert (tmp_path / "nacl.png").exists()
     document = json.loads(screen("predict", "POSCAR", "--json").out)
-    assert len(document["predictions"][0]["spectrum"]) == 128
+    (row,) = document["predictions"]
+    assert len(row["spectrum"]) == 128
+    alone = find_gaps(EDOS_GRID, row["spectrum"], n_atoms=[2])
+    assert {name: row[name] for name in alone.row(0)} == alone.row(0)
+    assert row["score"] == alone.score[0]
+    assert f"{row['margins']['max_dos']:+.3f} states/eV/cell" in outcome.out
+    assert "robust" in outcome.out
+    single = json.loads(screen("predict", "POSCAR", "--single-gap", "--json").out)
+    assert single["predictions"][0]["holds"]["single_gap"] is (row["n_ranges"] == 1)
 
     (tmp_path / "POSCAR.overlap").write_text(
         poscar.format(z=0.5).replace("0.5 0.5 0.5", "0 0 0.01")
@@ -187,10 +197,14 @@ def test_doctor_says_what_is_missing(screen):
     outcome = screen("doctor", "--json")
     found = {line["what"]: line for line in json.loads(outcome.out)}
     assert found["checkpoint"]["usable"]
+    for part in ("architecture mat2spec+", "mat2spec-plus-edos (the default), mat2spec-edos"):
+        assert part in found["checkpoint"]["found"]
     assert not found["Materials Project key"]["usable"]
     assert "MP_API_KEY" in found["Materials Project key"]["found"]
     assert outcome.code == 0
     assert screen("doctor", "--checkpoint", "nowhere").code == 1
+    named = json.loads(screen("doctor", "--checkpoint", "mat2spec-edos", "--json").out)
+    assert "architecture mat2spec," in {line["what"]: line for line in named}["checkpoint"]["found"]
 
 
 def test_train_bad_config(screen, tmp_path):

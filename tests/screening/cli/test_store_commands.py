@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from db.documents import GapDoc, ValidationDoc
+from db.documents import GapDoc, ValidationDoc, Verdict
 from db.query import COLLECTIONS, Query
 from db.store import open_store
 from tests.conftest import crystal_row
@@ -87,6 +87,40 @@ def test_candidates_by_the_width_of_their_gap(filled):
     assert found == {row["material_id"] for row in best}
 
 
+def test_candidates_by_kind_robustness_and_margins(filled):
+    filled("run", "--source", "structures.parquet")  # by the paper's criteria
+    with open_store("screening.sqlite") as store:
+        store.apply_verdicts(
+            Verdict(
+                run_id=candidate.run_id,
+                material_id=candidate.material_id,
+                state="screened",
+                is_positive=True,
+                score=1.0,
+                gap=candidate.gap.model_copy(
+                    update={"kind": ("gap", "near-gap")[i % 2], "robust": i < 3, "n_ranges": i}
+                ),
+            )
+            for i, candidate in enumerate(
+                store.candidates(store.runs()[0].run_id, state="screened")
+            )
+        )
+    rows = listed(filled("candidates", "--sort", "n_ranges", "--ascending", "--json"))
+    assert [row["gap_n_ranges"] for row in rows] == list(range(11))
+    names = [row["material_id"] for row in rows]
+    assert ids(filled("candidates", "--kind", "gap", "--json")) == set(names[::2])
+    assert ids(filled("candidates", "--robust", "--json")) == set(names[:3])
+    assert ids(filled("candidates", "--max-ranges", 1, "--json")) == set(names[:2])
+    margins = [
+        row["gap_margin_min_width"]
+        for row in listed(filled("candidates", "--sort", "margin_min_width", "--json"))
+    ]
+    assert margins == sorted(margins, reverse=True)
+    table = filled("candidates", "--kind", "near-gap").out
+    assert "near-gap" in table
+    assert "robust" in table
+
+
 def test_candidates_are_sorted_and_limited(filled):
     rows = listed(filled("candidates", "--sort", "energy_above_hull", "--ascending", "--json"))
     assert [row["material_id"] for row in rows] == [f"m-{i}" for i in range(11)]
@@ -101,6 +135,7 @@ def test_candidates_are_sorted_and_limited(filled):
     [
         (("--elements", "Xx"), "there is no element Xx"),
         (("--state", "lost"), "--state lost"),
+        (("--kind", "hole"), "--kind hole"),
         (("--sort", "$where"), "--sort $where"),
         (("--max-ehull", "nan"), "not a finite number"),
         (("--run", "nothing"), "has no run 'nothing'"),

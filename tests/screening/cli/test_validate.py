@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
+from db.documents import ValidationDoc
 from db.store import open_store
 from models.spectrum import EDOS_GRID
-from screening.cli.show import find_dft
+from screening.cli.show import _dft_properties, find_validation
+from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
@@ -98,17 +100,27 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
     document = candidate(run.run_id, "m-2", crystal(2))
     with open_store(DB) as store:
         put_prediction(store, document, np.ones(EDOS_GRID.size))
-        assert find_dft(store, document) is None
+        assert find_validation(store, document) is None
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
     assert "<!-- DFT -->" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
-        np.testing.assert_array_equal(find_dft(store, document), validations()["m-2"].spectrum)
+        found = find_validation(store, document)
+        assert found == validations()["m-2"]
         other = document.model_copy(update={"structure_hash": "relaxed"})
-        assert find_dft(store, other) is None
+        assert find_validation(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
     assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
+    assert "verdict by gpaw is robust" in screen("show", "m-2").out
+    assert "at full resolution" not in screen("show", "m-2").out
+    with open_store(DB) as store:
+        (stored,) = store.validations(material_ids=["m-2"])
+        differs = stored.gap.model_copy(update={"is_gap_fine": not stored.gap.is_gap})
+        store.upsert_validations([stored.model_copy(update={"gap": differs})])
+    assert "VB gap by gpaw at full resolution" in screen("show", "m-2").out
+    shown = json.loads(screen("show", "m-2", "--json").out)["dft"]
+    assert shown["gap"]["is_gap_fine"] is not shown["gap"]["is_gap"]
 
 
 def test_quiet(screen, run, formula):
@@ -122,6 +134,7 @@ def test_bad_input_ends_in_one_line(screen, run):
         screen("validate", "--engine", "vasp", "--preset", "fast"), "vasp has no option preset"
     )
     one_line(screen("validate", "--preset", "slow"), "no GPAW preset 'slow'", "fast")
+    one_line(screen("validate", "--draw", "worst"), "--draw worst: use best or random")
     one_line(screen("validate", "--where", "moon"), "--where moon: use local or launchpad")
     one_line(screen("validate", "--run", "nowhere"), "no run 'nowhere'")
     one_line(screen("validate", "--db", "other.sqlite"), "other.sqlite")
@@ -225,26 +238,45 @@ def measured(run):
         )
 
 
-def test_metrics_shows_counts_and_intervals(screen, measured):
+def test_metrics_shows_intervals_before_estimates_and_how_materials_were_chosen(screen, measured):
     outcome = screen("metrics")
     assert outcome.code == 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines()]
-    assert ["true positives", "2", ""] in rows
-    assert ["false negatives", "1", ""] in rows
-    assert ["precision", "0.67", "0.21 to 0.94"] in rows
-    assert ["calculations that failed", "1", ""] in rows
+    assert ["precision, validated set", "0.094 to 0.99", "0.67"] in rows
+    assert ["precision, screened set", "0.67", "0.67"] in rows
+    # m-4 failed: none, or one more of two negatives
+    assert ["recall, screened set", "0.50 to 0.67", "0.50 to 0.67"] in rows
+    assert ["true positives", "2"] in rows
+    assert ["false negatives", "1"] in rows
+    assert ["without a verdict: failed", "1"] in rows
     assert "run-1, gpaw, recipe-1" in outcome.out
+    assert "Validated: predicted positives: all 3; predicted negatives: all 2." in outcome.out
 
 
 def test_metrics_json(screen, measured):
     document = json.loads(screen("metrics", "--json").out)
     assert document["run_id"] == "run-1"
     (found,) = document["metrics"]
-    assert [found[name] for name in ("tp", "fp", "fn", "tn", "n_failed")] == [2, 1, 1, 0, 1]
+    assert [found[name] for name in ("tp", "fp", "fn", "tn")] == [2, 1, 1, 0]
+    assert found["undecided"] == {"failed": 1}
+    assert found["design"] == "predicted positives: all 3; predicted negatives: all 2"
+    assert list(found["precision"]) == ["low", "high", "value", "least", "most"]
     assert found["precision"]["value"] == pytest.approx(2 / 3)
-    assert found["recall"]["value"] == pytest.approx(2 / 3)
-    # one of one random negative is positive, and stands for both
-    assert found["screened_recall"]["value"] == pytest.approx(2 / (2 + 2))
+    assert found["recall"]["value"] is None
+    assert found["screened_recall"]["least"] == pytest.approx(2 / 4)
+    assert found["screened_recall"]["most"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [("best", "the 1 best of 3"), ("random", "1 of 3, drawn at random")],
+)
+def test_metrics_say_how_few_positives_were_chosen(screen, run, formula, draw, words):
+    assert screen("validate", "--limit", 1, "--draw", draw).code == 0
+    (found,) = json.loads(screen("metrics", "--json").out)["metrics"]
+    assert words in found["design"]
+    assert (found["screened_precision"]["value"] is None) == (draw == "best")
+    assert found["screened_precision"]["low"] == 0
 
 
 # the launchpad
@@ -350,3 +382,13 @@ def test_aluminium_with_gpaw(screen):
     assert found.wall_time > 0
     assert 0 < found.mae < 0.4
     assert 0 < found.wd < 1.0
+
+
+def test_magnetic_result_is_told_as_such():
+    found = ValidationDoc(
+        material_id="m", structure_hash="h", engine="vasp", recipe="r", state="magnetic"
+    )
+    assert dict(_dft_properties(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
+    judged = found.model_copy(update={"state": "done", "is_positive": False})
+    assert dict(_dft_properties(judged))["VB gap by vasp"] is False
+    assert _verdict({"state": "magnetic", "is_positive": None}) == "magnetic, no verdict"

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from ase.build import bulk
 from jobflow import JobStore, run_locally
 from jobflow.managers.fireworks import flow_to_workflow
 from maggma.stores import MemoryStore
@@ -18,9 +21,13 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 
 from workflows.dos import dos_maker, gpaw, gpaw_worker
+from workflows.dos.campaign import materials
+from workflows.dos.campaign import run as run_campaign
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.gpaw import GpawDosMaker, GpawRelaxMaker, GpawStaticMaker
 from workflows.dos.gpaw_settings import PAW_ELEMENTS, PRESETS, k_mesh
+from workflows.dos.reference import judge_vb_gap
+from workflows.dos.tetrahedra import BandMesh
 
 ALUMINIUM = Structure(
     Lattice([[0, 2.02, 2.02], [2.02, 0, 2.02], [2.02, 2.02, 0]]), ["Al"], [[0, 0, 0]]
@@ -134,11 +141,43 @@ def test_recipe_changes_with_every_setting_but_not_with_the_limit():
             {"relax": True},
             {"spin_polarized": True},
             {"user_settings": {"k_spacing_dos": 0.1}},
+            {"user_settings": {"k_spacing_metal": 0.1}},
         )
     }
-    assert len(recipes) == 5
+    assert len(recipes) == 6
     assert GpawDosMaker(wall_time_limit=1.0).recipe == GpawDosMaker().recipe
     assert GpawDosMaker().recipe.startswith("gpaw-pbe-standard-")
+
+
+@pytest.mark.parametrize(
+    ("gap", "spacing", "expected"),
+    [
+        (None, 0.12, 0.12),  # bands that overlap
+        (0.4, 0.12, 0.12),
+        (0.6, 0.12, 0.18),
+        (0.4, 0.25, 0.18),  # never coarser than for other materials
+    ],
+)
+def test_gap_decides_the_mesh_of_the_dos(monkeypatch, gap, spacing, expected):
+    asked = []
+
+    class Calculator:
+        def get_atoms(self):
+            return bulk("Si")
+
+    def bands(calc, mesh, n_bands, settings):
+        asked.append((mesh, n_bands))
+        eigenvalues = np.tile(np.arange(6.0), (1, 2, 1))
+        eigenvalues[..., 4:] += -1 + (gap or 0)
+        eigenvalues[:, 1] += 0 if gap else 2  # the second k-point's bands overlap the first's
+        return BandMesh(eigenvalues, np.zeros((1, 1, 1), int), np.eye(3))
+
+    monkeypatch.setattr(gpaw_worker, "_bands_on_mesh", bands)
+    settings = replace(PRESETS["standard"], k_spacing_metal=spacing)
+    mesh = gpaw_worker._dos_mesh(Calculator(), settings, 8.0)
+    assert mesh == gpaw_worker.symmetric_mesh(bulk("Si"), expected)
+    coarse = gpaw_worker.symmetric_mesh(bulk("Si"), settings.k_spacing_scf)
+    assert asked == ([] if spacing == 0.25 else [(coarse, 6)])
 
 
 def test_elements_without_a_data_set_are_named_before_submission():
@@ -306,6 +345,27 @@ def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
     bottom = document.efermi - energies[np.flatnonzero(dos > 1e-6)[0]]
     assert bottom == pytest.approx(11.1, abs=0.3)
     assert np.interp(document.efermi, energies, dos) == pytest.approx(0.4, abs=0.1)
+
+
+@pytest.mark.dft
+@pytest.mark.slow
+@needs_gpaw
+@pytest.mark.parametrize("material_id", ["mp-1039010", "mp-1094298"])  # MgAl, SrMg
+def test_verdict_on_a_metal_does_not_change_on_the_next_finer_mesh(tmp_path, material_id):
+    folder = os.environ.get("SCREEN_TEST_DATA")
+    if not folder:
+        pytest.skip("SCREEN_TEST_DATA is not set")
+    table = pd.read_parquet(Path(folder) / "paper_predicted_positives.parquet")
+    todo = materials(table[table["material_id"] == material_id])
+    standard, finer = (
+        judge_vb_gap(next(run_campaign(todo, maker, tmp_path)), None)
+        for maker in (
+            GpawDosMaker(),
+            GpawDosMaker(user_settings={"k_spacing_metal": 0.10}),
+        )
+    )
+    assert standard.is_gap is finer.is_gap is True
+    assert standard.is_gap_fine is finer.is_gap_fine is True
 
 
 @pytest.mark.dft

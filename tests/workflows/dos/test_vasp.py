@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from jobflow import Flow, JobStore, Response, job, run_locally
 from jobflow.managers.fireworks import flow_to_workflow
@@ -16,10 +19,12 @@ from pymatgen.io.vasp import Incar, Kpoints
 from vasp_files import write_run
 
 from db.store import open_store
+from models.spectrum import EDOS_GRID, align_edos, align_integral
 from tests.workflows.launchpads import make_site
 from tests.workflows.screened_run import put_run
 from workflows.dos import vasp
-from workflows.dos.document import DosDocument, DosError
+from workflows.dos.campaign import materials
+from workflows.dos.document import DosDocument, DosError, SourceFacts
 from workflows.dos.vasp import VaspDosMaker, read_dos, vasp_dos
 from workflows.launch import open_launchpad, submit
 from workflows.validation import ValidationFlowMaker, plan_validation
@@ -75,7 +80,7 @@ UNIFORM = {
     "LASPH": True,
     "LCHARG": False,
     "LORBIT": 11,
-    "LREAL": "Auto",
+    "LREAL": False,
     "LWAVE": False,
     "NEDOS": 2001,
     "NELM": 100,
@@ -101,7 +106,8 @@ RELAXATION = {
     "PREC": "Accurate",
     "SIGMA": 0.05,
 }
-MESH = (8, 8, 8)  # (100 / Å^3 of 6.1 / Å^3)^(1/3)
+MESH = (14, 14, 14)  # (500 / Å^-3 of 6.1 / Å^3)^(1/3)
+GAPPED_MESH = (8, 8, 8)  # with 100
 
 
 def test_static_input_is_that_of_the_materials_project():
@@ -120,6 +126,33 @@ def test_dos_input_is_that_of_the_materials_project():
     assert files["KPOINTS"].style.name == "Gamma"
 
 
+@pytest.mark.parametrize(
+    ("band_gap", "mesh"),
+    [(None, MESH), (0.0, MESH), (0.5, MESH), (0.51, GAPPED_MESH), (3.0, GAPPED_MESH)],
+)
+def test_small_gaps_get_the_denser_mesh_of_atomates_recipe_in_both_runs(band_gap, mesh):
+    flow = VaspDosMaker().make(SILICON, source=SourceFacts(band_gap))
+    for name in ("MP GGA static", "MP GGA uniform"):
+        assert inputs(flow, name, SILICON)["KPOINTS"].kpts[0] == mesh
+
+
+def test_magnesium_aluminium_gets_13_divisions(paper_positives):
+    flow = VaspDosMaker().make(paper_positives["mp-1039010"], source=SourceFacts(0.0))
+    for name in ("MP GGA static", "MP GGA uniform"):
+        files = inputs(flow, name, paper_positives["mp-1039010"])
+        assert files["KPOINTS"].kpts[0] == (13, 13, 13)
+        assert files["INCAR"]["LREAL"] is False
+
+
+@pytest.fixture
+def paper_positives():
+    folder = os.environ.get("SCREEN_TEST_DATA")
+    if not folder:
+        pytest.skip("SCREEN_TEST_DATA is not set")
+    table = pd.read_parquet(Path(folder) / "paper_predicted_positives.parquet")
+    return {m.material_id: m.structure for m in materials(table[table["lattice"].notna()])}
+
+
 def test_oxide_gets_hubbard_u_and_moments():
     files = inputs(VaspDosMaker().make(OXIDE), "MP GGA static", OXIDE)
     incar = files["INCAR"]
@@ -131,11 +164,12 @@ def test_oxide_gets_hubbard_u_and_moments():
 
 def test_denser_mesh_and_other_potcars_are_options():
     maker = VaspDosMaker(reciprocal_density=1000, user_incar_settings={"ENCUT": 600})
-    files = inputs(maker.make(SILICON), "MP GGA uniform", SILICON)
+    flow = maker.make(SILICON, source=SourceFacts(1.1))
+    files = inputs(flow, "MP GGA uniform", SILICON)
     assert files["KPOINTS"].kpts[0] == (18, 18, 18)
     assert files["INCAR"]["ENCUT"] == 600
     assert maker.recipe != VaspDosMaker().recipe
-    assert VaspDosMaker(potcar_functional="PBE_54").dos_set.user_potcar_functional == "PBE_54"
+    assert VaspDosMaker(potcar_functional="PBE_54").dos_set().user_potcar_functional == "PBE_54"
 
 
 def test_uniform_run_continues_the_static_run():
@@ -164,13 +198,32 @@ def test_two_relaxations_come_first():
     assert VaspDosMaker(relax=True).recipe != VaspDosMaker().recipe
 
 
+@pytest.mark.parametrize(
+    ("relax", "functional", "relaxed"),
+    [
+        (None, "r2SCAN", True),
+        (None, "SCAN", True),
+        (None, "PBEsol", True),
+        (None, "GGA", False),
+        (None, "GGA+U", False),
+        (None, None, False),
+        (False, "r2SCAN", False),
+        (True, "GGA", True),
+    ],
+)
+def test_structures_of_another_functional_are_relaxed_first(relax, functional, relaxed):
+    flow = VaspDosMaker(relax=relax).make(SILICON, source=SourceFacts(0.0, functional))
+    names = [j.name for j, _ in flow.iterflow()]
+    assert ("MP GGA relax 1" in names) is relaxed
+
+
 @pytest.mark.parametrize("relax", [False, True])
 def test_flow_survives_json_and_fireworks(relax):
     flow = VaspDosMaker(relax=relax).make(SILICON, material_id="mp-149")
     copy = json.loads(json.dumps(flow, cls=MontyEncoder), cls=MontyDecoder)
     copied = job_of(copy, "MP GGA uniform").maker.input_set_generator
-    assert (copied.nedos, copied.reciprocal_density, copied.mode) == (2001, 100, "uniform")
-    assert job_of(copy, "VASP DOS").function_kwargs == {"material_id": "mp-149"}
+    assert (copied.nedos, copied.reciprocal_density, copied.mode) == (2001, 500, "uniform")
+    assert job_of(copy, "VASP DOS").function_kwargs == {"material_id": "mp-149", "band_gap": None}
     workflow = flow_to_workflow(flow, store=JobStore(MemoryStore()))
     assert len(workflow.fws) == (5 if relax else 3)
     again = type(workflow).from_format(workflow.to_format("json"), "json")
@@ -205,7 +258,8 @@ def insulator(top=12.0):
     empty = [[6.5, 7.0, 8.0, top], [5.8, 7.5, 9.0, top]]
     bands = np.concatenate([filled, empty], axis=1)[None]
     occupations = np.tile([1.0] * 4 + [0.0] * 4, (1, 2, 1))
-    dos = np.where((ENERGIES > 5.2) & (ENERGIES < 5.8), 0.0, 1.5)[None]
+    density = 8 / (5.2 - ENERGIES[0])  # 8 electrons below the gap
+    dos = np.where((ENERGIES > 5.21) & (ENERGIES < 5.79), 0.0, density)[None]
     return {"bands": bands, "occupations": occupations, "dos": dos}
 
 
@@ -234,8 +288,55 @@ def test_handmade_insulator_is_read(tmp_path):
     assert document.recipe == VaspDosMaker().recipe
     assert not document.is_spin_polarized
     assert document.structure == SILICON
-    np.testing.assert_allclose(document.energies, ENERGIES, atol=1e-4)
-    np.testing.assert_allclose(document.dos, insulator()["dos"][0])
+    np.testing.assert_allclose(document.energies, (ENERGIES[1:] + ENERGIES[:-1]) / 2, atol=1e-4)
+    np.testing.assert_allclose(document.dos, insulator()["dos"][0][1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("top", [5.2, 4.0])
+def test_narrow_band_keeps_its_electrons(tmp_path, top):
+    half = 0.01  # eV of a semi-elliptic band of 4 electrons, 20 meV wide
+    energies = np.linspace(-6.4937, 12.0063, 926)  # 20 meV apart
+    x = np.clip((energies - top + half) / half, -1, 1)
+    dos = 8 / (np.pi * half) * np.sqrt(1 - x**2)
+    dos[energies < -5.5] = 4.0
+    dos[energies > 5.9] = 1.0
+    integrated = 4 * (0.5 + (x * np.sqrt(1 - x**2) + np.arcsin(x)) / np.pi)
+    integrated += 4 * np.clip(energies - energies[0], 0, 1) + np.clip(energies - 5.9, 0, None)
+    static, folder = write_pair(
+        tmp_path, energies=energies, dos=dos[None], integrated=integrated[None]
+    )
+    document = read_dos(static, folder, VaspDosMaker())
+    spectrum = align_integral(document.integral, document.vbm, document.cbm)
+    assert spectrum.values[:64].sum() * EDOS_GRID.width == pytest.approx(4.0, abs=1e-3)
+    points = align_edos(energies, dos, document.vbm, document.cbm)  # what VASP's own DOS holds
+    assert points.values[:64].sum() * EDOS_GRID.width > 4.4
+
+
+def test_dos_that_does_not_hold_its_electrons_is_refused(tmp_path):
+    static, dos = write_pair(tmp_path, dos=insulator()["dos"] * 1.02)
+    with pytest.raises(DosError, match=r"holds 8\.16 electrons .* NELECT is 8"):
+        read_dos(static, dos, VaspDosMaker())
+    static, dos = write_pair(tmp_path, dos=insulator()["dos"] * 0.995)
+    read_dos(static, dos, VaspDosMaker())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "message"),
+    [
+        (r"<r>([^<\s]+ [^<\s]+) [^<\s]+</r>", r"<r>\1</r>", "has no integrated DOS"),
+        (r"<dos>.*</dos>", "", "has no integrated DOS"),
+        (r"<eigenvalues>.*</eigenvalues>", "", "no eigenvalues"),
+        (r'<i name="NELECT">8.00000000</i>', "", "does not say NELECT"),
+    ],
+)
+def test_run_without_integrated_dos_or_nelect_is_one_line(tmp_path, pattern, instead, message):
+    static, dos = write_pair(tmp_path)
+    whole = (dos / "vasprun.xml").read_text()
+    assert re.search(pattern, whole)
+    (dos / "vasprun.xml").write_text(re.sub(pattern, instead, whole))
+    with pytest.raises(DosError, match=message) as error:
+        read_dos(static, dos, VaspDosMaker())
+    assert "\n" not in str(error.value)
 
 
 def test_gzipped_output_and_host_prefix_are_read(tmp_path):
@@ -250,7 +351,8 @@ def test_gzipped_output_and_host_prefix_are_read(tmp_path):
 def test_both_spins_are_added_and_the_moment_is_counted(tmp_path):
     bands = np.array([[[0.0, 2.0, 9.0]], [[1.0, 3.0, 9.5]]]) + 1.0
     occupations = np.array([[[1.0, 1.0, 0.0]], [[1.0, 0.25, 0.0]]])
-    dos = np.stack([np.full(371, 0.5), np.full(371, 0.25)])
+    density = 3.25 / (3.9 - ENERGIES[0])
+    dos = np.stack([np.full(371, density / 4), np.full(371, 3 * density / 4)])
     static, folder = write_pair(
         tmp_path, bands=bands, occupations=occupations, dos=dos, n_electrons=3.25, efermi=3.9
     )
@@ -258,14 +360,26 @@ def test_both_spins_are_added_and_the_moment_is_counted(tmp_path):
     assert document.is_spin_polarized
     assert document.magnetization == pytest.approx(0.75)
     assert document.is_magnetic
-    assert set(document.dos) == {0.75}
+    np.testing.assert_allclose(document.dos, density, rtol=1e-4)
     assert document.vbm == document.cbm == document.efermi == 3.9
+
+
+@pytest.mark.parametrize(("moment", "magnetic"), [(0.02, False), (1.5, True)])
+def test_antiferromagnet_is_magnetic_without_a_total_moment(tmp_path, moment, magnetic):
+    run = insulator()
+    half = {name: np.repeat(run[name], 2, axis=0) for name in ("bands", "occupations")}
+    static, dos = write_pair(tmp_path, dos=np.repeat(run["dos"] / 2, 2, axis=0), **half)
+    write_run(static, SILICON, energy=-1, n_electrons=8, mesh=(9, 9, 9), moments=[moment, -moment])
+    document = read_dos(static, dos, VaspDosMaker())
+    assert document.magnetization == pytest.approx(0.0)
+    assert document.largest_moment == moment
+    assert document.is_magnetic is magnetic
 
 
 def test_dos_that_starts_above_the_window_is_padded_with_zeros(tmp_path):
     energies = np.linspace(3.0, 12.0, 181)
     bands = insulator()["bands"].clip(min=3.2)
-    static, dos = write_pair(tmp_path, energies=energies, dos=np.ones((1, 181)), bands=bands)
+    static, dos = write_pair(tmp_path, energies=energies, dos=np.full((1, 181), 3.2), bands=bands)
     document = read_dos(static, dos, VaspDosMaker())
     assert document.energies[0] <= document.vbm - 4
     assert set(np.array(document.dos)[np.array(document.energies) < 2.99]) == {0.0}
@@ -299,7 +413,11 @@ def test_too_few_bands_are_computed_again_once_with_twice_as_many(tmp_path):
     again, document = response.replace.jobs
     assert again.maker.input_set_generator.nbands_factor == pytest.approx(2.4)
     assert again.function_kwargs["prev_dir"] == str(static)
-    assert document.function_kwargs == {"material_id": "mp-149", "repeat": False}
+    assert document.function_kwargs == {
+        "material_id": "mp-149",
+        "band_gap": None,
+        "repeat": False,
+    }
     with pytest.raises(DosError, match="compute more bands"):
         job.function(str(static), str(dos), VaspDosMaker(), repeat=False)
 

@@ -66,11 +66,15 @@ def _eigenvalues(bands: np.ndarray, occupations: np.ndarray) -> str:
     )
 
 
-def _dos(efermi: float, energies: np.ndarray, dos: np.ndarray) -> str:
+def _dos(
+    efermi: float, energies: np.ndarray, dos: np.ndarray, integrated: np.ndarray | None
+) -> str:
+    if integrated is None:  # VASP's starts at 0
+        steps = np.diff(energies, prepend=energies[0])
+        integrated = np.cumsum(dos * steps, axis=1)
     spins = []
-    for s, values in enumerate(dos):
-        integrated = np.cumsum(values) * (energies[1] - energies[0])
-        rows = zip(energies, values, integrated, strict=True)
+    for s, (values, below) in enumerate(zip(dos, integrated, strict=True)):
+        rows = zip(energies, values, below, strict=True)
         lines = "".join(f"<r>{e:.4f} {d:.6f} {i:.6f}</r>" for e, d, i in rows)
         spins.append(f'<set comment="spin {s + 1}">{lines}</set>')
     return (
@@ -78,6 +82,19 @@ def _dos(efermi: float, energies: np.ndarray, dos: np.ndarray) -> str:
         '<dimension dim="1">gridpoints</dimension>'
         '<dimension dim="2">spin</dimension><field>energy</field><field>total</field>'
         f"<field>integrated</field><set>{''.join(spins)}</set></array></total></dos>"
+    )
+
+
+def _moments(moments: list[float] | None) -> str:
+    if moments is None:
+        return ""
+    rows = "".join(
+        f"  {k + 1:3d}        0.000   0.000  {m:6.3f}  {m:6.3f}\n" for k, m in enumerate(moments)
+    )
+    line = "-" * 50
+    return (
+        " magnetization (x)\n\n# of ion       s       p       d       tot\n"
+        f"{line}\n{rows}{line}\ntot            0.000   0.000   0.000   {sum(moments):.3f}\n\n"
     )
 
 
@@ -91,6 +108,8 @@ def write_run(
     efermi: float = 0.0,
     energies: np.ndarray | None = None,
     dos: np.ndarray | None = None,
+    integrated: np.ndarray | None = None,
+    moments: list[float] | None = None,
     bands: np.ndarray | None = None,
     occupations: np.ndarray | None = None,
     n_steps: int = 5,
@@ -102,6 +121,10 @@ def write_run(
     ----------
     dos : ndarray, shape (n_spins, n_energies)
         States/eV/cell of each spin.
+    integrated : ndarray, shape (n_spins, n_energies), optional
+        States/cell of each spin; the sum of `dos` over the steps by default.
+    moments : list of float, optional
+        Of the sites, in Bohr magnetons; goes into the OUTCAR.
     bands, occupations : ndarray, shape (n_spins, n_kpoints, n_bands)
         In eV; occupations of each spin between 0 and 1.
     n_steps : int
@@ -113,7 +136,11 @@ def write_run(
     n_bands = 1 if bands is None else bands.shape[2]
     weights = "".join(f"<v>{1 / n_points:.8f}</v>" for _ in range(n_points))
     points = "".join(f"<v>{k / n_points:.8f} 0.0 0.0</v>" for k in range(n_points))
-    spectrum = "" if dos is None else _eigenvalues(bands, occupations) + _dos(efermi, energies, dos)
+    spectrum = (
+        ""
+        if dos is None
+        else _eigenvalues(bands, occupations) + _dos(efermi, energies, dos, integrated)
+    )
     total = (
         f'<energy><i name="e_fr_energy">{energy}</i><i name="e_wo_entrp">{energy}</i>'
         f'<i name="e_0_energy">{energy}</i></energy>'
@@ -140,5 +167,5 @@ def write_run(
     (folder / "OUTCAR").write_text(
         f" hand-made\n running on    1 total cores\n   number of bands    NBANDS= {n_bands}\n"
         "   total plane-waves  NPLWV =   1000\n   IBRION =     -1    ionic relax\n"
-        f"  E-fermi :   {efermi:.4f}\n  Elapsed time (sec):     {seconds:.3f}\n"
+        f"  E-fermi :   {efermi:.4f}\n{_moments(moments)}  Elapsed time (sec):     {seconds:.3f}\n"
     )
