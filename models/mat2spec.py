@@ -72,7 +72,7 @@ class Mat2SpecConfig(BaseModel):
         Branches whose translator gets the graph embedding beside the latent: both in text and
         code. By default the label branch predicts from the label alone.
     detach_labels : bool
-        The alignment moves the feature mixture only, not the label mixture as well.
+        The alignment moves the feature mixture only; in text and code the label mixture as well.
     label_embedding : bool
         False: the ablation without label branch; only the prediction loss is left.
     projector : bool
@@ -95,7 +95,7 @@ class Mat2SpecConfig(BaseModel):
     label_input: Literal["standardised", "unit-mean", "target", "spectrum"] = "standardised"
     label_temperature: float = Field(1.0, gt=0)
     graph_beside_latent: Literal["both", "feature", "neither"] = "feature"
-    detach_labels: bool = False
+    detach_labels: bool = True
     label_embedding: bool = True
     projector: bool = True
 
@@ -175,7 +175,8 @@ class Mat2Spec(nn.Module):
     Beside the graph embedding the label branch can do without it, and at the weight of eq. 10
     that is what it learns from hundreds of spectra: the same loss with true and with shuffled
     labels. Trainings report both (:func:`models.fitting.label_branch_losses`). By default the
-    weight is small and the label branch gets no graph embedding, which keeps it informative.
+    label branch gets no graph embedding and its mixture is not moved by the alignment, whose
+    weight is small so that the features are not drawn away from their prediction.
 
     Parameters
     ----------
