@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import ARCHITECTURES, graphs_for, model_config
+from models.card import label_branch_collapsed, label_branch_in_words
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.crystal import Crystal
 from models.dataset import SpectrumDataset, refuse_settings
@@ -297,6 +298,8 @@ def train_run(config: TrainingConfig, run: Run, folder: Path) -> RunResult:
     trained = train_setting(
         chosen, run.setting, dataset, split, start=start, announce=remarks.append
     )
+    if trained.label_branch and label_branch_collapsed(trained.label_branch):
+        remarks.append(label_branch_in_words(trained.label_branch))
     if run == run.whole:
         save_checkpoint(_model_stem(folder, config, run), trained.checkpoint)
     test = dataset.subset(split.test)

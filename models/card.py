@@ -14,6 +14,7 @@ from models.errors import ModelError
 CARD = "card.json"
 ZOO = Path(__file__).parent / "zoo"
 DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
+COLLAPSED = 0.05
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
 
 
@@ -145,7 +146,13 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 def label_branch_in_words(losses: dict[str, float]) -> str:
     """Whether the label branch knows the labels: its losses with true and with shuffled ones."""
     true, shuffled = losses["true"], losses["shuffled"]
-    return f"label branch loss with true labels {true:.3g}, with shuffled {shuffled:.3g}"
+    collapsed = ": collapsed" if label_branch_collapsed(losses) else ""
+    return f"label branch loss with true labels {true:.3g}, with shuffled {shuffled:.3g}{collapsed}"
+
+
+def label_branch_collapsed(losses: dict[str, float]) -> bool:
+    """Whether the losses with true and with shuffled labels differ by less than `COLLAPSED`."""
+    return losses["shuffled"] < (1 + COLLAPSED) * losses["true"]
 
 
 def _with_error(figures: dict[str, float], name: str) -> str:

@@ -236,7 +236,8 @@ def alignment_loss(
     """Upper bound of the KL divergence between the feature and the label mixture (eqs. 6-7).
 
     The KL divergence of two mixtures has no closed form; by convexity it is at most the mean
-    over all pairs of components, each pair weighted with both mixing weights.
+    over all pairs of components, each pair weighted with both mixing weights. The bound is
+    zero only where all components are the same.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from model_examples import (
     write_rows,
 )
 
-from models import benchmark
+from models import benchmark, fitting
 from models.benchmark import (
     ABLATION_VARIANTS,
     MEAN_SPECTRUM,
@@ -411,6 +411,22 @@ def test_a_lack_of_memory_is_remembered(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(2):
         (found,) = run_all(chosen, runs, tmp_path / "runs")
         assert found.remarks == ("maxnorm-mse: out of memory; begins again with batches of 4",)
+
+
+def test_a_collapsed_label_branch_is_a_remark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(tmp_path)
+    small = {"encoder": TINY.model["encoder"], "latent": 4}
+    mat2spec = Variant(name="small", architecture="mat2spec", model=small)
+    for shuffled, remarks in ((0.22, 0), (0.2, 1)):
+        found = {"true": 0.2, "shuffled": shuffled}
+        monkeypatch.setattr(fitting, "label_branch_losses", lambda *_, found=found: found)
+        runs = plan([mat2spec], ["maxnorm-mse"], 1)
+        (result,) = run_all(chosen, runs, tmp_path / f"{shuffled}")
+        assert len(result.remarks) == remarks
+    words = "label branch loss with true labels 0.2, with shuffled 0.2: collapsed"
+    assert result.remarks == (words,)
 
 
 def abort(*_: Any) -> None:

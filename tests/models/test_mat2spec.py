@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from model_examples import batch_of, random_crystals, random_spectra
 
 from models.architectures import build_model
+from models.card import ZOO
 from models.errors import ModelError
 from models.losses import SETTINGS, alignment_loss, contrastive_loss
 from models.mat2spec import LossWeights, Mat2Spec, Mat2SpecConfig, sample
@@ -42,9 +44,25 @@ def linear_sizes(module: torch.nn.Module) -> list[int]:
     return [m.out_features for m in module.modules() if isinstance(m, torch.nn.Linear)]
 
 
-def test_the_weights_of_the_losses_are_those_of_equation_10() -> None:
+def test_the_weights_of_the_losses_are_those_of_equation_10_and_of_the_code() -> None:
     """Not the alignment's and the contrastive loss's exchanged."""
-    assert LossWeights() == LossWeights(prediction=1, alignment=1.1, contrastive=1)
+    text, code = (
+        Mat2SpecConfig.model_validate(yaml.safe_load((ZOO / f"{name}.yaml").read_text())["model"])
+        for name in ("paper", "authors")
+    )
+    assert text.loss_weights == LossWeights(prediction=1, alignment=1.1, contrastive=1)
+    assert code.loss_weights == LossWeights(prediction=2, alignment=1.1, contrastive=0.1)
+    assert (text.alignment, code.alignment) == ("feature-to-label", "symmetric")
+
+
+def test_the_bound_vanishes_only_where_all_components_are_one() -> None:
+    """So a heavy alignment makes the latent of a label the same for all labels."""
+    alpha, beta = torch.rand(4, SIZE).softmax(-1), torch.rand(4, 3).softmax(-1)
+    label = torch.zeros(SIZE, 8), torch.zeros(SIZE, 8)
+    feature = torch.zeros(4, 3, 8), torch.zeros(4, 3, 8)
+    assert alignment_loss(alpha, label, beta, feature).abs() < 1e-6
+    label[0][0] += 0.1
+    assert alignment_loss(alpha, label, beta, feature) > 1e-4
 
 
 def test_the_total_is_the_weighted_sum() -> None:

@@ -138,8 +138,20 @@ def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: P
             f"label branch loss with true labels {losses['true']:.3g}, "
             f"with shuffled {losses['shuffled']:.3g}"
         )
-        assert f"- {name}: {words}\n" in trained.card.to_markdown()
-        assert any(line.startswith(name) and line.endswith(words) for line in lines)
+        assert f"- {name}: {words}" in trained.card.to_markdown()
+        assert any(line.startswith(name) and words in line for line in lines)
+    told = trained.card.model_copy(
+        update={
+            "label_branch": {
+                "alive": {"true": 0.2, "shuffled": 0.22},
+                "dead": {"true": 0.2, "shuffled": 0.201},
+            }
+        }
+    ).to_markdown()
+    assert "- alive: label branch loss with true labels 0.2, with shuffled 0.22\n" in told
+    assert (
+        "- dead: label branch loss with true labels 0.2, with shuffled 0.201: collapsed\n" in told
+    )
     silent = trained.card.model_copy(update={"label_branch": {}})
     assert "label branch" not in silent.to_markdown()
 
