@@ -266,9 +266,9 @@ def test_phonon_dos_that_cannot_be_used(dos, reason):
 @cache
 def structures():
     """The structures of the server's documents."""
-    import mp_server
+    from tests.screening import mp_server
 
-    return [Structure.from_dict(d["structure"]) for d in mp_server.summary_documents(60)]
+    return [Structure.from_dict(d["structure"]) for d in mp_server.summary_documents(300)]
 
 
 def dos_of(k):
@@ -288,7 +288,7 @@ def run_type_of(k):
 
 
 def documents(n):
-    import mp_server
+    from tests.screening import mp_server
 
     for k, document in enumerate(mp_server.summary_documents(n)):
         gap = 1.0 if k % 4 == 0 else 0.0
@@ -380,7 +380,7 @@ def server():
     if not uri:
         pytest.skip("SCREEN_TEST_MONGO_URI is not set")
     pytest.importorskip("emmet.api", reason="the server's own code needs emmet-api")
-    import mp_server
+    from tests.screening import mp_server
 
     with mp_server.materials_project(uri, documents(60)) as running:
         yield running[0]

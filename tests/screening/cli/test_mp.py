@@ -15,6 +15,7 @@ from models.card import ModelCard
 from screening.fetch import PHONON_DOS, TOTAL_DOS
 from screening.sources.mp_client import ATTRIBUTION, usual_id
 from tests.screening import mp_server
+from tests.screening.test_fetch import ENERGIES, edos_table, holding, structures
 
 pytestmark = pytest.mark.mongo
 
@@ -234,8 +235,14 @@ def put_table(client, uri, table):
         client.put_object_acl(Bucket="materialsproject-parsed", Key=entry["Key"], ACL="public-read")
 
 
-ENERGIES = np.linspace(-12.0, 14.0, 2001)
 CENTRES = np.random.default_rng(2).uniform(-8, 8, 300)
+
+
+def metallic(k):
+    """A DOS of document `k` without a gap."""
+    dos = 0.3 + 5 * np.exp(-((ENERGIES - CENTRES[k]) ** 2))
+    odd = sum(structures()[k].atomic_numbers) % 2
+    return {"spin_up_densities": holding(dos, 0.2, odd).tolist()}
 
 
 @pytest.fixture
@@ -255,18 +262,10 @@ def spectra(server, public_store):
                 }
             },
         )
-    rows = [
-        {
-            "identifier": alpha(100_000 + k),
-            "run_type": "GGA",
-            "spin_up_densities": (0.3 + 5 * np.exp(-((ENERGIES - CENTRES[k]) ** 2))).tolist(),
-            "spin_down_densities": ENERGIES.tolist() if k % 10 == 0 else None,
-            "energies": ENERGIES.tolist(),
-            "efermi": 0.2,
-        }
-        for k in range(300)
-    ]
-    put_table(public_store, TOTAL_DOS, pa.Table.from_pylist(rows))
+    changes = {str(k): metallic(k) for k in range(300)}
+    for k in range(0, 300, 10):
+        changes[str(k)]["spin_down_densities"] = np.zeros(len(ENERGIES)).tolist()
+    put_table(public_store, TOTAL_DOS, edos_table(range(300), **changes))
     return documents
 
 
@@ -285,7 +284,7 @@ def test_fetch_edos_and_train_on_it(mp, server, spectra, tmp_path):
     numbers = [int(d["dos"]["task_id"][3:]) - 100_000 for d in wanted]
     polarised = sum(k % 10 == 0 for k in numbers)
     assert polarised > 0
-    assert report["left_out"] == {"spin-polarised": polarised}
+    assert report["left_out"] == {"spin channels of a magnetic calculation": polarised}
     assert report["written"] == len(numbers) - polarised > 20
     assert report["database_version"] == mp_server.VERSION
     assert report["attribution"] == ATTRIBUTION
@@ -306,7 +305,7 @@ def test_fetch_edos_and_train_on_it(mp, server, spectra, tmp_path):
 
 def test_fetch_says_what_became_of_the_materials(mp, spectra, tmp_path):
     outcome = mp("fetch", "edos", "edos.parquet")
-    assert "left out: spin-polarised" in outcome.out
+    assert "left out: spin channels of a magnetic calculation" in outcome.out
     assert "written to edos.parquet" in outcome.out
     assert "doi:10.1063/1.4812323" in outcome.err
     before = (tmp_path / "edos.parquet").read_bytes()
