@@ -258,13 +258,12 @@ def alignment_loss(
         Mean over the batch, in nats.
     """
     mean, logvar = (t.flatten(0, 1) for t in feature)
-    from_label, to_label = gaussian_kl(*label, mean, logvar), gaussian_kl(mean, logvar, *label).T
-    by_direction = {
-        "feature-to-label": to_label,
-        "label-to-feature": from_label,
-        "symmetric": (to_label + from_label) / 2,
-    }
-    pairs = by_direction[direction].unflatten(1, feature_weight.shape)
+    divergences = []
+    if direction != "label-to-feature":
+        divergences.append(gaussian_kl(mean, logvar, *label).T)
+    if direction != "feature-to-label":
+        divergences.append(gaussian_kl(*label, mean, logvar))
+    pairs = (sum(divergences) / len(divergences)).unflatten(1, feature_weight.shape)
     return torch.einsum("bi,ibj,bj->b", label_weight, pairs, feature_weight).mean()
 
 
