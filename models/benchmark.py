@@ -557,7 +557,7 @@ def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
     chosen = config_of(config, run)
     # Defaults of an architecture may change, so they are part of what was trained.
     model = model_config(chosen.architecture, chosen.model).model_dump(mode="json")
-    elsewhere = {"name", "description", "attribution", "limits", "labels", "structures"}
+    elsewhere = {"name", "description", "attribution", "limits", "labels", "structures", "half"}
     document = chosen.model_dump(mode="json", exclude=elsewhere) | {"model": model}
     what = run.model_dump(mode="json", include={"fraction", "subclass", "regime"})
     text = json.dumps([document, what, _state(config)], sort_keys=True)

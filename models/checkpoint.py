@@ -49,9 +49,15 @@ class Checkpoint:
     card: CheckpointCard
 
 
-def save_checkpoint(stem: Path, checkpoint: Checkpoint) -> CheckpointCard:
-    """Write `stem`.safetensors and `stem`.json; the card returned names the weights' hash."""
+def save_checkpoint(stem: Path, checkpoint: Checkpoint, half: bool = False) -> CheckpointCard:
+    """Write `stem`.safetensors and `stem`.json; the card returned names the weights' hash.
+
+    With `half` the model's weights are rounded to half precision in the file; they are computed
+    with in single precision again when it is loaded.
+    """
     state = {f"model.{k}": v for k, v in checkpoint.model.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     state |= {f"setting.{k}": v for k, v in checkpoint.setting.state_dict().items()}
     data = save_tensors({k: v.detach().cpu().contiguous() for k, v in state.items()})
     digest = hashlib.sha256(data).hexdigest()

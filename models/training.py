@@ -46,6 +46,7 @@ class TrainedPredictor:
         Their predicted spectra in states/eV/cell, NaN unless both parts of the pair were trained.
     """
 
+    config: TrainingConfig
     checkpoints: dict[str, Checkpoint]
     card: ModelCard
     test: SpectrumDataset
@@ -54,7 +55,7 @@ class TrainedPredictor:
     def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
         """Write all checkpoints and the card into `folder`, replacing what is there."""
         for name, checkpoint in self.checkpoints.items():
-            save_checkpoint(folder / name, checkpoint)
+            save_checkpoint(folder / name, checkpoint, self.config.half)
         card = self.card.model_copy(update={"gap": gap or {}})
         card.write(folder)
         return card
@@ -114,6 +115,9 @@ def train_predictor(
         checkpoints[name] = trained.checkpoint
         announce(_in_words(name, trained))
     seconds = time.perf_counter() - started
+    if config.half:
+        for checkpoint in checkpoints.values():
+            checkpoint.model.half().float()
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
     label_branch = {
@@ -124,7 +128,7 @@ def train_predictor(
     card = _card(config, dataset, split, figures, label_branch, seconds)
     if kept:
         kept.clear()
-    return TrainedPredictor(checkpoints, card, test, predicted)
+    return TrainedPredictor(config, checkpoints, card, test, predicted)
 
 
 def _in_words(setting_name: str, trained: Trained) -> str:

@@ -46,6 +46,8 @@ class TrainingConfig(BaseModel):
         Of AdamW; the rate is halved after each quarter of the epochs.
     patience : int, optional
         Stop when the validation error has not fallen for so many epochs.
+    half : bool
+        Round the trained weights to half precision before they are measured and written.
     seed : int
         Of the initial weights and the order of the materials.
     split_seed : int
@@ -72,6 +74,7 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     patience: int | None = Field(None, gt=0)
+    half: bool = False
     seed: int = Field(0, ge=0)
     split_seed: int = Field(0, ge=0)
     split_by: SplitBy = "material"

@@ -72,6 +72,24 @@ def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
+def test_half_precision_is_what_is_measured_and_written(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures)
+    whole, half = (
+        train_predictor(chosen.model_copy(update={"half": half})) for half in (False, True)
+    )
+    sizes = []
+    for name, trained in (("whole", whole), ("half", half)):
+        trained.save(tmp_path / name)
+        sizes.append((tmp_path / name / "sumnorm-kl.safetensors").stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    np.testing.assert_allclose(half.predicted, whole.predicted, rtol=2e-2, atol=1e-3)
+    assert not np.array_equal(half.predicted, whole.predicted)
+    loaded = load_checkpoint(tmp_path / "half" / "sumnorm-kl").model
+    assert torch.equal(weights(loaded), weights(half.checkpoints["sumnorm-kl"].model))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("setting_name", SETTINGS)
 def test_training_is_deterministic_for_a_seed(setting_name: str) -> None:
     dataset = small_dataset()
