@@ -549,8 +549,9 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
     return figures
 
 
-# Results on disk: facts as JSON, predictions beside them as a plain array. Figures are measured
-# again when they are read, since the way to measure may have changed.
+# Results on disk: facts as JSON, predictions beside them as a plain array. The figures in the JSON
+# are for people: they are measured again when a result is read, since the way to measure may have
+# changed.
 
 
 def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
@@ -574,6 +575,7 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
     np.save(stem.with_suffix(".npy"), result.prediction)
     document = {
         "run": result.run.model_dump(),
+        "figures": result.figures,
         "n_train": result.n_train,
         "seconds": round(result.seconds, 1),
         "remarks": result.remarks,
