@@ -53,6 +53,19 @@ def folder(tmp_path) -> Path:
     return tmp_path / "cells"
 
 
+@pytest.fixture
+def criteria(screen, folder):
+    """Options that the rocksalt crystal meets in its primitive cell, but not in a larger one.
+
+    Its lowest bin is below the threshold, four times its lowest bin is not, whatever model is
+    shipped.
+    """
+    (file,) = folder.glob("rocksalt_primitive.*")
+    (row,) = json.loads(screen("predict", file, "--json").out)["predictions"]
+    limits = ("--min-width", 0.0625, "--min-upper-edge", -4, "--max-upper-edge", 4)
+    return ("--max-dos", 2 * min(row["spectrum"]), *limits)
+
+
 def by_crystal(rows):
     """Rows of each crystal, the one of its primitive cell first."""
     for name in SPACE_GROUPS:
@@ -73,22 +86,23 @@ def assert_same_verdict(own, figures):
                 assert row[figure] == pytest.approx(first[figure], abs=1e-4), row["material_id"]
 
 
-def test_predict_judges_a_crystal_and_not_its_cell(screen, folder):
-    rows = json.loads(screen("predict", folder, "--json").out)["predictions"]
+def test_predict_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
+    rows = json.loads(screen("predict", folder, *criteria, "--json").out)["predictions"]
     for name, own in by_crystal(rows):
         assert_same_verdict(own, FIGURES)
         assert len({row["is_gap"] for row in own}) == 1
         spectra = np.array([row["spectrum"] for row in own])
         np.testing.assert_allclose(spectra, spectra[:1].repeat(len(own), 0), atol=1e-4)
         assert own[0]["cell_multiplicity"] == 1
-        assert own[0]["is_gap"] == (name == "rocksalt")
+        assert own[0]["is_gap"] or name != "rocksalt"
         found = sorted(row["cell_multiplicity"] for row in own)
         sizes = sorted(len(cell) // own[0]["nsites"] for cell in all_cells(name).values())
         assert found == sizes
 
 
-def test_predict_keeps_cells_on_request(screen, folder):
-    rows = json.loads(screen("predict", folder, "--json", "--keep-cell").out)["predictions"]
+def test_predict_keeps_cells_on_request(screen, folder, criteria):
+    outcome = screen("predict", folder, *criteria, "--json", "--keep-cell")
+    rows = json.loads(outcome.out)["predictions"]
     verdicts = {row["material_id"]: row["is_gap"] for row in rows}
     assert verdicts["rocksalt_primitive"]
     assert not verdicts["rocksalt_conventional"]
@@ -101,12 +115,13 @@ def test_predict_says_what_became_of_the_cell(screen, folder):
     assert "cell given with 8 atoms, reduced to 1/4" in outcome.out
 
 
-def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder):
-    assert screen("run", "--source", folder, "--quiet").code == 0
+def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
+    assert screen("run", "--source", folder, *criteria, "--quiet").code == 0
     rows = json.loads(screen("candidates", "--all", "--json").out)
     for name, own in by_crystal(rows):
         assert_same_verdict(own, ("gap_lower_edge", "gap_upper_edge", "gap_width", "score"))
-        assert {row["is_positive"] for row in own} == {name == "rocksalt"}
+        (verdict,) = {row["is_positive"] for row in own}
+        assert verdict or name != "rocksalt"
     shown = screen("show", "rocksalt_conventional").out
     assert "given with 8 atoms, reduced to 1/4" in shown
     shown = screen("show", "rocksalt_primitive").out
@@ -115,9 +130,10 @@ def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder):
     assert (document["cell_multiplicity"], document["nsites"]) == (2, 2)
 
 
-def test_a_run_keeps_cells_on_request_and_says_so(screen, folder):
-    screen("run", "--source", folder, "--quiet")
-    kept = json.loads(screen("run", "--source", folder, "--keep-cell", "--json").out)
+def test_a_run_keeps_cells_on_request_and_says_so(screen, folder, criteria):
+    screen("run", "--source", folder, *criteria, "--quiet")
+    outcome = screen("run", "--source", folder, *criteria, "--keep-cell", "--json")
+    kept = json.loads(outcome.out)
     assert kept["parameters"]["keep_cell"] is True
     found = {row["material_id"]: row for row in kept["positives"]}
     assert "rocksalt_primitive" in found
