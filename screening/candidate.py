@@ -70,6 +70,8 @@ class Candidate:
         could not be.
     reduction_problem : str, optional
         Why it could not be reduced.
+    remarks : tuple of str
+        What a person should know of how it was read, such as a repair of its file.
     """
 
     material_id: str
@@ -82,6 +84,7 @@ class Candidate:
     origin: Origin | None = None
     cell_multiplicity: int | None = None
     reduction_problem: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def reduced(self) -> Candidate:
         """The candidate in its primitive cell, or as it is with the reason why not."""
