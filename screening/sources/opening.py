@@ -73,7 +73,7 @@ def text_of(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
     except _BROKEN as error:
         raise ScreeningError(f"{path}: {_why(error)}") from None
     except OSError as error:
-        raise ScreeningError(f"{path}: {error.strerror or one_line(error)}") from None
+        raise ScreeningError(f"{path}: {error.strerror or _why(error)}") from None
 
 
 def _why(error: BaseException) -> str:
@@ -135,6 +135,7 @@ class StructureFile:
             try:
                 with open_binary(self.path) as packed, copy.open("wb") as plain:
                     shutil.copyfileobj(packed, plain)
-            except _BROKEN as error:
-                raise ValueError(_why(error)) from None
+            except (*_BROKEN, OSError) as error:
+                strerror = error.strerror if isinstance(error, OSError) else None
+                raise ValueError(strerror or _why(error)) from None
             yield copy

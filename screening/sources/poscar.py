@@ -48,7 +48,7 @@ def parse_poscar(text: str) -> tuple[Crystal, tuple[str, ...]]:
     ModelError
         In one line with the number of the line that is wrong.
     """
-    lines = [_fields(line) for line in text.split("\n")]
+    lines = [_fields(line) for line in text.rstrip().split("\n")]
     scales = _scales(lines)
     rows = range(_LATTICE, _LATTICE + 3)
     lattice = np.array([_three(lines, i, "a lattice vector") for i in rows])

@@ -9,7 +9,7 @@ import numpy as np
 from models.crystal import Crystal
 from screening.candidate import Candidate
 
-NEIGHBORS = 16  # of each element that an atom is described by
+NEIGHBORS = 32  # of each element that an atom is described by; fcc and hcp differ from the 19th
 TOLERANCE = 0.01  # Å; as for atoms that a lattice translation maps onto each other
 MAX_ATOMS = 200
 
@@ -19,11 +19,12 @@ class Twins:
     """Remarks which candidates are crystals that came before.
 
     Two are the same if they have the same composition, and for each pair of elements the mean
-    distances from an atom of the one to its 16 nearest of the other (averages as in [1]_, apart
+    distances from an atom of the one to its 32 nearest of the other (averages as in [1]_, apart
     by element) agree to 0.01 Å. These do not depend on the choice of the cell, its origin, or
     its orientation. They do not tell a crystal from its mirror image, whose DOS is the same; the
-    same material relaxed by another functional counts as another. Cells of more than 200 atoms
-    are not compared. About 0.5 kB are kept of each.
+    same material relaxed by another functional counts as another; stackings that differ only
+    beyond these neighbours would count as the same. Cells of more than 200 atoms are not
+    compared. Of each crystal 0.1 kB is kept for each pair of its elements.
 
     References
     ----------
@@ -59,7 +60,7 @@ def mean_distances(crystal: Crystal) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (n_elements, n_elements, 16)
+    ndarray, shape (n_elements, n_elements, 32)
         In Å, elements by their atomic numbers.
     """
     from vesin import NeighborList
