@@ -6,7 +6,10 @@ periodic in three directions, with each atom written out.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +61,28 @@ def read_ase_database(file: StructureFile) -> Iterator[SourceItem]:
     from ase.db import connect
 
     with file.unpacked() as path:
+        _check_database(path)
         for n, row in enumerate(connect(path, type="db", append=True).select(), 1):
             yield _item(row.toatoms(), row.key_value_pairs, nth(file.stem, n), file.label)
+
+
+def _check_database(path: Path) -> None:
+    """ASE would write its tables into any other database.
+
+    Raises
+    ------
+    ValueError
+        If it is none of ASE's.
+    """
+    query = "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('systems', 'information')"
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            is_of_ase = database.execute(query).fetchone()[0] == 2
+    except sqlite3.Error as error:
+        raise ValueError(f"it is no database of ASE: {error}") from None
+    if not is_of_ase:
+        raise ValueError("it is no database of ASE")
 
 
 def _item(atoms: Atoms, properties: dict[str, Any], material_id: str, label: str) -> SourceItem:

@@ -99,10 +99,13 @@ def test_database_version_is_in_the_metadata_of_the_table(tmp_path):
         {"lattice": pa.list_(pa.float64(), 9), "species": pa.list_(pa.uint8())},
         {"lattice": pa.large_list(pa.float32()), "frac_coords": pa.list_(pa.float32())},
         {"material_id": pa.dictionary(pa.int32(), pa.string()), "band_gap": pa.null()},
+        {"material_id": pa.string_view()},
+        {"material_id": pa.large_string(), "formula": pa.string_view()},
+        {"material_id": pa.dictionary(pa.int8(), pa.large_string())},
     ],
 )
 def test_other_arrow_types_of_the_same_meaning_are_read(tmp_path, types):
-    rows = [row("mp-1", band_gap=None), row("mp-2", IRON, band_gap=None)]
+    rows = [row(i, c, band_gap=None, formula=None) for i, c in (("mp-1", SALT), ("mp-2", IRON))]
     inferred = pa.Table.from_pylist(rows).schema
     schema = pa.schema([pa.field(f.name, types.get(f.name, f.type)) for f in inferred])
     found = items(write(tmp_path / "a.parquet", rows, schema))
@@ -179,6 +182,22 @@ def test_columns_that_are_missing_or_wrong_are_named(tmp_path, columns, message)
     with pytest.raises(ScreeningError, match=message) as caught:
         open_source(write(tmp_path / "a.parquet", [content]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["material_id", "energy_above_hull"])
+def test_a_column_that_is_there_twice_is_named(tmp_path, name):
+    table = pa.Table.from_pylist([row("mp-1", energy_above_hull=0.0)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(table.append_column(name, table[name]), path)
+    with pytest.raises(ScreeningError, match=f"column {name} is there twice; leave one of them"):
+        open_source(path)
+
+
+def test_columns_that_are_not_read_may_be_there_twice(tmp_path):
+    table = pa.Table.from_pylist([row("mp-1", x=1)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(table.append_column("x", table["x"]), path)
+    assert list(items(path)) == ["mp-1"]
 
 
 def test_parquet_that_is_cut_off(tmp_path):

@@ -1,4 +1,6 @@
 import gzip
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -132,6 +134,20 @@ def test_rows_of_a_database(tmp_path):
     assert (salt.material_id, salt.band_gap, copper.material_id) == ("mp-22862", 5.0, "a#2")
     same(salt, SALT)
     assert isinstance(water, Unreadable)
+
+
+def test_databases_of_others_are_refused_and_left_as_they_are(tmp_path):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE runs (id)")
+        database.commit()
+    for name, content in (("empty.db", b""), ("thumbs.db", b"rubbish" * 99)):
+        (tmp_path / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    found = list(open_source(tmp_path))
+    assert len(found) == 3
+    assert all("it is no database of ASE" in item.reason for item in found)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
