@@ -74,11 +74,11 @@ def _check_database(path: Path) -> None:
     ValueError
         If it is none of ASE's.
     """
-    query = "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('systems', 'information')"
+    query = "SELECT COUNT(*) FROM sqlite_master WHERE name = 'systems'"
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as database:
-            is_of_ase = database.execute(query).fetchone()[0] == 2
+            is_of_ase = database.execute(query).fetchone()[0] == 1
     except sqlite3.Error as error:
         raise ValueError(f"it is no database of ASE: {error}") from None
     if not is_of_ase:

@@ -12,19 +12,22 @@ from screening.candidate import Candidate
 NEIGHBORS = 32  # of each element that an atom is described by; fcc and hcp differ from the 19th
 TOLERANCE = 0.01  # Å; as for atoms that a lattice translation maps onto each other
 MAX_ATOMS = 200
+DENSITY_STEP = 0.01  # of the logarithm of the volume per atom
+MATCH = {"ltol": 0.02, "stol": 0.02, "angle_tol": 1.0}  # of pymatgen's StructureMatcher
 
 
 @dataclass
 class Twins:
     """Remarks which candidates are crystals that came before.
 
-    Two are the same if they have the same composition, and for each pair of elements the mean
-    distances from an atom of the one to its 32 nearest of the other (averages as in [1]_, apart
-    by element) agree to 0.01 Å. These do not depend on the choice of the cell, its origin, or
-    its orientation. They do not tell a crystal from its mirror image, whose DOS is the same; the
-    same material relaxed by another functional counts as another; stackings that differ only
-    beyond these neighbours would count as the same. Cells of more than 200 atoms are not
-    compared. Of each crystal 0.1 kB is kept for each pair of its elements.
+    Two are the same if they have the same composition and density, if for each pair of elements
+    the mean distances from an atom of the one to its 32 nearest of the other (averages as in
+    [1]_, apart by element) agree to 0.01 Å, and if pymatgen's matcher maps one onto the other.
+    None of these depends on the choice of the cell, its origin, or its orientation. A crystal is
+    not told from its mirror image, whose DOS is the same; the same material relaxed by another
+    functional counts as another. Cells of more than 200 atoms are not compared. Of each crystal
+    about 1 kB is kept, and nothing is calculated before another one has its composition and
+    density.
 
     References
     ----------
@@ -33,26 +36,60 @@ class Twins:
     """
 
     found: int = 0
-    _known: dict[tuple[object, int], list[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    _known: dict[tuple[object, int], list[_Known]] = field(default_factory=dict)
 
     def remarked(self, candidate: Candidate) -> Candidate:
         """The candidate, with a remark if it is the same crystal as an earlier one."""
         crystal = candidate.structure
         if len(crystal) > MAX_ATOMS:
             return candidate
-        distances = mean_distances(crystal)
         composition = tuple((e, n / len(crystal)) for e, n in crystal.composition.items())
-        # Means of distances that agree to the tolerance lie in the same bin or in the next one.
-        middle = int(distances.mean() / TOLERANCE)
+        # The densities of equal crystals lie in the same bin or in the next one.
+        density = round(np.log(crystal.volume / len(crystal)) / DENSITY_STEP)
+        new = _Known.of(candidate)
         for step in (0, -1, 1):
-            for name, other in self._known.get((composition, middle + step), ()):
-                if np.abs(distances - other).max() < TOLERANCE:
+            for known in self._known.get((composition, density + step), ()):
+                if known.is_same_as(new):
                     self.found += 1
-                    remark = f"the same crystal as {name}"
+                    remark = f"the same crystal as {known.name}"
                     return replace(candidate, remarks=(*candidate.remarks, remark))
-        entry = (candidate.material_id, distances.astype(np.float32))
-        self._known.setdefault((composition, middle), []).append(entry)
+        self._known.setdefault((composition, density), []).append(new)
         return candidate
+
+
+@dataclass(slots=True)
+class _Known:
+    """A crystal that came before, in little memory."""
+
+    name: str
+    lattice: np.ndarray
+    frac_coords: np.ndarray
+    atomic_numbers: np.ndarray
+    distances: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> _Known:
+        crystal = candidate.structure
+        wrapped = (crystal.frac_coords % 1.0).astype(np.float32)
+        numbers = crystal.atomic_numbers.astype(np.uint8)
+        return cls(candidate.material_id, crystal.lattice, wrapped, numbers)
+
+    def is_same_as(self, other: _Known) -> bool:
+        """Whether the distances, and if so all atoms, agree."""
+        if np.abs(self._distances() - other._distances()).max() >= TOLERANCE:
+            return False
+        from pymatgen.analysis.structure_matcher import StructureMatcher
+
+        matcher = StructureMatcher(scale=False, **MATCH)
+        return bool(matcher.fit(self._crystal().to_structure(), other._crystal().to_structure()))
+
+    def _crystal(self) -> Crystal:
+        return Crystal(self.lattice, self.frac_coords, self.atomic_numbers)
+
+    def _distances(self) -> np.ndarray:
+        if self.distances is None:
+            self.distances = mean_distances(self._crystal()).astype(np.float32)
+        return self.distances
 
 
 def mean_distances(crystal: Crystal) -> np.ndarray:
