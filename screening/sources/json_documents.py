@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -44,8 +45,20 @@ MAGNETIC = 0.1  # Bohr magnetons of a cell that are more than noise
 
 def read_json(file: StructureFile) -> Iterator[SourceItem]:
     """The structures of a JSON file, which is read at once."""
-    for material_id, document in _documents(_loads(file.text()), file.stem):
-        yield item_of(document, material_id, file.label)
+    data = _loads(file.text())
+    remark = _of_a_part(data)
+    for material_id, document in _documents(data, file.stem):
+        item = item_of(document, material_id, file.label)
+        if remark and isinstance(item, Candidate):
+            item = replace(item, remarks=(*item.remarks, remark))
+        yield item
+
+
+def _of_a_part(data: Any) -> str | None:
+    """What is to be said of a response that is one page of several."""
+    meta = data.get("meta") if isinstance(data, dict) else None
+    is_part = isinstance(meta, dict) and meta.get("more_data_available") is True
+    return "from a page of an API's answer, which says that there is more" if is_part else None
 
 
 def read_json_lines(file: StructureFile) -> Iterator[SourceItem]:

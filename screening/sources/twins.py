@@ -26,7 +26,7 @@ class Twins:
     None of these depends on the choice of the cell, its origin, or its orientation. A crystal is
     not told from its mirror image, whose DOS is the same; the same material relaxed by another
     functional counts as another. Cells of more than 200 atoms are not compared. Of each crystal
-    about 1 kB is kept, and nothing is calculated before another one has its composition and
+    about 2 kB are kept, and nothing is calculated before another one has its composition and
     density.
 
     References

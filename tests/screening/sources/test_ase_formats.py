@@ -42,6 +42,7 @@ def metric(atoms):
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of ASE's writer that CASTEP is not there
 def test_a_crystal_in_each_format(tmp_path, name, kind, packed):
     skew = SALT.copy()
     strain = np.array([[0, 0.1, 0], [0, 0, 0.2], [0.3, 0, 0]])

@@ -5,6 +5,8 @@ import gzip
 import json
 import lzma
 import os
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -350,3 +352,30 @@ def test_what_differs_is_not_the_same():
 def test_the_remark_survives_the_reduction_of_the_cell():
     same = candidates(fcc(3.6), fcc(3.6))[1]
     assert same.reduced().remarks == ("the same crystal as c0",)
+
+
+@pytest.mark.data
+def test_crystals_of_the_snapshot_are_known_again_in_other_cells():
+    """In turned and skewed supercells, moved and rounded; and none is taken for another."""
+    folder = os.environ.get("SCREEN_TEST_DATA")
+    if not folder:
+        pytest.skip("SCREEN_TEST_DATA is not set")
+    rng = np.random.default_rng(0)
+    twins = Twins()
+    source = open_source(Path(folder) / "mp_snapshot.parquet")
+    some = [c for c in islice(source, 0, 50_000, 1000) if c.nsites <= 60]
+    assert not any(twins.remarked(candidate).remarks for candidate in some)
+    for candidate in some:
+        crystal, n = candidate.structure, rng.integers(1, 3)
+        skew = np.array([[1, 1, 0], [0, 1, 0], [0, -1, 1]])
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        copies = crystal.frac_coords[None] + np.arange(n)[:, None, None] * [0, 0, 1]
+        coordinates = np.round(copies.reshape(-1, 3) / [1, 1, n] + rng.random(3), 6)
+        lattice = crystal.lattice * [[1], [1], [n]]
+        other = Crystal(
+            skew @ lattice @ turn,
+            coordinates @ np.linalg.inv(skew),
+            np.tile(crystal.atomic_numbers, n),
+        )
+        found = twins.remarked(Candidate("other", other))
+        assert found.remarks == (f"the same crystal as {candidate.material_id}",)

@@ -116,6 +116,13 @@ def test_optimade_responses(tmp_path, document):
     assert found.band_gap is None
 
 
+@pytest.mark.parametrize("more", [True, False])
+def test_one_page_of_several_is_said(tmp_path, more):
+    response = {"data": [ENTRY], "meta": {"more_data_available": more}}
+    (found,) = items(tmp_path / "a.json", response)
+    assert ("there is more" in " ".join(found.remarks)) is more
+
+
 def test_lines_of_optimade_with_header_and_other_entries(tmp_path):
     header = {"x-optimade": {"meta": {"api_version": "1.1.0"}}}
     info = {"type": "info", "id": "structures", "properties": {}}

@@ -1,6 +1,7 @@
 """POSCARs against ASE's and pymatgen's readers where these are right, and by hand."""
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -172,3 +173,38 @@ def test_every_cut_of_a_file_is_refused():
     for n in range(len(lines)):
         with pytest.raises(ModelError):
             parse_poscar("".join(lines[:n]))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("direct", [True, False])
+def test_crystals_of_the_snapshot_as_pymatgen_and_ase_write_them(direct):
+    from itertools import islice
+    from pathlib import Path
+
+    from ase import Atoms
+    from ase.io import write
+    from pymatgen.io.vasp.inputs import Poscar
+
+    from screening.sources import open_source
+
+    folder = os.environ.get("SCREEN_TEST_DATA")
+    if not folder:
+        pytest.skip("SCREEN_TEST_DATA is not set")
+    for item in islice(open_source(Path(folder) / "mp_snapshot.parquet"), 0, 20_000, 200):
+        crystal = item.structure
+        structure = crystal.to_structure()
+        atoms = Atoms(
+            crystal.atomic_numbers, cell=crystal.lattice, scaled_positions=crystal.frac_coords
+        )
+        by_ase = io.StringIO()
+        write(by_ase, atoms, format="vasp", direct=direct, sort=False)
+        by_pymatgen = Poscar(structure, sort_structure=False).get_str(
+            direct=direct, significant_figures=12
+        )
+        for text in (by_pymatgen, by_ase.getvalue()):
+            found, remarks = parse_poscar(text)
+            np.testing.assert_allclose(found.lattice, crystal.lattice, atol=1e-9)
+            off = found.frac_coords - crystal.frac_coords
+            np.testing.assert_allclose(off - np.rint(off), 0, atol=1e-9)
+            assert (found.atomic_numbers == crystal.atomic_numbers).all()
+            assert remarks == ()
