@@ -39,9 +39,6 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Proj
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Read the subfolders of a folder, too.")
-]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +95,10 @@ Band = Annotated[
     typer.Option(
         "--band", rich_help_panel=_GAP, help="valence, or conduction for the mirror image."
     ),
+]
+
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Read the subfolders of a folder, too.")
 ]
 
 KeepCell = Annotated[

@@ -262,8 +262,6 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
             return
         remarks = stderr(quiet)
         remarks.print(_source_in_words(run))
-        for note in run.source.get("notes", []):
-            remarks.print(note)
         remarks.print(funnel_table(run))
         remarks.print(_counts(run))
         stdout().print(positives_table(run, positives))
@@ -273,13 +271,13 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
 
 
 def _source_in_words(run: Run) -> str:
-    """The source, and how old what it says is."""
+    """The source, how old what it says is, and what was noted when it was read."""
     from screening.cli.console import ago
 
     words = str(run.source.get("description", ""))
     if retrieved := run.source.get("retrieved"):
         words += f", retrieved {ago(datetime.fromisoformat(retrieved))} (--refresh asks again)"
-    return words
+    return "\n".join([words, *run.source.get("notes", [])])
 
 
 def _summary(run: Run, positives: list[CandidateRow]) -> dict[str, Any]:
