@@ -31,7 +31,7 @@ from models.spectrum import (
 )
 from screening.errors import ScreeningError
 from screening.sources.base import digest
-from screening.sources.files import number, one_line
+from screening.sources.checks import number, one_line
 from screening.sources.materials_project import Query, cached_table, structure_columns
 from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
 from screening.sources.mp_client import (

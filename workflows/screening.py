@@ -157,6 +157,8 @@ class ScreeningFlowMaker(Maker):
         return {
             "source": self.source,
             "known_edos": self.source_options.get("known_edos"),
+            # Not for other runs, so that older ones can be resumed.
+            **{k: v for k, v in self.source_options.items() if k == "recursive"},
             "filters": filters,
             "criteria": GapCriteria.from_options(**self.criteria).model_dump(mode="json"),
             "checkpoint": self.checkpoint,
@@ -241,7 +243,8 @@ def filter_candidates(
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
             stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
-            changes = {"funnel": stages, "updated_at": utc_now()}
+            noted = run.source | {"notes": list(source.notes)}
+            changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
             run = Run.model_validate(run.model_dump() | changes)
             store.put_run(run)
         shards = store.shards(run_id, state="pending")

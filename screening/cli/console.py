@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 WIDE = 160  # columns of a table that goes to a file or a pipe
 
+# Ids, paths and formulas come from outside: H2[relaxed] is a name, and so is a:x:.
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
+
 
 def stdout() -> Console:
     """Console for results."""
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else WIDE)
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else WIDE, **_PLAIN)
 
 
 def stderr(quiet: bool = False) -> Console:
     """Console for progress and remarks."""
-    return Console(stderr=True, quiet=quiet, highlight=False)
+    return Console(stderr=True, quiet=quiet, highlight=False, **_PLAIN)
 
 
 def print_json(document: Any) -> None:
@@ -92,7 +95,7 @@ def progress_bars(quiet: bool) -> Iterator[Report]:
             return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),

@@ -97,6 +97,10 @@ Band = Annotated[
     ),
 ]
 
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Read the subfolders of a folder, too.")
+]
+
 KeepCell = Annotated[
     bool,
     typer.Option(

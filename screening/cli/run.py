@@ -27,7 +27,7 @@ def run(
         str | None,
         typer.Option(
             help="mp (Materials Project), prototypes (pymatgen's AFLOW prototypes), or a path: "
-            ".parquet, .cif, POSCAR, .json or a folder of them. "
+            ".parquet, .cif, POSCAR, .json, .xyz, ..., or a folder of them. "
             "Default: mp if there is a key, else prototypes."
         ),
     ] = None,
@@ -75,9 +75,10 @@ def run(
         Path | None,
         typer.Option(
             rich_help_panel=_FILTERS,
-            help="File of the material_ids whose DFT DOS is known: .parquet, .csv or text.",
+            help="File of the material_ids whose DFT DOS is known: .parquet, .csv, .json or text.",
         ),
     ] = None,
+    recursive: options.Recursive = False,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -124,7 +125,7 @@ def run(
     maker = _maker(
         db=db,
         source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
-        source_options=_source_options(source, known_edos, mp_api_key_file, refresh),
+        source_options=_source_options(source, known_edos, mp_api_key_file, refresh, recursive),
         filters={
             "max_energy_above_hull": _finite(max_ehull),
             "max_elements": max_elements,
@@ -157,7 +158,7 @@ def run(
         _submit(maker, run_id, launchpad)
         remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
         return
-    remarks.print(f"Run [bold]{run_id}[/bold] ({'resumed' if resume else 'new'})")
+    remarks.print(f"Run {run_id} ({'resumed' if resume else 'new'})")
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
 
@@ -180,12 +181,14 @@ def _default_source(key_file: Path | None, remark: Any) -> str:
 
 
 def _source_options(
-    source: str, known_edos: Path | None, key_file: Path | None, refresh: bool
+    source: str, known_edos: Path | None, key_file: Path | None, refresh: bool, recursive: bool
 ) -> dict[str, Any]:
     """Options as plain values: they become part of the job specifications."""
     given: dict[str, Any] = {}
     if known_edos is not None:
         given["known_edos"] = str(known_edos.resolve())
+    if recursive and source not in ("mp", PROTOTYPES):
+        given["recursive"] = True
     if source == "mp":
         given["refresh"] = refresh
         if key_file is not None:
@@ -268,13 +271,13 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
 
 
 def _source_in_words(run: Run) -> str:
-    """The source, and how old what it says is."""
+    """The source, how old what it says is, and what was noted when it was read."""
     from screening.cli.console import ago
 
     words = str(run.source.get("description", ""))
     if retrieved := run.source.get("retrieved"):
         words += f", retrieved {ago(datetime.fromisoformat(retrieved))} (--refresh asks again)"
-    return words
+    return "\n".join([words, *run.source.get("notes", [])])
 
 
 def _summary(run: Run, positives: list[CandidateRow]) -> dict[str, Any]:

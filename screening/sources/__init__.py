@@ -20,7 +20,7 @@ def open_source(spec: str | Path, **options: Any) -> Source:
         or the path of a file or folder (:func:`screening.sources.files.open_path`).
     **options
         For ``"mp"``: see :func:`screening.sources.materials_project.open_materials_project`.
-        The other sources have none.
+        For a path: `recursive`, whether the subfolders of a folder are read, too.
 
     Raises
     ------
@@ -31,12 +31,12 @@ def open_source(spec: str | Path, **options: Any) -> Source:
         from screening.sources.materials_project import open_materials_project
 
         return open_materials_project(**options)
-    if options:
-        raise TypeError(f"source {str(spec)!r} takes no options, not {', '.join(options)}")
     if spec == "prototypes":
+        if options:
+            raise TypeError(f"source {str(spec)!r} takes no options, not {', '.join(options)}")
         from screening.sources.prototypes import PrototypeSource
 
         return PrototypeSource()
     from screening.sources.files import open_path
 
-    return open_path(Path(spec))
+    return open_path(Path(spec), **options)

@@ -13,6 +13,8 @@ from screening.filters import FilterCount
 
 UnknownPolicy = Literal["keep", "drop"]
 
+NAMED = 3  # ids of a kind that a note names
+
 
 class Source(ABC):
     """A stream of candidates that can be read more than once, in the same order each time."""
@@ -39,6 +41,11 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the content does."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user is to be told; some of it is known only after the source was read."""
+        return ()
 
     @property
     def total(self) -> int | None:
@@ -81,6 +88,7 @@ class _KnownEdos(Source):
         self.applied = source.applied
         self._source = source
         self._ids = ids
+        self._matched: set[str] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -94,8 +102,22 @@ class _KnownEdos(Source):
     def provenance(self) -> dict[str, str]:
         return self._source.provenance | super().provenance
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self._matched is None:
+            return self._source.notes
+        n, total = len(self._matched), len(self._ids)
+        note = f"known DOS: {n:,} of {total:,} ids name a material that was read"
+        if missing := sorted(self._ids - self._matched):
+            shown = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+            note += f", {total - n:,} match nothing ({shown})"
+        return (*self._source.notes, note)
+
     def __iter__(self) -> Iterator[SourceItem]:
+        self._matched = set()
         for item in self._source:
+            if item.material_id in self._ids:
+                self._matched.add(item.material_id)
             yield item if isinstance(item, Unreadable) else self._marked(item)
 
     def _marked(self, candidate: Candidate) -> Candidate:

@@ -1,96 +1,252 @@
-"""Candidates from files: parquet tables and structure files, or a folder of them."""
+"""Candidates from files: one, several, or a folder of them.
+
+Which file is of which kind stands in :data:`FORMATS`; a new kind is a reader and a line there.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import re
+import os
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import count
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from models.crystal import Crystal
-from models.errors import ModelError
-from screening.candidate import MAX_ID_LENGTH, Candidate, Origin, SourceItem, Unreadable
+from screening.candidate import Candidate, Origin, SourceItem, Unreadable
 from screening.errors import ScreeningError
+from screening.sources.ase_formats import FORMATS as ASE_FORMATS
+from screening.sources.ase_formats import read_ase, read_ase_database
 from screening.sources.base import Source, digest
+from screening.sources.checks import one_line
+from screening.sources.json_documents import read_json, read_json_lines
+from screening.sources.names import clean_id, name_uniquely, nth
+from screening.sources.opening import StructureFile, file_fingerprint, unpacked_name
+from screening.sources.poscar import read_poscar
+from screening.sources.twins import Twins
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+Reader = Callable[[StructureFile], Iterator[SourceItem]]
 
-KINDS = ".parquet, .cif, .json, .vasp, POSCAR*, CONTCAR*"
+PEEKED = 1000  # structures of a file that are kept, so that most files are parsed once
+NAMED = 3  # files of a kind that is not read whose names are told
 
 
-def open_path(path: Path) -> Source:
+def _read_cif(file: StructureFile) -> Iterator[SourceItem]:
+    from pymatgen.io.cif import CifParser
+
+    from models.crystal import Crystal
+    from models.errors import ModelError
+
+    blocks = [block for block in _data_blocks(file.text()) if "_atom_site_" in block]
+    if not blocks:
+        raise ValueError("no structure in it")
+    for n, block in enumerate(blocks, 1):
+        name = nth(file.stem, n)
+        try:
+            parser = CifParser.from_str(block)
+            structure = parser.parse_structures(primitive=False, on_error="raise")[0]
+            crystal = Crystal.from_structure(structure)
+        except ModelError as error:
+            yield Unreadable(name, str(error))
+        except Exception as error:  # whatever pymatgen raises on whatever is in the file
+            yield Unreadable(name, f"does not parse: {one_line(error)}")
+        else:
+            yield Candidate(name, crystal, origin=Origin(file.label))
+
+
+def _data_blocks(text: str) -> Iterator[str]:
+    """Data blocks of a CIF, of which several may have the same name."""
+    block: list[str] = []
+    in_text = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith(";"):
+            in_text = not in_text
+        if not in_text and line[:5].lower() == "data_":
+            yield "".join(block)
+            block = []
+        block.append(line)
+    yield "".join(block)
+
+
+def _read_parquet(file: StructureFile) -> Iterator[SourceItem]:
+    from screening.sources.parquet import ParquetSource
+
+    return ParquetSource(file.path, file.label, file.stem).items(set())
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file.
+
+    Parameters
+    ----------
+    words : str
+        How an error message shows it.
+    read : callable
+        Streams the candidates of one file, with ids that may not be unique yet.
+    suffixes : tuple of str
+        Endings of its files' names, in small letters.
+    prefixes : tuple of str
+        Beginnings of its files' names, in capitals.
+    holds_many : bool
+        Whether a file of it usually holds more than one structure.
+    may_be_packed : bool
+        Whether it may be compressed: .gz, .bz2, .xz.
+    """
+
+    words: str
+    read: Reader
+    suffixes: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    holds_many: bool = False
+    may_be_packed: bool = True
+
+
+TABLE = Format(".parquet", _read_parquet, (".parquet",), holds_many=True, may_be_packed=False)
+FORMATS = (
+    TABLE,
+    Format(".cif", _read_cif, (".cif",)),
+    Format(".json", read_json, (".json",), holds_many=True),
+    Format(".jsonl", read_json_lines, (".jsonl", ".ndjson"), holds_many=True),
+    Format(
+        ".vasp, POSCAR*, CONTCAR*",
+        read_poscar,
+        (".vasp", ".poscar", ".contcar"),
+        ("POSCAR", "CONTCAR"),
+    ),
+    Format(", ".join(ASE_FORMATS), read_ase, tuple(ASE_FORMATS), holds_many=True),
+    Format(".db", read_ase_database, (".db",), holds_many=True),
+)
+"""All kinds; where several fit a name, an ending counts before a beginning."""
+
+KINDS = f"{', '.join(format.words for format in FORMATS)}; most of them also as .gz"
+
+
+def format_of(name: str) -> Format | None:
+    """The kind of a file by its name, None for others."""
+    plain = unpacked_name(name)
+    low = plain.lower()
+    for format in FORMATS:
+        if low.endswith(format.suffixes):
+            return format if format.may_be_packed or plain == name else None
+    return next((f for f in FORMATS if f.prefixes and plain.upper().startswith(f.prefixes)), None)
+
+
+def stem_of(name: str) -> str:
+    """Name of a file without the endings that tell its kind."""
+    plain = unpacked_name(name)
+    format = format_of(name)
+    endings = format.suffixes if format else ()
+    ending = next((end for end in endings if plain.lower().endswith(end)), "")
+    if ending == plain.lower():  # such as geometry.in
+        ending = Path(plain).suffix
+    return plain[: len(plain) - len(ending)] or plain
+
+
+# --- sources --------------------------------------------------------------------------------
+
+
+def open_path(path: Path, recursive: bool = False) -> Source:
     """Source that reads a file or a folder.
 
-    A ``.parquet`` file is a table of structures (:mod:`screening.sources.parquet`). A structure
-    file holds one structure (CIF, POSCAR, CONTCAR, ``.vasp``) or several (CIF, JSON). JSON is a
-    pymatgen structure dict, a list of them, or a dict of them by material id; in place of a
-    structure there may be a document that has it under ``structure``, beside ``material_id``,
-    ``energy_above_hull``, ``band_gap``, ``is_magnetic`` and ``has_edos`` as far as these are
-    known. Structures in files without ids are called after the file.
+    A ``.parquet`` file is a table of structures (:mod:`screening.sources.parquet`). CIFs, JSON
+    (:mod:`screening.sources.json_documents`), and the formats of ASE
+    (:mod:`screening.sources.ase_formats`) may hold several structures, a POSCAR holds one. All
+    but parquet may be compressed by gzip, bzip2, or xz. A structure without an id of its own is
+    called after its file, the second one ``FILE#2``.
 
-    A folder is read file by file, in alphabetical order and without its subfolders; files of
-    other kinds are passed over.
+    A folder is read file by file, in alphabetical order. Structures in its subfolders are called
+    after the path from there: ``run1/CONTCAR``. What is of another kind is counted and named in
+    the source's notes.
+
+    All of it streams, but a CIF or a JSON file is in memory as long as it is read, and of a
+    folder the names of its files, the ids, and about 2 kB of each structure.
+
+    Parameters
+    ----------
+    path : Path
+    recursive : bool
+        Whether the subfolders of a folder are read, too; those that are links are not.
 
     Raises
     ------
     ScreeningError
         If the path does not exist, is of a wrong kind, or gives no structure.
     """
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError as error:
-        raise ScreeningError(f"cannot read {path}: {error.strerror}") from None
-    if is_folder:
-        return FolderSource(path)
-    if not exists:
-        raise ScreeningError(
-            f"{path}: no such file or folder; a source is mp, prototypes, a file ({KINDS}) "
-            "or a folder of them"
-        )
-    kind = file_kind(path)
-    if kind is None:
-        raise ScreeningError(f"{path}: cannot read this kind of file; the right ones: {KINDS}")
-    if kind == "parquet":
+    if _is_folder(path):
+        return _open_folder(path, recursive)
+    problem = _problem_of(path)
+    if problem:
+        raise ScreeningError(f"{path}: {problem}")
+    if format_of(path.name) is TABLE:
         from screening.sources.parquet import ParquetSource
 
         return ParquetSource(path)
-    return StructureFileSource(path)
+    return FileSource(path)
 
 
-def file_kind(path: Path) -> str | None:
-    """``"parquet"``, ``"cif"``, ``"json"`` or ``"poscar"`` by the file's name, None for others."""
-    suffix = path.suffix.lower()
-    if suffix in (".parquet", ".cif", ".json"):
-        return suffix[1:]
-    name = path.name.upper()
-    is_poscar = name.startswith(("POSCAR", "CONTCAR"))
-    return "poscar" if is_poscar or suffix in (".vasp", ".poscar", ".contcar") else None
+def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
+    """Source that reads several files and folders; one path is opened as :func:`open_path` does.
+
+    A file that cannot be read gives an unreadable item, as in a folder, and stops nothing. Files
+    of one name are called after as much of their paths as tells them apart.
+    """
+    if len(paths) == 1:
+        return open_path(paths[0], recursive)
+    single = [path for path in paths if not _is_folder(path)]
+    entries = list(_apart(single))
+    unread: Unread = defaultdict(list)
+    for path in paths:
+        if _is_folder(path):
+            for entry in _walk(path, "", recursive, unread):
+                entries.append(entry)
+    return FilesSource("files", f"{len(entries):,} files", entries, unread)
 
 
-def file_fingerprint(path: Path) -> str:
-    """Changes when the file does, as far as its name, size and time of change tell."""
-    state = path.stat()
-    return digest(path.name, str(state.st_size), str(state.st_mtime_ns))
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise ScreeningError(f"cannot read {path}: {error.strerror}") from None
 
 
-class StructureFileSource(Source):
-    """One CIF, POSCAR or JSON file, read at once."""
+def _problem_of(path: Path) -> str | None:
+    """Why a path cannot be a source, None if it can."""
+    try:
+        exists = path.exists()
+    except OSError as error:
+        return error.strerror
+    if not exists:
+        return (
+            "no such file or folder; a source is mp, prototypes, a file "
+            f"({KINDS}) or a folder of them"
+        )
+    if format_of(path.name) is None:
+        return f"cannot read this kind of file; the right ones: {KINDS}"
+    return None
+
+
+class FileSource(Source):
+    """One file of structures.
+
+    Raises
+    ------
+    ScreeningError
+        If there is no usable structure in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
-        self._items = list(name_uniquely(read_structures(path), set()))
-        reasons = [item.reason for item in self._items if isinstance(item, Unreadable)]
-        if len(reasons) == len(self._items):
-            raise ScreeningError(f"{path}: {reasons[0] if reasons else 'no structure in it'}")
-        n = len(self._items)
-        self.description = f"{path}: {n} structure{'s' if n > 1 else ''}"
+        items = self._items()
+        self._first = list(islice(items, PEEKED))
+        self._is_all = len(self._first) < PEEKED
+        if not any(isinstance(item, Candidate) for item in chain(self._first, items)):
+            reasons = [item.reason for item in self._first if isinstance(item, Unreadable)]
+            raise ScreeningError(f"{path}: {reasons[0]}")
+        n = len(self._first)
+        number = f"{n}" if self._is_all else f"{n:,} or more"
+        self.description = f"{path}: {number} structure{'s' if n > 1 else ''}"
 
     @property
     def fingerprint(self) -> str:
@@ -98,244 +254,208 @@ class StructureFileSource(Source):
         return file_fingerprint(self._path)
 
     @property
-    def total(self) -> int:
-        """Number of structures in the file, the unusable ones included."""
-        return len(self._items)
+    def total(self) -> int | None:
+        """Number of structures in the file, the unusable ones included; None in a long file."""
+        return len(self._first) if self._is_all else None
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Stream the structures in the order of the file."""
-        return iter(self._items)
+        return iter(self._first) if self._is_all else self._items()
+
+    def _items(self) -> Iterator[SourceItem]:
+        file = StructureFile(self._path, clean_id(stem_of(self.name)), self.name)
+        return name_uniquely(read_structures(file), set())
 
 
-class FolderSource(Source):
-    """The structure files and tables in a folder, read one at a time."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file to be read: its path, the id of its first structure, and how it is called."""
 
-    def __init__(self, folder: Path) -> None:
-        self.name = folder.resolve().name
-        self._folder = folder
-        files = self._files()
-        if not files:
-            raise ScreeningError(f"{folder}: no structure files in this folder ({KINDS})")
-        self.description = f"{folder}: a folder of {len(files):,} files"
+    path: str
+    stem: str
+    label: str
+
+
+Unread = dict[str, list[str]]
+"""Names of what is not read, by kind."""
+
+
+class FilesSource(Source):
+    """Files of structures and tables, read one at a time.
+
+    Parameters
+    ----------
+    name, description : str
+    entries : list of Entry
+        The files, in order.
+    unread : dict
+        What lies beside them.
+    """
+
+    def __init__(self, name: str, description: str, entries: list[Entry], unread: Unread) -> None:
+        self.name = name
+        self.description = description
+        self._entries = entries
+        self._unread = unread
+        self._twins: int | None = None
 
     @property
     def fingerprint(self) -> str:
         """Of the names, sizes and times of change of all files."""
-        return digest(*(file_fingerprint(path) for path in self._files()))
+        return digest(*(_fingerprint(entry) for entry in self._entries))
 
     @property
     def total(self) -> int | None:
-        """Number of structures if each file holds one; None with tables or JSON in the folder."""
-        kinds = {file_kind(path) for path in self._files()}
-        return None if kinds & {"parquet", "json"} else len(self._files())
+        """Number of structures if each file holds one; None with tables or JSON among them."""
+        formats = {format_of(Path(entry.path).name) for entry in self._entries}
+        return None if any(f and f.holds_many for f in formats) else len(self._entries)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not read, and after reading, how many crystals were there before."""
+        notes = []
+        if self._unread:
+            kinds = sorted(self._unread.items())
+            notes.append(f"not read: {', '.join(_in_words(*kind) for kind in kinds)}")
+        if self._twins:
+            n = self._twins
+            notes.append(f"{n} structure{'s are' if n > 1 else ' is'} the same crystal as another")
+        return tuple(notes)
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Stream file by file; a file that cannot be read gives one unreadable item."""
         seen: set[str] = set()
-        for path in self._files():
-            if file_kind(path) == "parquet":
-                yield from self._table(path, seen)
-            else:
-                yield from name_uniquely(read_structures(path), seen)
-
-    def _files(self) -> list[Path]:
-        try:
-            paths = sorted(p for p in self._folder.iterdir() if not p.name.startswith("."))
-        except OSError as error:
-            raise ScreeningError(f"cannot read {self._folder}: {error.strerror}") from None
-        return [p for p in paths if file_kind(p) and p.is_file()]
+        twins = Twins()
+        for entry in self._entries:
+            file = StructureFile(Path(entry.path), entry.stem, entry.label)
+            is_table = format_of(file.path.name) is TABLE
+            items = self._table(file, seen) if is_table else read_structures(file)
+            for item in items if is_table else name_uniquely(items, seen):
+                if is_table or isinstance(item, Unreadable):
+                    yield item
+                else:
+                    yield twins.remarked(item)
+        self._twins = twins.found
 
     @staticmethod
-    def _table(path: Path, seen: set[str]) -> Iterator[SourceItem]:
+    def _table(file: StructureFile, seen: set[str]) -> Iterator[SourceItem]:
         from screening.sources.parquet import ParquetSource
 
         try:
-            yield from ParquetSource(path).items(seen)
+            yield from ParquetSource(file.path, file.label, file.stem).items(seen)
         except ScreeningError as error:
-            yield from name_uniquely(iter([Unreadable(id_of(path), str(error))]), seen)
+            reason = str(error).removeprefix(f"{file.path}: ")
+            yield from name_uniquely([Unreadable(file.stem, reason)], seen)
 
 
-def name_uniquely(items: Iterator[SourceItem], seen: set[str]) -> Iterator[SourceItem]:
-    """Append -2, -3, ... to the ids that are taken already, and take note of all of them."""
-    for item in items:
-        own = item.material_id
-        names = (own if n == 1 else f"{own}-{n}" for n in count(1))
-        free = next(name for name in names if name not in seen)
-        seen.add(free)
-        yield item if free == own else replace(item, material_id=free)
+def _in_words(kind: str, names: list[str]) -> str:
+    shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names):,} {kind} ({shown})"
 
 
-def id_of(path: Path) -> str:
-    """Material id made of a file's name without its extension."""
-    name = path.stem if path.suffix.lower().lstrip(".") in _SUFFIXES else path.name
-    return clean_id(name)
-
-
-def clean_id(text: str) -> str:
-    """The text as a material id: printable and not too long."""
-    printable = "".join(c if c.isprintable() else "_" for c in text.strip())
-    return printable[: MAX_ID_LENGTH - 16] or "structure"
-
-
-_SUFFIXES = {"parquet", "cif", "json", "vasp", "poscar", "contcar"}
-
-
-# --- structure files ------------------------------------------------------------------------
-
-
-def read_structures(path: Path) -> Iterator[SourceItem]:
-    """Candidates of one structure file; a file that does not parse gives one unreadable item."""
-    reader: Callable[[Path], Iterator[SourceItem]] = {
-        "cif": _read_cif,
-        "poscar": _read_poscar,
-        "json": _read_json,
-    }[file_kind(path) or ""]
+def _fingerprint(entry: Entry) -> str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            items = list(reader(path))
-    except Exception as error:  # whatever the parsers raise on whatever is in the file
-        reason = f"does not parse: {one_line(error)}"
-        items = [Unreadable(id_of(path), reason)]
-    yield from items
+        return file_fingerprint(Path(entry.path), entry.label)
+    except OSError:  # it is not there, which its item says
+        return digest(entry.label)
 
 
-def one_line(error: BaseException | str, length: int = 200) -> str:
-    """Message of an error in one line, its type if it has none."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
-    message = " ".join(text.split()) or type(error).__name__
-    return message if len(message) <= length else message[: length - 3] + "..."
+def _open_folder(folder: Path, recursive: bool) -> Source:
+    unread: Unread = defaultdict(list)
+    entries = list(_walk(folder, "", recursive, unread))
+    if not entries:
+        hint = "" if recursive else "; its subfolders are read with --recursive"
+        raise ScreeningError(f"{folder}: no structure files in this folder ({KINDS}){hint}")
+    name = folder.resolve().name
+    return FilesSource(name, f"{folder}: a folder of {len(entries):,} files", entries, unread)
 
 
-def _read_cif(path: Path) -> Iterator[SourceItem]:
-    from pymatgen.io.cif import CifFile, CifParser
+def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterator[Entry]:
+    """The files of a folder in alphabetical order, then those of its subfolders.
 
-    parser = CifParser(path)
+    Parameters
+    ----------
+    folder : Path
+    prefix : str
+        Path from the folder where the walk began, with a slash behind it.
+    recursive : bool
+    unread : dict
+        Takes the names of what is passed over.
+    """
     try:
-        structures = parser.parse_structures(primitive=False, on_error="ignore")
-    except ValueError:  # raised when there is none
-        structures = []
-    blocks = list(CifFile.from_file(path).data.values())
-    broken = {}  # reasons by the number of the block; blocks without atoms are none
-    for warning in parser.warnings:
-        match = re.match(r"No structure parsed for section (\d+) in CIF\.\n(.*)", warning, re.S)
-        if match and any(k.startswith("_atom_site") for k in blocks[int(match[1]) - 1].data):
-            broken[int(match[1])] = one_line(match[2])
-    if not structures:
-        raise ValueError(next(iter(broken.values()), "no structure in it"))
-    for structure in structures:
-        yield _from_structure(id_of(path), structure, path)
-    for block, reason in broken.items():
-        yield Unreadable(f"{id_of(path)}-block-{block}", f"does not parse: {reason}")
+        with os.scandir(folder) as scan:
+            found = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        if not prefix:
+            raise ScreeningError(f"cannot read {folder}: {error.strerror}") from None
+        unread["folders without permission"].append(prefix.rstrip("/"))
+        return
+    files, folders = [], []
+    for entry in found:
+        if entry.name.startswith("."):
+            unread["hidden"].append(prefix + entry.name)
+        elif entry.is_dir():
+            folders.append(entry)
+        elif format_of(entry.name) and entry.is_file():
+            files.append(entry)
+        else:
+            unread[_kind_in_words(entry)].append(prefix + entry.name)
+    stems = Counter(stem_of(entry.name) for entry in files)
+    for entry in files:
+        stem = stem_of(entry.name)
+        own = stem if stems[stem] == 1 else entry.name
+        yield Entry(entry.path, clean_id(prefix + own), prefix + entry.name)
+    for entry in folders:
+        if not recursive or entry.is_symlink():
+            kind = "linked folders" if recursive else "folders, which --recursive reads"
+            unread[kind].append(prefix + entry.name)
+        else:
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", recursive, unread)
 
 
-def _read_poscar(path: Path) -> Iterator[SourceItem]:
-    from pymatgen.io.vasp.inputs import Poscar
-
-    # without symbols pymatgen would make up H, He, Li, ... and warn
-    warnings.filterwarnings("error", message="Elements in POSCAR cannot be determined")
-    try:
-        poscar = Poscar.from_str(path.read_text(errors="replace"))
-    except UserWarning:
-        raise ValueError("there are no element symbols in it") from None
-    yield _from_structure(id_of(path), poscar.structure, path)
+def _kind_in_words(entry: os.DirEntry[str]) -> str:
+    if not entry.is_file():
+        return "broken links or devices"
+    return Path(entry.name).suffix.lower() or entry.name
 
 
-def _from_structure(material_id: str, structure: Structure, path: Path) -> SourceItem:
-    try:
-        crystal = Crystal.from_structure(structure)
-    except ModelError as error:
-        return Unreadable(material_id, str(error))
-    return Candidate(material_id, crystal, origin=Origin(path.name))
-
-
-def _read_json(path: Path) -> Iterator[SourceItem]:
-    with path.open(encoding="utf-8") as file:
-        data = json.load(file)
-    origin = Origin(path.name)
-    for material_id, document in _documents(data, id_of(path)):
-        yield _from_document(material_id, document, origin)
-
-
-def _documents(data: Any, stem: str) -> Iterator[tuple[str, Any]]:
-    """The documents in a JSON file with the ids that they get if they have none."""
-    if _is_document(data):
-        yield stem, data
-    elif isinstance(data, list):
-        digits = len(str(len(data)))
-        for number, document in enumerate(data, 1):
-            yield f"{stem}-{number:0{digits}d}", document
-    elif isinstance(data, dict) and any(isinstance(d, dict) for d in data.values()):
-        for key, document in data.items():
-            yield clean_id(key), document
-    else:
-        raise ValueError("it holds no pymatgen structure, and no list or dict of them")
-
-
-def _is_document(data: Any) -> bool:
-    return isinstance(data, dict) and ({"lattice", "sites"} <= data.keys() or "structure" in data)
-
-
-def _from_document(material_id: str, document: Any, origin: Origin) -> SourceItem:
-    """Candidate of a structure dict or of a document that has one under ``structure``."""
-    properties: dict[str, Any] = {}
-    if isinstance(document, dict) and "structure" in document:
-        properties, document = document, document["structure"]
-        if properties.get("material_id"):
-            material_id = clean_id(str(properties["material_id"]))
-    try:
-        return Candidate(
-            material_id,
-            _crystal(document),
-            energy_above_hull=number(properties, "energy_above_hull"),
-            band_gap=number(properties, "band_gap"),
-            is_magnetic=flag(properties, "is_magnetic"),
-            has_edos=flag(properties, "has_edos"),
-            origin=origin,
+def _apart(paths: Sequence[Path]) -> Iterator[Entry]:
+    """Entries of files that were named one by one."""
+    parts = [(*path.absolute().parts[1:-1], stem_of(path.name)) for path in paths]
+    for path, own in zip(paths, parts, strict=True):
+        others = {other for other in parts if other != own}
+        length = next(
+            n for n in range(1, len(own) + 1) if not any(o[-n:] == own[-n:] for o in others)
         )
-    except ModelError as error:
-        return Unreadable(material_id, str(error))
+        yield Entry(str(path), clean_id("/".join(own[-length:])), str(path))
 
 
-def _crystal(document: Any) -> Crystal:
-    if not isinstance(document, dict):
-        raise ModelError(f"a {type(document).__name__} is not a structure")
-    lattice = document.get("lattice")
-    if not isinstance(lattice, dict) or "matrix" in lattice:
-        return Crystal.from_dict(document)
-    from pymatgen.core import Structure  # for lattices that are given by lengths and angles
-
-    try:
-        return Crystal.from_structure(Structure.from_dict(document))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"not a structure document: {one_line(error)}") from None
+# --- one file -------------------------------------------------------------------------------
 
 
-def number(document: dict[str, Any], key: str) -> float | None:
-    """Finite number in a document, None if it is missing, null or NaN.
+def read_structures(file: StructureFile) -> Iterator[SourceItem]:
+    """Candidates of one file, streamed.
 
-    Raises
-    ------
-    ModelError
-        If it is of another type.
+    A file that does not parse gives one unreadable item, behind those that came before the
+    place where it stops to.
     """
-    value = document.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ModelError(f"{key} is not a number but {value!r:.40}")
-    return float(value) if math.isfinite(value) else None
-
-
-def flag(document: dict[str, Any], key: str) -> bool | None:
-    """True or false in a document, None if it is missing or null.
-
-    Raises
-    ------
-    ModelError
-        If it is of another type.
-    """
-    value = document.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise ModelError(f"{key} is neither true nor false but {value!r:.40}")
-    return value
+    format = format_of(file.path.name)
+    problem = _problem_of(file.path)
+    if problem or format is None:
+        yield Unreadable(file.stem, problem or "cannot read this kind of file")
+        return
+    items = format.read(file)
+    for n in range(1, 1 << 62):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                item = next(items, None)
+        except Exception as error:  # whatever the parsers raise on whatever is in the file
+            rest = "; what follows in the file is not read" if n > 1 else ""
+            yield Unreadable(nth(file.stem, n), f"does not parse: {one_line(error)}{rest}")
+            return
+        if item is None:
+            if n == 1:
+                yield Unreadable(file.stem, "no structure in it")
+            return
+        yield item

@@ -16,7 +16,7 @@ from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.sources.base import Source, digest
-from screening.sources.files import flag, number
+from screening.sources.checks import flag, number
 from screening.sources.mp_cache import Facts, Layout, TableCache, default_cache
 from screening.sources.mp_client import (
     ATTRIBUTION,
@@ -25,6 +25,7 @@ from screening.sources.mp_client import (
     find_api_key,
     usual_id,
 )
+from screening.sources.mp_documents import has_dos, magnetic_by_ordering, time_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -315,8 +316,6 @@ def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:
 
 # --- documents to rows ----------------------------------------------------------------------
 
-ORDERINGS = {"NM": False, "FM": True, "AFM": True, "FiM": True}
-
 
 def row_of(document: dict[str, Any]) -> dict[str, Any]:
     """Row of the cached table for a summary document; without a structure, the reason why."""
@@ -324,13 +323,13 @@ def row_of(document: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "material_id": usual_id(identifier) if identifier else None,
         "formula": document.get("formula_pretty"),
-        "last_updated": _time(document.get("last_updated")),
+        "last_updated": time_of(document.get("last_updated")),
     }
     try:
         row["energy_above_hull"] = number(document, "energy_above_hull")
         row["band_gap"] = number(document, "band_gap")
         row["is_magnetic"] = _is_magnetic(document)
-        row["has_edos"] = _has_dos(document.get("has_props"))
+        row["has_edos"] = has_dos(document.get("has_props"))
         row.update(structure_columns(document))
     except ModelError as error:
         row["problem"] = str(error)
@@ -358,23 +357,10 @@ def structure_columns(document: dict[str, Any]) -> dict[str, Any]:
 
 def _is_magnetic(document: dict[str, Any]) -> bool | None:
     """By the magnetic ordering; a material of unknown ordering is not known to be nonmagnetic."""
-    ordering = document.get("ordering")
-    if ordering in ORDERINGS:
-        return ORDERINGS[ordering]
+    known = magnetic_by_ordering(document)
+    if known is not None:
+        return known
     return True if flag(document, "is_magnetic") else None
-
-
-def _has_dos(props: Any) -> bool | None:
-    """``has_props`` is a dict of flags, a list of names in older documents."""
-    if isinstance(props, dict):
-        return bool(props.get("dos", False))
-    return "dos" in props if isinstance(props, list) else None
-
-
-def _time(value: Any) -> str | None:
-    if isinstance(value, dict):
-        value = value.get("$date")
-    return value if isinstance(value, str) else None
 
 
 def _candidate_schema() -> pa.Schema:

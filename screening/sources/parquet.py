@@ -37,7 +37,9 @@ from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable, id_problem
 from screening.errors import ScreeningError
 from screening.sources.base import Source
-from screening.sources.files import file_fingerprint, id_of, one_line
+from screening.sources.checks import one_line
+from screening.sources.names import clean_id
+from screening.sources.opening import file_fingerprint
 
 BATCH_ROWS = 4096
 
@@ -45,7 +47,8 @@ BATCH_ROWS = 4096
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    views = pa.types.is_string_view(kind)  # as polars writes them
+    return views or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -110,6 +113,8 @@ class ParquetSource(Source):
     path : Path
     origin : str, optional
         Name of the database that the rows come from; the file's name by default.
+    stem : str, optional
+        What ids of rows without a usable one begin with; the file's name by default.
 
     Raises
     ------
@@ -117,9 +122,10 @@ class ParquetSource(Source):
         If the file is not parquet, or a column is missing or of a wrong type.
     """
 
-    def __init__(self, path: Path, origin: str | None = None) -> None:
+    def __init__(self, path: Path, origin: str | None = None, stem: str | None = None) -> None:
         self.name = path.name
         self._path = path
+        self._stem = stem or clean_id(path.stem)
         self._origin = origin or path.name
         with self._open() as file:
             schema = file.schema_arrow
@@ -166,7 +172,7 @@ class ParquetSource(Source):
         if not problem and material_id in seen:
             problem = f"duplicate material_id {material_id}: the first one is used"
         if problem:  # under an id of its own, not to take the place of another material
-            return Unreadable(f"{id_of(self._path)}#row-{row}", problem)
+            return Unreadable(f"{self._stem}#row-{row}", problem)
         seen.add(material_id)
         try:
             return rows.candidate(k)
@@ -195,6 +201,8 @@ def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.DataType]:
     for name, column in {**REQUIRED, **OPTIONAL}.items():
         if name not in schema.names:
             continue
+        if schema.names.count(name) > 1:
+            raise ScreeningError(f"{path}: column {name} is there twice; leave one of them")
         kind = schema.field(name).type
         if name in OPTIONAL and pa.types.is_null(kind):
             continue

@@ -1,0 +1,404 @@
+"""JSON documents with structures: pymatgen, Materials Project, OPTIMADE, JARVIS, and ASE.
+
+A document is recognised by its keys:
+
+============== ================================================ ==============================
+kind           recognised by                                    properties that are used
+============== ================================================ ==============================
+pymatgen       `lattice` and `sites`, or these in `structure`   those beside `structure`
+MP summary     `has_props` or `builder_meta` beside `structure` the same, `deprecated`
+OPTIMADE [1]_  `attributes`                                     none: they have no common names
+JARVIS [2]_    `lattice_mat`, or this in `atoms`                `ehull`, `optb88vdw_bandgap`
+ASE            `numbers`, `positions` and `cell`                those beside them
+============== ================================================ ==============================
+
+A file of JSON holds one document, a list, a dict of them by material id, the response of an API
+(`data`), a table as pandas splits it (`columns` and `data`), or an ASE database; it is in memory
+as a whole while it is read. Lines of JSON (``.jsonl``, ``.ndjson``) are read one at a time.
+
+.. [1] Andersen et al., Sci. Data 8, 217 (2021); https://specification.optimade.org
+.. [2] Choudhary et al., npj Comput. Mater. 6, 173 (2020)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from models.crystal import ATOMIC_NUMBERS, Crystal
+from models.errors import ModelError
+from screening.candidate import Candidate, Origin, SourceItem, Unreadable
+from screening.sources.checks import flag, number, one_line
+from screening.sources.mp_documents import has_dos, magnetic_by_ordering, time_of
+from screening.sources.names import clean_id, nth
+from screening.sources.opening import StructureFile
+
+NO_STRUCTURES = "it holds no structure document, and no list or dict of them"
+JARVIS_FUNCTIONAL = "OptB88vdW"
+MAGNETIC = 0.1  # Bohr magnetons of a cell that are more than noise
+
+
+def read_json(file: StructureFile) -> Iterator[SourceItem]:
+    """The structures of a JSON file, which is read at once."""
+    data = _loads(file.text())
+    remark = _of_a_part(data)
+    for material_id, document in _documents(data, file.stem):
+        item = item_of(document, material_id, file.label)
+        if remark and isinstance(item, Candidate):
+            item = replace(item, remarks=(*item.remarks, remark))
+        yield item
+
+
+def _of_a_part(data: Any) -> str | None:
+    """What is to be said of a response that is one page of several."""
+    meta = data.get("meta") if isinstance(data, dict) else None
+    is_part = isinstance(meta, dict) and meta.get("more_data_available") is True
+    return "from a page of an API's answer, which says that there is more" if is_part else None
+
+
+def read_json_lines(file: StructureFile) -> Iterator[SourceItem]:
+    """The structures of a file with one JSON document a line, streamed."""
+    n = 0
+    for at, line in enumerate(file.lines(), 1):
+        if not line.strip():
+            continue
+        try:
+            document = _loads(line)
+        except ValueError as error:
+            n += 1
+            yield Unreadable(nth(file.stem, n), f"line {at} does not parse: {one_line(error)}")
+            continue
+        if _is_other_entry(document):
+            continue
+        n += 1
+        yield item_of(document, nth(file.stem, n), file.label)
+
+
+def _is_other_entry(document: Any) -> bool:
+    """Whether it is the header of an OPTIMADE file, or an entry that is about no structure."""
+    if not isinstance(document, dict):
+        return False
+    kind = document.get("type")
+    is_entry = isinstance(kind, str) and "attributes" in document
+    is_info = kind == "info" or "x-optimade" in document
+    return is_info or (is_entry and kind != "structures")
+
+
+# --- JSON ----------------------------------------------------------------------------------
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """Dict of a JSON object; an array of numpy as a list, as monty and ASE write it.
+
+    Raises
+    ------
+    ValueError
+        If a key is there twice: Python would drop the first, a material in a dict of them.
+    """
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r:.60} is there twice in one object")
+    if document.get("@module") == "numpy" and document.get("@class") == "array":
+        return document.get("data")
+    if "__ndarray__" in document and len(document) == 1:
+        shape, _, values = document["__ndarray__"]
+        if prod(shape) == len(values):
+            return np.reshape(values, shape).tolist()
+    return document
+
+
+def _documents(data: Any, stem: str) -> Iterator[tuple[str, Any]]:
+    """The documents in a JSON file with the ids that they get if they have none."""
+    if isinstance(data, dict) and data.get("errors") and not data.get("data"):
+        raise ValueError(f"it is an error message of an API: {one_line(str(data['errors']))}")
+    if isinstance(data, dict) and {"ids", "nextid"} <= data.keys():
+        data = [data[str(i)] for i in data["ids"]]
+    elif isinstance(data, dict) and {"columns", "data"} <= data.keys():
+        data = [dict(zip(data["columns"], row, strict=True)) for row in data["data"]]
+    elif isinstance(data, dict) and isinstance(data.get("data"), list | dict):
+        data = data["data"]
+    if _is_document(data):
+        yield stem, data
+    elif isinstance(data, list):
+        entries = [document for document in data if not _is_other_entry(document)]
+        yield from ((nth(stem, n), document) for n, document in enumerate(entries, 1))
+    elif isinstance(data, dict) and any(isinstance(d, dict) for d in data.values()):
+        yield from ((clean_id(key), document) for key, document in data.items())
+    else:
+        raise ValueError(NO_STRUCTURES)
+
+
+def _is_document(data: Any) -> bool:
+    if not isinstance(data, dict):
+        return False
+    is_structure = {"lattice", "sites"} <= data.keys() or "structure" in data or _is_ase(data)
+    return is_structure or _is_optimade(data) or _is_jarvis(data)
+
+
+# --- documents ------------------------------------------------------------------------------
+
+
+def item_of(document: Any, material_id: str, label: str) -> SourceItem:
+    """Candidate of a document of any kind, or the reason why there is none.
+
+    Parameters
+    ----------
+    document : object
+        As JSON gives it.
+    material_id : str
+        Where the document has none of its own.
+    label : str
+        Of the file.
+    """
+    if not isinstance(document, dict):
+        return Unreadable(material_id, f"a {type(document).__name__} is not a structure")
+    own = next((document[k] for k in ("material_id", "jid", "id") if document.get(k)), None)
+    if isinstance(own, str | int):
+        material_id = clean_id(str(own))
+    try:
+        if _is_optimade(document):
+            return _of_optimade(document, material_id, label)
+        if _is_jarvis(document):
+            return _of_jarvis(document, material_id, label)
+        if _is_ase(document):
+            crystal = _ase_crystal(document)
+            return candidate_of(crystal, document, material_id, Origin(label))
+        return _of_pymatgen(document, material_id, label)
+    except ModelError as error:
+        return Unreadable(material_id, str(error))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return Unreadable(material_id, f"not a structure document: {one_line(repr(error))}")
+
+
+def candidate_of(
+    crystal: Crystal, properties: dict[str, Any], material_id: str, origin: Origin
+) -> Candidate:
+    """Candidate with the properties that a document has under the names used here.
+
+    Raises
+    ------
+    ModelError
+        If one of them is of a wrong type.
+    """
+    has_edos = flag(properties, "has_edos")
+    known_props = has_dos(properties.get("has_props"))
+    return Candidate(
+        material_id,
+        crystal,
+        energy_above_hull=number(properties, "energy_above_hull"),
+        band_gap=number(properties, "band_gap"),
+        is_magnetic=_is_magnetic(properties),
+        has_edos=known_props if has_edos is None else has_edos,
+        origin=origin,
+    )
+
+
+def _is_magnetic(properties: dict[str, Any]) -> bool | None:
+    """By a document of one's own, or by the ordering that the Materials Project found.
+
+    That writes ``false`` also where it does not know the ordering.
+    """
+    own = flag(properties, "is_magnetic")
+    if "ordering" not in properties:
+        return own
+    known = magnetic_by_ordering(properties)
+    return known if known is not None else (own or None)
+
+
+def _of_pymatgen(document: dict[str, Any], material_id: str, label: str) -> Candidate:
+    if "structure" not in document:
+        return Candidate(material_id, _pymatgen_crystal(document), origin=Origin(label))
+    if document.get("deprecated") is True:
+        raise ModelError("deprecated by the Materials Project")
+    structure = document["structure"]
+    if structure is None:
+        raise ModelError("the document has no structure")
+    if isinstance(structure, str):  # as tables hold it
+        structure = _loads(structure)
+    meta = document.get("builder_meta")
+    version = meta.get("database_version") if isinstance(meta, dict) else None
+    updated = time_of(document.get("last_updated"))
+    origin = Origin(label, version if isinstance(version, str) else None, updated)
+    return candidate_of(_pymatgen_crystal(structure), document, material_id, origin)
+
+
+def _pymatgen_crystal(document: Any) -> Crystal:
+    if not isinstance(document, dict):
+        raise ModelError(f"a {type(document).__name__} is not a structure")
+    if "sites" in document and "lattice" not in document:
+        raise ModelError("it is a molecule: there is no lattice")
+    lattice = document.get("lattice")
+    if isinstance(lattice, dict) and not all(lattice.get("pbc", [True])):
+        raise ModelError(_periodic_in(lattice["pbc"]))
+    if not isinstance(lattice, dict) or "matrix" in lattice:
+        return Crystal.from_dict(document)
+    from pymatgen.core import Structure  # for lattices that are given by lengths and angles
+
+    try:
+        return Crystal.from_structure(Structure.from_dict(document))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"not a structure document: {one_line(error)}") from None
+
+
+def _periodic_in(pbc: Any) -> str:
+    """Why a structure that is not periodic in all directions is not read."""
+    n = sum(bool(p) for p in pbc)
+    if n == 0:
+        return "it is a molecule: it is not periodic"
+    return f"it is periodic in {n} of 3 directions: only crystals are judged"
+
+
+def _is_jarvis(document: dict[str, Any]) -> bool:
+    atoms = document.get("atoms")
+    return "lattice_mat" in document or (isinstance(atoms, dict) and "lattice_mat" in atoms)
+
+
+def _of_jarvis(document: dict[str, Any], material_id: str, label: str) -> Candidate:
+    """Candidate of JARVIS; hull energy and gap are of the functional that it relaxes with.
+
+    A total magnetic moment of zero may be that of an antiferromagnet, so that it leaves open
+    whether a material is magnetic.
+    """
+    atoms = document.get("atoms", document)
+    lattice = np.array(atoms["lattice_mat"], float).reshape(3, 3)
+    numbers = np.array([ATOMIC_NUMBERS.get(symbol, 0) for symbol in atoms["elements"]])
+    coordinates = np.array(atoms["coords"], float).reshape(-1, 3)
+    crystal = Crystal(lattice, coordinates, numbers)
+    if str(atoms.get("cartesian", False)).lower() == "true":
+        crystal = _from_cartesian(lattice, coordinates, numbers)
+    known = {key: value for key, value in document.items() if value != "na"}
+    hull, gap = number(known, "ehull"), number(known, "optb88vdw_bandgap")
+    moments = [number(known, key) for key in ("magmom_oszicar", "magmom_outcar")]
+    is_magnetic = any(m is not None and abs(m) >= MAGNETIC for m in moments) or None
+    is_jarvis = str(document.get("jid", "")).startswith("JVASP-")
+    functional = JARVIS_FUNCTIONAL if is_jarvis or gap is not None else None
+    remarks = (f"energy above hull and band gap by {JARVIS_FUNCTIONAL}, of JARVIS",)
+    return Candidate(
+        material_id,
+        crystal,
+        energy_above_hull=hull,
+        band_gap=gap,
+        is_magnetic=is_magnetic,
+        origin=Origin(label, functional=functional),
+        remarks=remarks if (hull, gap) != (None, None) else (),
+    )
+
+
+def _from_cartesian(lattice: Any, positions: Any, numbers: Any) -> Crystal:
+    lattice, positions = np.array(lattice, float), np.array(positions, float)
+    cell = Crystal(lattice, np.zeros_like(positions), np.array(numbers))  # checks the cell
+    return Crystal(cell.lattice, np.linalg.solve(cell.lattice.T, positions.T).T, numbers)
+
+
+def _is_ase(document: dict[str, Any]) -> bool:
+    return {"numbers", "positions", "cell"} <= document.keys()
+
+
+def _ase_crystal(document: dict[str, Any]) -> Crystal:
+    cell = document["cell"]
+    if isinstance(cell, dict):
+        cell = cell["array"]
+    pbc = document.get("pbc", [True])
+    if not all(pbc):
+        raise ModelError(_periodic_in(pbc))
+    return _from_cartesian(cell, document["positions"], np.array(document["numbers"]))
+
+
+# --- OPTIMADE -------------------------------------------------------------------------------
+
+FEATURES = {
+    "disorder": "it is disordered",
+    "implicit_atoms": "it has atoms without positions",
+    "site_attachments": "atoms are attached to sites without positions of their own",
+    "assemblies": "it is disordered: its sites are occupied in groups",
+}
+
+
+def _is_optimade(document: dict[str, Any]) -> bool:
+    return isinstance(document.get("attributes"), dict)
+
+
+def _of_optimade(document: dict[str, Any], material_id: str, label: str) -> Candidate:
+    attributes = document["attributes"]
+    for feature in attributes.get("structure_features") or ():
+        raise ModelError(FEATURES.get(feature, f"it has {feature!r:.40}, which is not understood"))
+    if attributes.get("assemblies"):
+        raise ModelError(FEATURES["assemblies"])
+    names = _needed(attributes, "species_at_sites")
+    positions = _needed(attributes, "cartesian_site_positions")
+    lattice = _needed(attributes, "lattice_vectors")
+    periodic = attributes.get("dimension_types") or [1, 1, 1]
+    if not all(periodic):
+        raise ModelError(_periodic_in(periodic))
+    species = _needed(attributes, "species")
+    symbols = {entry["name"]: _symbol(entry) for entry in species}
+    missing = next((name for name in names if name not in symbols), None)
+    if missing is not None:
+        raise ModelError(f"the species {missing!r:.40} of a site is not described")
+    numbers = np.array([ATOMIC_NUMBERS[symbols[name]] for name in names])
+    if np.size(positions) != 3 * len(names):
+        raise ModelError(f"{np.size(positions)} coordinates for {len(names)} atoms")
+    crystal = _from_cartesian(lattice, positions, numbers)
+    _check_against(attributes, crystal)
+    updated = attributes.get("last_modified")
+    return Candidate(material_id, crystal, origin=Origin(label, last_updated=time_of(updated)))
+
+
+def _needed(attributes: dict[str, Any], key: str) -> Any:
+    value = attributes.get(key)
+    if value is None:
+        raise ModelError(f"the entry has no {key}; ask the provider for it (response_fields)")
+    return value
+
+
+def _symbol(species: dict[str, Any]) -> str:
+    """The one element of a species.
+
+    Raises
+    ------
+    ModelError
+        If there are several, vacancies, or attached atoms.
+    """
+    name, symbols = species["name"], species["chemical_symbols"]
+    if any(species.get("nattached") or ()) or species.get("attached"):
+        raise ModelError(f"species {name!r:.40}: {FEATURES['site_attachments']}")
+    shares = species.get("concentration") or [1.0]
+    if "vacancy" in symbols or len(symbols) != 1 or abs(shares[0] - 1) > 1e-6:
+        raise ModelError(f"species {name!r:.40} has partial occupancies; order it first")
+    if ATOMIC_NUMBERS.get(symbols[0], 0) < 1:
+        raise ModelError(f"species {name!r:.40}: {symbols[0]!r:.20} is no element")
+    return str(symbols[0])
+
+
+def _check_against(attributes: dict[str, Any], crystal: Crystal) -> None:
+    """What the entry says of itself must fit its sites.
+
+    Raises
+    ------
+    ModelError
+        If it does not.
+    """
+    nsites, elements = attributes.get("nsites"), attributes.get("elements")
+    if nsites is not None and nsites != len(crystal):
+        raise ModelError(
+            f"the entry has {nsites} sites by its own account, {len(crystal)} are there"
+        )
+    if elements is not None and sorted(elements) != sorted(crystal.elements):
+        raise ModelError(
+            f"the entry is of {', '.join(elements)} by its own account, its sites are of "
+            f"{', '.join(crystal.elements)}"
+        )

@@ -1,0 +1,178 @@
+import gzip
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.io import write
+
+from screening.candidate import Candidate, Unreadable
+from screening.sources import open_source
+
+SALT = bulk("NaCl", "rocksalt", a=5.64)
+
+
+def same(found, atoms):
+    crystal = found.structure
+    np.testing.assert_allclose(crystal.lattice @ crystal.lattice.T, metric(atoms), atol=1e-5)
+    off = crystal.frac_coords - atoms.get_scaled_positions()
+    np.testing.assert_allclose(off - np.rint(off), 0, atol=1e-6)
+    assert (crystal.atomic_numbers == atoms.numbers).all()
+
+
+def metric(atoms):
+    return atoms.cell.array @ atoms.cell.array.T
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.xyz", "extxyz"),
+        ("a.extxyz", "extxyz"),
+        ("a@1.xyz", "extxyz"),
+        ("a.traj", "traj"),
+        ("a.xsf", "xsf"),
+        ("a.gen", "gen"),
+        ("a.res", "res"),
+        ("a.cell", "castep-cell"),
+        ("geometry.in", "aims"),
+        ("a.db", "db"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of ASE's writer that CASTEP is not there
+def test_a_crystal_in_each_format(tmp_path, name, kind, packed):
+    skew = SALT.copy()
+    strain = np.array([[0, 0.1, 0], [0, 0, 0.2], [0.3, 0, 0]])
+    skew.set_cell(skew.cell.array + strain, scale_atoms=True)
+    path = tmp_path / name
+    write(path, skew, format=kind)
+    if packed:
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        path = path.with_name(f"{name}.gz")
+    (found,) = open_source(path)
+    same(found, skew)
+    assert found.material_id == name.rsplit(".", 1)[0]
+    assert found.origin.source == path.name
+
+
+ESPRESSO = """&SYSTEM
+ ibrav={ibrav}, nat=1, ntyp=1
+/
+ATOMIC_SPECIES
+Cu1 63.5 Cu.UPF
+CELL_PARAMETERS angstrom
+0 1.8 1.8
+1.8 0 1.8
+1.8 1.8 0
+ATOMIC_POSITIONS {{crystal}}
+Cu1 0 0 0
+K_POINTS gamma
+"""
+
+
+def test_input_of_quantum_espresso_written_by_hand(tmp_path):
+    (tmp_path / "cu.pwi").write_text(ESPRESSO.format(ibrav=0))
+    (tmp_path / "other.pwi").write_text(ESPRESSO.format(ibrav=2))
+    copper, other = open_source(tmp_path)
+    same(copper, bulk("Cu", a=3.6))
+    assert "ASE does not support ibrav != 0" in other.reason
+
+
+def test_cell_of_castep_by_lengths_and_angles(tmp_path):
+    (tmp_path / "po.cell").write_text(
+        "%BLOCK LATTICE_ABC\n3.3 3.3 3.4\n90 90 90\n%ENDBLOCK LATTICE_ABC\n"
+        "%BLOCK POSITIONS_FRAC\nPo 0 0 0\n%ENDBLOCK POSITIONS_FRAC\n"
+    )
+    (found,) = open_source(tmp_path / "po.cell")
+    assert found.formula == "Po"
+    assert found.structure.volume == pytest.approx(3.3**2 * 3.4)
+
+
+def test_every_frame_has_its_own_id(tmp_path):
+    path = tmp_path / "md.xyz"
+    write(path, [SALT, bulk("Cu"), molecule("H2O"), bulk("Al")])
+    found = list(open_source(path))
+    assert [i.material_id for i in found] == ["md", "md#2", "md#3", "md#4"]
+    assert found[2].reason == "there is no cell: a molecule, or a file without its lattice"
+    same(found[3], bulk("Al"))
+
+
+def test_a_broken_frame_is_told_and_those_before_it_are_kept(tmp_path):
+    path = tmp_path / "md.xyz"
+    write(path, [SALT, bulk("Cu")])
+    path.write_text(path.read_text() + "7\nLattice=\nCu 0 0\n")
+    *good, bad = open_source(path)
+    assert len(good) == 2
+    assert bad.material_id == "md#3"
+    assert "does not parse" in bad.reason
+
+
+def test_properties_beside_the_atoms(tmp_path):
+    salt = SALT.copy()
+    salt.info = {"material_id": "mp-22862", "energy_above_hull": 0.1, "is_magnetic": False}
+    write(tmp_path / "a.xyz", [salt, bulk("Cu")])
+    first, second = open_source(tmp_path / "a.xyz")
+    assert (first.material_id, first.energy_above_hull, first.is_magnetic) == (
+        "mp-22862",
+        0.1,
+        False,
+    )
+    assert second.material_id == "a#2"
+
+
+def test_rows_of_a_database(tmp_path):
+    from ase.db import connect
+
+    with connect(tmp_path / "a.db") as database:
+        database.write(SALT, material_id="mp-22862", band_gap=5.0)
+        database.write(bulk("Cu"))
+        database.write(molecule("H2O"))
+    salt, copper, water = open_source(tmp_path / "a.db")
+    assert (salt.material_id, salt.band_gap, copper.material_id) == ("mp-22862", 5.0, "a#2")
+    same(salt, SALT)
+    assert isinstance(water, Unreadable)
+
+
+def test_databases_of_others_are_refused_and_left_as_they_are(tmp_path):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE runs (id)")
+        database.commit()
+    for name, content in (("empty.db", b""), ("thumbs.db", b"rubbish" * 99)):
+        (tmp_path / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    found = list(open_source(tmp_path))
+    assert len(found) == 3
+    assert all("it is no database of ASE" in item.reason for item in found)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("atoms", "reason"),
+    [
+        (molecule("H2O", vacuum=5), "it is periodic in 0 of 3 directions"),
+        (fcc111("Cu", (1, 1, 3), vacuum=8), "it is periodic in 2 of 3 directions"),
+        (Atoms("X", cell=np.eye(3) * 4, pbc=True), "atomic numbers must be"),
+    ],
+)
+def test_what_is_no_crystal_is_refused(tmp_path, atoms, reason):
+    write(tmp_path / "a.traj", atoms)
+    write(tmp_path / "b.traj", SALT)
+    bad, good = open_source(tmp_path)
+    assert reason in bad.reason
+    assert isinstance(good, Candidate)
+
+
+@pytest.mark.parametrize("line", ["LATT 1", "LATT -4", "SYMM -X,-Y,-Z"])
+def test_shelx_files_with_a_symmetry_are_refused(tmp_path, line):
+    path = tmp_path / "a.res"
+    write(path, SALT)
+    text = path.read_text()
+    assert "LATT -1" in text
+    path.write_text(text.replace("LATT -1", line))
+    (found,) = open_source(tmp_path)
+    assert f"it has a symmetry ({line})" in found.reason
