@@ -208,25 +208,19 @@ def one_line(error: BaseException | str, length: int = 200) -> str:
 
 
 def _read_cif(path: Path) -> Iterator[SourceItem]:
-    from pymatgen.io.cif import CifFile, CifParser
+    from screening.sources.cif import read_cif
 
-    parser = CifParser(path)
-    try:
-        structures = parser.parse_structures(primitive=False, on_error="ignore")
-    except ValueError:  # raised when there is none
-        structures = []
-    blocks = list(CifFile.from_file(path).data.values())
-    broken = {}  # reasons by the number of the block; blocks without atoms are none
-    for warning in parser.warnings:
-        match = re.match(r"No structure parsed for section (\d+) in CIF\.\n(.*)", warning, re.S)
-        if match and any(k.startswith("_atom_site") for k in blocks[int(match[1]) - 1].data):
-            broken[int(match[1])] = one_line(match[2])
-    if not structures:
-        raise ValueError(next(iter(broken.values()), "no structure in it"))
-    for structure in structures:
-        yield _from_structure(id_of(path), structure, path)
-    for block, reason in broken.items():
-        yield Unreadable(f"{id_of(path)}-block-{block}", f"does not parse: {reason}")
+    for found in read_cif(path.read_text(encoding="utf-8", errors="replace")):
+        if found.crystal is None:
+            yield Unreadable(id_of(path), found.reason)
+        else:
+            yield Candidate(
+                id_of(path),
+                found.crystal,
+                is_magnetic=found.is_magnetic,
+                origin=Origin(path.name),
+                remarks=found.remarks,
+            )
 
 
 def _read_poscar(path: Path) -> Iterator[SourceItem]:
