@@ -15,6 +15,7 @@ from models.crystal import ELEMENTS, Crystal
 # is at 1.2.
 OVERLAP = 0.6
 ISOLATED = 1.5  # times the sum of the covalent radii
+_BOX = 2.0  # Å; vesin divides space into boxes as wide as the cutoff, far too many if it is small
 
 
 def overlapping(
@@ -89,14 +90,15 @@ def isolation_remark(crystal: Crystal) -> str:
 
 
 def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of atoms nearer than `cutoff` (Å), each twice, and their distances in Å."""
-    i, j, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
+    """Pairs of atoms up to `cutoff` (Å) apart, each twice, and their distances in Å."""
+    i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
         points=crystal.frac_coords @ crystal.lattice,
         box=crystal.lattice,
         periodic=True,
         quantities="ijd",
     )
-    return i.astype(np.int64), j.astype(np.int64), distance
+    near = distance <= cutoff
+    return i[near].astype(np.int64), j[near].astype(np.int64), distance[near]
 
 
 @cache

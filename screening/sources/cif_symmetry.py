@@ -106,8 +106,9 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
             f"space group {unknown[0]!r} is not known; add its operations "
             "(_space_group_symop_operation_xyz)"
         )
+    remarks: list[str] = []
     if listed is None:
-        settings, remarks = _agreed(descriptions), []
+        settings = _agreed(descriptions)
     else:
         settings, remarks = _beside_operations(listed, descriptions)
     fitting = [s for s in settings if s.strain(lattice) <= STRAIN]
@@ -186,7 +187,8 @@ def named_settings(text: str) -> list[Setting]:
 
     The name may be short, full or old (``F d 3 m``), with or without spaces, in any case, and
     may end in an origin choice (``:1``, ``:2``, ``S`` or ``Z`` as in the ICSD), in axes (``:H``,
-    ``R``) or in a cell choice (``:b2``). A Hall symbol in the place of a name is taken, too.
+    ``R``) or in a cell choice (``:b2``). A Hall symbol in the place of a name is taken, too,
+    if it begins with ``-``.
 
     Examples
     --------
@@ -196,8 +198,8 @@ def named_settings(text: str) -> list[Setting]:
     ['R -3 m:H']
     """
     base, choice = _split_name(text)
-    groups = _groups(base)
-    if not groups:
+    groups = _groups(base) or _fully_named(base)
+    if not groups and text.startswith("-"):  # as no Hermann-Mauguin name does
         try:
             return [hall_setting(text)]
         except (RuntimeError, ValueError):
@@ -271,7 +273,7 @@ def _groups(base: str) -> list[gemmi.SpaceGroup]:
     short = re.fullmatch(r"([PABCIF])\s*([2mabcden/1-]+)", base, re.I)
     if short:
         lattice, axis = short[1].upper(), short[2].lower()
-        full = (f"{lattice} 1 {axis} 1", f"{lattice} 1 1 {axis}", f"{lattice} {axis} 1 1")
+        full = (f"{lattice} 1 {axis} 1", f"{lattice} 1 1 {axis}")  # a short name is of b or c
         groups = [_table()[name] for name in full if name in _table()]
         if groups:
             return groups
@@ -279,6 +281,28 @@ def _groups(base: str) -> list[gemmi.SpaceGroup]:
     if found is None or not _same_digits(base, found.hm):
         return []
     return [g for g in _table().values() if g.number == found.number and g.hm == found.hm]
+
+
+def _fully_named(base: str) -> list[gemmi.SpaceGroup]:
+    """Tabulated settings of a full name: spglib knows ``P 21/n 21/m 21/a``, gemmi does not."""
+    full, groups = _full_names().get(base.replace(" ", "").lower(), ("", []))
+    return groups if _same_digits(base, full) else []
+
+
+@cache
+def _full_names() -> dict[str, tuple[str, list[gemmi.SpaceGroup]]]:
+    import spglib
+
+    names: dict[str, tuple[str, list[gemmi.SpaceGroup]]] = {}
+    for hall_number in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall_number)
+        if kind is None:  # there are 530
+            continue
+        group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(kind.hall_symbol))
+        if group is not None:
+            full = kind.international_full.replace("_", "")
+            names.setdefault(full.replace(" ", "").lower(), (full, []))[1].append(group)
+    return names
 
 
 def _same_digits(name: str, found: str) -> bool:

@@ -85,7 +85,7 @@ def read_blocks(text: str) -> list[Tags]:
     CifError
         If the text is no CIF.
     """
-    text = re.sub(r"[^\t\n\r -~]", "_", text.removeprefix("\ufeff"))  # a name's accents, mostly
+    text = re.sub(r"[^\t\n\r -~]", "*", text.removeprefix("\ufeff"))  # a name's accents, mostly
     try:
         document = cif.read_string(text, 0)  # 0: several blocks of one name are wanted
     except (ValueError, RuntimeError) as error:
