@@ -185,13 +185,14 @@ def same_sites(one: Crystal, other: Crystal) -> bool:
 
 def assert_never_wrong(counts: dict[str, Counter[str]]) -> None:
     assert sum(c["wrong"] for c in counts.values()) == 0, counts
-    # A bare number says the least; every other spelling is nearly always enough.
+    # A number alone, or a short name of another unique axis than b, says too little.
     for kind, c in counts.items():
-        assert c["right"] >= (0.9 if kind != "number" else 0.3) * c.total(), (kind, c)
+        least = 0.3 if kind in ("number", "short name") else 0.9
+        assert c["right"] >= least * c.total(), (kind, c)
 
 
 def test_every_spelling_is_read_right_or_refused() -> None:
-    assert_never_wrong(read_back(prototypes()[::40], 1))
+    assert_never_wrong(read_back(prototypes()[::20], 1))
 
 
 @pytest.mark.slow
