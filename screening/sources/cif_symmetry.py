@@ -25,8 +25,8 @@ NAMES = (
     "_symmetry_space_group_name_h-m",
     "_space_group_name_h-m_full",
     "_space_group_name_h-m",
-    "_space_group_name_h-m_ref",
 )
+REFERENCE_NAME = "_space_group_name_h-m_ref"  # of the type; on these axes only if none is given
 NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 CHOICE = "_space_group_it_coordinate_system_code"
 
@@ -163,6 +163,11 @@ def _descriptions(tags: Tags) -> tuple[dict[str, list[Setting]], list[str]]:
         if text not in found:
             found[text] = named_settings(text)
             unknown += [] if found[text] else [text]
+    reference = tags.value(REFERENCE_NAME)
+    if reference and reference not in found:
+        settings = named_settings(reference)
+        found[reference] = numbered_settings(settings[0].number) if found and settings else settings
+        unknown += [] if settings else [reference]
     for text in tags.values(*NUMBERS):
         number = int(text) if text.isdigit() else 0
         if not 1 <= number <= 230:
