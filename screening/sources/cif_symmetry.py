@@ -81,7 +81,7 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
     lost (``x,y,z`` alone from a program that forgot the others), so both are possible. Without
     operations, the setting is what the Hall symbol, the Hermann-Mauguin names, the coordinate
     system code and the number agree on; it may be several (``F d -3 m`` has two origins, ``R -3 m``
-    two kinds of axes, ``P 21/m`` three unique axes), of which those stay that fit the cell.
+    two kinds of axes, ``P 21/m`` two unique axes), of which those stay that fit the cell.
 
     Returns
     -------
@@ -115,6 +115,8 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
     if settings and not fitting:
         names = " or ".join(dict.fromkeys(s.name for s in settings[:3]))
         raise CifError(f"the cell does not have the shape that {names} asks for")
+    if listed is not None and len(settings) > 1 and fitting == [listed]:
+        remarks.append("its operations contradict the space group that it names; they were used")
     return fitting, remarks if fitting and fitting[0] is settings[0] else []
 
 

@@ -369,6 +369,18 @@ def test_a_reference_name_is_of_the_type_where_another_name_gives_the_setting() 
     assert "which contradict each other" in only(other).reason
 
 
+def test_a_primitive_cell_under_the_name_of_its_group_is_read_by_its_operations() -> None:
+    text = (
+        case("mp-2491_primitive").replace("'P 1'", "'F m -3 m'").replace("number   1", "number 225")
+    )
+    found = only(text)
+    assert found.crystal is not None
+    assert len(found.crystal) == 2
+    assert found.remarks == (
+        "its operations contradict the space group that it names; they were used",
+    )
+
+
 # --- what the file says of its content --------------------------------------------------------
 
 FULL = salt("_space_group_name_Hall '-F 4 2 3'")
