@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vesin import NeighborList
 
 from models.crystal import ELEMENTS, Crystal
+from models.distances import overlapping
 from models.errors import ModelError
 from models.merging import distance_steps, equivalent_atoms
 
@@ -34,7 +35,8 @@ class GraphConfig(BaseModel):
     tie_tolerance : float
         Distances that differ by less than this are equal, in Å.
     min_distance : float
-        Atoms nearer than this overlap: the structure is refused, in Å.
+        Atoms nearer than this overlap, in Å, as do those that are nearer than 0.6 times the sum
+        of their covalent radii (:data:`models.distances.OVERLAP`): the structure is refused.
     max_atoms : int
         Largest cell.
     vectors : bool
@@ -121,10 +123,11 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
             periodic=True,
             quantities="ijdD" if config.vectors else "ijd",
         )
-        if len(distance) and distance.min() < config.min_distance:
-            k = int(distance.argmin())
+        k = _overlap(numbers, center, neighbor, distance, config.min_distance)
+        if k is not None:
             raise ModelError(
-                f"atoms {center[k]} and {neighbor[k]} overlap: {distance[k]:.3f} Å apart"
+                f"atoms {center[k]} ({ELEMENTS[numbers[center[k]]]}) and {neighbor[k]} "
+                f"({ELEMENTS[numbers[neighbor[k]]]}) overlap: {distance[k]:.3f} Å apart"
             )
         keep, complete = _nearest(center, distance, len(numbers), cutoff, config)
         if complete:
@@ -144,6 +147,15 @@ def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> Crysta
         crystal.lattice.astype(np.float32) if vectors else None,
     )
     return merged(graph) if config.merge and not config.vectors else graph
+
+
+def _overlap(
+    numbers: np.ndarray, i: np.ndarray, j: np.ndarray, distance: np.ndarray, smallest: float
+) -> int | None:
+    """A pair of atoms that overlap, None if there is none."""
+    if len(distance) and distance.min() < smallest:
+        return int(distance.argmin())
+    return overlapping(numbers, i, j, distance)
 
 
 def merged(graph: CrystalGraph) -> CrystalGraph:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from vesin import NeighborList
 
 from models.crystal import ELEMENTS, Crystal
-from models.elements import covalent_radii
+from models.distances import close_pairs, isolated_atoms
 
 WIDE_GAP = 1.0  # eV; PBE and a coarse mesh of wave vectors do not close such a gap
-ISOLATED = 1.5  # times the sum of the covalent radii
 # Å; O-O is 1.21 in O2, 1.26 to 1.37 in superoxides and ozonides, all with unpaired electrons,
 # and 1.45 or more in peroxides, which have none.
 MOLECULAR_OXYGEN = 1.40
@@ -56,10 +54,10 @@ class Origin:
 def why_forbidden(crystal: Crystal, origin: Origin) -> str:
     """Why the label of a crystal is not used; empty if it is.
 
-    Of every label: oxygen molecules, isolated atoms (see :func:`isolated_atoms`), and a metal
-    where the source has a gap above `WIDE_GAP`. Of one without spin also Cr to Ni, lanthanides
-    other than La and Lu without a stand-in, actinides, and open 3d shells of Ti, V and Cu (see
-    :func:`open_shell`).
+    Of every label: oxygen molecules, isolated atoms (:func:`models.distances.isolated_atoms`),
+    and a metal where the source has a gap above `WIDE_GAP`. Of one without spin also Cr to Ni,
+    lanthanides other than La and Lu without a stand-in, actinides, and open 3d shells of Ti, V
+    and Cu (see :func:`open_shell`).
     """
     if _oxygen_molecules(crystal):
         return "oxygen molecules are magnetic"
@@ -74,53 +72,13 @@ def _known(gap: float | None, otherwise: float) -> float:
     return otherwise if gap is None else gap
 
 
-def isolated_atoms(crystal: Crystal) -> np.ndarray:
-    """Which atoms touch no other, shape (n,), bool.
-
-    Such an atom is farther than 1.5 times the sum of the covalent radii from every other one,
-    and farther than van der Waals contact: covalent radii alone are too small for an anion
-    between ammonium ions (NH4Cl) or an atom in a cage (SiB6).
-
-    References
-    ----------
-    Covalent radii: B. Cordero et al., Dalton Trans. 2832 (2008); van der Waals radii:
-    S. Alvarez, Dalton Trans. 42, 8617 (2013).
-    """
-    numbers = crystal.atomic_numbers
-    covalent, contact = (radii[numbers] for radii in _radii())
-    reach = 2 * max(ISOLATED * covalent.max(), contact.max())
-    i, j, distance = _neighbors(crystal, float(reach))
-    near = distance <= np.maximum(ISOLATED * (covalent[i] + covalent[j]), contact[i] + contact[j])
-    return np.bincount(i[near], minlength=len(numbers)) == 0
-
-
-@cache
-def _radii() -> tuple[np.ndarray, np.ndarray]:
-    """Covalent and van der Waals radii in Å by atomic number; 0 where the latter is not known."""
-    from ase.data.vdw_alvarez import vdw_radii
-
-    covalent = covalent_radii().astype(float)
-    return covalent, np.nan_to_num(np.array(vdw_radii, float))[: len(covalent)]
-
-
 def _oxygen_molecules(crystal: Crystal) -> bool:
     """Whether it is oxygen, or has O2, O2- or O3- in it."""
     oxygen = crystal.atomic_numbers == OXYGEN
     if not oxygen.any() or oxygen.all():
         return bool(oxygen.all())
-    i, j, _ = _neighbors(crystal, MOLECULAR_OXYGEN)
+    i, j, _ = close_pairs(crystal, MOLECULAR_OXYGEN)
     return bool((oxygen[i] & oxygen[j]).any())
-
-
-def _neighbors(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of atoms, each twice, and their distances in Å."""
-    i, j, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=crystal.frac_coords @ crystal.lattice,
-        box=crystal.lattice,
-        periodic=True,
-        quantities="ijd",
-    )
-    return i.astype(np.int64), j.astype(np.int64), distance
 
 
 # Without spin.

@@ -32,40 +32,20 @@ NAMED = 3  # files of a kind that is not read whose names are told
 
 
 def _read_cif(file: StructureFile) -> Iterator[SourceItem]:
-    from pymatgen.io.cif import CifParser
+    from screening.sources.cif import read_cif
 
-    from models.crystal import Crystal
-    from models.errors import ModelError
-
-    blocks = [block for block in _data_blocks(file.text()) if "_atom_site_" in block]
-    if not blocks:
-        raise ValueError("no structure in it")
-    for n, block in enumerate(blocks, 1):
+    for n, found in enumerate(read_cif(file.text()), 1):
         name = nth(file.stem, n)
-        try:
-            parser = CifParser.from_str(block)
-            structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-            crystal = Crystal.from_structure(structure)
-        except ModelError as error:
-            yield Unreadable(name, str(error))
-        except Exception as error:  # whatever pymatgen raises on whatever is in the file
-            yield Unreadable(name, f"does not parse: {one_line(error)}")
+        if found.crystal is None:
+            yield Unreadable(name, found.reason)
         else:
-            yield Candidate(name, crystal, origin=Origin(file.label))
-
-
-def _data_blocks(text: str) -> Iterator[str]:
-    """Data blocks of a CIF, of which several may have the same name."""
-    block: list[str] = []
-    in_text = False
-    for line in text.splitlines(keepends=True):
-        if line.startswith(";"):
-            in_text = not in_text
-        if not in_text and line[:5].lower() == "data_":
-            yield "".join(block)
-            block = []
-        block.append(line)
-    yield "".join(block)
+            yield Candidate(
+                name,
+                found.crystal,
+                is_magnetic=found.is_magnetic,
+                origin=Origin(file.label),
+                remarks=found.remarks,
+            )
 
 
 def _read_parquet(file: StructureFile) -> Iterator[SourceItem]:

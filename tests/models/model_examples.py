@@ -23,9 +23,9 @@ ELEMENTS_USED = (3, 8, 11, 12, 14, 17, 22, 26, 31, 33)
 
 def random_crystal(rng: np.random.Generator, n_atoms: int = 4) -> Crystal:
     """A triclinic cell with 1 to 8 atoms that do not overlap."""
-    lattice = 5.0 * (np.eye(3) + rng.uniform(-0.15, 0.15, (3, 3)))
+    lattice = 5.5 * (np.eye(3) + rng.uniform(-0.12, 0.12, (3, 3)))
     corners = np.array(np.meshgrid([0, 0.5], [0, 0.5], [0, 0.5])).reshape(3, -1).T
-    sites = rng.permutation(corners)[:n_atoms] + rng.uniform(-0.08, 0.08, (n_atoms, 3))
+    sites = rng.permutation(corners)[:n_atoms] + rng.uniform(-0.06, 0.06, (n_atoms, 3))
     return Crystal(lattice, sites, rng.choice(ELEMENTS_USED, n_atoms))
 
 

@@ -22,10 +22,11 @@ def summary_documents(n, seed=1):
     """Summary documents as the server keeps them, made of prototype structures."""
     from emmet.core.mpid import AlphaID
 
+    from models.distances import overlap
     from screening.sources import open_source
 
     rng = np.random.default_rng(seed)
-    structures = list(open_source("prototypes"))
+    structures = [c for c in open_source("prototypes") if overlap(c.structure) is None]
     for k in range(n):
         prototype = structures[k % len(structures)]
         structure = prototype.structure.as_dict()
