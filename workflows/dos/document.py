@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -275,7 +275,8 @@ class DosDocument(BaseModel):
         ModelError
             If the DOS does not cover the grid.
         """
-        return align_integral(self.integral, self.vbm, self.cbm, grid)
+        spectrum = align_integral(self.integral, self.vbm, self.cbm, grid)
+        return replace(spectrum, n_atoms=len(self.structure))
 
     @property
     def relative_energies(self) -> np.ndarray:
