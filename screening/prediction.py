@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -156,7 +157,8 @@ class Prediction:
         """Formula and id, for figures."""
         from screening.report.plots import formula_text
 
-        return f"{formula_text(self.formula)} ({self.material_id})"
+        formula = formula_text(self.formula)
+        return formula if self.material_id == ALONE else f"{formula} ({self.material_id})"
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row, as in :meth:`Predictions.to_dataframe`."""
@@ -384,7 +386,9 @@ def predict(
     items, is_one = _read(what)
     if is_one and isinstance(items[0], Unreadable):
         raise _error(items[0])
-    from models.predictor import SpectrumPredictor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, tqdm asks for ipywidgets
+        from models.predictor import SpectrumPredictor
 
     predictor = SpectrumPredictor.load(folder, device, EDOS_GRID)
     try:
