@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     model_validator,
 )
 from pymatgen.core import Structure
@@ -188,6 +189,25 @@ class DosDocument(BaseModel):
     magnetization: float | None = None
     largest_moment: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """Document of what an engine found.
+
+        Raises
+        ------
+        DosError
+            In one line, if a number is not finite or contradicts another.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"{where}: {first['msg']}".removeprefix(": ").removeprefix("Value error, ")
+            engine, structure = fields["engine"], fields["structure"]
+            formula = structure.composition.reduced_formula
+            raise DosError(f"output of {engine} for {formula} is wrong: {reason}") from error
 
     @model_validator(mode="before")
     @classmethod
