@@ -15,8 +15,21 @@ def text_boxes(figure: Figure) -> dict[Text, Bbox]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    texts = [text for text in texts if text not in _undrawn_ticks(figure)]
     boxes = {text: text.get_window_extent(canvas.get_renderer()) for text in texts}
     return {text: box for text, box in boxes.items() if text.get_text().strip() and box.width}
+
+
+def _undrawn_ticks(figure: Figure) -> set[Text]:
+    """Labels of ticks beyond the limits: matplotlib keeps them, but does not draw them."""
+    undrawn = set()
+    for axes in figure.axes:
+        for axis, i in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            slack = 1e-6 * (high - low)
+            labels = axis.get_ticklabels()
+            undrawn |= {t for t in labels if not low - slack <= t.get_position()[i] <= high + slack}
+    return undrawn
 
 
 def cut_off(figure: Figure) -> list[str]:
