@@ -37,6 +37,7 @@ SORTABLE = {
 KINDS = ("gap", "near-gap")
 STATES = ("pending", "screened", "rejected", "failed")
 ROWS = 50  # on the screen
+NAMED = 10  # runs that an error names
 
 _FILTERS = "Filters"
 
@@ -108,6 +109,7 @@ def candidates(
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
+    wide: options.Wide = False,
 ) -> None:
     """List the candidates of a run."""
     from db.store import open_store
@@ -145,6 +147,7 @@ def candidates(
                 lambda: _disagreement_table(title, differing),
                 out,
                 as_json,
+                wide,
             )
             return
         if to_validate:
@@ -167,7 +170,7 @@ def candidates(
     title = f"{len(rows)} candidates of run {chosen.run_id}"
     if len(found) > len(rows):
         title += ", and there are more (--limit)"
-    deliver(CandidateRow, rows, lambda: candidates_table(title, rows), out, as_json)
+    deliver(CandidateRow, rows, lambda: candidates_table(title, rows), out, as_json, wide)
 
 
 def _filters(
@@ -248,15 +251,29 @@ def existing(db: str) -> str:
 
 
 def find_run(store: ScreeningStore, run_id: str | None) -> Run:
-    """The run of that id, by default the newest one."""
+    """The run whose id is this or begins with it, by default the newest one.
+
+    Raises
+    ------
+    ScreeningError
+        If there is none, or if several begin like that; they are named.
+    """
     from screening.errors import ScreeningError
 
-    if run_id is not None:
-        return store.run(run_id)
     runs = store.runs()
-    if not runs:
-        raise ScreeningError(f"{store.location} holds no run yet; begin with `screen run`")
-    return runs[0]
+    if run_id is None:
+        if not runs:
+            raise ScreeningError(f"{store.location} holds no run yet; begin with `screen run`")
+        return runs[0]
+    for run in runs:
+        if run.run_id == run_id:
+            return run
+    alike = [run for run in runs if run_id and run.run_id.startswith(run_id)]
+    if len(alike) > 1:
+        names = ", ".join(run.run_id for run in alike[:NAMED])
+        more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+        raise ScreeningError(f"--run {run_id}: {len(alike)} runs begin so: {names}{more}")
+    return alike[0] if alike else store.run(run_id)
 
 
 def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
@@ -273,21 +290,22 @@ def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     """Table for the terminal; ≥ marks a width that is a lower bound."""
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns: tuple[str, ...] = (
-        "material",
-        "formula",
-        "atoms",
-        "hull eV/atom",
-        "gap from eV",
-        "to eV",
-        "width eV",
-        "score eV",
-        "kind",
-        "robust",
+    columns: tuple[Column, ...] = (
+        Column("material"),
+        Column("formula", 1),
+        Column("atoms", 2),
+        Column("hull eV/atom", 6),
+        Column("gap from eV", 5),
+        Column("to eV", 5),
+        Column("width eV", 1),
+        Column("score eV", 4),
+        Column("kind", 7),
+        Column("robust", 8),
     )
     if any(row.reason for row in rows):
-        columns += ("reason",)
+        columns += (Column("reason", 1, folds=True),)
     return table(title, columns, [_cells(row)[: len(columns)] for row in rows])
 
 
@@ -312,8 +330,18 @@ def _cells(row: CandidateRow) -> tuple[Any, ...]:
 
 def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns = ("material", "formula", "model", "DFT", "model's width eV", "DFT's eV", "score eV")
+    columns = (
+        Column("material"),
+        Column("formula", 1),
+        Column("model", 1),
+        Column("DFT", 1),
+        Column("model's width eV", 3),
+        Column("DFT's eV", 2),
+        Column("score eV", 4),
+        Column("calculated with", 5, folds=True),
+    )
     cells = [
         (
             row.material_id,
@@ -327,4 +355,4 @@ def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
         )
         for row in rows
     ]
-    return table(title, (*columns, "calculated with"), cells)
+    return table(title, columns, cells)

@@ -323,6 +323,7 @@ def deliver(
     table: Callable[[], Any],
     out: Path | None,
     as_json: bool,
+    wide: bool = False,
 ) -> None:
     """Write rows to a .csv, .json or .parquet file, or print them as JSON or as a table.
 
@@ -335,6 +336,8 @@ def deliver(
         Makes the table for the screen.
     out : Path or None
     as_json : bool
+    wide : bool
+        Leave no column of the table out, however narrow the terminal is.
     """
     from screening.cli.console import print_json, stderr, stdout
 
@@ -346,6 +349,6 @@ def deliver(
     elif as_json:
         print_json([asdict(row) for row in rows])
     else:
-        stdout().print(table())
+        stdout(wide).print(table())
     for attribution in sorted({row.attribution for row in rows if row.attribution}):
         stderr().print(attribution)

@@ -12,8 +12,10 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc, PredictionDoc, ValidationDoc
+    from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
+
+PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
 
 
 def show(
@@ -26,15 +28,14 @@ def show(
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:
-    """Show a material's properties, verdict and predicted spectrum."""
+    """Show a material's properties, verdict and spectra in the newest run that has it."""
     from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from screening.cli.candidates import existing
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of
 
     with open_store(existing(db)) as store:
-        chosen = find_run(store, run)
-        candidate = find_candidate(store, chosen.run_id, material_id)
+        chosen, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
         validation = find_validation(store, candidate)
     attribution = attribution_of(material_id, chosen)
@@ -49,19 +50,34 @@ def show(
             stderr().print(attribution)
 
 
-def find_candidate(store: ScreeningStore, run_id: str, material_id: str) -> CandidateDoc:
-    """A material in a run.
+def in_runs(
+    store: ScreeningStore, run_id: str | None, material_id: str
+) -> list[tuple[Run, CandidateDoc]]:
+    """A material in each run that has it, newest first; only in the one that is asked for.
 
     Raises
     ------
     ScreeningError
-        If it is not there.
+        If no run, or not the one that is asked for, has it.
     """
+    from db.query import CANDIDATES, Query, conditions
+    from screening.cli.candidates import find_run
     from screening.errors import ScreeningError
 
-    for candidate in store.candidates(run_id, material_ids=[material_id]):
-        return candidate
-    raise ScreeningError(f"{material_id} is not in run {run_id}; --run names another run")
+    asked = None if run_id is None else find_run(store, run_id)
+    query = Query(CANDIDATES, conditions(material_id=material_id))
+    found = {candidate.run_id: candidate for candidate in store.find(query)}
+    having = [(run, found[run.run_id]) for run in store.runs() if run.run_id in found]
+    if not having:
+        raise ScreeningError(f"{material_id} is in no run of {store.location}")
+    if asked is None:
+        return having
+    if asked.run_id not in found:
+        raise ScreeningError(
+            f"{material_id} is not in run {asked.run_id}; the newest that has it is "
+            f"{having[0][0].run_id}"
+        )
+    return [(asked, found[asked.run_id])]
 
 
 def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
@@ -145,7 +161,7 @@ def _print(
 
     console = stdout()
     rows = [*_properties(candidate), *_dft_properties(validation)]
-    console.print(table(None, ("property", "value"), rows))
+    console.print(table(candidate.material_id, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
@@ -157,16 +173,18 @@ def _print(
         grid = EnergyGrid(**prediction.grid.model_dump())
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
         spectrum = np.array(prediction.spectrum)
+        edges = gap_range(candidate)
+        width = min(PLOT_WIDTH, console.width)
         color = sys.stdout.isatty()
-        print(terminal_edos(grid.centers, spectrum, title, gap_range(candidate), color=color))
+        print(terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color))
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     gap = candidate.gap
     rows: list[tuple[str, Any]] = [
-        ("material", candidate.material_id),
+        ("run", candidate.run_id),
         ("formula", candidate.formula),
-        ("atoms in the cell", candidate.nsites),
+        ("atoms in the cell", str(candidate.nsites)),
         ("cell", _cell(candidate)),
         ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
         ("band gap (eV)", _number(candidate.band_gap)),
@@ -186,7 +204,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("score (eV)", _number(candidate.score)))
     if gap is not None:
         rows.append(("kind", gap.kind))
-        rows.append(("ranges of that width below the band edge", gap.n_ranges))
+        rows.append(("ranges of that width below the band edge", _whole(gap.n_ranges)))
         rows.append(("verdict is robust", gap.robust))
     return rows
 
@@ -227,6 +245,10 @@ def _cell(candidate: CandidateDoc) -> str:
 
     fields = candidate.nsites, candidate.cell_multiplicity, candidate.reduction_problem
     return cell_in_words(*fields)
+
+
+def _whole(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _number(value: float | None) -> str | None:
