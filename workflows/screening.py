@@ -29,10 +29,11 @@ from db.documents import (
     utc_now,
 )
 from db.store import ScreeningStore, mask_uri
-from models.card import DEFAULT_EDOS, model_id
+from models.card import DEFAULT_EDOS, model_id, trained_elements
 from models.crystal import Crystal
 from models.spectrum import EDOS_GRID
 from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.domain import Domain
 from screening.errors import ScreeningError
 from screening.filters import FilterCount, FilterVerdict, Funnel, ScreeningFilters
 from screening.gap import GapCriteria, Gaps, find_gaps
@@ -237,7 +238,10 @@ def filter_candidates(
             funnel = Funnel.of(criteria)
             # Runs that were begun when cells were not reduced yet go on like that.
             keep_cell = run.parameters.get("keep_cell", True)
-            documents = _filtered(run_id, source, criteria, funnel, shard_size, limit, keep_cell)
+            trained = trained_elements(run.parameters.get("checkpoint"))
+            documents = _filtered(
+                run_id, source, criteria, funnel, shard_size, limit, keep_cell, trained
+            )
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
             stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
@@ -284,6 +288,7 @@ def _filtered(
     shard_size: int,
     limit: int | None,
     keep_cell: bool,
+    trained: frozenset[str] | None,
 ) -> Iterator[CandidateDoc]:
     """Documents of the candidates, passed and rejected, until `limit` have passed."""
     passed, total = 0, source.total
@@ -301,7 +306,7 @@ def _filtered(
             candidate, verdict = _judged(item, filters, keep_cell)
             funnel.add(verdict)
             shard = passed // shard_size if verdict.passed else None
-            yield _candidate_document(run_id, candidate, shard, verdict.reason)
+            yield _candidate_document(run_id, candidate, shard, verdict.reason, trained)
             passed += verdict.passed
         advance("read", len(batch), total)
 
@@ -322,9 +327,14 @@ def _judged(
 
 
 def _candidate_document(
-    run_id: str, candidate: Candidate, shard: int | None, reason: str | None
+    run_id: str,
+    candidate: Candidate,
+    shard: int | None,
+    reason: str | None,
+    trained: frozenset[str] | None,
 ) -> CandidateDoc:
     pending = shard is not None
+    domain = Domain.of_candidate(candidate, trained) if pending else Domain()
     return CandidateDoc(
         run_id=run_id,
         material_id=candidate.material_id,
@@ -345,6 +355,10 @@ def _candidate_document(
         state="pending" if pending else "rejected",
         reason=reason,
         structure=candidate.structure.as_dict() if pending else None,
+        remarks=list(candidate.remarks),
+        unseen_elements=domain.unseen_elements,
+        has_isolated_atoms=domain.has_isolated_atoms,
+        out_of_domain=domain.is_outside,
     )
 
 
@@ -496,6 +510,7 @@ def _verdicts(
     spectra = np.array([p.spectrum for p in predictions], np.float32)
     gaps = judge(spectra, [prediction.nsites for prediction in predictions], criteria)
     positive = gaps.is_gap
+    per_atom = _judged_per_atom(spectra, [p.nsites for p in predictions], gaps)
     for i, prediction in enumerate(predictions):
         candidate = pending[prediction.key]
         yield Verdict(
@@ -505,8 +520,16 @@ def _verdicts(
             model_id=prediction.model_id,
             gap=gap_document(gaps, i),
             is_positive=bool(positive[i]),
+            is_positive_per_atom=bool(per_atom[i]),
             score=float(gaps.score[i]),
         )
+
+
+def _judged_per_atom(spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps) -> np.ndarray:
+    """Verdicts with the threshold for an atom, (B,): a cell's DOS grows with the cell."""
+    if gaps.criteria.per_atom:
+        return gaps.is_gap
+    return judge(spectra, n_atoms, gaps.criteria.model_copy(update={"per_atom": True})).is_gap
 
 
 @job
