@@ -72,6 +72,21 @@ class Domain:
         return None if None in (self.unseen_elements, self.has_isolated_atoms) else False
 
 
+def doubts(document: CandidateDoc) -> list[str]:
+    """What a person needs to disbelieve a verdict, in words, the gravest first.
+
+    Why the material is out of the model's domain, or that this is not known; a verdict that is
+    another one with the threshold for an atom; and the remarks on how the structure was read.
+    """
+    domain = Domain.of_document(document)
+    found = list(domain.reasons)
+    if document.is_positive is not None and domain.is_outside is None:
+        found.append("model's domain not known")
+    if document.is_positive_per_atom not in (None, document.is_positive):
+        found.append("no gap per atom" if document.is_positive else "a gap per atom")
+    return found + list(document.remarks or ())
+
+
 def has_isolated_atoms(crystal: Crystal) -> bool | None:
     """Whether an atom touches no other; see :func:`models.label_rules.isolated_atoms`.
 

@@ -100,6 +100,15 @@ def candidates(
     min_score: Annotated[
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest score, eV.")
     ] = None,
+    in_domain: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-domain/--out-of-domain",
+            rich_help_panel=_FILTERS,
+            help="Only those that the model can know, or only the others: elements that it was "
+            "not trained on, isolated atoms.",
+        ),
+    ] = None,
     sort: Annotated[str, typer.Option(help=f"One of {', '.join(SORTABLE)}.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
     limit: Annotated[
@@ -127,6 +136,7 @@ def candidates(
         chemsys,
         kind,
         robust,
+        in_domain,
         energy_above_hull=(None, max_ehull),
         width=(min_width, None),
         upper_edge=(min_upper_edge, max_upper_edge),
@@ -180,6 +190,7 @@ def _filters(
     chemsys: str | None,
     kind: str | None,
     robust: bool,
+    in_domain: bool | None,
     **ranges: Range,
 ) -> dict[str, Any]:
     """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
@@ -201,7 +212,11 @@ def _filters(
         "kind": kind,
         "robust": robust,
     }
-    bounded = {name: bounds for name, bounds in ranges.items() if bounds != (None, None)}
+    bounded: dict[str, Any] = {
+        name: bounds for name, bounds in ranges.items() if bounds != (None, None)
+    }
+    if in_domain is not None:
+        bounded["out_of_domain"] = not in_domain
     return {name: value for name, value in asked.items() if value} | bounded
 
 
@@ -276,17 +291,6 @@ def find_run(store: ScreeningStore, run_id: str | None) -> Run:
     return alike[0] if alike else store.run(run_id)
 
 
-def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
-    """Elements in the training set of a predictor; None if its card cannot be read."""
-    from models.card import ModelCard, predictor_folder
-    from models.errors import ModelError
-
-    try:
-        return frozenset(ModelCard.read(predictor_folder(checkpoint)).elements)
-    except ModelError:
-        return None
-
-
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     """Table for the terminal; ≥ marks a width that is a lower bound."""
     from screening.cli.console import table
@@ -304,28 +308,32 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         Column("kind", 7),
         Column("robust", 8),
     )
+    if any(row.doubts for row in rows):
+        columns += (Column("doubts", 2, folds=True),)
     if any(row.reason for row in rows):
         columns += (Column("reason", 1, folds=True),)
-    return table(title, columns, [_cells(row)[: len(columns)] for row in rows])
+    cells = (_cells(row) for row in rows)
+    return table(title, columns, [[cell[column.name] for column in columns] for cell in cells])
 
 
-def _cells(row: CandidateRow) -> tuple[Any, ...]:
+def _cells(row: CandidateRow) -> dict[str, Any]:
     width = None
     if row.gap_width is not None:
         width = f"{'≥ ' if row.gap_width_is_lower_bound else ''}{row.gap_width:.2f}"
-    return (
-        row.material_id,
-        row.formula,
-        row.nsites,
-        row.energy_above_hull,
-        row.gap_lower_edge,
-        row.gap_upper_edge,
-        width,
-        row.score,
-        row.gap_kind,
-        row.gap_robust,
-        row.reason,
-    )
+    return {
+        "material": row.material_id,
+        "formula": row.formula,
+        "atoms": row.nsites,
+        "hull eV/atom": row.energy_above_hull,
+        "gap from eV": row.gap_lower_edge,
+        "to eV": row.gap_upper_edge,
+        "width eV": width,
+        "score eV": row.score,
+        "kind": row.gap_kind,
+        "robust": row.gap_robust,
+        "doubts": "; ".join(row.doubts) or None,
+        "reason": row.reason,
+    }
 
 
 def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:

@@ -42,6 +42,12 @@ class CandidateRow:
     gap_margin_max_upper_edge: float | None
     score: float | None
     is_positive: bool | None
+    is_positive_per_atom: bool | None
+    out_of_domain: bool | None
+    unseen_elements: list[str] | None
+    has_isolated_atoms: bool | None
+    remarks: list[str] | None
+    doubts: list[str]
     state: str
     reason: str | None
     model_id: str | None
@@ -55,6 +61,8 @@ class CandidateRow:
     @classmethod
     def of(cls, candidate: CandidateDoc, run: Run) -> Self:
         """Row of a candidate."""
+        from screening.domain import doubts
+
         gap = candidate.gap
         return cls(
             material_id=candidate.material_id,
@@ -74,6 +82,12 @@ class CandidateRow:
             **_margins(gap),
             score=candidate.score,
             is_positive=candidate.is_positive,
+            is_positive_per_atom=candidate.is_positive_per_atom,
+            out_of_domain=candidate.out_of_domain,
+            unseen_elements=candidate.unseen_elements,
+            has_isolated_atoms=candidate.has_isolated_atoms,
+            remarks=candidate.remarks,
+            doubts=doubts(candidate),
             state=candidate.state,
             reason=candidate.reason,
             model_id=candidate.model_id,

@@ -45,7 +45,7 @@ def show(
         document = _document(candidate, prediction, validation)
         print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, validation, chosen.parameters.get("checkpoint"))
+        _print(candidate, prediction, validation)
         if attribution:
             stderr().print(attribution)
 
@@ -100,7 +100,10 @@ def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> Validatio
 def _document(
     candidate: CandidateDoc, prediction: PredictionDoc | None, validation: ValidationDoc | None
 ) -> dict[str, Any]:
+    from screening.domain import Domain
+
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
+    document["out_of_domain_because"] = Domain.of_document(candidate).reasons
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
@@ -150,12 +153,10 @@ def _print(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
-    checkpoint: str | None,
 ) -> None:
     import numpy as np
 
     from models.spectrum import EnergyGrid
-    from screening.cli.candidates import trained_elements
     from screening.cli.console import stdout, table
     from screening.report.plots import terminal_edos
 
@@ -165,10 +166,6 @@ def _print(
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
-    trained = trained_elements(checkpoint)
-    unfamiliar = [] if trained is None else sorted(set(candidate.elements) - trained)
-    if unfamiliar:
-        console.print(f"The model was not trained on {', '.join(unfamiliar)}: extrapolation.")
     if prediction is not None:
         grid = EnergyGrid(**prediction.grid.model_dump())
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
@@ -206,7 +203,25 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("kind", gap.kind))
         rows.append(("ranges of that width below the band edge", _whole(gap.n_ranges)))
         rows.append(("verdict is robust", gap.robust))
+        rows.append(("VB gap with the threshold per atom", candidate.is_positive_per_atom))
+    rows += _domain(candidate)
+    rows += [("remark", remark) for remark in candidate.remarks or ()]
     return rows
+
+
+def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
+    """Whether the model can know the material, and if not why; empty before a verdict."""
+    from screening.domain import Domain
+
+    if candidate.is_positive is None:
+        return []
+    domain = Domain.of_document(candidate)
+    words = {
+        True: f"no: {', '.join(domain.reasons)}",
+        False: "yes",
+        None: "not known: the run's program did not look, or has no radius of an element",
+    }
+    return [("in the domain of the model", words[domain.is_outside])]
 
 
 def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:

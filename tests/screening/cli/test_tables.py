@@ -287,3 +287,59 @@ def test_similar_takes_the_newest_run_that_predicted_the_material(listed, screen
         store.upsert_candidates([failed])
     assert json.loads(screen("show", "mp-1234567", "--json").out)["run_id"] == "newest"
     assert f"as in run {RUN}" in screen("similar", "mp-1234567").err
+
+
+# doubts
+
+
+def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
+    with open_store(DB) as store:
+        store.upsert_candidates(
+            [
+                candidate(
+                    RUN,
+                    "mp-1234567",
+                    crystal(0),
+                    is_positive=True,
+                    is_positive_per_atom=False,
+                    unseen_elements=["Po"],
+                    has_isolated_atoms=True,
+                    out_of_domain=True,
+                    remarks=["sites were merged [/]"],
+                ),
+                candidate(
+                    RUN,
+                    LONG_ID,
+                    crystal(2),
+                    is_positive=True,
+                    is_positive_per_atom=True,
+                    unseen_elements=[],
+                    has_isolated_atoms=False,
+                    out_of_domain=False,
+                ),
+            ]
+        )
+    rows = {r["material_id"]: r for r in json.loads(screen("candidates", "--json").out)}
+    doubts = ["not trained on Po", "isolated atoms", "no gap per atom", "sites were merged [/]"]
+    assert rows["mp-1234567"]["doubts"] == doubts
+    assert rows["folder/run1/CONTCAR#2"]["doubts"] == ["model's domain not known"]  # older
+    assert rows[LONG_ID]["doubts"] == []
+
+    def ids(*arguments):
+        found = json.loads(screen("candidates", *arguments, "--json").out)
+        return [row["material_id"] for row in found]
+
+    assert ids("--in-domain") == [LONG_ID]
+    assert ids("--out-of-domain") == ["mp-1234567"]
+    assert len(ids()) == 3
+    assert "; ".join(doubts) in screen("candidates").out
+    narrow = in_terminal(80, "candidates", "--out-of-domain")
+    assert_fits(narrow, 80, ["mp-1234567"])
+    assert "not trained on" in narrow
+    shown = " ".join(screen("show", "mp-1234567").out.split())
+    assert "no: not trained on Po, isolated atoms" in shown
+    assert "sites were merged [/]" in shown
+    document = json.loads(screen("show", "mp-1234567", "--json").out)
+    assert document["out_of_domain"]
+    assert document["out_of_domain_because"] == ["not trained on Po", "isolated atoms"]
+    assert "not known" in screen("show", "folder/run1/CONTCAR#2").out
