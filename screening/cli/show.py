@@ -12,7 +12,9 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
+    import numpy as np
+
+    from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
@@ -108,8 +110,8 @@ def _document(
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
     if validation is not None:
-        shown = {"engine", "recipe", "is_positive", "gap", "warnings"}
-        document["dft"] = validation.model_dump(mode="json", include=shown)
+        left_out = {"schema_version", "material_id", "structure_hash", "raw_dos", "job_uuids"}
+        document["dft"] = validation.model_dump(mode="json", exclude=left_out)
     return document
 
 
@@ -143,10 +145,18 @@ def _write_plot(
     title = f"{candidate.formula} ({candidate.material_id})"
     spectrum = np.array(prediction.spectrum)
     gap = gap_range(candidate)
-    is_comparable = validation is not None and validation.state == "done"
-    dft = np.array(validation.spectrum) if validation and is_comparable else None
+    dft = _dft_spectrum(validation)
     model = model_name(prediction.model_id)
     save_figure(plot_edos(centers, spectrum, title, gap, threshold, dft, model), path)
+
+
+def _dft_spectrum(validation: ValidationDoc | None) -> np.ndarray | None:
+    """Spectrum of a calculation that is comparable with the prediction, in states/eV/cell."""
+    import numpy as np
+
+    if validation is None or validation.state != "done":
+        return None
+    return np.array(validation.spectrum)
 
 
 def _print(
@@ -168,12 +178,17 @@ def _print(
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
     if prediction is not None:
         grid = EnergyGrid(**prediction.grid.model_dump())
+        dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
+        if validation is not None and dft is not None:
+            title += f" (blue) and by {validation.engine} (red dots)"
         spectrum = np.array(prediction.spectrum)
         edges = gap_range(candidate)
         width = min(PLOT_WIDTH, console.width)
         color = sys.stdout.isatty()
-        print(terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color))
+        print(
+            terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color, dft=dft)
+        )
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
@@ -193,11 +208,8 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("VB gap", None if candidate.is_positive is None else candidate.is_positive),
     ]
     if gap is not None and gap.width:
-        bound = ", width at least" if gap.is_lower_bound else ", width"
-        span = f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}{bound} {gap.width:.2f}"
-        rows.append(("gap or nearest miss (eV)", span))
-        unit = "states/eV/atom" if gap.per_atom else "states/eV/cell"
-        rows.append((f"largest DOS in it ({unit})", _number(gap.max_dos)))
+        rows.append(("gap or nearest miss (eV)", _span(gap)))
+        rows.append((f"largest DOS in it ({_unit(gap)})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
     if gap is not None:
         rows.append(("kind", gap.kind))
@@ -228,16 +240,37 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
     """What DFT says, in bins and at its own resolution where the two differ."""
     if validation is None:
         return []
+    engine = validation.engine
     verdict: Any = validation.is_positive
     if validation.state == "magnetic":
         verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
-    rows: list[tuple[str, Any]] = [(f"VB gap by {validation.engine}", verdict)]
+    rows: list[tuple[str, Any]] = [
+        (f"recipe of {engine}", validation.recipe),
+        (f"VB gap by {engine}", verdict),
+    ]
     if (gap := validation.gap) is not None:
-        rows.append((f"kind by {validation.engine}", gap.kind))
-        rows.append((f"verdict by {validation.engine} is robust", gap.robust))
+        if gap.width:
+            rows.append((f"gap or nearest miss by {engine} (eV)", _span(gap)))
+            rows.append((f"largest DOS in it ({_unit(gap)}), {engine}", _number(gap.max_dos)))
+        rows.append((f"kind by {engine}", gap.kind))
+        rows.append((f"verdict by {engine} is robust", gap.robust))
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
-            rows.append((f"VB gap by {validation.engine} at full resolution", gap.is_gap_fine))
+            rows.append((f"VB gap by {engine} at full resolution", gap.is_gap_fine))
+    rows.append((f"band gap by {engine} (eV)", _number(validation.band_gap)))
+    if validation.mae is not None:
+        rows.append(("error of the prediction, MAE (states/eV/cell)", _number(validation.mae)))
+    if validation.wd is not None:
+        rows.append(("error of the prediction, WD (eV)", _number(validation.wd)))
     return rows
+
+
+def _span(gap: GapDoc) -> str:
+    bound = "at least " if gap.is_lower_bound else ""
+    return f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}, width {bound}{gap.width:.2f}"
+
+
+def _unit(gap: GapDoc) -> str:
+    return "states/eV/atom" if gap.per_atom else "states/eV/cell"
 
 
 def criteria_table(
