@@ -335,6 +335,7 @@ def terminal_edos(
     *,
     width: int = 78,
     color: bool = True,
+    dft: np.ndarray | None = None,
 ) -> str:
     """The same as text; lines mark the band edge and the two ends of the gap."""
     import plotext
@@ -343,6 +344,8 @@ def terminal_edos(
     plotext.plotsize(width, 20)
     plotext.theme("clear")
     plotext.plot(list(map(float, energies)), list(map(float, predicted)), marker="braille")
+    if dft is not None:
+        plotext.plot(list(map(float, energies)), list(map(float, dft)), marker="dot", color="red")
     plotext.vertical_line(0.0)
     for edge in gap or ():
         plotext.vertical_line(edge, color="orange")
