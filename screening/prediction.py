@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -18,6 +18,7 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from models.spectrum import EDOS_GRID, Spectrum
 from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.domain import Domain, has_isolated_atoms
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
 
@@ -92,11 +93,9 @@ class Prediction:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """What a reader should know before believing the verdict, one phrase each."""
-        remarks = list(self.candidate.remarks)
-        if self.elements_not_trained_on:
-            remarks.append(f"not trained on {', '.join(self.elements_not_trained_on)}")
-        if isolated := _isolated(self.candidate.structure):
-            remarks.append(f"isolated atoms: {isolated}")
+        isolated = has_isolated_atoms(self.candidate.structure)
+        domain = Domain(list(self.elements_not_trained_on), isolated)
+        remarks = [*domain.reasons, *self.candidate.remarks]
         if self.candidate.reduction_problem is not None:
             remarks.append(f"cell kept as given: {self.candidate.reduction_problem}")
         elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:
@@ -569,18 +568,3 @@ def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
-
-
-def _isolated(crystal: Crystal) -> str:
-    """Elements of the atoms that touch no other, with their numbers; empty without such atoms."""
-    from models.label_rules import isolated_atoms
-
-    alone = isolated_atoms(crystal)
-    if not alone.any():
-        return ""
-    lonely = replace(
-        crystal,
-        frac_coords=crystal.frac_coords[alone],
-        atomic_numbers=crystal.atomic_numbers[alone],
-    )
-    return ", ".join(f"{n} {symbol}" for symbol, n in lonely.composition.items())

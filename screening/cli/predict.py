@@ -16,19 +16,6 @@ if TYPE_CHECKING:
     from screening.candidate import Unreadable
     from screening.prediction import Prediction, Predictions
 
-COLUMNS = (
-    "structure",
-    "formula",
-    "atoms",
-    "VB gap",
-    "kind",
-    "robust",
-    "from eV",
-    "to eV",
-    "width eV",
-    "remark",
-)
-
 
 def predict(
     files: Annotated[
@@ -49,6 +36,7 @@ def predict(
     device: options.Device = "auto",
     workers: options.Workers = None,
     as_json: options.Json = False,
+    wide: options.Wide = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
@@ -77,7 +65,7 @@ def predict(
     if as_json:
         _print_json(results)
     elif results.predicted:
-        _print(results.predicted, quiet)
+        _print(results.predicted, wide, quiet)
     _end(results.failures)
 
 
@@ -98,10 +86,23 @@ def _print_json(results: Predictions) -> None:
     )
 
 
-def _print(predicted: Sequence[Prediction], quiet: bool) -> None:
+def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
     from screening.cli.console import stdout, table
+    from screening.cli.fitting_table import Column
 
-    stdout().print(table(None, COLUMNS, map(_cells, predicted)))
+    columns = (
+        Column("structure"),
+        Column("formula", 1),
+        Column("atoms", 2),
+        Column("VB gap"),
+        Column("kind", 7),
+        Column("robust", 8),
+        Column("from eV", 5),
+        Column("to eV", 5),
+        Column("width eV", 1),
+        Column("remark", 3, folds=True),
+    )
+    stdout(wide).print(table(None, columns, map(_cells, predicted)))
     if len(predicted) == 1 and not quiet:
         _print_details(predicted[0])
 
@@ -127,7 +128,7 @@ def _print_details(item: Prediction) -> None:
     """Criteria and spectrum of a single structure."""
     from models.spectrum import EDOS_GRID
     from screening.cli.console import stdout
-    from screening.cli.show import criteria_table
+    from screening.cli.show import PLOT_WIDTH, criteria_table
     from screening.report.plots import terminal_edos
 
     found = item.gap()
@@ -135,8 +136,9 @@ def _print_details(item: Prediction) -> None:
     stdout().print(f"Ranges of that width below the band edge: {found['n_ranges']}")
     title = f"{item.formula}, predicted by {item.model_id}"
     color = sys.stdout.isatty()
+    width = min(PLOT_WIDTH, stdout().width)
     values = item.spectrum.values
-    print(terminal_edos(EDOS_GRID.centers, values, title, item.gap_edges, color=color))
+    print(terminal_edos(EDOS_GRID.centers, values, title, item.gap_edges, width=width, color=color))
 
 
 def _plot(item: Prediction, path: Path) -> None:

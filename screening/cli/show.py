@@ -117,7 +117,10 @@ def _document(
 
 def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
     """Edges of the gap of a positive, in eV."""
-    gap = candidate.gap
+    return _edges(candidate.gap)
+
+
+def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
     if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
         return None
     return gap.lower_edge, gap.upper_edge
@@ -134,7 +137,7 @@ def _write_plot(
     from models.card import model_name
     from models.spectrum import EnergyGrid
     from screening.errors import ScreeningError
-    from screening.report.plots import plot_edos, save_figure
+    from screening.report.plots import formula_text, plot_edos, save_figure
 
     if prediction is None:
         raise ScreeningError(f"{candidate.material_id} has no prediction to plot")
@@ -142,12 +145,20 @@ def _write_plot(
     if candidate.gap and not candidate.gap.per_atom:
         threshold = candidate.gap.criteria.get("max_dos")
     centers = EnergyGrid(**prediction.grid.model_dump()).centers
-    title = f"{candidate.formula} ({candidate.material_id})"
-    spectrum = np.array(prediction.spectrum)
-    gap = gap_range(candidate)
     dft = _dft_spectrum(validation)
-    model = model_name(prediction.model_id)
-    save_figure(plot_edos(centers, spectrum, title, gap, threshold, dft, model), path)
+    comparable = validation if dft is not None else None
+    figure = plot_edos(
+        centers,
+        np.array(prediction.spectrum),
+        f"{formula_text(candidate.formula)} ({candidate.material_id})",
+        gap_range(candidate),
+        threshold,
+        dft,
+        model_name(prediction.model_id),
+        dft_gap=_edges(comparable.gap) if comparable else None,
+        band_gap=comparable.band_gap if comparable else candidate.band_gap,
+    )
+    save_figure(figure, path)
 
 
 def _dft_spectrum(validation: ValidationDoc | None) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,3 +97,20 @@ def test_remarks_of_a_reader_are_shown(screen, hafnium, monkeypatch):
     assert "hydrogens added; cell given" in screen("predict", "repaired.cif").out
     (row,) = json.loads(screen("predict", "repaired.cif", "--json").out)["predictions"]
     assert row["remarks"][0] == "hydrogens added"
+
+
+def test_the_table_fits_eighty_columns(screen, hafnium, monkeypatch):
+    import sys
+
+    name = "a_long_name_of_a_file_such_as_people_give_them.cif"
+    hafnium.to(filename=name)
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda stream: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    narrow = screen("predict", name, name, "--quiet").out
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in narrow.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert sum("a_long_name_of_a_file_such_as_people_give_them" in line for line in lines) == 2
+    assert "Not shown at this width" in narrow
+    wide = screen("predict", name, "--quiet", "--wide").out
+    assert "cell given with 8 atoms, reduced to 1/4" in wide

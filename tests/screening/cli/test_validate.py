@@ -103,7 +103,7 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
         put_prediction(store, document, np.ones(EDOS_GRID.size))
         assert find_validation(store, document) is None
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
-    assert "<!-- DFT -->" not in (tmp_path / "before.svg").read_text()
+    assert ">DFT</text>" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
@@ -112,7 +112,7 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
         other = document.model_copy(update={"structure_hash": "relaxed"})
         assert find_validation(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
-    assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
+    assert ">DFT</text>" in (tmp_path / "after.svg").read_text()
     assert "verdict by gpaw is robust" in screen("show", "m-2").out
     assert "at full resolution" not in screen("show", "m-2").out
     with open_store(DB) as store:
