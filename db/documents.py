@@ -338,6 +338,21 @@ class CandidateDoc(Document):
         ``"rejected"`` and ``"failed"``, both with a `reason`.
     structure : dict or None
         Dict of a pymatgen structure.
+    remarks : list of str or None
+        What a person should know of how the structure was read, such as a repair of its file.
+    unseen_elements : list of str or None
+        Elements that the training set of the run's model lacks.
+    has_isolated_atoms : bool or None
+        Whether an atom touches no other.
+    out_of_domain : bool or None
+        Whether the model cannot know the material; see :class:`screening.domain.Domain`, which
+        has the reasons in words.
+    is_positive_per_atom : bool or None
+        `is_positive` with the threshold of the DOS for an atom instead of for the cell; the same
+        as `is_positive` in a run whose threshold is for an atom.
+
+    The last five are None in documents older than they, and in candidates that were not to be
+    screened, but for `remarks`.
     """
 
     run_id: Identifier
@@ -359,9 +374,14 @@ class CandidateDoc(Document):
     state: CandidateState = "pending"
     reason: Text | None = None
     structure: FreeDict | None = None
+    remarks: list[Text] | None = None
+    unseen_elements: list[Identifier] | None = None
+    has_isolated_atoms: Flag | None = None
+    out_of_domain: Flag | None = None
     model_id: Identifier | None = None
     gap: GapDoc | None = None
     is_positive: Flag | None = None
+    is_positive_per_atom: Flag | None = None
     score: Number | None = None
 
     @property
@@ -385,6 +405,7 @@ class Verdict(Model):
     model_id: Identifier | None = None
     gap: GapDoc | None = None
     is_positive: Flag | None = None
+    is_positive_per_atom: Flag | None = None
     score: Number | None = None
 
     @property

@@ -170,6 +170,11 @@ COLUMNS: dict[str, dict[str, Codec]] = {
         "is_positive": BOOL,
         "score": REAL,
         "structure": STRUCTURE,
+        "remarks": JSON,
+        "unseen_elements": JSON,
+        "has_isolated_atoms": BOOL,
+        "out_of_domain": BOOL,
+        "is_positive_per_atom": BOOL,
     },
     "predictions": {
         "schema_version": INTEGER,
@@ -214,7 +219,15 @@ COLUMNS: dict[str, dict[str, Codec]] = {
         "updated_at": TIME,
     },
 }
-VERDICT_FIELDS = ("state", "reason", "model_id", "gap", "is_positive", "score")
+VERDICT_FIELDS = (
+    "state",
+    "reason",
+    "model_id",
+    "gap",
+    "is_positive",
+    "is_positive_per_atom",
+    "score",
+)
 
 
 @dataclass(frozen=True)

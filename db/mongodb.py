@@ -74,7 +74,15 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "predictions": (("model_id", "score"),),
     "validations": (("state",), ("run_ids",)),
 }
-VERDICT_FIELDS = ("state", "reason", "model_id", "gap", "is_positive", "score")
+VERDICT_FIELDS = (
+    "state",
+    "reason",
+    "model_id",
+    "gap",
+    "is_positive",
+    "is_positive_per_atom",
+    "score",
+)
 OPERATORS = {
     "==": "$eq",
     "!=": "$ne",

@@ -51,6 +51,7 @@ def find_candidates(
     is_positive: bool | None = None,
     kind: str | None = None,
     robust: bool | None = None,
+    out_of_domain: bool | None = None,
     energy_above_hull: Range = ANY,
     upper_edge: Range = ANY,
     width: Range = ANY,
@@ -75,6 +76,8 @@ def find_candidates(
     formula, state, is_positive : optional
     kind, robust : optional
         Of the gap or nearest miss; those of which it is unknown are left out.
+    out_of_domain : optional
+        Whether the model cannot know the material; those of which it is unknown are left out.
     energy_above_hull : (low, high)
         In eV/atom, both included; None for no bound. A candidate whose value is unknown is
         left out if there is a bound.
@@ -92,6 +95,7 @@ def find_candidates(
         formula=formula,
         state=state,
         is_positive=is_positive,
+        out_of_domain=out_of_domain,
     )
     if kind is not None:
         equal += (Condition("gap.kind", "==", kind),)

@@ -326,7 +326,7 @@ class ScreeningStore(ABC):
         return sorted(shard for shard in self.count_by(query, "shard") if shard is not None)
 
     def apply_verdicts(self, verdicts: Iterable[Verdict]) -> int:
-        """Update state, reason, model_id, gap, is_positive and score of stored candidates.
+        """Update state, reason, model, gap, both verdicts and score of stored candidates.
 
         Returns
         -------

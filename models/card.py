@@ -194,6 +194,20 @@ def predictor_folder(name: str | Path | None = None) -> Path:
     )
 
 
+def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
+    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        As in :func:`predictor_folder`.
+    """
+    try:
+        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
+    except ModelError:
+        return None
+
+
 def model_name(model_id: str) -> str:
     """Name of a model without the hash of its weights, for people.
 

@@ -65,6 +65,21 @@ class SpectrumDataset:
         atoms = self.graphs.atomic_numbers.split(self.graphs.n_nodes.tolist())
         return tuple("-".join(sorted({ELEMENTS[z] for z in a.tolist()})) for a in atoms)
 
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """Reduced formula of each material, such as ``"Mg2Si"``, length n."""
+        from pymatgen.core import Composition
+
+        sizes = self.graphs.n_nodes.tolist()
+        parts = (self.graphs.atomic_numbers.split(sizes), self.graphs.multiplicity.split(sizes))
+        formulas = []
+        for numbers, counts in zip(*parts, strict=True):
+            composition: Counter[str] = Counter()
+            for z, n in zip(numbers.tolist(), counts.tolist(), strict=True):
+                composition[ELEMENTS[z]] += round(n)
+            formulas.append(Composition(composition).reduced_formula)
+        return tuple(formulas)
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> SpectrumDataset:
         """The materials with these indices."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.long)

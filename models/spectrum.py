@@ -68,10 +68,13 @@ class Spectrum:
     values : ndarray, shape (grid.size,)
         Bin averages; states/eV/cell for an eDOS.
     grid : EnergyGrid
+    n_atoms : int, optional
+        Atoms in the cell that the values are of.
     """
 
     values: np.ndarray
     grid: EnergyGrid
+    n_atoms: int | None = None
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values, float)

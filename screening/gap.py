@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from models.spectrum import EDOS_GRID, EnergyGrid
+from models.spectrum import EDOS_GRID, EnergyGrid, Spectrum
 from screening.errors import ScreeningError
 from screening.options import Options
 
@@ -166,13 +166,26 @@ class Gaps:
         }
 
 
+@overload
+def find_gaps(energies: Spectrum, *, criteria: GapCriteria | None = None) -> Gaps: ...
+
+
+@overload
 def find_gaps(
     energies: EnergyGrid | ArrayLike,
     dos: ArrayLike,
     criteria: GapCriteria | None = None,
     n_atoms: ArrayLike | None = None,
+) -> Gaps: ...
+
+
+def find_gaps(
+    energies: Spectrum | EnergyGrid | ArrayLike,
+    dos: ArrayLike | None = None,
+    criteria: GapCriteria | None = None,
+    n_atoms: ArrayLike | None = None,
 ) -> Gaps:
-    """Apply the VB-gap criteria to a batch of spectra.
+    """Apply the VB-gap criteria to a spectrum or a batch of spectra.
 
     A spectrum is a histogram: each value stands for its bin, and a range is a maximal run of
     bins with a DOS below the threshold. Its edges are bin edges. Points of a finely sampled DOS
@@ -212,11 +225,12 @@ def find_gaps(
 
     Parameters
     ----------
-    energies : EnergyGrid or array_like, shape (K + 1,) or (K,)
-        A grid, or K + 1 bin edges, or K points; in eV, increasing, relative to the band edge
-        (0). The centres of equal bins are the same as their edges.
+    energies : Spectrum, EnergyGrid or array_like, shape (K + 1,) or (K,)
+        A spectrum with its grid and its number of atoms, and nothing else is needed. Or a grid,
+        or K + 1 bin edges, or K points; in eV, increasing, relative to the band edge (0). The
+        centres of equal bins are the same as their edges.
     dos : array_like or torch.Tensor, shape (B, K) or (K,)
-        In states/eV/cell.
+        In states/eV/cell; not with a `Spectrum`.
     criteria : GapCriteria, optional
         The paper's by default.
     n_atoms : array_like, shape (B,), optional
@@ -236,6 +250,14 @@ def find_gaps(
     >>> find_gaps([-2.0, -1.5, -0.5, 0.0], [[5.0, 0.1, 5.0]]).row(0)["width"]
     1.0
     """
+    if isinstance(energies, Spectrum):
+        if dos is not None:
+            raise ScreeningError("a spectrum has its own DOS: give a spectrum, or energies and DOS")
+        n_atoms = energies.n_atoms if n_atoms is None else n_atoms
+        dos = energies.values
+        energies = energies.grid
+    elif dos is None:
+        raise ScreeningError("energies alone are no spectrum: the DOS is missing")
     criteria = criteria or GapCriteria()
     spectra = np.atleast_2d(_array(dos))
     if spectra.ndim != 2:

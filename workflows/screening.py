@@ -7,6 +7,7 @@ store. Every job can be run again: it finds what is done and does the rest.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -29,10 +30,11 @@ from db.documents import (
     utc_now,
 )
 from db.store import ScreeningStore, mask_uri
-from models.card import DEFAULT_EDOS, model_id
+from models.card import DEFAULT_EDOS, model_id, trained_elements
 from models.crystal import Crystal
 from models.spectrum import EDOS_GRID
 from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.domain import Domain
 from screening.errors import ScreeningError
 from screening.filters import FilterCount, FilterVerdict, Funnel, ScreeningFilters
 from screening.gap import GapCriteria, Gaps, find_gaps
@@ -239,7 +241,10 @@ def filter_candidates(
             funnel = Funnel.of(criteria)
             # Runs that were begun when cells were not reduced yet go on like that.
             keep_cell = run.parameters.get("keep_cell", True)
-            documents = _filtered(run_id, source, criteria, funnel, shard_size, limit, keep_cell)
+            trained = trained_elements(run.parameters.get("checkpoint"))
+            documents = _filtered(
+                run_id, source, criteria, funnel, shard_size, limit, keep_cell, trained
+            )
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
             stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
@@ -287,6 +292,7 @@ def _filtered(
     shard_size: int,
     limit: int | None,
     keep_cell: bool,
+    trained: frozenset[str] | None,
 ) -> Iterator[CandidateDoc]:
     """Documents of the candidates, passed and rejected, until `limit` have passed."""
     passed, total = 0, source.total
@@ -304,7 +310,7 @@ def _filtered(
             candidate, verdict = _judged(item, filters, keep_cell)
             funnel.add(verdict)
             shard = passed // shard_size if verdict.passed else None
-            yield _candidate_document(run_id, candidate, shard, verdict.reason)
+            yield _candidate_document(run_id, candidate, shard, verdict.reason, trained)
             passed += verdict.passed
         advance("read", len(batch), total)
 
@@ -325,9 +331,14 @@ def _judged(
 
 
 def _candidate_document(
-    run_id: str, candidate: Candidate, shard: int | None, reason: str | None
+    run_id: str,
+    candidate: Candidate,
+    shard: int | None,
+    reason: str | None,
+    trained: frozenset[str] | None,
 ) -> CandidateDoc:
     pending = shard is not None
+    domain = Domain.of_candidate(candidate, trained) if pending else Domain()
     return CandidateDoc(
         run_id=run_id,
         material_id=candidate.material_id,
@@ -348,6 +359,10 @@ def _candidate_document(
         state="pending" if pending else "rejected",
         reason=reason,
         structure=candidate.structure.as_dict() if pending else None,
+        remarks=list(candidate.remarks),
+        unseen_elements=domain.unseen_elements,
+        has_isolated_atoms=domain.has_isolated_atoms,
+        out_of_domain=domain.is_outside,
     )
 
 
@@ -499,6 +514,7 @@ def _verdicts(
     spectra = np.array([p.spectrum for p in predictions], np.float32)
     gaps = judge(spectra, [prediction.nsites for prediction in predictions], criteria)
     positive = gaps.is_gap
+    per_atom = _judged_per_atom(spectra, [p.nsites for p in predictions], gaps)
     for i, prediction in enumerate(predictions):
         candidate = pending[prediction.key]
         yield Verdict(
@@ -508,8 +524,16 @@ def _verdicts(
             model_id=prediction.model_id,
             gap=gap_document(gaps, i),
             is_positive=bool(positive[i]),
+            is_positive_per_atom=bool(per_atom[i]),
             score=float(gaps.score[i]),
         )
+
+
+def _judged_per_atom(spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps) -> np.ndarray:
+    """Verdicts with the threshold for an atom, (B,): a cell's DOS grows with the cell."""
+    if gaps.criteria.per_atom:
+        return gaps.is_gap
+    return judge(spectra, n_atoms, gaps.criteria.model_copy(update={"per_atom": True})).is_gap
 
 
 @job
@@ -560,3 +584,49 @@ def summarise(run_id: str, db: str, counts: dict[str, int]) -> dict[str, Any]:
 
 def _find_run(store: ScreeningStore, run_id: str) -> Run | None:
     return next((run for run in store.runs() if run.run_id == run_id), None)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """How many of a run's positives the model can know, and of which not.
+
+    Parameters
+    ----------
+    inside, outside, unknown : int
+        Positives in the model's domain, out of it, and of which that is not known.
+    unseen_elements : dict of str to int
+        Positives with each element that the model was not trained on.
+    isolated_atoms : int
+        Positives with isolated atoms.
+    """
+
+    inside: int
+    outside: int
+    unknown: int
+    unseen_elements: dict[str, int]
+    isolated_atoms: int
+
+    def in_words(self) -> str:
+        """One line for the end of a run."""
+        words = f"Positives in the model's domain: {self.inside:,}; out of it: {self.outside:,}"
+        reasons = []
+        if self.unseen_elements:
+            reasons.append(f"not trained on {', '.join(self.unseen_elements)}")
+        if self.isolated_atoms:
+            reasons.append(f"{self.isolated_atoms:,} with isolated atoms")
+        words += f" ({'; '.join(reasons)})" if reasons else ""
+        return words + (f"; not known: {self.unknown:,}" if self.unknown else "")
+
+
+def domains(store: ScreeningStore, run_id: str) -> Domains:
+    """Count the positives of a run in and out of the model's domain."""
+    sides: Counter[bool | None] = Counter()
+    unseen: Counter[str] = Counter()
+    isolated = 0
+    for candidate in store.candidates(run_id, is_positive=True):
+        domain = Domain.of_document(candidate)
+        sides[domain.is_outside] += 1
+        unseen.update(domain.unseen_elements or ())
+        isolated += bool(domain.has_isolated_atoms)
+    by_element = dict(sorted(unseen.items()))
+    return Domains(sides[False], sides[True], sides[None], by_element, isolated)

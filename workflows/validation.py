@@ -32,6 +32,7 @@ ENGINES = ("gpaw", "vasp")
 RANDOM_NEGATIVES = 49  # as in the paper
 DRAWS = ("best", "random")  # how positives are chosen if not all of them are calculated
 CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`
+SHOWN_OF_GAP = ("lower_edge", "upper_edge", "width", "is_lower_bound")
 MAX_REASON = 500  # characters of a failure's reason
 JOB_FAILED = (
     "the DFT job failed, or workers share no JOB_STORE; `screen status` asks the launchpad why"
@@ -68,17 +69,49 @@ class ValidationPlan:
 
     Parameters
     ----------
+    run : Run
+        With the note on how its positives are chosen; see :class:`Choice`.
     todo : tuple of CandidateDoc
         With structures; positives first, in the order that they were chosen in, then negatives.
-    reused : int
-        Materials whose structure is calculated already, or is about to be.
+    shared : tuple of ValidationDoc
+        Of materials whose structure is calculated already, or is about to be.
+    left_out : tuple of CandidateDoc
+        Positives that the model cannot know, without structures; negatives are drawn among those
+        that it can.
     """
 
+    run: Run
     todo: tuple[CandidateDoc, ...]
-    reused: int
+    shared: tuple[ValidationDoc, ...]
+    left_out: tuple[CandidateDoc, ...] = ()
+
+    @property
+    def reused(self) -> int:
+        """Materials whose structure is calculated already, or is about to be."""
+        return len(self.shared)
 
 
 def plan_validation(
+    store: ScreeningStore, run: Run, engine: str, recipe: str, **options: Any
+) -> ValidationPlan:
+    """Choose what to calculate, see :func:`choose_validation`, and write the choice down.
+
+    The run's name is written into the validations that it shares, and how its positives were
+    chosen into the run.
+    """
+    plan = choose_validation(store, run, engine, recipe, **options)
+    record_plan(store, plan)
+    return plan
+
+
+def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
+    """Write down what was chosen, before the first calculation begins."""
+    if plan.run != store.run(plan.run.run_id):
+        store.put_run(plan.run)
+    store.upsert_validations(plan.shared)
+
+
+def choose_validation(
     store: ScreeningStore,
     run: Run,
     engine: str,
@@ -87,12 +120,12 @@ def plan_validation(
     n_random: int = RANDOM_NEGATIVES,
     limit: int | None = None,
     draw: str = "best",
+    in_domain: bool = False,
 ) -> ValidationPlan:
     """Choose predicted positives and random predicted negatives that need a calculation.
 
     A structure is calculated once by an engine and recipe, whichever run or material asks for
-    it; what failed is repeated. The run's name is written into the validations that it shares,
-    and how its positives were chosen into the run: see :class:`Choice`.
+    it; what failed is repeated. Nothing is written.
 
     Parameters
     ----------
@@ -105,6 +138,9 @@ def plan_validation(
         Which positives: the ``"best"``, so that most gaps are found, but nothing is known of the
         others; or ``"random"`` ones, so that precision and recall of the whole can be estimated.
         These depend on the run only, as the negatives do.
+    in_domain : bool
+        Leave out what the model cannot know (:class:`screening.domain.Domain`); of what it is
+        not known whether it can, stays.
 
     Raises
     ------
@@ -113,11 +149,11 @@ def plan_validation(
     """
     if draw not in DRAWS:
         raise ScreeningError(f"--draw {draw}: use {' or '.join(DRAWS)}")
+    outside = _outside(store, run) if in_domain else {}
     positives = run.selection if draw == "best" else _shuffled(run, run.selection)
-    positives = positives[:limit]
-    screened = store.candidates(run.run_id, state="screened", is_positive=False)
-    negatives = _shuffled(run, (candidate.material_id for candidate in screened))[:n_random]
-    _note_choice(store, run, engine, recipe, positives, draw)
+    positives = [material_id for material_id in positives if material_id not in outside][:limit]
+    negatives = _negatives(store, run, in_domain)[:n_random]
+    noted = _with_choice(store, run, engine, recipe, positives, draw, in_domain, n_random)
     chosen = _with_structures(store, run, [*positives, *negatives])
     known = _calculations(store, {_structure_hash(c) for c in chosen}, engine, recipe)
     todo: dict[str, CandidateDoc] = {}
@@ -131,8 +167,22 @@ def plan_validation(
             continue
         source = min(usable, key=lambda document: not document.is_finished, default=None)
         shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
-    store.upsert_validations(shared)
-    return ValidationPlan(tuple(todo.values()), len(shared))
+    left_out = tuple(outside[name] for name in run.selection if name in outside)
+    return ValidationPlan(noted, tuple(todo.values()), tuple(shared), left_out)
+
+
+def _outside(store: ScreeningStore, run: Run) -> dict[str, CandidateDoc]:
+    """The predicted positives that the model cannot know."""
+    positives = store.candidates(run.run_id, is_positive=True)
+    return {c.material_id: c for c in positives if c.out_of_domain}
+
+
+def _negatives(store: ScreeningStore, run: Run, in_domain: bool) -> list[str]:
+    """Predicted negatives in the order that they are drawn in."""
+    screened = store.candidates(run.run_id, state="screened", is_positive=False)
+    outside: dict[str, bool] = {c.material_id: bool(c.out_of_domain) for c in screened}
+    drawn = _shuffled(run, outside)
+    return [name for name in drawn if not (in_domain and outside[name])]
 
 
 def _shuffled(run: Run, material_ids: Iterable[str]) -> list[str]:
@@ -153,18 +203,38 @@ class Choice:
     drawn : frozenset of str
         Drawn at random; those of them that are among the best count as chosen by rank, the rest is
         then a random part of the others.
+    in_domain : bool
+        All were chosen, negatives as well, among what the model can know.
+    n_random : int or None
+        Where first only those, and later all were chosen among: the negatives that were drawn
+        among all, so that the first ones do not count twice.
     """
 
     n_best: int = 0
     drawn: frozenset[str] = frozenset()
+    in_domain: bool = False
+    n_random: int | None = None
 
     @classmethod
     def of(cls, run: Run, engine: str, recipe: str) -> Choice:
         """What the run notes; nothing in runs of older programs, which took the best only."""
         for note in run.parameters.get(CHOICES, []):
             if (note["engine"], note["recipe"]) == (engine, recipe):
-                return cls(note["n_best"], frozenset(note["drawn"]))
+                return cls(
+                    note["n_best"],
+                    frozenset(note["drawn"]),
+                    note.get("in_domain", False),
+                    note.get("n_random"),
+                )
         return cls()
+
+    def among(self, in_domain: bool, n_random: int, is_first: bool) -> Choice:
+        """The same after another choice among the model's domain, or among all."""
+        if is_first:
+            return replace(self, in_domain=in_domain)
+        if in_domain or not (self.in_domain or self.n_random is not None):
+            return self
+        return replace(self, in_domain=False, n_random=max(self.n_random or 0, n_random))
 
     def noted_in(self, run: Run, engine: str, recipe: str) -> Run:
         """The run with this choice among its parameters."""
@@ -178,15 +248,24 @@ class Choice:
             "recipe": recipe,
             "n_best": self.n_best,
             "drawn": sorted(self.drawn),
+            "in_domain": self.in_domain,
+            "n_random": self.n_random,
         }
         parameters = run.parameters | {CHOICES: [*others, own]}
         return run.model_copy(update={"parameters": parameters})
 
 
-def _note_choice(
-    store: ScreeningStore, run: Run, engine: str, recipe: str, positives: Sequence[str], draw: str
-) -> None:
-    """Write into the run how its positives were chosen, so that metrics know."""
+def _with_choice(
+    store: ScreeningStore,
+    run: Run,
+    engine: str,
+    recipe: str,
+    positives: Sequence[str],
+    draw: str,
+    in_domain: bool,
+    n_random: int,
+) -> Run:
+    """The run with a note on how its positives were chosen, so that metrics know."""
     run = store.run(run.run_id)
     before = Choice.of(run, engine, recipe)
     if draw == "best":
@@ -197,8 +276,8 @@ def _note_choice(
         known = {document.material_id for document in store.find(Query(VALIDATIONS, by_run))}
         by_rank = known - before.drawn  # also of programs that left no note
         now = replace(before, drawn=before.drawn | (set(positives) - by_rank))
-    if now != before:
-        store.put_run(now.noted_in(run, engine, recipe))
+    now = now.among(in_domain, n_random, is_first=before == Choice())
+    return run if now == before else now.noted_in(run, engine, recipe)
 
 
 def _with_structures(store: ScreeningStore, run: Run, chosen: Sequence[str]) -> list[CandidateDoc]:
@@ -314,7 +393,8 @@ def store_validation(
     Returns
     -------
     dict
-        `state`, and `is_positive` (None for a magnetic material) or `error`.
+        `state`, and `error` or `is_positive` (None for a magnetic material) and `gap`: edges and
+        width of the range, in eV.
     """
     with open_reference(db) as store:
         if document is None:
@@ -325,7 +405,11 @@ def store_validation(
         except (DosError, ModelError, ValueError) as error:
             return store_failure(store, run_id, key, str(error))
         _store(store, validation)
-        return {"state": validation.state, "is_positive": validation.is_positive}
+        return {
+            "state": validation.state,
+            "is_positive": validation.is_positive,
+            "gap": validation.gap and validation.gap.model_dump(include=set(SHOWN_OF_GAP)),
+        }
 
 
 def _store(store: ScreeningStore, document: ValidationDoc) -> None:
@@ -527,17 +611,21 @@ class Metrics:
     undecided : dict of str to int
         Calculations without a verdict by their state, or ``"not judged"`` where they are done; the
         intervals hold whatever they would say.
+    in_domain : bool
+        The figures are those of what the model can know; nothing else was chosen or counts.
     """
 
     engine: str
     recipe: str
     assessment: Assessment
     undecided: dict[str, int]
+    in_domain: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
         names = {"engine": self.engine, "recipe": self.recipe}
-        return names | self.assessment.as_dict() | {"undecided": self.undecided}
+        rest = {"undecided": self.undecided, "in_domain": self.in_domain}
+        return names | self.assessment.as_dict() | rest
 
 
 def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
@@ -550,29 +638,65 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
     validations: dict[tuple[str, str], list[ValidationDoc]] = {}
     for document in store.validations(run_id=run.run_id):
         validations.setdefault((document.engine, document.recipe), []).append(document)
-    predicted = set(run.selection)
-    n_negative = run.counts.get("screened", 0) - len(predicted)
     criteria = GapCriteria(**run.parameters.get("criteria", {}))
     results = []
-    for (engine, recipe), documents in sorted(validations.items()):
+    for (engine, recipe), asked_for in sorted(validations.items()):
+        choice = Choice.of(run, engine, recipe)
+        population = _population(store, run, choice)
+        documents = [d for d in asked_for if population.has(d.material_id)]
+        predicted = set(population.positives)
         negatives = [d for d in documents if d.material_id not in predicted]
         assessment = Assessment(
-            _positives(run, documents, Choice.of(run, engine, recipe), criteria),
-            Group(n_negative, drawn=_sample(negatives, criteria)),
+            _positives(population.positives, documents, choice, criteria),
+            Group(population.n_negative, drawn=_sample(negatives, criteria)),
         )
         undecided = Counter(_why_open(d) for d in documents if not _is_decided(d))
-        results.append(Metrics(engine, recipe, assessment, dict(sorted(undecided.items()))))
+        counted = dict(sorted(undecided.items()))
+        results.append(Metrics(engine, recipe, assessment, counted, choice.in_domain))
     return results
 
 
+@dataclass(frozen=True)
+class _Population:
+    """What the validated materials were chosen among.
+
+    `negatives` are those that count as drawn; None for all.
+    """
+
+    positives: list[str]
+    n_negative: int
+    negatives: frozenset[str] | None = None
+
+    def has(self, material_id: str) -> bool:
+        if self.negatives is None:
+            return True
+        return material_id in self.negatives or material_id in self.positives
+
+
+def _population(store: ScreeningStore, run: Run, choice: Choice) -> _Population:
+    if choice.in_domain:
+        outside = _outside(store, run)
+        positives = [name for name in run.selection if name not in outside]
+        negatives = _negatives(store, run, in_domain=True)
+        return _Population(positives, len(negatives), frozenset(negatives))
+    n_negative = run.counts.get("screened", 0) - len(run.selection)
+    if choice.n_random is None:
+        return _Population(run.selection, n_negative)
+    drawn = _negatives(store, run, in_domain=False)[: choice.n_random]
+    return _Population(run.selection, n_negative, frozenset(drawn))
+
+
 def _positives(
-    run: Run, documents: Sequence[ValidationDoc], choice: Choice, criteria: GapCriteria
+    selection: Sequence[str],
+    documents: Sequence[ValidationDoc],
+    choice: Choice,
+    criteria: GapCriteria,
 ) -> Group:
-    """The predicted positives of a run, from all of its validations by an engine and recipe."""
-    calculated = {d.material_id: d for d in documents}.keys() & set(run.selection)
-    by_rank = {*run.selection[: choice.n_best], *(calculated - choice.drawn)}
+    """The predicted positives, best first, from all of its validations by an engine and recipe."""
+    calculated = {d.material_id: d for d in documents}.keys() & set(selection)
+    by_rank = {*selection[: choice.n_best], *(calculated - choice.drawn)}
     return Group(
-        len(run.selection),
+        len(selection),
         ranked=_sample([d for d in documents if d.material_id in by_rank], criteria),
         drawn=_sample([d for d in documents if d.material_id in calculated - by_rank], criteria),
         missing=len(by_rank - calculated),

@@ -37,6 +37,7 @@ SORTABLE = {
 KINDS = ("gap", "near-gap")
 STATES = ("pending", "screened", "rejected", "failed")
 ROWS = 50  # on the screen
+NAMED = 10  # runs that an error names
 
 _FILTERS = "Filters"
 
@@ -99,6 +100,15 @@ def candidates(
     min_score: Annotated[
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Smallest score, eV.")
     ] = None,
+    in_domain: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-domain/--out-of-domain",
+            rich_help_panel=_FILTERS,
+            help="Only those that the model can know, or only the others: elements that it was "
+            "not trained on, isolated atoms.",
+        ),
+    ] = None,
     sort: Annotated[str, typer.Option(help=f"One of {', '.join(SORTABLE)}.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
     limit: Annotated[
@@ -108,6 +118,7 @@ def candidates(
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
+    wide: options.Wide = False,
 ) -> None:
     """List the candidates of a run."""
     from db.store import open_store
@@ -125,6 +136,7 @@ def candidates(
         chemsys,
         kind,
         robust,
+        in_domain,
         energy_above_hull=(None, max_ehull),
         width=(min_width, None),
         upper_edge=(min_upper_edge, max_upper_edge),
@@ -145,6 +157,7 @@ def candidates(
                 lambda: _disagreement_table(title, differing),
                 out,
                 as_json,
+                wide,
             )
             return
         if to_validate:
@@ -167,7 +180,7 @@ def candidates(
     title = f"{len(rows)} candidates of run {chosen.run_id}"
     if len(found) > len(rows):
         title += ", and there are more (--limit)"
-    deliver(CandidateRow, rows, lambda: candidates_table(title, rows), out, as_json)
+    deliver(CandidateRow, rows, lambda: candidates_table(title, rows), out, as_json, wide)
 
 
 def _filters(
@@ -177,6 +190,7 @@ def _filters(
     chemsys: str | None,
     kind: str | None,
     robust: bool,
+    in_domain: bool | None,
     **ranges: Range,
 ) -> dict[str, Any]:
     """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
@@ -198,7 +212,11 @@ def _filters(
         "kind": kind,
         "robust": robust,
     }
-    bounded = {name: bounds for name, bounds in ranges.items() if bounds != (None, None)}
+    bounded: dict[str, Any] = {
+        name: bounds for name, bounds in ranges.items() if bounds != (None, None)
+    }
+    if in_domain is not None:
+        bounded["out_of_domain"] = not in_domain
     return {name: value for name, value in asked.items() if value} | bounded
 
 
@@ -248,72 +266,90 @@ def existing(db: str) -> str:
 
 
 def find_run(store: ScreeningStore, run_id: str | None) -> Run:
-    """The run of that id, by default the newest one."""
+    """The run whose id is this or begins with it, by default the newest one.
+
+    Raises
+    ------
+    ScreeningError
+        If there is none, or if several begin like that; they are named.
+    """
     from screening.errors import ScreeningError
 
-    if run_id is not None:
-        return store.run(run_id)
     runs = store.runs()
-    if not runs:
-        raise ScreeningError(f"{store.location} holds no run yet; begin with `screen run`")
-    return runs[0]
-
-
-def trained_elements(checkpoint: str | None) -> frozenset[str] | None:
-    """Elements in the training set of a predictor; None if its card cannot be read."""
-    from models.card import ModelCard, predictor_folder
-    from models.errors import ModelError
-
-    try:
-        return frozenset(ModelCard.read(predictor_folder(checkpoint)).elements)
-    except ModelError:
-        return None
+    if run_id is None:
+        if not runs:
+            raise ScreeningError(f"{store.location} holds no run yet; begin with `screen run`")
+        return runs[0]
+    for run in runs:
+        if run.run_id == run_id:
+            return run
+    alike = [run for run in runs if run_id and run.run_id.startswith(run_id)]
+    if len(alike) > 1:
+        names = ", ".join(run.run_id for run in alike[:NAMED])
+        more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+        raise ScreeningError(f"--run {run_id}: {len(alike)} runs begin so: {names}{more}")
+    return alike[0] if alike else store.run(run_id)
 
 
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     """Table for the terminal; ≥ marks a width that is a lower bound."""
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns: tuple[str, ...] = (
-        "material",
-        "formula",
-        "atoms",
-        "hull eV/atom",
-        "gap from eV",
-        "to eV",
-        "width eV",
-        "score eV",
-        "kind",
-        "robust",
+    columns: tuple[Column, ...] = (
+        Column("material"),
+        Column("formula", 1),
+        Column("atoms", 2),
+        Column("hull eV/atom", 6),
+        Column("gap from eV", 5),
+        Column("to eV", 5),
+        Column("width eV", 1),
+        Column("score eV", 4),
+        Column("kind", 7),
+        Column("robust", 8),
     )
+    if any(row.doubts for row in rows):
+        columns += (Column("doubts", 2, folds=True),)
     if any(row.reason for row in rows):
-        columns += ("reason",)
-    return table(title, columns, [_cells(row)[: len(columns)] for row in rows])
+        columns += (Column("reason", 1, folds=True),)
+    cells = (_cells(row) for row in rows)
+    return table(title, columns, [[cell[column.name] for column in columns] for cell in cells])
 
 
-def _cells(row: CandidateRow) -> tuple[Any, ...]:
+def _cells(row: CandidateRow) -> dict[str, Any]:
     width = None
     if row.gap_width is not None:
         width = f"{'≥ ' if row.gap_width_is_lower_bound else ''}{row.gap_width:.2f}"
-    return (
-        row.material_id,
-        row.formula,
-        row.nsites,
-        row.energy_above_hull,
-        row.gap_lower_edge,
-        row.gap_upper_edge,
-        width,
-        row.score,
-        row.gap_kind,
-        row.gap_robust,
-        row.reason,
-    )
+    return {
+        "material": row.material_id,
+        "formula": row.formula,
+        "atoms": row.nsites,
+        "hull eV/atom": row.energy_above_hull,
+        "gap from eV": row.gap_lower_edge,
+        "to eV": row.gap_upper_edge,
+        "width eV": width,
+        "score eV": row.score,
+        "kind": row.gap_kind,
+        "robust": row.gap_robust,
+        "doubts": "; ".join(row.doubts) or None,
+        "reason": row.reason,
+    }
 
 
 def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns = ("material", "formula", "model", "DFT", "model's width eV", "DFT's eV", "score eV")
+    columns = (
+        Column("material"),
+        Column("formula", 1),
+        Column("model", 1),
+        Column("DFT", 1),
+        Column("model's width eV", 3),
+        Column("DFT's eV", 2),
+        Column("score eV", 4),
+        Column("calculated with", 5, folds=True),
+    )
     cells = [
         (
             row.material_id,
@@ -327,4 +363,4 @@ def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
         )
         for row in rows
     ]
-    return table(title, (*columns, "calculated with"), cells)
+    return table(title, columns, cells)

@@ -10,20 +10,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+
+from screening.cli.fitting_table import Column, FittingTable
 
 if TYPE_CHECKING:
     from workflows.progress import Report
 
-WIDE = 160  # columns of a table that goes to a file or a pipe
+UNLIMITED = 100_000  # columns, where lines may be as long as they must: a file or a pipe, --wide
 
 # Ids, paths and formulas come from outside: H2[relaxed] is a name, and so is a:x:.
 _PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
 
 
-def stdout() -> Console:
-    """Console for results."""
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else WIDE, **_PLAIN)
+def stdout(wide: bool = False) -> Console:
+    """Console for results.
+
+    Lines fit the terminal; in a file or a pipe, or if `wide`, each is as long as it must be, so
+    that one row is one line and nothing is left out.
+    """
+    is_limited = sys.stdout.isatty() and not wide
+    return Console(soft_wrap=False, width=None if is_limited else UNLIMITED, **_PLAIN)
 
 
 def stderr(quiet: bool = False) -> Console:
@@ -36,16 +42,22 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, default=str, allow_nan=False))
 
 
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Table whose columns of numbers are aligned to the right; "-" for what is not known."""
+def table(
+    title: str | None, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]
+) -> FittingTable:
+    """Table whose columns of numbers are aligned to the right; "-" for what is not known.
+
+    A plain name stands for a column that stays at every width and may fold; what else a column
+    can do is in :class:`screening.cli.fitting_table.Column`.
+    """
     rows = [["-" if cell is None else cell for cell in row] for row in rows]
-    result = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        numeric = any(isinstance(row[i], (int, float)) for row in rows)
-        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        result.add_row(*(_cell(value) for value in row))
-    return result
+    described = [
+        column if isinstance(column, Column) else Column(column, folds=True) for column in columns
+    ]
+    numeric = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    return FittingTable(
+        title, described, [[_cell(value) for value in row] for row in rows], numeric
+    )
 
 
 def _cell(value: Any) -> str:

@@ -18,6 +18,7 @@ def history(
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
+    wide: options.Wide = False,
 ) -> None:
     """List what all runs, models and calculations say of a material, oldest first."""
     from db.store import open_store
@@ -29,13 +30,24 @@ def history(
         rows = HistoryRow.all_of(store.history(material_id))
         if not rows:
             raise ScreeningError(f"{store.location} holds nothing of {material_id}")
-    deliver(HistoryRow, rows, lambda: _history_table(material_id, rows), out, as_json)
+    deliver(HistoryRow, rows, lambda: _history_table(material_id, rows), out, as_json, wide)
 
 
 def _history_table(material_id: str, rows: Sequence[HistoryRow]) -> Any:
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns = ("when", "what", "by", "run", "state", "VB gap", "from eV", "to eV", "remark")
+    columns = (
+        Column("when", 1),
+        Column("what"),
+        Column("by", 5),
+        Column("run"),
+        Column("state", 2),
+        Column("VB gap", 2),
+        Column("from eV", 3),
+        Column("to eV", 3),
+        Column("remark", 4, folds=True),
+    )
     cells = [
         (
             f"{row.time:%Y-%m-%d %H:%M}" if row.time else None,
@@ -57,6 +69,7 @@ def runs(
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
+    wide: options.Wide = False,
 ) -> None:
     """List the runs with their states and counts, newest first."""
     from db.store import open_store
@@ -65,16 +78,26 @@ def runs(
 
     with open_store(existing(db)) as store:
         rows = [RunRow.of(run, store.candidate_counts(run.run_id)) for run in store.runs()]
-    deliver(RunRow, rows, lambda: _runs_table(rows), out, as_json)
+    deliver(RunRow, rows, lambda: _runs_table(rows), out, as_json, wide)
 
 
 def _runs_table(rows: Sequence[RunRow]) -> Any:
     from screening.cli.console import ago, table
+    from screening.cli.fitting_table import Column
 
-    columns: tuple[str, ...] = ("run", "begun", "state", "source")
-    columns += ("rejected", "failed", "pending", "screened", "positive")
+    columns: tuple[Column, ...] = (
+        Column("run"),
+        Column("begun", 2),
+        Column("state"),
+        Column("source", 3),
+        Column("rejected", 6),
+        Column("failed", 4),
+        Column("pending", 5),
+        Column("screened", 2),
+        Column("positive", 1),
+    )
     if any(row.error for row in rows):
-        columns += ("error",)
+        columns += (Column("error", 1, folds=True),)
     cells = [
         (
             row.run_id,

@@ -37,8 +37,16 @@ MpApiKeyFile = Annotated[
 ]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Project again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Wide = Annotated[
+    bool,
+    typer.Option(
+        "--wide", help="All columns, however long the lines, as a file or a pipe has them anyway."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
-RunId = Annotated[str | None, typer.Option("--run", help="Id of a run; the newest by default.")]
+RunId = Annotated[
+    str | None, typer.Option("--run", help="Id of a run, or how it begins; the newest by default.")
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option(

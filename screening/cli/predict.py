@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +13,8 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra, SpectrumPredictor
-    from screening.candidate import Candidate, Unreadable
-    from screening.gap import GapCriteria, Gaps
+    from screening.candidate import Unreadable
+    from screening.prediction import Prediction, Predictions
 
 
 def predict(
@@ -35,15 +36,12 @@ def predict(
     device: options.Device = "auto",
     workers: options.Workers = None,
     as_json: options.Json = False,
+    wide: options.Wide = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
-    import numpy as np
-
-    from models.spectrum import EDOS_GRID
-    from screening.candidate import Candidate, Unreadable
-    from screening.gap import GapCriteria, find_gaps
-    from screening.sources import open_source
+    from screening.gap import GapCriteria
+    from screening.prediction import predict as predict_all
 
     criteria = GapCriteria.from_options(
         max_dos=max_dos,
@@ -54,166 +52,106 @@ def predict(
         single_gap=single_gap,
         band=band,
     )
-    items = [item for file in files for item in open_source(file)]
-    readable = [item for item in items if isinstance(item, Candidate)]
-    if not keep_cell:
-        readable = [candidate.reduced() for candidate in readable]
-    unreadable = [item for item in items if isinstance(item, Unreadable)]
-
-    from models.predictor import SpectrumPredictor
-
-    predictor = SpectrumPredictor.load(checkpoint, device, EDOS_GRID)
-    structures = [candidate.structure for candidate in readable]
-    spectra = predictor.predict(structures, workers=workers or options.default_workers())
-    predictor.close()
-    good = [i for i in range(len(readable)) if i not in spectra.failures]
-    nsites = np.array([readable[i].nsites for i in good], int)
-    gaps = find_gaps(EDOS_GRID, spectra.values[good], criteria, nsites)
-    rows = [_row(predictor, readable[i], spectra, gaps, k) for k, i in enumerate(good)]
-    if plot is not None and good:
-        _plot(predictor, readable[good[0]], spectra.values[good[0]], gaps, criteria, plot)
+    results = predict_all(
+        files,
+        checkpoint=checkpoint,
+        device=device,
+        criteria=criteria,
+        keep_cell=keep_cell,
+        workers=workers or options.default_workers(),
+    )
+    if plot is not None and results.predicted:
+        _plot(results.predicted[0], plot)
     if as_json:
-        _print_json(rows, spectra, good)
-    else:
-        _print(rows, readable, spectra, good, gaps, quiet)
-    failures = [(readable[i].material_id, reason) for i, reason in spectra.failures.items()]
-    _end(failures, unreadable)
+        _print_json(results)
+    elif results.predicted:
+        _print(results.predicted, wide, quiet)
+    _end(results.failures)
 
 
-def _row(
-    predictor: SpectrumPredictor,
-    candidate: Candidate,
-    spectra: PredictedSpectra,
-    gaps: Gaps,
-    k: int,
-) -> dict[str, Any]:
-    return {
-        "material_id": candidate.material_id,
-        "formula": candidate.formula,
-        "nsites": candidate.nsites,
-        "cell_multiplicity": candidate.cell_multiplicity,
-        "reduction_problem": candidate.reduction_problem,
-        **gaps.row(k),
-        "score": float(gaps.score[k]),
-        "model_id": predictor.model_id,
-        "elements_not_trained_on": predictor.unfamiliar(candidate.structure),
-    }
-
-
-def _print_json(rows: list[dict[str, Any]], spectra: PredictedSpectra, good: list[int]) -> None:
+def _print_json(results: Predictions) -> None:
+    from models.spectrum import EDOS_GRID
     from screening.cli.console import print_json
 
-    values = [spectra.values[i].tolist() for i in good]
     print_json(
         {
-            "grid": spectra.grid.model_dump(),
+            "grid": EDOS_GRID.model_dump(),
             "unit": "states/eV/cell",
             "predictions": [
-                row | {"spectrum": spectrum} for row, spectrum in zip(rows, values, strict=True)
+                item.row() | {"spectrum": item.spectrum.values.tolist()}
+                for item in results.predicted
             ],
+            "failures": [asdict(failure) for failure in results.failures],
         }
     )
 
 
-def _print(
-    rows: list[dict[str, Any]],
-    readable: list[Candidate],
-    spectra: PredictedSpectra,
-    good: list[int],
-    gaps: Gaps,
-    quiet: bool,
-) -> None:
+def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
     from screening.cli.console import stdout, table
-    from screening.cli.show import criteria_table
-    from screening.report.plots import terminal_edos
+    from screening.cli.fitting_table import Column
 
     columns = (
-        "structure",
-        "formula",
-        "atoms",
-        "VB gap",
-        "kind",
-        "robust",
-        "from eV",
-        "to eV",
-        "width eV",
-        "remark",
+        Column("structure"),
+        Column("formula", 1),
+        Column("atoms", 2),
+        Column("VB gap"),
+        Column("kind", 7),
+        Column("robust", 8),
+        Column("from eV", 5),
+        Column("to eV", 5),
+        Column("width eV", 1),
+        Column("remark", 3, folds=True),
     )
-    cells = [
-        (
-            row["material_id"],
-            row["formula"],
-            row["nsites"],
-            row["is_gap"],
-            row["kind"],
-            row["robust"],
-            row["lower_edge"],
-            row["upper_edge"],
-            f"{'≥ ' if row['is_lower_bound'] else ''}{row['width']:.2f}",
-            _remark(row),
-        )
-        for row in rows
-    ]
-    stdout().print(table(None, columns, cells))
-    if len(rows) == 1 and not quiet:
-        stdout().print(criteria_table(rows[0]["holds"], rows[0]["margins"], gaps.criteria.per_atom))
-        stdout().print(f"Ranges of that width below the band edge: {rows[0]['n_ranges']}")
-        print(
-            terminal_edos(
-                spectra.grid.centers,
-                spectra.values[good[0]],
-                f"{rows[0]['formula']}, predicted by {rows[0]['model_id']}",
-                _range(gaps),
-                color=sys.stdout.isatty(),
-            )
-        )
+    stdout(wide).print(table(None, columns, map(_cells, predicted)))
+    if len(predicted) == 1 and not quiet:
+        _print_details(predicted[0])
 
 
-def _remark(row: dict[str, Any]) -> str:
-    from screening.cli.rows import cell_in_words
+def _cells(item: Prediction) -> tuple[Any, ...]:
+    found = item.gap()
+    bound = "≥ " if found["is_lower_bound"] else ""
+    return (
+        item.material_id,
+        item.formula,
+        item.candidate.nsites,
+        found["is_gap"],
+        found["kind"],
+        found["robust"],
+        found["lower_edge"],
+        found["upper_edge"],
+        f"{bound}{found['width']:.2f}",
+        "; ".join(item.remarks),
+    )
 
-    remarks = []
-    if elements := row["elements_not_trained_on"]:
-        remarks.append(f"not trained on {', '.join(elements)}")
-    multiplicity, problem = row["cell_multiplicity"], row["reduction_problem"]
-    if problem is not None or (multiplicity or 1) > 1:
-        remarks.append(f"cell {cell_in_words(row['nsites'], multiplicity, problem)}")
-    return "; ".join(remarks)
 
-
-def _range(gaps: Gaps) -> tuple[float, float] | None:
-    return (float(gaps.lower_edge[0]), float(gaps.upper_edge[0])) if gaps.is_gap[0] else None
-
-
-def _plot(
-    predictor: SpectrumPredictor,
-    candidate: Candidate,
-    spectrum: Any,
-    gaps: Gaps,
-    criteria: GapCriteria,
-    path: Path,
-) -> None:
-    from models.card import model_name
+def _print_details(item: Prediction) -> None:
+    """Criteria and spectrum of a single structure."""
     from models.spectrum import EDOS_GRID
-    from screening.report.plots import plot_edos, save_figure
+    from screening.cli.console import stdout
+    from screening.cli.show import PLOT_WIDTH, criteria_table
+    from screening.report.plots import terminal_edos
 
-    threshold = None if criteria.per_atom else criteria.max_dos
-    title = f"{candidate.formula} ({candidate.material_id})"
-    figure = plot_edos(
-        EDOS_GRID.centers,
-        spectrum,
-        title,
-        _range(gaps),
-        threshold,
-        model=model_name(predictor.model_id),
-    )
+    found = item.gap()
+    stdout().print(criteria_table(found["holds"], found["margins"], item.criteria.per_atom))
+    stdout().print(f"Ranges of that width below the band edge: {found['n_ranges']}")
+    title = f"{item.formula}, predicted by {item.model_id}"
+    color = sys.stdout.isatty()
+    width = min(PLOT_WIDTH, stdout().width)
+    values = item.spectrum.values
+    print(terminal_edos(EDOS_GRID.centers, values, title, item.gap_edges, width=width, color=color))
+
+
+def _plot(item: Prediction, path: Path) -> None:
+    from screening.report.plots import new_figure, save_figure
+
+    figure = new_figure()
+    item.plot(figure.subplots())
     save_figure(figure, path)
 
 
-def _end(failures: list[tuple[str, str]], unreadable: list[Unreadable]) -> None:
+def _end(failures: Sequence[Unreadable]) -> None:
     """Name what could not be predicted and exit with 1 if there is any."""
-    failures = failures + [(item.material_id, item.reason) for item in unreadable]
-    for name, reason in failures:
-        print(f"screen: {name}: {reason}", file=sys.stderr)
+    for failure in failures:
+        print(f"screen: {failure.material_id}: {failure.reason}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)

@@ -42,6 +42,12 @@ class CandidateRow:
     gap_margin_max_upper_edge: float | None
     score: float | None
     is_positive: bool | None
+    is_positive_per_atom: bool | None
+    out_of_domain: bool | None
+    unseen_elements: list[str] | None
+    has_isolated_atoms: bool | None
+    remarks: list[str] | None
+    doubts: list[str]
     state: str
     reason: str | None
     model_id: str | None
@@ -55,6 +61,8 @@ class CandidateRow:
     @classmethod
     def of(cls, candidate: CandidateDoc, run: Run) -> Self:
         """Row of a candidate."""
+        from screening.domain import doubts
+
         gap = candidate.gap
         return cls(
             material_id=candidate.material_id,
@@ -74,6 +82,12 @@ class CandidateRow:
             **_margins(gap),
             score=candidate.score,
             is_positive=candidate.is_positive,
+            is_positive_per_atom=candidate.is_positive_per_atom,
+            out_of_domain=candidate.out_of_domain,
+            unseen_elements=candidate.unseen_elements,
+            has_isolated_atoms=candidate.has_isolated_atoms,
+            remarks=candidate.remarks,
+            doubts=doubts(candidate),
             state=candidate.state,
             reason=candidate.reason,
             model_id=candidate.model_id,
@@ -323,6 +337,7 @@ def deliver(
     table: Callable[[], Any],
     out: Path | None,
     as_json: bool,
+    wide: bool = False,
 ) -> None:
     """Write rows to a .csv, .json or .parquet file, or print them as JSON or as a table.
 
@@ -335,6 +350,8 @@ def deliver(
         Makes the table for the screen.
     out : Path or None
     as_json : bool
+    wide : bool
+        Leave no column of the table out, however narrow the terminal is.
     """
     from screening.cli.console import print_json, stderr, stdout
 
@@ -346,6 +363,6 @@ def deliver(
     elif as_json:
         print_json([asdict(row) for row in rows])
     else:
-        stdout().print(table())
+        stdout(wide).print(table())
     for attribution in sorted({row.attribution for row in rows if row.attribution}):
         stderr().print(attribution)

@@ -324,17 +324,7 @@ def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
 
 
 def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:
-    from screening.cli.candidates import trained_elements
+    from workflows.screening import domains
 
-    trained = trained_elements(run.parameters.get("checkpoint"))
-    if trained is None:
-        return
-    foreign = [
-        set(candidate.elements) - trained
-        for candidate in store.candidates(run.run_id, is_positive=True)
-    ]
-    extrapolated = [elements for elements in foreign if elements]
-    if extrapolated:
-        names = ", ".join(sorted(set().union(*extrapolated)))
-        n = len(extrapolated)
-        remarks.print(f"{n} positives hold elements that the model was not trained on: {names}")
+    if run.selection:
+        remarks.print(domains(store, run.run_id).in_words())

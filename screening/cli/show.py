@@ -12,8 +12,12 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc, PredictionDoc, ValidationDoc
+    import numpy as np
+
+    from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
+
+PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
 
 
 def show(
@@ -26,15 +30,14 @@ def show(
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:
-    """Show a material's properties, verdict and predicted spectrum."""
+    """Show a material's properties, verdict and spectra in the newest run that has it."""
     from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from screening.cli.candidates import existing
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of
 
     with open_store(existing(db)) as store:
-        chosen = find_run(store, run)
-        candidate = find_candidate(store, chosen.run_id, material_id)
+        chosen, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
         validation = find_validation(store, candidate)
     attribution = attribution_of(material_id, chosen)
@@ -44,24 +47,39 @@ def show(
         document = _document(candidate, prediction, validation)
         print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, validation, chosen.parameters.get("checkpoint"))
+        _print(candidate, prediction, validation)
         if attribution:
             stderr().print(attribution)
 
 
-def find_candidate(store: ScreeningStore, run_id: str, material_id: str) -> CandidateDoc:
-    """A material in a run.
+def in_runs(
+    store: ScreeningStore, run_id: str | None, material_id: str
+) -> list[tuple[Run, CandidateDoc]]:
+    """A material in each run that has it, newest first; only in the one that is asked for.
 
     Raises
     ------
     ScreeningError
-        If it is not there.
+        If no run, or not the one that is asked for, has it.
     """
+    from db.query import CANDIDATES, Query, conditions
+    from screening.cli.candidates import find_run
     from screening.errors import ScreeningError
 
-    for candidate in store.candidates(run_id, material_ids=[material_id]):
-        return candidate
-    raise ScreeningError(f"{material_id} is not in run {run_id}; --run names another run")
+    asked = None if run_id is None else find_run(store, run_id)
+    query = Query(CANDIDATES, conditions(material_id=material_id))
+    found = {candidate.run_id: candidate for candidate in store.find(query)}
+    having = [(run, found[run.run_id]) for run in store.runs() if run.run_id in found]
+    if not having:
+        raise ScreeningError(f"{material_id} is in no run of {store.location}")
+    if asked is None:
+        return having
+    if asked.run_id not in found:
+        raise ScreeningError(
+            f"{material_id} is not in run {asked.run_id}; the newest that has it is "
+            f"{having[0][0].run_id}"
+        )
+    return [(asked, found[asked.run_id])]
 
 
 def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
@@ -84,19 +102,25 @@ def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> Validatio
 def _document(
     candidate: CandidateDoc, prediction: PredictionDoc | None, validation: ValidationDoc | None
 ) -> dict[str, Any]:
+    from screening.domain import Domain
+
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
+    document["out_of_domain_because"] = Domain.of_document(candidate).reasons
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
     if validation is not None:
-        shown = {"engine", "recipe", "is_positive", "gap", "warnings"}
-        document["dft"] = validation.model_dump(mode="json", include=shown)
+        left_out = {"schema_version", "material_id", "structure_hash", "raw_dos", "job_uuids"}
+        document["dft"] = validation.model_dump(mode="json", exclude=left_out)
     return document
 
 
 def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
     """Edges of the gap of a positive, in eV."""
-    gap = candidate.gap
+    return _edges(candidate.gap)
+
+
+def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
     if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
         return None
     return gap.lower_edge, gap.upper_edge
@@ -113,7 +137,7 @@ def _write_plot(
     from models.card import model_name
     from models.spectrum import EnergyGrid
     from screening.errors import ScreeningError
-    from screening.report.plots import plot_edos, save_figure
+    from screening.report.plots import formula_text, plot_edos, save_figure
 
     if prediction is None:
         raise ScreeningError(f"{candidate.material_id} has no prediction to plot")
@@ -121,52 +145,69 @@ def _write_plot(
     if candidate.gap and not candidate.gap.per_atom:
         threshold = candidate.gap.criteria.get("max_dos")
     centers = EnergyGrid(**prediction.grid.model_dump()).centers
-    title = f"{candidate.formula} ({candidate.material_id})"
-    spectrum = np.array(prediction.spectrum)
-    gap = gap_range(candidate)
-    is_comparable = validation is not None and validation.state == "done"
-    dft = np.array(validation.spectrum) if validation and is_comparable else None
-    model = model_name(prediction.model_id)
-    save_figure(plot_edos(centers, spectrum, title, gap, threshold, dft, model), path)
+    dft = _dft_spectrum(validation)
+    comparable = validation if dft is not None else None
+    figure = plot_edos(
+        centers,
+        np.array(prediction.spectrum),
+        f"{formula_text(candidate.formula)} ({candidate.material_id})",
+        gap_range(candidate),
+        threshold,
+        dft,
+        model_name(prediction.model_id),
+        dft_gap=_edges(comparable.gap) if comparable else None,
+        band_gap=comparable.band_gap if comparable else candidate.band_gap,
+    )
+    save_figure(figure, path)
+
+
+def _dft_spectrum(validation: ValidationDoc | None) -> np.ndarray | None:
+    """Spectrum of a calculation that is comparable with the prediction, in states/eV/cell."""
+    import numpy as np
+
+    if validation is None or validation.state != "done":
+        return None
+    return np.array(validation.spectrum)
 
 
 def _print(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
-    checkpoint: str | None,
 ) -> None:
     import numpy as np
 
     from models.spectrum import EnergyGrid
-    from screening.cli.candidates import trained_elements
     from screening.cli.console import stdout, table
     from screening.report.plots import terminal_edos
 
     console = stdout()
     rows = [*_properties(candidate), *_dft_properties(validation)]
-    console.print(table(None, ("property", "value"), rows))
+    console.print(table(candidate.material_id, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
-    trained = trained_elements(checkpoint)
-    unfamiliar = [] if trained is None else sorted(set(candidate.elements) - trained)
-    if unfamiliar:
-        console.print(f"The model was not trained on {', '.join(unfamiliar)}: extrapolation.")
     if prediction is not None:
         grid = EnergyGrid(**prediction.grid.model_dump())
+        dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
+        if validation is not None and dft is not None:
+            title += f" (blue) and by {validation.engine} (red dots)"
         spectrum = np.array(prediction.spectrum)
+        edges = gap_range(candidate)
+        width = min(PLOT_WIDTH, console.width)
         color = sys.stdout.isatty()
-        print(terminal_edos(grid.centers, spectrum, title, gap_range(candidate), color=color))
+        print(
+            terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color, dft=dft)
+        )
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     gap = candidate.gap
     rows: list[tuple[str, Any]] = [
-        ("material", candidate.material_id),
+        ("run", candidate.run_id),
         ("formula", candidate.formula),
-        ("atoms in the cell", candidate.nsites),
+        ("atoms in the cell", str(candidate.nsites)),
         ("cell", _cell(candidate)),
         ("energy above hull (eV/atom)", _number(candidate.energy_above_hull)),
         ("band gap (eV)", _number(candidate.band_gap)),
@@ -178,33 +219,69 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("VB gap", None if candidate.is_positive is None else candidate.is_positive),
     ]
     if gap is not None and gap.width:
-        bound = ", width at least" if gap.is_lower_bound else ", width"
-        span = f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}{bound} {gap.width:.2f}"
-        rows.append(("gap or nearest miss (eV)", span))
-        unit = "states/eV/atom" if gap.per_atom else "states/eV/cell"
-        rows.append((f"largest DOS in it ({unit})", _number(gap.max_dos)))
+        rows.append(("gap or nearest miss (eV)", _span(gap)))
+        rows.append((f"largest DOS in it ({_unit(gap)})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
     if gap is not None:
         rows.append(("kind", gap.kind))
-        rows.append(("ranges of that width below the band edge", gap.n_ranges))
+        rows.append(("ranges of that width below the band edge", _whole(gap.n_ranges)))
         rows.append(("verdict is robust", gap.robust))
+        rows.append(("VB gap with the threshold per atom", candidate.is_positive_per_atom))
+    rows += _domain(candidate)
+    rows += [("remark", remark) for remark in candidate.remarks or ()]
     return rows
+
+
+def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
+    """Whether the model can know the material, and if not why; empty before a verdict."""
+    from screening.domain import Domain
+
+    if candidate.is_positive is None:
+        return []
+    domain = Domain.of_document(candidate)
+    words = {
+        True: f"no: {', '.join(domain.reasons)}",
+        False: "yes",
+        None: "not known: the run's program did not look, or has no radius of an element",
+    }
+    return [("in the domain of the model", words[domain.is_outside])]
 
 
 def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
     """What DFT says, in bins and at its own resolution where the two differ."""
     if validation is None:
         return []
+    engine = validation.engine
     verdict: Any = validation.is_positive
     if validation.state == "magnetic":
         verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
-    rows: list[tuple[str, Any]] = [(f"VB gap by {validation.engine}", verdict)]
+    rows: list[tuple[str, Any]] = [
+        (f"recipe of {engine}", validation.recipe),
+        (f"VB gap by {engine}", verdict),
+    ]
     if (gap := validation.gap) is not None:
-        rows.append((f"kind by {validation.engine}", gap.kind))
-        rows.append((f"verdict by {validation.engine} is robust", gap.robust))
+        if gap.width:
+            rows.append((f"gap or nearest miss by {engine} (eV)", _span(gap)))
+            rows.append((f"largest DOS in it ({_unit(gap)}), {engine}", _number(gap.max_dos)))
+        rows.append((f"kind by {engine}", gap.kind))
+        rows.append((f"verdict by {engine} is robust", gap.robust))
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
-            rows.append((f"VB gap by {validation.engine} at full resolution", gap.is_gap_fine))
+            rows.append((f"VB gap by {engine} at full resolution", gap.is_gap_fine))
+    rows.append((f"band gap by {engine} (eV)", _number(validation.band_gap)))
+    if validation.mae is not None:
+        rows.append(("error of the prediction, MAE (states/eV/cell)", _number(validation.mae)))
+    if validation.wd is not None:
+        rows.append(("error of the prediction, WD (eV)", _number(validation.wd)))
     return rows
+
+
+def _span(gap: GapDoc) -> str:
+    bound = "at least " if gap.is_lower_bound else ""
+    return f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}, width {bound}{gap.width:.2f}"
+
+
+def _unit(gap: GapDoc) -> str:
+    return "states/eV/atom" if gap.per_atom else "states/eV/cell"
 
 
 def criteria_table(
@@ -227,6 +304,10 @@ def _cell(candidate: CandidateDoc) -> str:
 
     fields = candidate.nsites, candidate.cell_multiplicity, candidate.reduction_problem
     return cell_in_words(*fields)
+
+
+def _whole(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _number(value: float | None) -> str | None:

@@ -23,20 +23,27 @@ def similar(
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
+    wide: options.Wide = False,
 ) -> None:
-    """List the materials with the spectra nearest to that of a material, by the same model."""
+    """List the materials with the spectra nearest to that of a material, by the same model.
+
+    The material is taken from the newest run that predicted its spectrum.
+    """
     from db.queries import nearest_spectra
     from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from screening.cli.candidates import existing
+    from screening.cli.console import stderr
     from screening.cli.rows import NeighbourRow, deliver
-    from screening.cli.show import find_candidate, find_prediction
+    from screening.cli.show import find_prediction, in_runs
     from screening.errors import ScreeningError
 
     with open_store(existing(db)) as store:
-        candidate = find_candidate(store, find_run(store, run).run_id, material_id)
-        prediction = find_prediction(store, candidate)
-        if prediction is None:
-            raise ScreeningError(f"{material_id} has no predicted spectrum ({candidate.state})")
+        having = in_runs(store, run, material_id)
+        predicted = ((run, c, p) for run, c in having if (p := find_prediction(store, c)))
+        if (newest := next(predicted, None)) is None:
+            states = ", ".join(f"{candidate.state} in {run.run_id}" for run, candidate in having)
+            raise ScreeningError(f"{material_id} has no predicted spectrum: {states}")
+        chosen, candidate, prediction = newest
         nearest = nearest_spectra(
             store,
             prediction.spectrum,
@@ -47,19 +54,30 @@ def similar(
         )
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]
     unit = "eV" if metric == "wasserstein" else "states/eV"
-    title = f"Spectra like that of {candidate.formula} ({material_id}), by {prediction.model_id}"
-    deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json)
+    title = f"Spectra by {prediction.model_id} like that of {candidate.formula}, {material_id}"
+    stderr().print(f"{material_id} as in run {chosen.run_id}", markup=False)
+    deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json, wide)
 
 
 def _table(title: str, unit: str, rows: Sequence[NeighbourRow]) -> Any:
     from screening.cli.console import table
+    from screening.cli.fitting_table import Column
 
-    columns = (f"distance {unit}", "material", "formula", "atoms", "VB gap", "from eV", "to eV")
+    columns = (
+        Column("material"),
+        Column("formula", 1),
+        Column(f"distance {unit}"),
+        Column("atoms", 5),
+        Column("VB gap", 2),
+        Column("from eV", 3),
+        Column("to eV", 3),
+        Column("score eV", 4),
+    )
     cells = [
         (
-            f"{row.distance:.4f}",
             row.material_id,
             row.formula,
+            f"{row.distance:.4f}",
             row.nsites,
             row.is_gap,
             row.gap_lower_edge,
@@ -68,4 +86,4 @@ def _table(title: str, unit: str, rows: Sequence[NeighbourRow]) -> Any:
         )
         for row in rows
     ]
-    return table(title, (*columns, "score eV"), cells)
+    return table(title, columns, cells)

@@ -15,7 +15,10 @@ from screening.cli import options
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
     from db.store import ScreeningStore
+    from workflows.dos.cost import CostEstimate
     from workflows.validation import Metrics, ValidationFlowMaker, ValidationPlan
+
+ASK = 20  # calculations that are started without a question
 
 
 def validate(
@@ -50,43 +53,212 @@ def validate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Local calculations at a time.")] = 1,
     launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
+    out_of_domain: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-domain",
+            help="Also what the model cannot know: elements that it was not trained on, isolated "
+            "atoms. Else only their number is said.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help=f"Do not ask before more than {ASK} calculations."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be calculated, and start nothing.")
+    ] = False,
     db: options.Db = options.DEFAULT_DB,
+    as_json: options.Json = False,
     quiet: options.Quiet = False,
+    wide: options.Wide = False,
 ) -> None:
     """Calculate the DFT DOS of a run's positives and of random negatives."""
     from db.store import open_store
     from screening.cli.candidates import existing, find_run
-    from screening.cli.console import stderr
+    from screening.cli.console import print_json, stderr
     from screening.errors import ScreeningError
-    from workflows.validation import ValidationFlowMaker, dos_maker, plan_validation
+    from workflows.validation import (
+        ValidationFlowMaker,
+        choose_validation,
+        dos_maker,
+        record_plan,
+    )
 
     on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
     engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
+    recipe = maker.dos_maker.recipe
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
         if chosen.state != "done":
             raise ScreeningError(f"run {chosen.run_id} is not done; `screen run --resume` first")
-        recipe = maker.dos_maker.recipe
-        plan = plan_validation(
-            store, chosen, engine, recipe, n_random=random, limit=limit, draw=draw
+        plan = choose_validation(
+            store,
+            chosen,
+            engine,
+            recipe,
+            n_random=random,
+            limit=limit,
+            draw=draw,
+            in_domain=not out_of_domain,
         )
-        remarks.print(
-            f"Run {chosen.run_id}: {len(plan.todo)} to calculate with {recipe}, "
-            f"{plan.reused} there already"
-        )
+        cost = _cost(store, plan, engine, recipe, preset)
+        if dry_run:
+            _show_plan(plan, cost, recipe, workers, as_json, wide)
+            return
+        remarks.print(_plan_in_words(plan, recipe), markup=False)
+        if plan.todo and not on_launchpad:
+            _check_installed(engine)
+        _confirm(plan, cost, 1 if on_launchpad else workers, yes)
+        record_plan(store, plan)
         if on_launchpad:
             n = _submit(launchpad, store, maker, plan)
             remarks.print(
                 f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
             )
-            return
-    if plan.todo:
-        _check_installed(engine)
-        _validate_locally(maker, plan, workers, quiet)
-    remarks.print(f"`screen metrics --run {chosen.run_id}` shows precision and recall")
+    results: list[dict[str, Any]] = []
+    if plan.todo and not on_launchpad:
+        if not quiet:
+            remarks.print(_cost_in_words(cost, workers), markup=False)
+        results = _validate_locally(maker, plan, workers, quiet)
+    if as_json:
+        print_json(_plan_document(plan, cost, recipe, workers) | {"results": results})
+    if not on_launchpad:
+        remarks.print(f"`screen metrics --run {chosen.run_id}` shows precision and recall")
+
+
+def _cost(
+    store: ScreeningStore, plan: ValidationPlan, engine: str, recipe: str, preset: str | None
+) -> CostEstimate:
+    from workflows.dos.cost import estimate_cost
+
+    finished = store.validations(engine=engine, recipe=recipe, state="done")
+    known = [(v.nsites, v.wall_time) for v in finished if v.wall_time]
+    return estimate_cost([candidate.nsites for candidate in plan.todo], known, preset)
+
+
+def _plan_in_words(plan: ValidationPlan, recipe: str) -> str:
+    words = f"Run {plan.run.run_id}: {len(plan.todo)} to calculate with {recipe}, "
+    words += f"{plan.reused} there already"
+    if plan.left_out:
+        words += (
+            f"; {len(plan.left_out)} positives out of the model's domain are left out "
+            "(--out-of-domain takes them)"
+        )
+    return words
+
+
+def _cost_in_words(cost: CostEstimate, workers: int) -> str:
+    hours = cost.hours(workers)
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return f"About {time} with {workers} at a time ({cost.basis})"
+
+
+def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) -> None:
+    """Ask before many calculations are started.
+
+    Raises
+    ------
+    ScreeningError
+        If there is nobody to ask.
+    """
+    import sys
+
+    from screening.errors import ScreeningError
+
+    n = len(plan.todo)
+    if yes or n <= ASK:
+        return
+    time = _cost_in_words(cost, workers)
+    if not sys.stdin.isatty():
+        raise ScreeningError(
+            f"{n} calculations. {time}: --yes starts them, --dry-run lists them, --limit takes "
+            "fewer"
+        )
+    typer.confirm(f"{n} calculations. {time}. Start them?", abort=True, err=True)
+
+
+def _plan_document(
+    plan: ValidationPlan, cost: CostEstimate, recipe: str, workers: int
+) -> dict[str, Any]:
+    from screening.domain import Domain
+
+    return {
+        "run_id": plan.run.run_id,
+        "recipe": recipe,
+        "to_calculate": [
+            {
+                "material_id": candidate.material_id,
+                "formula": candidate.formula,
+                "nsites": candidate.nsites,
+                "is_positive": candidate.is_positive,
+                "estimated_seconds": seconds,
+            }
+            for candidate, seconds in zip(plan.todo, cost.seconds, strict=True)
+        ],
+        "there_already": [validation.material_id for validation in plan.shared],
+        "left_out": [
+            {"material_id": c.material_id, "reasons": Domain.of_document(c).reasons}
+            for c in plan.left_out
+        ],
+        "estimated_hours": cost.hours(workers),
+        "estimate": cost.basis,
+    }
+
+
+def _show_plan(
+    plan: ValidationPlan,
+    cost: CostEstimate,
+    recipe: str,
+    workers: int,
+    as_json: bool,
+    wide: bool,
+) -> None:
+    """What would be calculated, and what would not and why."""
+    from screening.cli.console import print_json, stdout, table
+    from screening.cli.fitting_table import Column
+    from screening.domain import Domain
+
+    if as_json:
+        print_json(_plan_document(plan, cost, recipe, workers))
+        return
+    columns = (
+        Column("material"),
+        Column("formula", 2),
+        Column("atoms", 3),
+        Column("predicted", 1),
+        Column("minutes", 1),
+        Column("calculated", folds=True),
+    )
+    rows: list[tuple[Any, ...]] = [
+        (c.material_id, c.formula, c.nsites, _predicted(c), f"{seconds / 60:.1f}", "yes")
+        for c, seconds in zip(plan.todo, cost.seconds, strict=True)
+    ]
+    rows += [
+        (v.material_id, v.formula, v.nsites, None, None, f"no: {v.state} already")
+        for v in plan.shared
+    ]
+    rows += [
+        (
+            c.material_id,
+            c.formula,
+            c.nsites,
+            _predicted(c),
+            None,
+            f"no: {', '.join(Domain.of_document(c).reasons)}",
+        )
+        for c in plan.left_out
+    ]
+    console = stdout(wide)
+    console.print(table(_plan_in_words(plan, recipe), columns, rows))
+    console.print(_cost_in_words(cost, workers), markup=False)
+
+
+def _predicted(candidate: CandidateDoc) -> str:
+    return "VB gap" if candidate.is_positive else "none"
 
 
 def _submit(
@@ -109,26 +281,36 @@ def _check_installed(engine: str) -> None:
 
 def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
-) -> None:
+) -> list[dict[str, Any]]:
     """Calculate one after the other, or several at a time in processes of their own."""
-    from screening.cli.console import progress_bars, stderr
+    from screening.cli.calculations import CalculationsShown
+    from screening.cli.console import stderr
 
-    remarks = stderr(quiet)
     outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
+    results = []
     try:
-        with progress_bars(quiet) as report, closing(outcomes):
+        with CalculationsShown(plan.todo, workers, quiet) as shown, closing(outcomes):
             for candidate, outcome in outcomes:
-                remarks.print(f"{candidate.material_id} {candidate.formula}: {_verdict(outcome)}")
-                report("validated", 1, len(plan.todo))
+                shown.ended(candidate, _verdict(outcome))
+                results.append({"material_id": candidate.material_id} | outcome)
     except KeyboardInterrupt:
-        remarks.print("Interrupted: the same command goes on with what is left.")
+        stderr(quiet).print("Interrupted: the same command goes on with what is left.")
         raise
+    return results
 
 
 def _verdict(outcome: dict[str, Any]) -> str:
+    """Verdict in words, with edges and width of the gap or nearest miss."""
     if outcome.get("error") or outcome["state"] == "magnetic":
         return outcome.get("error") or "magnetic, no verdict"
-    return "VB gap" if outcome["is_positive"] else "no VB gap"
+    words = "VB gap" if outcome["is_positive"] else "no VB gap"
+    gap = outcome.get("gap") or {}
+    if not gap.get("width"):
+        return words
+    bound = "≥ " if gap["is_lower_bound"] else ""
+    nearest = "" if outcome["is_positive"] else " nearest miss"
+    edges = f"{gap['lower_edge']:.2f} to {gap['upper_edge']:.2f} eV"
+    return f"{words},{nearest} {edges}, width {bound}{gap['width']:.2f} eV"
 
 
 Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]
@@ -273,7 +455,8 @@ def metrics(
             table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
         )
         stdout().print(table("DFT", ("materials", "number"), _counts(result)))
-        stdout().print(f"Validated: {result.assessment.design}.")
+        among = " Of what the model can know only." if result.in_domain else ""
+        stdout().print(f"Validated: {result.assessment.design}.{among}")
 
 
 def _figures(result: Metrics) -> list[tuple[str, str, str]]:

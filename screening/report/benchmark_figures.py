@@ -8,15 +8,16 @@ import numpy as np
 
 from models.benchmark import RunResult, held_out, labels_for
 from models.benchmark_tables import FIGURES
+from models.losses import SETTINGS
 from models.studies import Bin, material_errors
 from screening.report import model_plots
 from screening.report.benchmark import GROUPS, unit_of
-from screening.report.plots import save_figure
+from screening.report.plots import formula_text, save_figure
 
 if TYPE_CHECKING:
     from screening.report.benchmark import Benchmark
 
-SHORT = {"cv_mae": "C$_V$", "mean_frequency_mae": "mean\nfrequency"}  # in a radar
+SHORT = {"r2": "R²", "cv_mae": "C$_V$", "mean_frequency_mae": "mean\nfrequency"}  # in a radar
 
 
 def draw(benchmark: Benchmark) -> None:
@@ -39,7 +40,7 @@ def _draw_radar(benchmark: Benchmark, setting: str) -> None:
     keys = [key for key in FIGURES if all(key in row.mean for row in rows)]
     if len(rows) > 1:
         figure = model_plots.plot_radar(
-            rows, keys, [SHORT.get(key, FIGURES[key]) for key in keys], setting
+            rows, keys, [SHORT.get(key, FIGURES[key]) for key in keys], _spectra(benchmark, setting)
         )
         save_figure(figure, benchmark.folder / f"radar-{setting}.png")
 
@@ -49,7 +50,7 @@ def _draw_data_size(benchmark: Benchmark, setting: str) -> None:
     rows = [r for r in benchmark.rows if r.setting == setting and r.name in parts]
     if rows:
         ylabel = f"MAE ({_unit(benchmark, setting)})"
-        figure = model_plots.plot_data_size(rows, "mae", ylabel, setting)
+        figure = model_plots.plot_data_size(rows, "mae", ylabel, _spectra(benchmark, setting))
         save_figure(figure, benchmark.folder / f"data-size-{setting}.png")
 
 
@@ -58,7 +59,7 @@ def _draw_subclasses(benchmark: Benchmark, setting: str) -> None:
     rows = [r for r in benchmark.subclass_rows if r.setting == setting and r.name in models]
     if rows:
         ylabel = f"MAE ({_unit(benchmark, setting)})"
-        figure = model_plots.plot_subclasses(rows, "mae", ylabel, setting)
+        figure = model_plots.plot_subclasses(rows, "mae", ylabel, _spectra(benchmark, setting))
         save_figure(figure, benchmark.folder / f"subclasses-{setting}.png")
 
 
@@ -68,7 +69,9 @@ def _draw_boxes(benchmark: Benchmark, setting: str) -> None:
     errors = {r.run.variant.name: _errors(benchmark, r) for r in (*reference, *models)}
     n = len(models[0].prediction)
     figure = model_plots.plot_error_boxes(
-        errors, _unit(benchmark, setting), f"{setting}, {n} test materials, seed 0"
+        errors,
+        _unit(benchmark, setting),
+        f"{_spectra(benchmark, setting)}, {n} test materials, seed 0",
     )
     save_figure(figure, benchmark.folder / f"boxes-{setting}.png")
 
@@ -80,7 +83,8 @@ def _draw_errors(benchmark: Benchmark, study: dict[str, Any], result: RunResult)
         title[0].upper() + title[1:]: [Bin(**row) for row in study[key]]
         for key, title in GROUPS.items()
     }
-    figure = model_plots.plot_bins(groups, _unit(benchmark, run.setting), run.title)
+    title = f"{run.variant.name}: {_spectra(benchmark, run.setting)}, seed {run.seed}"
+    figure = model_plots.plot_bins(groups, _unit(benchmark, run.setting), title)
     save_figure(figure, benchmark.folder / f"errors-{stem}.png")
     _draw_quintiles(benchmark, study["examples"], result, f"quintiles-{stem}.png")
 
@@ -91,8 +95,11 @@ def _draw_quintiles(
     test = held_out(benchmark.config, result.run)
     label, errors = labels_for(result.run.setting, test), _errors(benchmark, result)
     rows = np.array([test.material_ids.index(i) for i in examples])
-    formulas = test.chemical_systems
-    names = [f"{test.material_ids[i]} ({formulas[i]}), MAE {errors[i]:.3g}" for i in rows]
+    formulas = test.subset(rows).formulas
+    names = [
+        f"{formula_text(formula)} ({test.material_ids[i]}), MAE {errors[i]:.3g}"
+        for i, formula in zip(rows, formulas, strict=True)
+    ]
     figure = model_plots.plot_quintiles(
         test.grid.centers,
         label[rows],
@@ -120,7 +127,7 @@ def _draw_unrelaxed(benchmark: Benchmark) -> None:
                 {model: sorted(points) for model, points in lines.items()},
                 xlabel,
                 f"MAE ({_unit(benchmark, setting)})",
-                setting,
+                _spectra(benchmark, setting),
             )
             file = f"unrelaxed-{kind.split()[0]}-{setting}.png"
             save_figure(figure, benchmark.folder / file)
@@ -134,3 +141,14 @@ def _errors(benchmark: Benchmark, result: RunResult) -> np.ndarray:
 
 def _unit(benchmark: Benchmark, setting: str) -> str:
     return unit_of(setting, benchmark.dataset.grid.unit)
+
+
+def _spectra(benchmark: Benchmark, setting: str) -> str:
+    """What was predicted, without the name of the loss: "Electronic DOS, sum 1"."""
+    kind = model_plots.DENSITY[benchmark.dataset.grid.unit]
+    scaling = {
+        "sum-normalized": "sum 1",
+        "max-normalized": "maximum 1",
+        "absolute": _unit(benchmark, setting),
+    }
+    return f"{kind}, {scaling[SETTINGS[setting].output]}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENERGY_LABEL = "Energy relative to the band edges (eV)"
+METAL_LABEL = r"$E - E_\mathrm{F}$ (eV)"
+GAPPED_LABEL = r"$E - E_\mathrm{VBM}$ (below 0), $E - E_\mathrm{CBM}$ (above 0) (eV)"
 DOS_LABEL = "DOS (states/eV/cell)"
 PANEL_COLUMNS = 2
+DPI = 300
+PALETTE = 256  # colours of a PNG: lines and areas on white need no more, and files shrink to half
+HEADROOM = 1.08  # of the highest value, so that no curve touches the frame
+FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # text stays text
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,132 +38,293 @@ class EdosPanel:
     title : str
     predicted, dft : ndarray, shape (K,)
         In states/eV/cell.
-    gap : (float, float), optional
-        Edges of DFT's gap, in eV.
+    gap, predicted_gap : (float, float), optional
+        Edges of DFT's and of the predicted gap, in eV.
+    band_gap : float, optional
+        In eV, 0 for a metal; None if that is not known.
     """
 
     title: str
     predicted: np.ndarray
     dft: np.ndarray
-    gap: tuple[float, float] | None = None
+    gap: Range | None = None
+    predicted_gap: Range | None = None
+    band_gap: float | None = None
+
+
+def formula_text(formula: str) -> str:
+    """Formula with its numbers as subscripts.
+
+    Examples
+    --------
+    >>> formula_text("Mg2Si")
+    'Mg₂Si'
+    """
+    from pymatgen.util.string import unicodeify
+
+    try:
+        return unicodeify(formula)
+    except ValueError:  # there is no subscript point
+        return formula
+
+
+def plain_text(text: str) -> str:
+    """Text from outside for a figure, where a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def energy_label(band_gap: float | None) -> str:
+    """What the energies of an aligned spectrum are relative to.
+
+    Parameters
+    ----------
+    band_gap : float or None
+        In eV: 0 for a metal, None if it is not known.
+    """
+    if band_gap is None:
+        return ENERGY_LABEL
+    return GAPPED_LABEL if band_gap > 0 else METAL_LABEL
+
+
+def range_text(edges: Range, lowest: float | None = None) -> str:
+    """Edges and width of a range; the width is a lower bound where it starts at `lowest`.
+
+    Examples
+    --------
+    >>> range_text((-2.0, -0.5))
+    '−2.00 to −0.50 eV, width 1.50 eV'
+    """
+    lower, upper = edges
+    bound = "≥ " if lowest is not None and lower <= lowest + 1e-6 else ""
+    return f"{lower:.2f} to {upper:.2f} eV, width {bound}{upper - lower:.2f} eV".replace("-", "−")
 
 
 def plot_edos(
     energies: np.ndarray,
     predicted: np.ndarray,
     title: str,
-    gap: tuple[float, float] | None = None,
+    gap: Range | None = None,
     max_dos: float | None = None,
     dft: np.ndarray | None = None,
     model: str = "predicted",
+    *,
+    dft_gap: Range | None = None,
+    band_gap: float | None = None,
 ) -> Figure:
-    """Predicted eDOS with the gap shaded, beside DFT's where there is one (Fig. 6).
+    """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
+
+    Parameters are those of :func:`draw_edos`.
+    """
+    figure = new_figure()
+    draw_edos(
+        figure.subplots(),
+        energies,
+        predicted,
+        title,
+        gap,
+        max_dos,
+        dft,
+        model,
+        dft_gap=dft_gap,
+        band_gap=band_gap,
+    )
+    return figure
+
+
+def draw_edos(
+    axes: Axes,
+    energies: np.ndarray,
+    predicted: np.ndarray,
+    title: str,
+    gap: Range | None = None,
+    max_dos: float | None = None,
+    dft: np.ndarray | None = None,
+    model: str = "predicted",
+    *,
+    dft_gap: Range | None = None,
+    band_gap: float | None = None,
+) -> Axes:
+    """Draw a predicted eDOS into axes; the legend with the edges stands above them.
+
+    The predicted gap is shaded and DFT's is hatched, so that both can be told apart in grey.
 
     Parameters
     ----------
+    axes : Axes
     energies : ndarray, shape (K,)
         Bin centres in eV.
     predicted, dft : ndarray, shape (K,)
         In states/eV/cell.
-    gap : (float, float), optional
-        Edges of the predicted gap, in eV.
+    gap, dft_gap : (float, float), optional
+        Edges of the predicted and of DFT's gap, in eV.
     max_dos : float, optional
         Threshold to mark, in states/eV/cell.
     model : str
         Name of the model, for the legend.
+    band_gap : float, optional
+        In eV, for the name of the energy axis: 0 for a metal, None if it is not known.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
+    lowest = float(bin_edges(energies)[0])
     if gap is not None:
-        axes.axvspan(*gap, color="tab:orange", alpha=0.25, label="predicted gap")
-    _draw_edos(axes, energies, predicted, dft, max_dos, model)
-    axes.set(xlabel=ENERGY_LABEL, ylabel=DOS_LABEL, title=title, ylim=(0, None))
-    axes.legend(frameon=False)
-    return figure
+        _shade(axes, gap, f"predicted gap: {range_text(gap, lowest)}")
+    if dft_gap is not None:
+        _hatch(axes, dft_gap, f"DFT gap: {range_text(dft_gap, lowest)}")
+    _draw_curves(axes, energies, predicted, dft, max_dos, plain_text(model), band_gap)
+    axes.set(xlabel=energy_label(band_gap), ylabel=DOS_LABEL)
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=1, frameon=False, fontsize="small"
+    )
+    rows = len(legend.get_texts())
+    axes.set_title(plain_text(title), pad=10 + 13.5 * rows)
+    return axes
 
 
 def plot_edos_panels(
-    energies: np.ndarray,
-    panels: Sequence[EdosPanel],
-    max_dos: float,
-    top: float,
-    model: str = "predicted",
+    energies: np.ndarray, panels: Sequence[EdosPanel], max_dos: float, model: str = "predicted"
 ) -> Figure:
-    """DFT's and the predicted eDOS of several materials with DFT's gaps shaded, as Fig. 6.
+    """DFT's and the predicted eDOS of several materials with their gaps, as Fig. 6.
 
     Parameters
     ----------
     energies : ndarray, shape (K,)
         Bin centres in eV.
     panels : sequence of EdosPanel
+        At least one.
     max_dos : float
         Threshold to mark, in states/eV/cell.
-    top : float
-        Where axes end at the latest, in states/eV/cell; it cuts off peaks, so that the
-        threshold stays far from zero.
     model : str
         Name of the model, for the legend.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     rows = math.ceil(len(panels) / PANEL_COLUMNS)
-    figure = Figure(figsize=(7.2, 0.8 + 1.9 * rows), layout="constrained")
+    figure = new_figure(7.2, 0.8 + 2.3 * rows)
     grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        if panel.gap is not None:
-            axes.axvspan(*panel.gap, color="tab:orange", alpha=0.25)
-        _draw_edos(axes, energies, panel.predicted, panel.dft, max_dos, model)
-        axes.set_title(panel.title, fontsize="small")
-        highest = np.nanmax([panel.dft, panel.predicted])
-        axes.set_ylim(0, min(top, max(2 * max_dos, 1.1 * highest)))
+        _draw_panel(axes, energies, panel, max_dos, model)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes in grid.flat[: len(panels)][-PANEL_COLUMNS:]:
         axes.tick_params(labelbottom=True)  # also above a place that stays empty
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    handles.append(Patch(color="tab:orange", alpha=0.25))
-    figure.legend(handles, [*labels, "DFT gap"], loc="outside upper center", ncols=4, frameon=False)
-    figure.supxlabel(ENERGY_LABEL, fontsize="medium")
+    handles += [Patch(**SHADED), Patch(**HATCHED)]
+    figure.legend(
+        handles,
+        [*labels, "predicted gap", "DFT gap"],
+        loc="outside upper center",
+        ncols=5,
+        frameon=False,
+        fontsize="small",
+    )
+    kinds = {energy_label(panel.band_gap) for panel in panels}
+    figure.supxlabel(kinds.pop() if len(kinds) == 1 else ENERGY_LABEL, fontsize="medium")
     figure.supylabel(DOS_LABEL, fontsize="medium")
     return figure
 
 
-def _draw_edos(
+def _draw_panel(
+    axes: Axes, energies: np.ndarray, panel: EdosPanel, max_dos: float, model: str
+) -> None:
+    lowest = float(bin_edges(energies)[0])
+    lines = [plain_text(panel.title)]
+    if panel.predicted_gap is not None:
+        _shade(axes, panel.predicted_gap)
+        lines.append(f"predicted gap {range_text(panel.predicted_gap, lowest)}")
+    if panel.gap is not None:
+        _hatch(axes, panel.gap)
+        lines.append(f"DFT gap {range_text(panel.gap, lowest)}")
+    _draw_curves(axes, energies, panel.predicted, panel.dft, max_dos, plain_text(model), None)
+    axes.set_title("\n".join(lines), fontsize="small")
+
+
+SHADED: dict[str, Any] = {"facecolor": "tab:orange", "edgecolor": "none", "alpha": 0.3}
+HATCHED: dict[str, Any] = {
+    "facecolor": "none",
+    "edgecolor": "0.35",
+    "hatch": "///",
+    "linewidth": 0.8,
+}
+
+
+def _shade(axes: Axes, gap: Range, label: str | None = None) -> None:
+    axes.axvspan(*gap, **SHADED, label=label)
+
+
+def _hatch(axes: Axes, gap: Range, label: str | None = None) -> None:
+    axes.axvspan(*gap, **HATCHED, label=label)
+
+
+def _draw_curves(
     axes: Axes,
     energies: np.ndarray,
     predicted: np.ndarray,
     dft: np.ndarray | None,
     max_dos: float | None,
     model: str,
+    band_gap: float | None,
 ) -> None:
-    edges = _edges(energies)
+    edges = bin_edges(energies)
     if dft is not None:
         axes.stairs(dft, edges, color="0.4", fill=True, alpha=0.5, label="DFT")
-    axes.stairs(predicted, edges, color="tab:blue", linewidth=1.5, label=model)
+    axes.stairs(predicted, edges, baseline=None, color="tab:blue", linewidth=1.5, label=model)
     if max_dos is not None:
-        axes.axhline(max_dos, color="0.3", linewidth=0.8, linestyle="--", label="threshold")
-    axes.axvline(0.0, color="0.2", linewidth=0.8)
-    axes.set_xlim(energies[0], energies[-1])
+        label = f"threshold, {max_dos:g} state{'' if max_dos == 1 else 's'}/eV/cell"
+        axes.axhline(max_dos, color="0.3", linewidth=0.8, linestyle="--", label=label)
+    cut = f"band gap of {band_gap:.2f} eV, cut out at 0" if band_gap else None
+    axes.axvline(0.0, color="0.2", linewidth=0.8, label=cut)
+    curves = np.concatenate([predicted, [] if dft is None else dft])
+    highest, lowest = np.nanmax([*curves, 2 * (max_dos or 0.0)]), np.nanmin([*curves, 0.0])
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(HEADROOM * lowest, HEADROOM * highest or 1.0))
+
+
+def new_figure(width: float = 6.4, height: float = 4.6) -> Figure:
+    """Figure whose parts make room for each other; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_panels(n: int) -> list[Axes]:
+    """Axes of a new pyplot figure, which a notebook shows, below each other."""
+    from matplotlib import pyplot as plt
+
+    _, grid = plt.subplots(n, 1, figsize=(6.4, 4.6 * n), layout="constrained", squeeze=False)
+    return list(grid[:, 0])
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the type that the ending names.
+
+    PNG has 300 dpi; PDF and SVG keep their text as text, with embedded fonts in PDF.
 
     Raises
     ------
     ScreeningError
         If matplotlib cannot write that type, or the file cannot be written.
     """
+    from matplotlib import rc_context
+
+    kind = path.suffix.removeprefix(".").lower()
     known = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in known:
+    if kind not in known:
         raise ScreeningError(f"{path}: cannot write this type; use one of {', '.join(known)}")
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context(FONTS):
+            if kind == "png":
+                _save_png(figure, path)
+            else:
+                figure.savefig(path, dpi=DPI)
     except OSError as error:
         raise ScreeningError(f"{path}: {error.strerror or error}") from None
+
+
+def _save_png(figure: Figure, path: Path) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    image = Image.open(buffer).convert("RGB").quantize(PALETTE)
+    image.save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
 
 
 def terminal_edos(
@@ -166,6 +335,7 @@ def terminal_edos(
     *,
     width: int = 78,
     color: bool = True,
+    dft: np.ndarray | None = None,
 ) -> str:
     """The same as text; lines mark the band edge and the two ends of the gap."""
     import plotext
@@ -174,6 +344,8 @@ def terminal_edos(
     plotext.plotsize(width, 20)
     plotext.theme("clear")
     plotext.plot(list(map(float, energies)), list(map(float, predicted)), marker="braille")
+    if dft is not None:
+        plotext.plot(list(map(float, energies)), list(map(float, dft)), marker="dot", color="red")
     plotext.vertical_line(0.0)
     for edge in gap or ():
         plotext.vertical_line(edge, color="orange")
@@ -184,6 +356,7 @@ def terminal_edos(
     return text if color else plotext.uncolorize(text)
 
 
-def _edges(centers: np.ndarray) -> np.ndarray:
+def bin_edges(centers: np.ndarray) -> np.ndarray:
+    """Edges of equal bins, shape (K + 1,)."""
     half = (centers[1] - centers[0]) / 2
     return np.append(centers - half, centers[-1] + half)

@@ -81,6 +81,10 @@ def candidate(number: int = 1, run_id: str = "run-1", **changes: Any) -> Candida
         "origin": {"source": "files", "version": "2024.1"},
         "shard": number // 10,
         "structure": STRUCTURE,
+        "remarks": ["a repair of its file"],
+        "unseen_elements": ["Na"],
+        "has_isolated_atoms": False,
+        "out_of_domain": True,
     }
     return CandidateDoc(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
 
@@ -91,6 +95,7 @@ def verdict(number: int = 1, run_id: str = "run-1", **changes: Any) -> Verdict:
         "model_id": "mat2spec-1",
         "gap": gap(),
         "is_positive": True,
+        "is_positive_per_atom": False,
         "score": 0.5 + number,
     }
     return Verdict(run_id=run_id, material_id=f"mp-{number}", **(values | changes))

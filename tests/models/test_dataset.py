@@ -46,6 +46,7 @@ def test_labels_meet_their_structures(tmp_path: Path) -> None:
         one = dataset.graphs.select(torch.tensor([row]))
         atoms = one.atomic_numbers.repeat_interleave(one.multiplicity.long())
         assert sorted(atoms.tolist()) == sorted(crystals[material_id].atomic_numbers.tolist())
+        assert dataset.formulas[row] == crystals[material_id].formula
         expected = bin_averages(LABEL_EDGES, edos_label(int(material_id[2:])), EDOS_GRID.edges)
         np.testing.assert_allclose(dataset.spectra[row], expected, rtol=1e-5)
     assert dataset.left_out == {}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from models.benchmark_tables import Row
+from models.losses import SETTINGS
+from models.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
 from models.studies import Bin
-from screening.report import model_plots
+from screening.report import benchmark_figures, model_plots
+from tests.screening.figures import cut_off, overlapping
 
 
 def row(name: str, mean: dict[str, float], **changes: object) -> Row:
@@ -30,6 +34,59 @@ def test_a_radar_has_the_best_on_the_outer_ring_of_every_axis() -> None:
     np.testing.assert_allclose(radii["middle"], [0.6, 0.6, 1])
     np.testing.assert_allclose(radii["bad"], [0.2, 0.2, 0.2])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["R2", "MAE", "WD"]
+
+
+LONG = ("mat2spec", "gatgnn", "e3nn", "mat2spec+", "springs", "a model with a long name")
+SIX = ["r2", "mae", "mse", "wd", "cv_mae", "mean_frequency_mae"]
+LABELS = ["R²", "MAE", "MSE", "WD", "C$_V$", "mean\nfrequency"]
+
+
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_nothing_of_a_radar_is_cut_or_covered(n: int) -> None:
+    rows = [row(name, dict.fromkeys(SIX, float(i))) for i, name in enumerate(LONG)]
+    figure = model_plots.plot_radar(rows, SIX[:n], LABELS[:n], "Phonon DOS, sum 1")
+    assert not cut_off(figure)
+    assert not overlapping(figure)
+    axes = figure.axes[0]
+    canvas = figure.canvas
+    (inside,) = [axes.get_window_extent(canvas.get_renderer())]
+    middle, radius = (inside.x0 + inside.x1) / 2, inside.width / 2
+    for label in axes.get_xticklabels():  # outside the circle
+        box = label.get_window_extent(canvas.get_renderer())
+        x = min(abs(box.x0 - middle), abs(box.x1 - middle)) if not box.x0 < middle < box.x1 else 0
+        center = (inside.y0 + inside.y1) / 2
+        y = min(abs(box.y0 - center), abs(box.y1 - center)) if not box.y0 < center < box.y1 else 0
+        assert np.hypot(x, y) > radius
+    looks = {(line.get_linestyle(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == len(rows)  # told apart without colour
+
+
+def test_long_names_and_units_are_not_cut() -> None:
+    unit = "share of the spectrum in a bin"
+    errors = {name: np.arange(9.0) / 1000 for name in ("mean spectrum", "nearest composition")}
+    figures = [
+        model_plots.plot_error_boxes(errors, unit, "Electronic DOS, sum 1, 82 test materials"),
+        model_plots.plot_data_size(
+            [row(n, {"mae": i + k}, n_train=k) for i, n in enumerate(LONG) for k in (50, 400)],
+            "mae", f"MAE ({unit})", "Phonon DOS, maximum 1",
+        ),
+        model_plots.plot_unrelaxed(
+            {n: [(0.0, 1.0), (0.1, 2.0)] for n in LONG}, "Strain", f"MAE ({unit})", "Phonon DOS"
+        ),
+    ]  # fmt: skip
+    for figure in figures:
+        assert not cut_off(figure)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_bins_leave_no_panel_empty(n: int) -> None:
+    bins = [Bin("1", 12, 0.5, 0.4, 0.3, 0.6), Bin("2 to 4", 34, 0.7, 0.6, 0.5, 0.9)]
+    groups = {f"Share of fast Fourier components {i}": bins for i in range(n)}
+    unit = "share of the spectrum in a bin"
+    figure = model_plots.plot_bins(groups, unit, "mat2spec+: Electronic DOS, sum 1, seed 0")
+    assert len(figure.axes) == n
+    assert all(axes.axison and axes.has_data() for axes in figure.axes)
+    assert not cut_off(figure)
 
 
 def test_equal_models_are_all_the_best() -> None:
@@ -55,7 +112,8 @@ def test_bins_say_how_many_materials_they_hold() -> None:
     assert [t.get_text() for t in axes.texts] == ["n = 12", "n = 34"]
     assert axes.get_xlabel() == "Number of elements"
     assert "of the maximum" in figure.get_supylabel()
-    assert not figure.axes[1].axison
+    assert len(figure.axes) == 1  # no empty panel
+    assert not cut_off(figure)
 
 
 def test_the_size_of_the_training_set_is_on_the_axis_in_numbers() -> None:
@@ -103,6 +161,9 @@ def test_quintiles_show_label_and_prediction_in_their_unit() -> None:
     assert [axes.get_title(loc="left") for axes in figure.axes] == names
     for i, axes in enumerate(figure.axes):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), spectra[i] + 1)
+        assert axes.get_ylim()[0] <= spectra[i].min()
+        assert axes.get_ylim()[1] > spectra[i].max() + 1
+    assert not cut_off(figure) + overlapping(figure)
     assert "(eV)" in figure.axes[-1].get_xlabel()
     assert figure.get_supylabel() == "Electronic DOS (states/eV/cell)"
 
@@ -116,6 +177,15 @@ def test_distortions_have_a_line_for_each_model() -> None:
     }
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylim()[1] > 3.0
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("grid", [EDOS_GRID, PHDOS_GRID])
+def test_titles_say_what_is_predicted_and_not_which_loss(setting: str, grid: EnergyGrid) -> None:
+    benchmark = SimpleNamespace(dataset=SimpleNamespace(grid=grid))
+    title = benchmark_figures._spectra(benchmark, setting)
+    assert title.startswith("Electronic DOS, " if grid is EDOS_GRID else "Phonon DOS, ")
+    assert not any(loss in title.lower() for loss in ("mae", "mse", "wd", "kl", "norm", "standard"))
 
 
 @pytest.mark.parametrize("unit", ["eV", "cm^-1"])

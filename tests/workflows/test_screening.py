@@ -3,6 +3,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jobflow import JobStore, run_locally
 from jobflow.managers.fireworks import flow_to_workflow
@@ -12,13 +13,17 @@ from monty.json import MontyDecoder, MontyEncoder
 from db.documents import CandidateDoc
 from db.store import open_store
 from models.card import model_id
+from models.crystal import Crystal
+from models.spectrum import EDOS_GRID
+from screening.candidate import Candidate
 from screening.errors import ScreeningError
+from screening.gap import GapCriteria, find_gaps
 from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from workflows.progress import reporting_to
-from workflows.screening import ScreeningFlowMaker, resumable_run
+from workflows.screening import ScreeningFlowMaker, domains, resumable_run
 from workflows.validation import ValidationFlowMaker, plan_validation, validate_here
 
 PASSWORD = "correct-horse"
@@ -307,3 +312,73 @@ def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):
         found: list[CandidateDoc] = list(store.candidates(run_id, with_structure=True))
     for candidate in found:
         assert (candidate.structure is not None) == (candidate.shard is not None)
+
+
+# what a person needs to disbelieve a verdict
+
+
+def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structure_table):
+    rows = [
+        crystal_row("familiar", 3.4, ["Mg", "O"]),
+        crystal_row("unseen", 3.4, ["Gd", "N"]),
+        crystal_row("isolated", 7.5, ["Ar"]),
+        crystal_row("superheavy", 4.0, ["Og", "Na"]),
+        crystal_row("rejected", 3.4, ["Mg", "O"], band_gap=5.0),
+    ]
+    maker.source = str(structure_table(rows, "domain.parquet"))
+    maker.criteria = {"max_dos": 5.0, "min_width": 0.1, "max_upper_edge": 5.0}
+    summary = run(maker)
+    with open_store(maker.db) as store:
+        found = {c.material_id: c for c in store.candidates(summary["run_id"])}
+        model = model_id(Path(maker.checkpoint))
+        predictions = {
+            p.material_id: p
+            for p in store.predictions(
+                (c.material_id, c.structure_hash, model) for c in found.values() if c.structure_hash
+            )
+        }
+        counted = domains(store, summary["run_id"])
+    expected = {
+        "familiar": ([], False, False),
+        "unseen": (["Gd"], False, True),
+        "superheavy": (["Og"], None, True),
+        "rejected": (None, None, None),
+    }
+    for name, domain in expected.items():
+        c = found[name]
+        assert (c.unseen_elements, c.has_isolated_atoms, c.out_of_domain) == domain, name
+    assert found["isolated"].has_isolated_atoms
+    assert found["isolated"].out_of_domain
+    for name, prediction in predictions.items():
+        per_atom = GapCriteria(**maker.criteria, per_atom=True)
+        gaps = find_gaps(EDOS_GRID, np.array([prediction.spectrum]), per_atom, [prediction.nsites])
+        assert found[name].is_positive_per_atom == gaps.is_gap[0]
+    positives = [c for c in found.values() if c.is_positive]
+    assert counted.outside == sum(bool(c.out_of_domain) for c in positives)
+    assert counted.inside == sum(c.out_of_domain is False for c in positives)
+    assert counted.unseen_elements.get("Gd", 0) == found["unseen"].is_positive
+    # a run that reuses the predictions knows as much
+    again = run(maker)
+    assert again["counts"]["reused"] == len(predictions)
+    assert documents(maker.db, again["run_id"]) == documents(maker.db, summary["run_id"])
+
+
+def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_known(
+    maker, monkeypatch
+):
+    class Reader:
+        name, provenance, fingerprint, total, applied = "files", {}, "f", None, ()
+
+        def __iter__(self):
+            crystal = Crystal(np.eye(3) * 3.4, [[0, 0, 0]], np.array([13]))
+            remarks = ("sites within 0.01 Å of each other were merged",)
+            yield Candidate("m", crystal, 0.0, 0.0, remarks=remarks)
+
+    monkeypatch.setattr("workflows.screening._open_source", lambda *_: Reader())
+    monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
+    summary = run(maker)
+    with open_store(maker.db) as store:
+        (found,) = store.candidates(summary["run_id"])
+    assert found.remarks == ["sites within 0.01 Å of each other were merged"]
+    assert (found.unseen_elements, found.out_of_domain) == (None, None)
+    assert found.has_isolated_atoms is False

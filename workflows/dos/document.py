@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     model_validator,
 )
 from pymatgen.core import Structure
@@ -189,6 +190,25 @@ class DosDocument(BaseModel):
     largest_moment: float | None = None
     warnings: tuple[str, ...] = ()
 
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """Document of what an engine found.
+
+        Raises
+        ------
+        DosError
+            In one line, if a number is not finite or contradicts another.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"{where}: {first['msg']}".removeprefix(": ").removeprefix("Value error, ")
+            engine, structure = fields["engine"], fields["structure"]
+            formula = structure.composition.reduced_formula
+            raise DosError(f"output of {engine} for {formula} is wrong: {reason}") from error
+
     @model_validator(mode="before")
     @classmethod
     def _clip_noise(cls, data: Any) -> Any:
@@ -275,7 +295,8 @@ class DosDocument(BaseModel):
         ModelError
             If the DOS does not cover the grid.
         """
-        return align_integral(self.integral, self.vbm, self.cbm, grid)
+        spectrum = align_integral(self.integral, self.vbm, self.cbm, grid)
+        return replace(spectrum, n_atoms=len(self.structure))
 
     @property
     def relative_energies(self) -> np.ndarray:

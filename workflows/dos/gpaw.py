@@ -441,7 +441,7 @@ def compute_dos(
             "the density converged only with safer mixing and "
             f"{2 * settings.smearing:g} eV smearing"
         )
-    return DosDocument(
+    return DosDocument.checked(
         material_id=material_id,
         structure=structure,
         engine="gpaw",

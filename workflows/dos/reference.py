@@ -30,8 +30,8 @@ from models.card import model_name
 from models.metrics import wasserstein_distances
 from models.predictor import SpectrumPredictor
 from models.spectrum import EDOS_GRID, align_edos, band_edges
-from screening.gap import GapCriteria
-from screening.report.plots import EdosPanel, plot_edos_panels, save_figure
+from screening.gap import GapCriteria, find_gaps
+from screening.report.plots import EdosPanel, formula_text, plot_edos_panels, save_figure
 from workflows.dos.campaign import materials, run
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
@@ -42,7 +42,6 @@ from workflows.validation import judge_fine
 MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
 MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
 MAX_SITES = 2  # close-packed polytypes of three and more atoms take a thousand k-points
-FIGURE_TOP = 6.0  # states/eV/cell; d bands are cut off there, the threshold is at 1
 RELATIVE_ZERO = 2e-3  # of a large DOS near the Fermi level; what counts as no states
 VB_GAP_MATERIALS = (
     "mp-1039010",  # MgAl, confirmed
@@ -354,16 +353,26 @@ def _write_spectra(
     """Write the figure, and its numbers in eV and states/eV/cell."""
     panels, columns = [], {"energy": EDOS_GRID.centers}
     for row, calculated, guess in zip(rows, dft, predicted, strict=True):
-        panels.append(EdosPanel(_panel_title(row), guess, calculated, row.gap))
+        panels.append(EdosPanel(_panel_title(row), guess, calculated, row.gap, _gap_edges(guess)))
         columns[f"{row.material_id} dft"] = calculated
         columns[f"{row.material_id} predicted"] = guess
-    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, FIGURE_TOP, model)
+    figure = plot_edos_panels(EDOS_GRID.centers, panels, GapCriteria().max_dos, model)
     save_figure(figure, target.with_suffix(".png"))
     pd.DataFrame(columns).to_csv(target.with_suffix(".csv"), index=False, float_format="%.5f")
 
 
+def _gap_edges(predicted: NDArray[np.floating]) -> tuple[float, float] | None:
+    """Edges of the gap of a predicted spectrum; None if it has none, or is missing."""
+    if np.isnan(predicted).any():
+        return None
+    gaps = find_gaps(EDOS_GRID, predicted)
+    return (float(gaps.lower_edge[0]), float(gaps.upper_edge[0])) if gaps.is_gap[0] else None
+
+
 def _panel_title(row: VbGapRow) -> str:
-    return f"{row.formula}: {_verdict(row.is_gap)} by DFT (paper: {_verdict(row.paper)})"
+    return (
+        f"{formula_text(row.formula)}: {_verdict(row.is_gap)} by DFT (paper: {_verdict(row.paper)})"
+    )
 
 
 def _write(

@@ -9,9 +9,11 @@ Materials Project's DOS, both runs have five times as many k-points where the ga
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
+import warnings
 from dataclasses import dataclass, field, replace
 from os.path import expandvars
 from pathlib import Path
@@ -49,6 +51,7 @@ RECIPE = "vasp-pbe-mp"
 SMALL_GAP_FACTOR = 5  # times the k-points up to SMALL_GAP; atomate's add_small_gap_multiply
 PBE_RUN_TYPES = frozenset({"GGA", "GGA+U", "PBE", "PBE+U"})  # as the Materials Project names them
 ELECTRON_TOLERANCE = 0.01  # of NELECT, that the integrated DOS may lack at the Fermi level
+SPINOR_TAGS = ("LSORBIT", "LNONCOLLINEAR")
 RELAXATIONS = {
     None: "2 x MPRelaxSet of structures of other functionals",
     True: "2 x MPRelaxSet",
@@ -216,6 +219,8 @@ class VaspDosMaker(Maker):
             If a site is partially occupied or an element has no POTCAR in the MP recipe.
         """
         check_structure(structure)
+        if spinor := [tag for tag in SPINOR_TAGS if self.user_incar_settings.get(tag)]:
+            raise DosError(f"{spinor[0]} is not supported: spin-orbit DOS cannot be judged")
         jobs: list[Job | Flow] = []
         started_from, previous = structure, None
         if self._relaxes(source.functional):
@@ -327,19 +332,27 @@ def read_dos(
     Raises
     ------
     DosError
-        If a run is missing, has not converged or has no eigenvalues, its DOS has no integral,
-        does not hold NELECT electrons to 1 % or misses its window.
+        If a run is missing, cut off, not converged, or with spin-orbit coupling; if it has no
+        Fermi level, no eigenvalues or no integrated DOS; if its DOS does not hold NELECT electrons
+        to 1 %, or its EMIN and EMAX or its bands miss the window.
     """
     static = _vasprun(static_dir, parse_dos=False, parse_eigen=False)
     dos = _vasprun(dos_dir, parse_dos=True, parse_eigen=True)
-    if not static.converged_electronic:
-        raise DosError(f"static VASP run in {static_dir} did not reach self-consistency")
+    _check_converged(static, f"static VASP run in {static_dir} did not reach self-consistency")
+    _check_converged(dos, f"bands of the DOS run in {dos_dir} did not converge")
+    for run, folder in ((static, static_dir), (dos, dos_dir)):
+        _check_collinear(run, folder)
+    if not math.isfinite(static.final_energy):
+        raise DosError(f"vasprun.xml in {static_dir} has no energy that can be read: run it again")
     n_electrons = _electrons(dos, dos_dir)
     bands = _bands(dos, dos_dir)
     efermi = float(dos.efermi)
     edges = band_edges(bands, n_electrons)
     vbm, cbm = edges or (efermi, efermi)
     points, integrated = _integrated_dos(dos)
+    if not np.isfinite(integrated).all():
+        raise DosError(f"DOS of {dos_dir} holds numbers that VASP could not print (****)")
+    _check_range(points, bands, vbm, cbm, dos_dir)
     held = float(np.interp(min(max(efermi, vbm), cbm), points, integrated))
     if abs(held - n_electrons) > ELECTRON_TOLERANCE * n_electrons:
         raise DosError(
@@ -348,7 +361,7 @@ def read_dos(
         )
     energies, total = _covering_below(*_averages(points, integrated), vbm)
     symbols = {site.specie.symbol for site in dos.final_structure}
-    return DosDocument(
+    return DosDocument.checked(
         material_id=material_id,
         structure=dos.final_structure,
         engine="vasp",
@@ -379,14 +392,77 @@ def _vasprun(folder: str | Path, **options: bool) -> Vasprun:
     if not path.exists():
         raise DosError(f"no vasprun.xml in {folder}")
     try:
-        vasprun = Vasprun(str(path), parse_potcar_file=False, **options)
-    except IndexError as error:  # pymatgen takes the third column of the DOS for granted
-        raise DosError(f"{path} has no integrated DOS: run VASP again") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of stars; they are refused where they matter
+            vasprun = Vasprun(str(path), parse_potcar_file=False, **options)
+    except IndexError as error:  # pymatgen takes a step, and the DOS's third column, for granted
+        lacking = "integrated DOS" if options.get("parse_dos") else "finished step"
+        raise DosError(f"{path} has no {lacking}: run VASP again") from error
     except Exception as error:  # pymatgen raises whatever the XML parser does
-        raise DosError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-    if options.get("parse_dos") and getattr(vasprun, "idos", None) is None:
-        raise DosError(f"{path} has no integrated DOS: run VASP again")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DosError(f"{path} cannot be read, or is cut off ({reason})") from error
+    if options.get("parse_dos"):
+        _check_has_dos(vasprun, path)
     return vasprun
+
+
+def _check_has_dos(vasprun: Vasprun, path: Path) -> None:
+    """Refuse a run without DOS; pymatgen passes over a whole DOS whose Fermi level is stars."""
+    is_there = getattr(vasprun, "idos", None) is not None
+    if is_there and vasprun.efermi is not None and math.isfinite(vasprun.efermi):
+        return
+    with zopen(path, "rt", encoding="utf-8", errors="replace") as file:
+        dos = str(file.read()).partition("<dos>")[2]
+    printed = re.search(r'<i name="efermi">([^<]*)</i>', dos)
+    if dos and printed is None:
+        raise DosError(f"{path} has no Fermi level in its DOS: run VASP again")
+    if printed is not None and not _is_number(printed[1]):
+        raise DosError(f"{path}: the Fermi level is {printed[1].strip()!r}: run VASP again")
+    raise DosError(f"{path} has no integrated DOS: run VASP again")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_converged(vasprun: Vasprun, problem: str) -> None:
+    """Refuse a run that took all the electronic steps that it was allowed."""
+    if not vasprun.converged_electronic:
+        raise DosError(f"{problem} in NELM = {vasprun.parameters['NELM']} steps")
+
+
+def _check_collinear(vasprun: Vasprun, folder: str | Path) -> None:
+    """Refuse spinors: each of their bands holds one electron, and they are not of the recipe."""
+    for tag in SPINOR_TAGS:
+        if vasprun.parameters.get(tag) or vasprun.incar.get(tag):
+            raise DosError(
+                f"VASP run in {folder} has {tag}: its bands hold one electron each and its "
+                "moments no single sign; run it without spin-orbit coupling"
+            )
+
+
+def _check_range(
+    points: FloatArray, bands: FloatArray, vbm: float, cbm: float, folder: str | Path
+) -> None:
+    """Refuse a DOS that EMIN or EMAX cuts within the window.
+
+    By itself VASP begins below the lowest band and ends above the highest one. States that a DOS
+    leaves out although the bands are there are a mistake of the input, not a lack of bands.
+    """
+    first, last = points[0], points[-1]
+    if bands.min() < first and first > vbm - WINDOW:
+        raise DosError(
+            f"DOS of {folder} begins at {first:.2f} eV, {first - vbm:+.2f} eV from the VBM and "
+            f"above its lowest band: its EMIN cuts bands off; {-WINDOW:g} eV are needed"
+        )
+    if bands[..., -1].min() > last and last < cbm + WINDOW:
+        raise DosError(
+            f"DOS of {folder} ends at {last:.2f} eV, {last - cbm:+.2f} eV from the CBM and "
+            f"below its highest band: its EMAX cuts bands off; {WINDOW:+g} eV are needed"
+        )
 
 
 def _electrons(vasprun: Vasprun, folder: str | Path) -> float:
@@ -401,7 +477,10 @@ def _bands(vasprun: Vasprun, folder: str | Path) -> FloatArray:
     if not vasprun.eigenvalues:
         raise DosError(f"vasprun.xml in {folder} has no eigenvalues: run it again")
     spins = (Spin.up, Spin.down)[: 1 + vasprun.is_spin]
-    return np.array([vasprun.eigenvalues[spin][..., 0] for spin in spins])
+    bands = np.array([vasprun.eigenvalues[spin][..., 0] for spin in spins])
+    if not np.isfinite(bands).all():
+        raise DosError(f"eigenvalues in {folder} hold numbers that VASP could not print (****)")
+    return bands
 
 
 def _integrated_dos(vasprun: Vasprun) -> tuple[FloatArray, FloatArray]:

@@ -226,8 +226,8 @@ def test_similar_spectra_are_the_nearest_ones(filled, metric):
 
 def test_similar_to_what_is_not_there(filled):
     for arguments, message in [
-        (("m-99",), "m-99 is not in run"),
-        (("m-11",), "m-11 has no predicted spectrum (rejected)"),
+        (("m-99",), "m-99 is in no run of"),
+        (("m-11",), "m-11 has no predicted spectrum: rejected in"),
         (("m-1", "--metric", "beauty"), "no metric 'beauty'"),
     ]:
         outcome = filled("similar", *arguments)

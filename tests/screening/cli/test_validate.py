@@ -1,5 +1,6 @@
 """`screen validate`, `status` and `metrics`; a formula stands in for DFT (see `analytic_dos`)."""
 
+import io
 import json
 import os
 import signal
@@ -102,7 +103,7 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
         put_prediction(store, document, np.ones(EDOS_GRID.size))
         assert find_validation(store, document) is None
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
-    assert "<!-- DFT -->" not in (tmp_path / "before.svg").read_text()
+    assert ">DFT</text>" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
@@ -111,7 +112,7 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
         other = document.model_copy(update={"structure_hash": "relaxed"})
         assert find_validation(store, other) is None
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
-    assert "<!-- DFT -->" in (tmp_path / "after.svg").read_text()
+    assert ">DFT</text>" in (tmp_path / "after.svg").read_text()
     assert "verdict by gpaw is robust" in screen("show", "m-2").out
     assert "at full resolution" not in screen("show", "m-2").out
     with open_store(DB) as store:
@@ -182,7 +183,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
         put_run(store, materials(40), list(materials(40)))
     log = tmp_path / "calculated.log"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "0.5", str(log), "--workers", str(workers)],
+        [sys.executable, "-c", SCRIPT, "0.5", str(log), "--yes", "--workers", str(workers)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -200,7 +201,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
     assert len(validations()) == len(done)  # an interrupt is no failure
     assert began - len(done) <= workers + 1
 
-    outcome = screen("validate")
+    outcome = screen("validate", "--yes")
     assert (
         f"{40 - len(done)} to calculate with analytic-for-tests, {len(done)} there" in outcome.err
     )
@@ -222,6 +223,140 @@ def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("screen: a worker process was killed")
+
+
+# asking first
+
+
+def test_many_calculations_are_not_started_unasked(screen, formula, monkeypatch):
+    with open_store(DB) as store:
+        run = put_run(store, materials(21), list(materials(21)))
+    outcome = screen("validate", "--random", 0)
+    one_line(outcome, "21 calculations. About 28 minutes with 1 at a time (rough", "--yes")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    outcome = screen("validate", "--random", 0)
+    assert outcome.code != 0
+    assert "Start them? [y/N]" in outcome.err
+    assert "Traceback" not in outcome.err
+    with open_store(DB) as store:
+        assert store.run("run-1") == run  # nothing is noted of what was not started
+    assert validations() == {}
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert screen("validate", "--random", 0).code == 0
+    assert {v.state for v in validations().values()} == {"done"}
+
+
+def test_twenty_calculations_are_started_and_yes_starts_more(screen, formula):
+    with open_store(DB) as store:
+        put_run(store, materials(22), list(materials(22)))
+    assert screen("validate", "--random", 0, "--limit", 20).code == 0
+    assert len(validations()) == 20
+    assert screen("validate", "--random", 0, "--yes").code == 0
+    assert len(validations()) == 22
+
+
+@pytest.fixture
+def domains(screen, formula):
+    """A run whose best positive and whose negative m-3 are out of the model's domain."""
+    with open_store(DB) as store:
+        run = put_run(store, materials(6), ["m-2", "m-0", "m-1"])
+        for name in ("m-2", "m-3"):
+            (document,) = store.candidates("run-1", material_ids=[name])
+            changes = {"unseen_elements": ["Po"], "out_of_domain": True}
+            store.upsert_candidates([document.model_copy(update=changes)])
+    return run
+
+
+def test_a_dry_run_lists_what_and_why_not_and_writes_nothing(screen, domains):
+    with open_store(DB) as store:
+        store.upsert_validations(
+            [
+                validation(
+                    candidate("run-1", "m-0", crystal(0)), True, recipe="analytic-for-tests"
+                ).model_copy(update={"run_ids": ["another"]})
+            ]
+        )
+    document = json.loads(screen("validate", "--dry-run", "--json").out)
+    assert document["to_calculate"][0]["material_id"] == "m-1"  # positives first
+    assert {row["material_id"] for row in document["to_calculate"]} == {"m-1", "m-4", "m-5"}
+    assert document["there_already"] == ["m-0"]
+    assert document["left_out"] == [{"material_id": "m-2", "reasons": ["not trained on Po"]}]
+    assert document["estimated_hours"] == pytest.approx(3 * 80 / 3600)
+    outcome = screen("validate", "--dry-run")
+    assert "no: not trained on Po" in outcome.out
+    assert "no: done already" in outcome.out
+    assert "1 positives out of the model's domain are left out" in outcome.out
+    assert "About 4 minutes with 1 at a time (rough" in outcome.out
+    with open_store(DB) as store:
+        assert store.run("run-1") == domains
+        assert [v.run_ids for v in store.validations()] == [["another"]]
+    all_of_them = json.loads(screen("validate", "--dry-run", "--json", "--out-of-domain").out)[
+        "to_calculate"
+    ]
+    assert {row["material_id"] for row in all_of_them} == {"m-2", "m-1", "m-3", "m-4", "m-5"}
+
+
+def test_what_the_model_cannot_know_is_left_out_unless_asked_for(screen, domains):
+    outcome = screen("validate", "--limit", 1)
+    assert "1 positives out of the model's domain are left out (--out-of-domain" in outcome.err
+    assert set(validations()) == {"m-0", "m-4", "m-5"}
+    (found,) = json.loads(screen("metrics", "--json").out)["metrics"]
+    assert found["in_domain"]
+    assert found["design"].startswith("predicted positives: the 1 best of 2 (")
+    assert found["design"].endswith("predicted negatives: all 2")
+    assert "Of what the model can know only." in screen("metrics").out
+    screen("validate", "--out-of-domain")
+    assert len(validations()) == 6
+    (found,) = json.loads(screen("metrics", "--json").out)["metrics"]
+    assert not found["in_domain"]
+    assert found["design"] == "predicted positives: all 3; predicted negatives: all 3"
+
+
+def test_json_has_the_verdicts_and_progress_says_what_runs(screen, run, formula):
+    outcome = screen("validate", "--random", 0, "--json")
+    document = json.loads(outcome.out)
+    assert [row["material_id"] for row in document["results"]] == ["m-2", "m-0", "m-1"]
+    assert {row["state"] for row in document["results"]} == {"done"}
+    lines = outcome.err.splitlines()
+    begun = [line for line in lines if ": begun, " in line]
+    assert begun == [f"m-{i} Al, 1 atoms: begun, {k} of 3" for k, i in enumerate((2, 0, 1), 1)]
+    assert lines.index(begun[1]) > lines.index(next(x for x in lines if "m-2 Al: no VB gap" in x))
+    ended = next(line for line in lines if "m-2 Al: no VB gap" in line)
+    found = validations()["m-2"].gap
+    if found.width:
+        assert f"{found.lower_edge:.2f} to {found.upper_edge:.2f} eV" in ended
+
+
+def test_a_verdict_has_its_edges_and_its_width():
+    gap = {"lower_edge": -4.0, "upper_edge": -0.5, "width": 3.5, "is_lower_bound": True}
+    outcome = {"state": "done", "is_positive": True, "gap": gap}
+    assert _verdict(outcome) == "VB gap, -4.00 to -0.50 eV, width ≥ 3.50 eV"
+    missed = outcome | {"is_positive": False, "gap": gap | {"is_lower_bound": False}}
+    assert _verdict(missed) == "no VB gap, nearest miss -4.00 to -0.50 eV, width 3.50 eV"
+    nothing = {"state": "done", "is_positive": False, "gap": {"width": None}}
+    assert _verdict(nothing) == "no VB gap"
+
+
+def test_show_has_dft_beside_the_prediction(screen, run, formula):
+    document = candidate(run.run_id, "m-2", crystal(2))
+    with open_store(DB) as store:
+        put_prediction(store, document, np.ones(EDOS_GRID.size))
+    alone = screen("show", "m-2").out
+    screen("validate", "--random", 0)
+    out = screen("show", "m-2").out
+    words = " ".join(out.split())
+    found = validations()["m-2"]
+    assert f"{found.mae:.3f}" in words
+    assert "recipe of gpaw" in words
+    assert "by gpaw (red dots)" in words
+    assert out.count("⠉") != alone.count("⠉") or out.count("•") > 0
+    dft = json.loads(screen("show", "m-2", "--json").out)["dft"]
+    assert dft["spectrum"] == pytest.approx(found.spectrum)
+    assert dft["gap"]["width"] == found.gap.width
+    assert (dft["mae"], dft["wd"]) == (found.mae, found.wd)
+    assert "raw_dos" not in dft
 
 
 # metrics

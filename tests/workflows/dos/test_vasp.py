@@ -399,6 +399,143 @@ def test_unconverged_static_run_and_missing_files_are_one_line(tmp_path):
         read_dos(static, dos, VaspDosMaker())
 
 
+# Output of runs that went wrong, in VASP's format but made by hand: VASP itself was not run.
+
+SPINORS = (
+    '<separator name="electronic spin"><i type="int" name="ISPIN">     1</i>'
+    '<i type="logical" name="LNONCOLLINEAR"> T  </i><i type="logical" name="LSORBIT"> T  </i>'
+    "</separator>"
+)
+ONE_ELECTRON_A_BAND = {
+    "bands": np.repeat(insulator()["bands"], 2, axis=2),
+    "occupations": np.repeat(insulator()["occupations"], 2, axis=2),
+}
+
+
+def test_dos_run_that_ended_at_nelm_is_refused(tmp_path):
+    static, dos = write_pair(tmp_path, n_steps=100)
+    with pytest.raises(DosError, match=r"DOS run in .*dos did not converge in NELM = 100 steps"):
+        read_dos(static, dos, VaspDosMaker())
+    write_pair(tmp_path, n_steps=99)
+    read_dos(static, dos, VaspDosMaker())
+
+
+def test_spin_orbit_output_is_refused(tmp_path):
+    static, dos = write_pair(tmp_path, tags=SPINORS, **ONE_ELECTRON_A_BAND)
+    with pytest.raises(DosError, match=r"has LSORBIT: its bands hold one electron each"):
+        read_dos(static, dos, VaspDosMaker())
+    write_pair(tmp_path)
+    options = {"energy": -1, "n_electrons": 8, "mesh": (9, 9, 9)}
+    write_run(static, SILICON, **options, tags=SPINORS.replace("LSORBIT", "LDAU"))
+    with pytest.raises(DosError, match=r"static has LNONCOLLINEAR"):
+        read_dos(static, dos, VaspDosMaker())
+    write_run(static, SILICON, **options, tags=SPINORS.replace(" T ", " F "))
+    read_dos(static, dos, VaspDosMaker())
+
+
+@pytest.mark.parametrize("tag", ["LSORBIT", "LNONCOLLINEAR"])
+def test_spin_orbit_coupling_is_refused_before_submission(tag):
+    with pytest.raises(DosError, match=f"{tag} is not supported"):
+        VaspDosMaker(user_incar_settings={tag: True}).make(SILICON)
+    VaspDosMaker(user_incar_settings={tag: False}).make(SILICON)
+
+
+def cut(low, high, counts_below=True):
+    """DOS of the insulator from EMIN to EMAX; VASP's integral may start with what is below."""
+    dos, kept = insulator()["dos"], (low <= ENERGIES) & (high >= ENERGIES)
+    integrated = np.cumsum(dos * np.diff(ENERGIES, prepend=ENERGIES[0]), axis=1)[:, kept]
+    if not counts_below:
+        integrated = integrated - integrated[:, :1]
+    return {"energies": ENERGIES[kept], "dos": dos[:, kept], "integrated": integrated}
+
+
+@pytest.mark.parametrize("counts_below", [True, False])
+def test_emin_that_cuts_the_window_is_refused(tmp_path, counts_below):
+    static, dos = write_pair(tmp_path, **cut(2.0, 12.0, counts_below))
+    with pytest.raises(DosError, match=r"begins at 2\.00 eV, -3\.20 eV from the VBM .* EMIN"):
+        read_dos(static, dos, VaspDosMaker())
+    static, dos = write_pair(tmp_path, **cut(7.0, 12.0, counts_below))
+    with pytest.raises(DosError, match="EMIN"):
+        read_dos(static, dos, VaspDosMaker())
+
+
+def test_emin_below_the_window_is_read(tmp_path):
+    static, dos = write_pair(tmp_path, **cut(1.0, 12.0))  # VBM - 4.2 eV; bands begin at -6 eV
+    document = read_dos(static, dos, VaspDosMaker())
+    whole = read_dos(*write_pair(tmp_path / "whole"), VaspDosMaker())
+    np.testing.assert_allclose(document.spectrum().values, whole.spectrum().values, atol=1e-3)
+    static, dos = write_pair(tmp_path, **cut(1.0, 12.0, counts_below=False))
+    with pytest.raises(DosError, match="its EMIN cuts bands off"):
+        read_dos(static, dos, VaspDosMaker())
+
+
+@pytest.mark.parametrize("emax", [8.0, 5.5])
+def test_emax_that_cuts_the_window_is_refused_and_not_repeated(tmp_path, emax):
+    static, dos = write_pair(tmp_path, **cut(-6.5, emax))
+    job = vasp_dos(str(static), str(dos), VaspDosMaker())
+    with pytest.raises(DosError, match=rf"ends at {emax:.2f} eV.* EMAX cuts bands off"):
+        job.function(*job.function_args, **job.function_kwargs)
+
+
+def test_emax_above_the_window_is_read(tmp_path):
+    static, dos = write_pair(tmp_path, **cut(-6.5, 10.0))  # CBM + 4.2 eV
+    assert read_dos(static, dos, VaspDosMaker()).emax == 12.0
+
+
+EFERMI = r'<i name="efermi">5.50000000</i>'
+
+
+@pytest.mark.parametrize(
+    ("which", "pattern", "instead", "message"),
+    [
+        ("dos", EFERMI, "", "has no Fermi level"),
+        ("dos", EFERMI, '<i name="efermi">***************</i>', r"Fermi level is '\*+'"),
+        ("dos", EFERMI, '<i name="efermi">            NaN</i>', "Fermi level is 'NaN'"),
+        ("dos", r"<r>-6\.0000 \S+ \S+</r>", "<r>-6.0000 0.1 *********</r>", r"could not print"),
+        ("dos", r"<r>5\.200000 1", "<r>*********** 1", r"eigenvalues in .*could not print"),
+        ("static", r'"e_(\w+)">-10.84<', r'"e_\1">********<', "no energy that can be read"),
+        ("dos", r"</calculation>.*", "", "cannot be read, or is cut off"),
+        ("static", r"<calculation>.*</calculation>", "", "no finished step"),
+        ("dos", r"(<dos>.{400}).*", r"\1", "cannot be read, or is cut off"),
+    ],
+)
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_output_that_is_broken_is_one_line(tmp_path, which, pattern, instead, message, is_zipped):
+    static, dos = write_pair(tmp_path)
+    path = tmp_path / which / "vasprun.xml"
+    whole = path.read_text()
+    assert re.search(pattern, whole, re.S)
+    broken = re.sub(pattern, instead, whole, flags=re.S)
+    path.write_text(broken)
+    if is_zipped:
+        path.unlink()
+        path.with_name("vasprun.xml.gz").write_bytes(gzip.compress(broken.encode()))
+    with pytest.raises(DosError, match=message) as error:
+        read_dos(static, dos, VaspDosMaker())
+    assert "\n" not in str(error.value)
+
+
+def test_zipped_output_that_is_cut_off_is_one_line(tmp_path):
+    static, dos = write_pair(tmp_path)
+    path = dos / "vasprun.xml"
+    zipped = gzip.compress(path.read_bytes())
+    path.unlink()
+    (dos / "vasprun.xml.gz").write_bytes(zipped[: len(zipped) // 2])
+    with pytest.raises(DosError, match=r"vasprun\.xml\.gz cannot be read, or is cut off") as error:
+        read_dos(static, dos, VaspDosMaker())
+    assert "\n" not in str(error.value)
+
+
+def test_a_document_that_contradicts_itself_is_one_line(tmp_path):
+    negative = insulator()["dos"].copy()
+    negative[0, 20:40] = -1.0
+    negative[0, 40:60] = 2 * negative[0, 60] + 1.0  # so that the electrons are all there
+    static, dos = write_pair(tmp_path, dos=negative)
+    with pytest.raises(DosError, match=r"output of vasp for Si is wrong: DOS is negative") as error:
+        read_dos(static, dos, VaspDosMaker())
+    assert "\n" not in str(error.value)
+
+
 def test_wall_time_is_unknown_without_outcar(tmp_path):
     static, dos = write_pair(tmp_path)
     (dos / "OUTCAR").unlink()

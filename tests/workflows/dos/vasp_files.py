@@ -114,6 +114,7 @@ def write_run(
     occupations: np.ndarray | None = None,
     n_steps: int = 5,
     seconds: float = 12.5,
+    tags: str = "",
 ) -> None:
     """Write ``vasprun.xml`` and ``OUTCAR`` of one run.
 
@@ -129,6 +130,8 @@ def write_run(
         In eV; occupations of each spin between 0 and 1.
     n_steps : int
         Electronic steps; at NELM = 100 the run counts as not converged.
+    tags : str
+        Further elements of ``<parameters>``, as VASP writes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     n_spins = 1 if dos is None else len(dos)
@@ -159,7 +162,7 @@ def write_run(
         f'<i type="int" name="NBANDS">{n_bands}</i>'
         '<i type="int" name="NELM">100</i><i type="int" name="NSW">0</i>'
         '<i type="int" name="IBRION">-1</i><i type="logical" name="LORBIT">F</i>'
-        f"</separator></parameters>{_atoms(structure)}{_structure(structure, 'initialpos')}"
+        f"{tags}</separator></parameters>{_atoms(structure)}{_structure(structure, 'initialpos')}"
         f"<calculation>{steps}{_structure(structure)}{total}{spectrum}</calculation>"
         f"{_structure(structure, 'finalpos')}</modeling>"
     )

@@ -1,0 +1,113 @@
+"""Whether a model can know a material: the reasons why it cannot, in words.
+
+A prediction outside the domain of the training data may be right, but the figures of the model's
+card say nothing of it. What the reasons are is decided here alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from models.crystal import Crystal
+from models.elements import covalent_radii
+from models.label_rules import ISOLATED, isolated_atoms
+
+if TYPE_CHECKING:
+    from db.documents import CandidateDoc
+    from screening.candidate import Candidate
+
+SMALL = 128  # atoms; in larger cells a neighbour list is faster than all pairs
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What puts a material outside the domain of a model.
+
+    Parameters
+    ----------
+    unseen_elements : list of str or None
+        Elements that the training set lacks, in alphabetical order; None if it is not known.
+    has_isolated_atoms : bool or None
+        Atoms that touch no other, as after misread symmetry or lost sites: a free atom's levels
+        nearly always leave a gap. None if they were not looked for.
+
+    Examples
+    --------
+    >>> Domain(["Po"], has_isolated_atoms=False).reasons
+    ['not trained on Po']
+    """
+
+    unseen_elements: list[str] | None = None
+    has_isolated_atoms: bool | None = None
+
+    @classmethod
+    def of_candidate(cls, candidate: Candidate, trained: frozenset[str] | None) -> Self:
+        """Look at a candidate, with the elements of the training set, if these are known."""
+        unseen = None if trained is None else sorted(set(candidate.elements) - trained)
+        return cls(unseen, has_isolated_atoms(candidate.structure))
+
+    @classmethod
+    def of_document(cls, document: CandidateDoc) -> Self:
+        """What is stored with a candidate."""
+        return cls(document.unseen_elements, document.has_isolated_atoms)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the material is out of the domain, in words; empty if nothing says so."""
+        reasons = []
+        if self.unseen_elements:
+            reasons.append(f"not trained on {', '.join(self.unseen_elements)}")
+        if self.has_isolated_atoms:
+            reasons.append("isolated atoms")
+        return reasons
+
+    @property
+    def is_outside(self) -> bool | None:
+        """Whether it is out of the domain; None if nothing says so, but not all is known."""
+        if self.reasons:
+            return True
+        return None if None in (self.unseen_elements, self.has_isolated_atoms) else False
+
+
+def doubts(document: CandidateDoc) -> list[str]:
+    """What a person needs to disbelieve a verdict, in words, the gravest first.
+
+    Why the material is out of the model's domain, or that this is not known; a verdict that is
+    another one with the threshold for an atom; and the remarks on how the structure was read.
+    """
+    domain = Domain.of_document(document)
+    found = list(domain.reasons)
+    if document.is_positive is not None and domain.is_outside is None:
+        found.append("model's domain not known")
+    if document.is_positive_per_atom not in (None, document.is_positive):
+        found.append("no gap per atom" if document.is_positive else "a gap per atom")
+    return found + list(document.remarks or ())
+
+
+def has_isolated_atoms(crystal: Crystal) -> bool | None:
+    """Whether an atom touches no other; see :func:`models.label_rules.isolated_atoms`.
+
+    None if an element has no known radius (beyond Lr).
+
+    Of most small cells the nearest images of the pairs already show that every atom touches
+    another, ten times faster than a neighbour list does.
+    """
+    if crystal.atomic_numbers.max() >= len(covalent_radii()):
+        return None
+    if len(crystal) <= SMALL and _every_atom_has_a_near_image(crystal):
+        return False
+    return bool(isolated_atoms(crystal).any())
+
+
+def _every_atom_has_a_near_image(crystal: Crystal) -> bool:
+    """Sufficient, not necessary: a skewed cell may have images that are nearer still."""
+    radii = covalent_radii()[crystal.atomic_numbers]
+    apart = crystal.frac_coords[:, None] - crystal.frac_coords
+    apart -= np.round(apart)
+    distance = np.linalg.norm(apart @ crystal.lattice, axis=-1)
+    np.fill_diagonal(distance, np.linalg.norm(crystal.lattice, axis=1).min())
+    touches = distance <= ISOLATED * (radii[:, None] + radii)
+    return bool(touches.any(axis=1).all())

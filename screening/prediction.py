@@ -1,0 +1,570 @@
+"""From structures to spectra and verdicts in one call: what `screen predict` does, in Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
+
+import numpy as np
+
+from models.card import model_name, predictor_folder
+from models.crystal import Crystal
+from models.errors import ModelError
+from models.spectrum import EDOS_GRID, Spectrum
+from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.domain import Domain, has_isolated_atoms
+from screening.errors import ScreeningError
+from screening.gap import GapCriteria, find_gaps
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+    from matplotlib.axes import Axes
+    from pymatgen.core import Structure
+    from pymatgen.electronic_structure.dos import Dos
+
+    from models.predictor import SpectrumPredictor
+
+    InMemory: TypeAlias = Structure | Atoms | Crystal
+    FilePath: TypeAlias = str | PathLike[str]
+
+ALONE = "structure"  # id of the only structure, if it comes from no file
+SHOWN_ROWS = 10  # of a table in a notebook
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """The predicted eDOS of one structure, and the verdict on it.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        The structure in the cell that was judged, with what its file says of it.
+    spectrum : Spectrum
+        States/eV/cell, both spins, in 128 bins around the band edges.
+    verdict : dict
+        What :meth:`gap` returns.
+    criteria : GapCriteria
+        What it was judged by.
+    model_id : str
+        Name of the predictor with a hash of its weights.
+    elements_not_trained_on : tuple of str
+        Of them the prediction is an extrapolation.
+    """
+
+    candidate: Candidate
+    spectrum: Spectrum
+    verdict: dict[str, Any]
+    criteria: GapCriteria
+    model_id: str
+    elements_not_trained_on: tuple[str, ...]
+
+    @property
+    def material_id(self) -> str:
+        """Name of the structure: from its file, or its number among those given."""
+        return self.candidate.material_id
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula."""
+        return self.candidate.formula
+
+    @property
+    def structure(self) -> Structure:
+        """The structure in the cell that was judged: primitive, unless it was to be kept."""
+        return self.candidate.structure.to_structure()
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether it has a VB gap by `criteria`."""
+        return bool(self.verdict["is_gap"])
+
+    @property
+    def gap_edges(self) -> tuple[float, float] | None:
+        """Lower and upper edge of the VB gap in eV, None if it has none."""
+        return (self.verdict["lower_edge"], self.verdict["upper_edge"]) if self.is_gap else None
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader should know before believing the verdict, one phrase each."""
+        isolated = has_isolated_atoms(self.candidate.structure)
+        domain = Domain(list(self.elements_not_trained_on), isolated)
+        remarks = [*domain.reasons, *self.candidate.remarks]
+        if self.candidate.reduction_problem is not None:
+            remarks.append(f"cell kept as given: {self.candidate.reduction_problem}")
+        elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:
+            n = self.candidate.nsites * multiplicity
+            remarks.append(f"cell given with {n} atoms, reduced to 1/{multiplicity}")
+        return tuple(remarks)
+
+    def gap(self) -> dict[str, Any]:
+        """Verdict of :func:`screening.gap.find_gaps`, with the score.
+
+        The range that it is about is the VB gap, or the nearest miss.
+
+        Returns
+        -------
+        dict
+            ``is_gap``, ``kind``, ``robust``, ``lower_edge``, ``upper_edge``, ``width`` (eV, None
+            where nothing is below the threshold), ``is_lower_bound``, ``max_dos``
+            (`criteria.unit`), ``n_ranges``, ``holds`` and ``margins`` by criterion, ``score`` (eV).
+        """
+        return dict(self.verdict)
+
+    def to_dos(self) -> Dos:
+        """The spectrum as pymatgen's DOS: bin centres in eV, densities in states/eV/cell.
+
+        Its Fermi level is 0, the energy of the VBM. A band gap is not in it: bins below 0 are
+        relative to the VBM and bins above 0 to the CBM, so pymatgen's `get_gap` does not apply.
+        Both spins are in one channel.
+        """
+        from pymatgen.electronic_structure.core import Spin
+        from pymatgen.electronic_structure.dos import Dos
+
+        return Dos(0.0, self.spectrum.grid.centers, {Spin.up: self.spectrum.values})
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the spectrum with the threshold and the VB gap, if it has one.
+
+        Parameters
+        ----------
+        axes : Axes, optional
+            Of a figure of one's own; else a new pyplot figure, which a notebook shows.
+        """
+        from screening.report.plots import draw_edos, new_panels
+
+        threshold = None if self.criteria.per_atom else self.criteria.max_dos
+        return draw_edos(
+            axes if axes is not None else new_panels(1)[0],
+            self.spectrum.grid.centers,
+            self.spectrum.values,
+            self.title,
+            self.gap_edges,
+            threshold,
+            model=model_name(self.model_id),
+            band_gap=self.candidate.band_gap,
+        )
+
+    @property
+    def title(self) -> str:
+        """Formula and id, for figures."""
+        from screening.report.plots import formula_text
+
+        formula = formula_text(self.formula)
+        return formula if self.material_id == ALONE else f"{formula} ({self.material_id})"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row, as in :meth:`Predictions.to_dataframe`."""
+        return Predictions((self,), self.model_id).to_dataframe()
+
+    def row(self) -> dict[str, Any]:
+        """Everything but the spectrum, as `screen predict --json` prints it."""
+        return {
+            "material_id": self.material_id,
+            "formula": self.formula,
+            "nsites": self.candidate.nsites,
+            "cell_multiplicity": self.candidate.cell_multiplicity,
+            "reduction_problem": self.candidate.reduction_problem,
+            **self.verdict,
+            "model_id": self.model_id,
+            "elements_not_trained_on": list(self.elements_not_trained_on),
+            "remarks": list(self.remarks),
+        }
+
+    def verdict_in_words(self) -> str:
+        """Whether there is a VB gap, and where, or how near the nearest miss is."""
+        found = self.verdict
+        if found["lower_edge"] is None:
+            return f"no VB gap: nowhere below {self.criteria.max_dos:g} {self.criteria.unit}"
+        bound = "≥ " if found["is_lower_bound"] else ""
+        where = f"{found['lower_edge']:.2f} to {found['upper_edge']:.2f} eV"
+        what = "VB gap" if self.is_gap else "no VB gap, nearest miss"
+        return f"{what} {where}, width {bound}{found['width']:.2f} eV"
+
+    def __repr__(self) -> str:
+        return f"<Prediction {self.material_id}: {self.formula}, {self.verdict_in_words()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("structure", self.material_id),
+            ("formula", self.formula),
+            ("atoms in the cell", str(self.candidate.nsites)),
+            ("verdict", self.verdict_in_words()),
+            ("kind", self.verdict["kind"] or "-"),
+            ("robust", "yes" if self.verdict["robust"] else "no"),
+            ("model", self.model_id),
+            *(("remark", remark) for remark in self.remarks),
+        ]
+        return _html_table((), rows)
+
+
+class Predictions(Sequence["Prediction | Unreadable"]):
+    """Predictions in the order of the structures given; what failed has its reason in its place.
+
+    Parameters
+    ----------
+    items : sequence of Prediction or Unreadable
+    model_id : str
+    """
+
+    def __init__(self, items: Sequence[Prediction | Unreadable], model_id: str) -> None:
+        self._items = tuple(items)
+        self.model_id = model_id
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, i: int) -> Prediction | Unreadable: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Predictions: ...
+
+    def __getitem__(self, i: int | slice) -> Prediction | Unreadable | Predictions:
+        """One of them, or a part."""
+        if isinstance(i, slice):
+            return Predictions(self._items[i], self.model_id)
+        return self._items[i]
+
+    @property
+    def predicted(self) -> tuple[Prediction, ...]:
+        """Those that have a spectrum."""
+        return tuple(item for item in self._items if isinstance(item, Prediction))
+
+    @property
+    def failures(self) -> tuple[Unreadable, ...]:
+        """Those that have none, each with `material_id` and `reason`."""
+        return tuple(item for item in self._items if isinstance(item, Unreadable))
+
+    def gap(self) -> list[dict[str, Any] | None]:
+        """:meth:`Prediction.gap` of each, None where it failed."""
+        return [item.gap() if isinstance(item, Prediction) else None for item in self._items]
+
+    def to_dos(self) -> list[Dos | None]:
+        """:meth:`Prediction.to_dos` of each, None where it failed."""
+        return [item.to_dos() if isinstance(item, Prediction) else None for item in self._items]
+
+    def plot(self) -> list[Axes]:
+        """Draw each spectrum into a panel of its own, below each other.
+
+        Raises
+        ------
+        ScreeningError
+            If nothing was predicted.
+        """
+        from screening.report.plots import new_panels
+
+        if not self.predicted:
+            raise ScreeningError("nothing was predicted, so there is nothing to plot")
+        panels = new_panels(len(self.predicted))
+        return [item.plot(axes) for item, axes in zip(self.predicted, panels, strict=True)]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each structure, in order; `reason` says why one failed.
+
+        Columns are the keys of `screen predict --json`, with a column for each margin and none
+        for the spectrum.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame([_flat_row(item) for item in self._items], columns=_COLUMNS)
+        return frame.astype(_DTYPES)
+
+    def __repr__(self) -> str:
+        lines = [f"<Predictions: {self._summary()}>", *(map(_in_words, self._items[:SHOWN_ROWS]))]
+        return "\n  ".join([*lines, *self._rest()])
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for item in self._items[:SHOWN_ROWS]:
+            if isinstance(item, Prediction):
+                remark = "; ".join(item.remarks)
+                rows.append((item.material_id, item.formula, item.verdict_in_words(), remark))
+            else:
+                rows.append((item.material_id, "", "failed", item.reason))
+        table = _html_table(("structure", "formula", "verdict", "remark"), rows)
+        return "".join([f"<p>{escape(self._summary())}</p>", table, *map(_paragraph, self._rest())])
+
+    def _summary(self) -> str:
+        n_gaps = sum(item.is_gap for item in self.predicted)
+        return (
+            f"{len(self)} structures, {n_gaps} with a VB gap, {len(self.failures)} failed; "
+            f"{self.model_id}"
+        )
+
+    def _rest(self) -> list[str]:
+        more = len(self) - SHOWN_ROWS
+        return [f"... and {more:,} more"] if more > 0 else []
+
+
+class _Options(TypedDict, total=False):
+    checkpoint: str | Path | None
+    device: str
+    criteria: GapCriteria | None
+    keep_cell: bool
+    workers: int
+
+
+@overload
+def predict(  # type: ignore[overload-overlap]  # a str is a path, though it is an iterable too
+    what: FilePath, **options: Unpack[_Options]
+) -> Prediction | Predictions: ...
+
+
+@overload
+def predict(what: Iterable[InMemory | FilePath], **options: Unpack[_Options]) -> Predictions: ...
+
+
+@overload
+def predict(what: InMemory, **options: Unpack[_Options]) -> Prediction: ...
+
+
+def predict(
+    what: InMemory | FilePath | Iterable[InMemory | FilePath],
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    criteria: GapCriteria | None = None,
+    keep_cell: bool = False,
+    workers: int = 1,
+) -> Prediction | Predictions:
+    """Predict the electronic DOS of structures and judge whether they have a VB gap.
+
+    Parameters
+    ----------
+    what : Structure, Atoms, Crystal, path, or an iterable of these
+        A path is that of a structure file, of a table, or of a folder of them
+        (:func:`screening.sources.files.open_path`). For one structure, in memory or in a file,
+        there is one result; for all else there is a sequence.
+    checkpoint : path or str, optional
+        Folder of a predictor, or the name of a shipped one; the default one otherwise.
+    device : str
+        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    criteria : GapCriteria, optional
+        The paper's by default.
+    keep_cell : bool
+        Judge structures in the cell as given, not in their primitive cell: a DOS per cell grows
+        with it.
+    workers : int
+        Processes for many structures; more than one only from a script with a main guard.
+
+    Returns
+    -------
+    Prediction or Predictions
+        A structure that cannot be read or predicted is in the sequence with its reason.
+
+    Raises
+    ------
+    ScreeningError
+        If the only structure cannot be read or predicted, or `what` is something else.
+    ModelError
+        If there is no such predictor or device.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from screening import predict
+    >>> copper = Structure(Lattice.cubic(3.61), ["Cu"] * 4,
+    ...                    [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    >>> result = predict(copper, device="cpu")
+    >>> result.gap()["is_gap"], len(result.structure)
+    (False, 1)
+    >>> result.to_dos().efermi
+    0.0
+    >>> predict([copper, "missing.cif"], device="cpu").to_dataframe()["is_gap"].tolist()
+    [False, <NA>]
+    """
+    criteria = criteria or GapCriteria()
+    folder = predictor_folder(checkpoint)
+    items, is_one = _read(what)
+    if is_one and isinstance(items[0], Unreadable):
+        raise _error(items[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, tqdm asks for ipywidgets
+        from models.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor.load(folder, device, EDOS_GRID)
+    try:
+        results = _predict(predictor, items, criteria, keep_cell, workers)
+    finally:
+        predictor.close()
+    if not is_one:
+        return Predictions(results, predictor.model_id)
+    (result,) = results
+    if isinstance(result, Unreadable):
+        raise _error(result)
+    return result
+
+
+def _error(failure: Unreadable) -> ScreeningError:
+    if failure.material_id == ALONE:
+        return ScreeningError(failure.reason)
+    return ScreeningError(f"{failure.material_id}: {failure.reason}")
+
+
+def _predict(
+    predictor: SpectrumPredictor,
+    items: Sequence[SourceItem],
+    criteria: GapCriteria,
+    keep_cell: bool,
+    workers: int,
+) -> list[Prediction | Unreadable]:
+    """Reduce, predict and judge; results in the order of the items."""
+    results: list[Prediction | Unreadable | None]
+    results = [item if isinstance(item, Unreadable) else None for item in items]
+    candidates = [
+        (i, item if keep_cell else item.reduced())
+        for i, item in enumerate(items)
+        if isinstance(item, Candidate)
+    ]
+    spectra = predictor.predict([c.structure for _, c in candidates], workers=workers)
+    for row, reason in spectra.failures.items():
+        i, candidate = candidates[row]
+        results[i] = Unreadable(candidate.material_id, reason)
+    good = [row for row in range(len(candidates)) if row not in spectra.failures]
+    nsites = np.array([candidates[row][1].nsites for row in good], int)
+    gaps = find_gaps(spectra.grid, spectra.values[good], criteria, nsites)
+    for k, row in enumerate(good):
+        i, candidate = candidates[row]
+        results[i] = Prediction(
+            candidate,
+            Spectrum(spectra.values[row], spectra.grid, candidate.nsites),
+            gaps.row(k) | {"score": float(gaps.score[k])},
+            criteria,
+            predictor.model_id,
+            predictor.unfamiliar(candidate.structure),
+        )
+    return [result for result in results if result is not None]
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def _read(what: Any) -> tuple[list[SourceItem], bool]:
+    """The structures, and whether they are one that was given as such."""
+    from screening.sources.files import name_uniquely
+
+    if _is_path(what):
+        path = Path(what)
+        items = list(_read_path(path))
+        return items, len(items) == 1 and not path.is_dir()
+    if _is_structure(what):
+        return [_of_memory(what, ALONE)], True
+    try:
+        members = list(what)
+    except TypeError:
+        raise ScreeningError(
+            f"a {type(what).__name__} is neither a structure (pymatgen, ASE) nor a path"
+        ) from None
+    named = (item for n, member in enumerate(members, 1) for item in _read_member(member, n))
+    return list(name_uniquely(named, set())), False
+
+
+def _read_member(member: Any, number: int) -> Iterator[SourceItem]:
+    if _is_path(member):
+        yield from _read_path(Path(member))
+    else:
+        yield _of_memory(member, f"structure-{number}")
+
+
+def _is_path(what: Any) -> bool:
+    return isinstance(what, str | PathLike)
+
+
+def _is_structure(what: Any) -> bool:
+    """Whether it is one structure; looked at without importing ASE and pymatgen."""
+    return isinstance(what, Crystal) or hasattr(what, "is_ordered") or hasattr(what, "get_pbc")
+
+
+def _read_path(path: Path) -> Iterator[SourceItem]:
+    """What is in a file or folder; one that cannot be read is an item with the reason."""
+    from screening.sources.files import clean_id, one_line, open_path
+
+    name = clean_id(str(path))
+    try:
+        yield from open_path(path)
+    except (ScreeningError, ModelError) as error:
+        yield Unreadable(name, " ".join(str(error).split()).removeprefix(f"{path}: "))
+    except Exception as error:  # whatever a reader raises on whatever is in a file
+        yield Unreadable(name, f"cannot be read ({type(error).__name__}: {one_line(error)})")
+
+
+def _of_memory(what: Any, name: str) -> SourceItem:
+    try:
+        return Candidate(name, _crystal(what))
+    except ModelError as error:
+        return Unreadable(name, str(error))
+
+
+def _crystal(what: Any) -> Crystal:
+    if isinstance(what, Crystal):
+        return what
+    if hasattr(what, "get_pbc"):
+        return _crystal_of_atoms(what)
+    if hasattr(what, "is_ordered") and hasattr(what, "lattice"):
+        return Crystal.from_structure(what)
+    raise ModelError(f"a {type(what).__name__} is not a periodic structure (pymatgen, ASE)")
+
+
+def _crystal_of_atoms(atoms: Atoms) -> Crystal:
+    if not atoms.get_pbc().all():
+        raise ModelError("ASE's atoms are not periodic in all three directions (pbc)")
+    occupancy = atoms.info.get("occupancy") or {}  # ase.io.read keeps one element of a site
+    if any(list(site.values()) != [1] for site in occupancy.values()):
+        raise ModelError("structure has partial occupancies; order it first")
+    scaled = atoms.get_scaled_positions(wrap=False) if atoms.cell.rank == 3 else atoms.positions
+    return Crystal(atoms.cell[:], scaled, atoms.numbers)
+
+
+# --- showing --------------------------------------------------------------------------------
+
+_VERDICT = (
+    "is_gap", "kind", "robust", "lower_edge", "upper_edge", "width", "is_lower_bound", "max_dos",
+    "n_ranges", "score",
+)  # fmt: skip
+_MARGINS = ("max_dos", "min_width", "min_upper_edge", "max_upper_edge")
+_COLUMNS = (
+    "material_id", "formula", "nsites", "cell_multiplicity", "reduction_problem",
+    *_VERDICT, *(f"margin_{name}" for name in _MARGINS),
+    "model_id", "elements_not_trained_on", "remarks", "reason",
+)  # fmt: skip
+
+_DTYPES = {
+    **dict.fromkeys(("is_gap", "robust", "is_lower_bound"), "boolean"),
+    **dict.fromkeys(("nsites", "cell_multiplicity", "n_ranges"), "Int64"),
+}  # that know missing values
+
+
+def _flat_row(item: Prediction | Unreadable) -> dict[str, Any]:
+    if isinstance(item, Unreadable):
+        return {"material_id": item.material_id, "reason": item.reason}
+    row = item.row()
+    row |= {f"margin_{name}": row["margins"][name] for name in _MARGINS}
+    row["elements_not_trained_on"] = " ".join(row["elements_not_trained_on"])
+    row["remarks"] = "; ".join(row["remarks"])
+    return {name: row[name] for name in _COLUMNS if name in row}
+
+
+def _in_words(item: Prediction | Unreadable) -> str:
+    if isinstance(item, Unreadable):
+        return f"{item.material_id}: failed: {item.reason}"
+    return f"{item.material_id}: {item.formula}, {item.verdict_in_words()}"
+
+
+def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """HTML table; whatever is in the cells is text."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"

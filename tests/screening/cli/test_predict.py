@@ -1,0 +1,116 @@
+"""`screen predict`: the same as `screening.predict`, and one bad file never stops the others."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from screening import GapCriteria, find_gaps, predict
+from screening.candidate import Candidate
+from screening.sources import files
+
+EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
+
+
+@pytest.fixture(scope="module")
+def hafnium() -> Structure:
+    """Rocksalt HfC in its conventional cell, four times the primitive one."""
+    return Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(4.64), ["Hf", "C"], [[0] * 3, [0.5] * 3]
+    )
+
+
+@pytest.mark.parametrize("criteria", [None, EASY, GapCriteria(per_atom=True, band="conduction")])
+def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria):
+    hafnium.to(filename="hafnium.cif")
+    options = [] if criteria is None else (
+        [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+         for name, value in criteria.model_dump(exclude_defaults=True).items()]
+    )  # fmt: skip
+    (row,) = json.loads(screen("predict", "hafnium.cif", "--json", *options).out)["predictions"]
+    found = predict("hafnium.cif", device="cpu", criteria=criteria)
+    gap = found.gap()
+    assert {name: row[name] for name in gap} == gap
+    assert row["spectrum"] == found.spectrum.values.tolist()
+    assert row == found.row() | {"spectrum": row["spectrum"]}
+    alone = find_gaps(found.spectrum, criteria=criteria)  # the number of atoms comes along
+    assert alone.row(0) | {"score": alone.score[0]} == gap
+
+
+def test_one_bad_file_never_stops_the_others(screen, hafnium):
+    hafnium.to(filename="good.cif")
+    Path("broken.cif").write_text("data_x\n")
+    Path("notes.txt").write_text("hello")
+    Path("table.parquet").write_bytes(b"PAR1 no table PAR1")
+    given = ("broken.cif", "good.cif", "nowhere.cif", "notes.txt", "table.parquet", "good.cif")
+    outcome = screen("predict", *given)
+    assert outcome.code == 1
+    assert outcome.out.count("HfC") == 2
+    lines = outcome.err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == [
+        "broken.cif", "nowhere.cif", "notes.txt", "table.parquet",
+    ]  # fmt: skip
+    outcome = screen("predict", *given, "--json", "--quiet")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == lines
+    document = json.loads(outcome.out)
+    assert len(document["predictions"]) == 2
+    assert [f["material_id"] for f in document["failures"]] == [
+        "broken.cif", "nowhere.cif", "notes.txt", "table.parquet",
+    ]  # fmt: skip
+    assert all(f["reason"] for f in document["failures"])
+
+
+def test_whatever_a_reader_raises_is_the_failure_of_its_file(screen, hafnium, monkeypatch):
+    hafnium.to(filename="good.cif")
+    hafnium.to(filename="odd.cif")
+    real = files.open_path
+
+    def raises(path):
+        if path.name == "odd.cif":
+            raise KeyError("a bug of a reader")
+        return real(path)
+
+    monkeypatch.setattr(files, "open_path", raises)
+    outcome = screen("predict", "odd.cif", "good.cif")
+    assert outcome.code == 1
+    assert "HfC" in outcome.out
+    assert outcome.err == "screen: odd.cif: cannot be read (KeyError: 'a bug of a reader')\n"
+
+
+def test_remarks_of_a_reader_are_shown(screen, hafnium, monkeypatch):
+    hafnium.to(filename="repaired.cif")
+    real = files.read_structures
+
+    def with_remark(path):
+        for item in real(path):
+            yield (
+                replace(item, remarks=("hydrogens added",)) if isinstance(item, Candidate) else item
+            )
+
+    monkeypatch.setattr(files, "read_structures", with_remark)
+    assert "hydrogens added; cell given" in screen("predict", "repaired.cif").out
+    (row,) = json.loads(screen("predict", "repaired.cif", "--json").out)["predictions"]
+    assert row["remarks"][0] == "hydrogens added"
+
+
+def test_the_table_fits_eighty_columns(screen, hafnium, monkeypatch):
+    import sys
+
+    name = "a_long_name_of_a_file_such_as_people_give_them.cif"
+    hafnium.to(filename=name)
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda stream: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    narrow = screen("predict", name, name, "--quiet").out
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in narrow.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert sum("a_long_name_of_a_file_such_as_people_give_them" in line for line in lines) == 2
+    assert "Not shown at this width" in narrow
+    wide = screen("predict", name, "--quiet", "--wide").out
+    assert "cell given with 8 atoms, reduced to 1/4" in wide

@@ -1,0 +1,259 @@
+"""The front door: structures and files in, spectra and verdicts out, the same as the CLI's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from pymatgen.core import Lattice, Structure
+from pymatgen.electronic_structure.core import Spin
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from models.errors import ModelError
+from models.predictor import SpectrumPredictor
+from models.spectrum import EDOS_GRID, Spectrum
+from screening import GapCriteria, find_gaps, predict
+from screening.candidate import Unreadable
+from screening.errors import ScreeningError
+from screening.prediction import Prediction, Predictions
+
+FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+ALLOY = Structure(Lattice.cubic(3.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
+EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def hafnium() -> Structure:
+    """Rocksalt HfC in its conventional cell, four times the primitive one."""
+    return Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(4.64), ["Hf", "C"], [[0] * 3, [0.5] * 3]
+    )
+
+
+@pytest.fixture(scope="module")
+def result(hafnium) -> Prediction:
+    return predict(hafnium, device="cpu")
+
+
+def independent(structure: Structure) -> np.ndarray:
+    """The predictor's own spectrum of a cell."""
+    return SpectrumPredictor.load(None, "cpu").predict([structure]).values[0]
+
+
+def test_a_structure_gives_the_spectrum_of_its_primitive_cell(hafnium, result):
+    assert (len(result.structure), result.candidate.cell_multiplicity) == (2, 4)
+    expected = independent(hafnium.get_primitive_structure())
+    np.testing.assert_allclose(result.spectrum.values, expected, atol=1e-4)
+    kept = predict(hafnium, device="cpu", keep_cell=True)
+    assert len(kept.structure) == 8
+    np.testing.assert_allclose(kept.spectrum.values, independent(hafnium), atol=1e-4)
+
+
+def test_a_spectrum_is_judged_without_further_arguments(result):
+    assert find_gaps(result.spectrum).row(0) | {"score": result.gap()["score"]} == result.gap()
+    assert find_gaps(result.spectrum).kind[0] in ("gap", "near-gap")
+    bare = Spectrum(result.spectrum.values, EDOS_GRID)
+    assert find_gaps(bare).kind[0] is None  # without a number of atoms
+    assert find_gaps(bare, n_atoms=[2]).row(0) == find_gaps(result.spectrum).row(0)
+    with pytest.raises(ScreeningError, match="has its own DOS"):
+        find_gaps(result.spectrum, result.spectrum.values)
+    with pytest.raises(ScreeningError, match="DOS is missing"):
+        find_gaps(EDOS_GRID)
+
+
+def test_pymatgens_dos_has_the_same_states_per_ev_and_cell_at_the_same_energies(result):
+    dos = result.to_dos()
+    assert dos.efermi == 0.0
+    assert list(dos.densities) == [Spin.up]
+    np.testing.assert_array_equal(dos.densities[Spin.up], result.spectrum.values)
+    np.testing.assert_allclose(
+        dos.energies[[0, 63, 64, 127]], [-3.96875, -0.03125, 0.03125, 3.96875]
+    )
+    # 2 HfC: 8 valence electrons a formula unit; the DOS per cell is for one of them
+    below = dos.energies < dos.efermi
+    assert dos.densities[Spin.up][below].sum() * 0.0625 == pytest.approx(
+        result.spectrum.values[:64].sum() * EDOS_GRID.width
+    )
+    assert dos.get_interpolated_value(0.03125)[Spin.up] == pytest.approx(result.spectrum.values[64])
+
+
+def test_ase_atoms_and_pymatgen_structures_are_the_same(hafnium, result):
+    atoms = AseAtomsAdaptor.get_atoms(hafnium)
+    atoms.positions += [1.0, 20.0, -3.0]  # out of the cell
+    np.testing.assert_allclose(
+        predict(atoms, device="cpu").spectrum.values, result.spectrum.values, atol=1e-4
+    )
+    assert predict(bulk("Cu"), device="cpu").formula == "Cu"
+
+
+def partly_occupied() -> Atoms:
+    atoms = bulk("Cu")
+    atoms.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}  # as ase.io.read leaves it
+    return atoms
+
+
+WRONG = {
+    "alloy": (ALLOY, "partial occupancies"),
+    "partly occupied atoms": (partly_occupied(), "partial occupancies"),
+    "molecule": (Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), "not periodic in all three directions"),
+    "slab": (Atoms("Cu", cell=[3, 3, 20], pbc=[True, True, False]), "not periodic in all three"),
+    "no cell": (Atoms("Cu", pbc=True), "no volume"),
+    "overlap": (
+        Structure(Lattice.cubic(4), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0.01]]),
+        "overlap",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_only_structure_fails_with_one_line(name):
+    wrong, message = WRONG[name]
+    with pytest.raises(ScreeningError, match=message) as error:
+        predict(wrong, device="cpu")
+    assert "\n" not in str(error.value)
+    assert not str(error.value).startswith("structure: ")
+
+
+def test_what_fails_in_a_list_stays_in_its_place_with_its_reason(hafnium, tmp_path):
+    (tmp_path / "broken.cif").write_text("data_x\nloop_\n_atom_site_label\n")
+    hafnium.to(filename=str(tmp_path / "good.cif"))
+    given = [ALLOY, hafnium, tmp_path / "broken.cif", tmp_path / "none.cif", 5,
+             *(wrong for wrong, _ in WRONG.values()), str(tmp_path / "good.cif")]  # fmt: skip
+    results = predict(given, device="cpu")
+    assert len(results) == len(given)
+    assert [isinstance(item, Prediction) for item in results] == [
+        False, True, *[False] * (3 + len(WRONG)), True,
+    ]  # fmt: skip
+    assert results[0] == Unreadable(
+        "structure-1", "structure has partial occupancies; order it first"
+    )
+    assert "no such file" in results[3].reason
+    assert "none.cif" in results[3].material_id
+    assert "int is not a periodic structure" in results[4].reason
+    assert [item.material_id for item in results.predicted] == ["structure-2", "good"]
+    assert len(results.failures) == len(given) - 2
+    assert results.gap()[0] is None
+    assert results.gap()[1] == results[1].gap()
+    assert [dos is None for dos in results.to_dos()] == [
+        isinstance(item, Unreadable) for item in results
+    ]
+    frame = results.to_dataframe()
+    assert frame["is_gap"].isna().tolist() == [isinstance(i, Unreadable) for i in results]
+    assert frame["reason"].notna().sum() == len(results.failures)
+    assert frame.loc[1, "width"] == results[1].gap()["width"]
+    assert frame.loc[1, "margin_max_dos"] == results[1].gap()["margins"]["max_dos"]
+    assert "structure-1: failed: structure has partial occupancies" in repr(results)
+
+
+def test_a_file_of_one_structure_gives_one_result_and_a_folder_a_sequence(hafnium, tmp_path):
+    hafnium.to(filename=str(tmp_path / "one.cif"))
+    (tmp_path / "two.json").write_text(json.dumps([hafnium.as_dict(), hafnium.as_dict()]))
+    assert isinstance(predict(tmp_path / "one.cif", device="cpu"), Prediction)
+    assert len(predict(str(tmp_path / "two.json"), device="cpu")) == 2
+    assert len(predict(tmp_path, device="cpu")) == 3
+    one = predict([tmp_path / "one.cif"], device="cpu")
+    assert isinstance(one, Predictions)
+    assert isinstance(one[:1], Predictions)
+    with pytest.raises(ScreeningError, match="none"):
+        predict(tmp_path / "none", device="cpu")
+    assert len(predict([], device="cpu")) == 0
+    assert predict([], device="cpu").to_dataframe().empty
+
+
+def test_two_files_of_one_name_have_two_ids(hafnium, tmp_path):
+    paths = []
+    for run in ("run1", "run2"):
+        (tmp_path / run).mkdir()
+        paths.append(tmp_path / run / "CONTCAR")
+        hafnium.to(filename=str(paths[-1]), fmt="poscar")
+    ids = [item.material_id for item in predict(paths, device="cpu").predicted]
+    assert len(set(ids)) == 2
+
+
+def test_wrong_options_are_one_line(hafnium):
+    with pytest.raises(ModelError, match="nowhere: no such folder"):
+        predict([hafnium], checkpoint="nowhere", device="cpu")
+    with pytest.raises(ScreeningError, match="int is neither a structure"):
+        predict(5)
+
+
+class Text(HTMLParser):
+    """Tags and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert not attrs
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_html_shows_what_comes_from_outside_as_text(hafnium, tmp_path):
+    documents = {HOSTILE: hafnium.as_dict(), "<b>alloy</b>": ALLOY.as_dict()}
+    (tmp_path / "x.json").write_text(json.dumps(documents))
+    results = predict(tmp_path / "x.json", device="cpu")
+    assert results[0].material_id == HOSTILE
+    for shown in (results, results[0]):
+        page = Text(shown._repr_html_())
+        assert page.tags <= {"table", "tr", "th", "td", "p"}
+        assert HOSTILE in page.texts
+    assert "<b>alloy</b>" in Text(results._repr_html_()).texts
+
+
+def test_the_repr_says_the_verdict(result, hafnium):
+    assert repr(result).startswith("<Prediction structure: HfC, ")
+    assert f"{result.gap()['width']:.2f} eV" in repr(result)
+    found = predict(hafnium, device="cpu", criteria=EASY)
+    assert "VB gap -4.00 to 4.00 eV, width ≥ 8.00 eV" in repr(found)
+    many = predict([hafnium] * 12, device="cpu")
+    assert repr(many).endswith("... and 2 more")
+    assert "... and 2 more" in many._repr_html_()
+
+
+def test_remarks_name_repairs_unknown_elements_lonely_atoms_and_the_cell(result):
+    assert result.remarks == ("cell given with 8 atoms, reduced to 1/4",)
+    lonely = predict(Structure(Lattice.cubic(7), ["Fm"], [[0, 0, 0]]), device="cpu")
+    assert lonely.remarks == ("not trained on Fm", "isolated atoms")
+
+
+def test_plot_has_the_spectrum_in_axes_of_ones_own_or_new_ones(result, hafnium):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert result.plot(axes) is axes
+    (curve,) = [p for p in axes.patches if hasattr(p, "get_data")]
+    np.testing.assert_array_equal(curve.get_data().values, result.spectrum.values)
+    new = predict([hafnium, ALLOY, hafnium], device="cpu").plot()
+    assert len(new) == 2
+    assert new[0].figure.number in plt.get_fignums()
+    plt.close("all")
+    with pytest.raises(ScreeningError, match="nothing was predicted"):
+        predict([ALLOY], device="cpu").plot()
+
+
+def test_importing_screening_imports_no_library():
+    code = (
+        "import sys, screening; assert 'predict' in dir(screening); "
+        "print(sorted({'torch', 'pymatgen', 'numpy', 'pandas', 'ase'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(ImportError):
+        from screening import nothing  # noqa: F401

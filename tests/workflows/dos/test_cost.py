@@ -1,0 +1,42 @@
+"""Estimates of how long calculations take."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import workflows.dos
+from workflows.dos.cost import estimate_cost
+
+RESULTS = Path(workflows.dos.__file__).parent / "results"
+
+
+def test_without_known_times_the_published_times_are_met_within_the_stated_factor():
+    rows = json.loads((RESULTS / "elements_standard.json").read_text())["rows"]
+    rows += json.loads((RESULTS / "vb_gaps_standard.json").read_text())["rows"]
+    estimate = estimate_cost([row["n_sites"] for row in rows], [], "standard")
+    ratios = [
+        row["wall_time"] / seconds for row, seconds in zip(rows, estimate.seconds, strict=True)
+    ]
+    within = sum(1 / 3 <= ratio <= 3 for ratio in ratios) / len(ratios)
+    assert within > 0.8
+    assert sum(row["wall_time"] for row in rows) / sum(estimate.seconds) == pytest.approx(
+        1, abs=0.5
+    )
+
+
+def test_known_times_of_the_recipe_decide():
+    estimate = estimate_cost([1, 2, 20], [(1, 10.0), (1, 12.0), (1, 500.0)])
+    assert estimate.seconds == pytest.approx([12.0, 12 * 2**0.8, 12 * 10**0.8 * 4])
+    assert "3 calculations with this recipe" in estimate.basis
+    assert estimate.hours(workers=2) == pytest.approx(sum(estimate.seconds) / 7200)
+
+
+@pytest.mark.parametrize("known", [[], [(1, 10.0)], [(0, 1.0)] * 5, [(1, 0.0)] * 5])
+def test_too_few_times_do_not(known):
+    assert estimate_cost([1], known, "fast").seconds == (40.0,)
+    assert estimate_cost([1], known, None).seconds == (80.0,)
+
+
+def test_nothing_takes_no_time():
+    assert estimate_cost([], []).hours() == 0
