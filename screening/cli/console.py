@@ -54,10 +54,14 @@ def table(
     described = [
         column if isinstance(column, Column) else Column(column, folds=True) for column in columns
     ]
-    numeric = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     return FittingTable(
         title, described, [[_cell(value) for value in row] for row in rows], numeric
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> str:

@@ -258,7 +258,7 @@ def _show_plan(
 
 
 def _predicted(candidate: CandidateDoc) -> str:
-    return "VB gap" if candidate.is_positive else "none"
+    return "VB gap" if candidate.is_positive else "no VB gap"
 
 
 def _submit(
