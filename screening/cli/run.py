@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
+PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
 def run(
@@ -57,10 +58,10 @@ def run(
         typer.Option("--without-edos/--any-edos", rich_help_panel=_FILTERS, help="Known DFT DOS."),
     ] = True,
     unknown: Annotated[
-        str | None,
+        Literal["keep", "drop"] | None,
         typer.Option(
             rich_help_panel=_FILTERS,
-            help="keep or drop candidates with a property that the source does not know. "
+            help="Candidates with a property that the source does not know. "
             "Default: drop for mp, keep for files.",
         ),
     ] = None,
@@ -117,7 +118,6 @@ def run(
         from screening.errors import ScreeningError
 
         raise ScreeningError(f"--limit {limit}: must be 1 or more")
-    on_launchpad = options.is_for_launchpad(where)
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
@@ -153,7 +153,7 @@ def run(
         keep_cell=keep_cell,
     )
     run_id = _run_id(maker, db, resume)
-    if on_launchpad:
+    if where == "launchpad":
         _submit(maker, run_id, launchpad)
         remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
         return
@@ -220,19 +220,33 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    import warnings
-
-    from screening.cli.console import progress_bars, stderr
+    from screening.cli import InterruptionError
+    from screening.cli.console import progress_bars
     from workflows.progress import reporting_to
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     flow = maker.make(run_id)
     try:
         with progress_bars(quiet) as report, reporting_to(report):
             run_flow(flow)
     except KeyboardInterrupt:
-        stderr(quiet).print("Interrupted: the same command with --resume goes on from here.")
-        raise
+        _note_interruption(maker.db, run_id)
+        raise InterruptionError("the same command with --resume goes on from here") from None
+
+
+def _note_interruption(db: str, run_id: str) -> None:
+    """Note it in the store; the user does not wait for a store that does not answer."""
+    from contextlib import suppress
+    from threading import Thread
+
+    from workflows.screening import note_interruption
+
+    def note() -> None:
+        with suppress(Exception):
+            note_interruption(db, run_id)
+
+    noting = Thread(target=note, daemon=True)
+    noting.start()
+    noting.join(PROMPT_BACK)
 
 
 def run_flow(flow: Any) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 def validate(
     run: options.RunId = None,
-    engine: Annotated[str, typer.Option(help="gpaw or vasp.")] = "gpaw",
+    engine: Annotated[Literal["gpaw", "vasp"], typer.Option(help="DFT program.")] = "gpaw",
     preset: Annotated[
-        str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
+        Literal["fast", "standard", "accurate"] | None,
+        typer.Option(help="Of GPAW; standard by default."),
     ] = None,
     relax: Annotated[
         bool | None,
@@ -38,7 +39,7 @@ def validate(
         int | None, typer.Option(min=0, help="Positives at most; all by default.")
     ] = None,
     draw: Annotated[
-        str,
+        Literal["best", "random"],
         typer.Option(
             help="Positives under --limit: the best (finds most gaps) or random ones (so that "
             "precision and recall of all can be estimated)."
@@ -60,7 +61,6 @@ def validate(
     from screening.errors import ScreeningError
     from workflows.validation import ValidationFlowMaker, dos_maker, plan_validation
 
-    on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
     engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
@@ -77,7 +77,7 @@ def validate(
             f"Run {chosen.run_id}: {len(plan.todo)} to calculate with {recipe}, "
             f"{plan.reused} there already"
         )
-        if on_launchpad:
+        if where == "launchpad":
             n = _submit(launchpad, store, maker, plan)
             remarks.print(
                 f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
@@ -111,18 +111,16 @@ def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> None:
     """Calculate one after the other, or several at a time in processes of their own."""
+    from screening.cli import resumable
     from screening.cli.console import progress_bars, stderr
 
     remarks = stderr(quiet)
     outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
-    try:
-        with progress_bars(quiet) as report, closing(outcomes):
-            for candidate, outcome in outcomes:
-                remarks.print(f"{candidate.material_id} {candidate.formula}: {_verdict(outcome)}")
-                report("validated", 1, len(plan.todo))
-    except KeyboardInterrupt:
-        remarks.print("Interrupted: the same command goes on with what is left.")
-        raise
+    again = resumable("the same command goes on with what is left")
+    with again, progress_bars(quiet) as report, closing(outcomes):
+        for candidate, outcome in outcomes:
+            remarks.print(f"{candidate.material_id} {candidate.formula}: {_verdict(outcome)}")
+            report("validated", 1, len(plan.todo))
 
 
 def _verdict(outcome: dict[str, Any]) -> str:
