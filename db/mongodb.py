@@ -50,6 +50,7 @@ from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, mask_uri
+from db.waiting import Watch
 
 DEFAULT_DATABASE = "screening"
 META = "screening_meta"
@@ -134,6 +135,7 @@ class MongoStore(ScreeningStore):
         self._owner = os.getpid()
         self._closed = False
         self._opened = False
+        self._watch = Watch(self.location)
         self._open(any_version)
 
     def close(self) -> None:
@@ -443,7 +445,7 @@ class MongoStore(ScreeningStore):
         while True:
             left = start + self.patience - time.monotonic()
             try:
-                with pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
+                with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
                     return operation()
             except (DocumentTooLarge, InvalidDocument, DuplicateKeyError):
                 raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.card import SCALE, SHAPE, model_id, predictor_folder
+from models.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -67,6 +67,23 @@ class PredictedSpectra:
         return cls(np.concatenate([part.values for part in parts]), parts[0].grid, failures)
 
 
+def usable_device(name: str) -> str:
+    """Name of a device that is there; for ``"auto"`` a GPU, else the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the device is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        raise ModelError(f"device {name}: torch finds none here; use auto or cpu") from None
+    return name
+
+
 class SpectrumPredictor:
     """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
 
@@ -111,19 +128,15 @@ class SpectrumPredictor:
         Raises
         ------
         ModelError
-            If a checkpoint is missing or damaged, or has another grid than `grid`.
+            If a checkpoint is missing or damaged, or has another grid than `grid`, or there is
+            no such device.
         """
         folder = predictor_folder(folder)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = usable_device(device)
         shape, scale = (load_checkpoint(folder / name, device) for name in (SHAPE, SCALE))
         predictor = cls(shape, scale, folder.resolve())
-        if grid is not None and predictor.grid != grid:
-            raise ModelError(
-                f"checkpoint {folder} predicts {predictor.grid.size} bins from "
-                f"{predictor.grid.start:g} {predictor.grid.unit}; needed are {grid.size} bins "
-                f"from {grid.start:g} {grid.unit}"
-            )
+        if grid is not None:
+            check_grid(folder, predictor.grid, grid)
         return predictor
 
     @property

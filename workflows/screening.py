@@ -189,6 +189,8 @@ def query(
     opened = _open_source(source, filters, options)
     reference = {"source": source} | opened.provenance
     model = model_id(Path(parameters["checkpoint"]))
+    log.info("run %s: %s; model %s", run_id, opened.description, model)
+    log.debug("run %s: %s", run_id, parameters)
     with store_of_run(db, run_id) as store:
         run = _find_run(store, run_id)
         if run is None:
@@ -252,6 +254,10 @@ def filter_candidates(
             changes = {"funnel": stages, "updated_at": utc_now()}
             run = Run.model_validate(run.model_dump() | changes)
             store.put_run(run)
+            for stage in stages:
+                log.info(
+                    "%(name)s: %(entered)d in, %(dropped)d dropped, %(unknown)d unknown", stage
+                )
         shards = store.shards(run_id, state="pending")
         return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
 
@@ -302,6 +308,7 @@ def _filtered(
                 return
             if isinstance(item, Unreadable):
                 funnel.add_unreadable()
+                log.info("%s cannot be used: %s", item.material_id, item.reason)
                 yield CandidateDoc(
                     run_id=run_id, material_id=item.material_id, state="failed", reason=item.reason
                 )
@@ -389,6 +396,7 @@ def score_shard(
         missing = [c.material_id for c in pending if _prediction_key(c, model) not in known]
         advance("scored", len(known), total)
         counts = {"predicted": 0, "reused": len(known), "failed": 0}
+        log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
         if not missing:
             return counts
         candidates = list(
@@ -406,6 +414,7 @@ def score_shard(
                 counts["predicted"] += len(batch) - len(part.failures)
                 counts["failed"] += len(part.failures)
                 advance("scored", len(batch), total)
+                log.debug("shard %d: %s", shard, counts)
         return counts
 
 
@@ -622,6 +631,7 @@ def summarise(run_id: str, db: str, counts: dict[str, int]) -> dict[str, Any]:
         run = store.run(run_id)
         done = {"state": "done", "error": None, "finished_at": utc_now(), "updated_at": utc_now()}
         store.put_run(run.model_copy(update=done))
+        log.info("run %s is done: %s", run_id, counts)
         return {
             "run_id": run_id,
             "model_id": run.model_id,

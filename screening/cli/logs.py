@@ -58,7 +58,7 @@ def session() -> Iterator[None]:
         if variable is None:  # worker processes read it
             os.environ["PYTHONWARNINGS"] = "ignore"
         if not sys.warnoptions:
-            warnings.simplefilter("default")
+            warnings.simplefilter("once")
         logging.captureWarnings(True)
         _show(logging.WARNING)
         try:
@@ -116,10 +116,10 @@ def write_to(path: Path) -> None:
     from screening.errors import ScreeningError
 
     root = logging.getLogger()
-    if any(isinstance(handler, logging.FileHandler) for handler in root.handlers):
+    if any(isinstance(handler, _LogFile) for handler in root.handlers):
         return
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise ScreeningError(f"--log {path}: {error.strerror}") from None
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -142,6 +142,10 @@ class _Formatter(logging.Formatter):
         from screening.secrets import without_secrets
 
         return without_secrets(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """The log file of the command, not one of somebody else."""
 
 
 class _ScreenHandler(logging.Handler):

@@ -114,3 +114,18 @@ KeepCell = Annotated[
 def default_workers() -> int:
     """One process for each core, but each takes more than half a GB of memory."""
     return min(os.cpu_count() or 1, 8)
+
+
+def check_folder_of(db: str) -> None:
+    """Refuse a path in a folder that does not exist, rather than make what is a slip of the pen.
+
+    Raises
+    ------
+    ScreeningError
+        If the folder is missing.
+    """
+    from screening.errors import ScreeningError
+
+    folder = Path(db).expanduser().parent
+    if "://" not in db and not folder.is_dir():
+        raise ScreeningError(f"--db {db}: there is no folder {folder}; make it first")

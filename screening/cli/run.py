@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from screening.cli import options
+from screening.cli import logs, options, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
+NAMED = 3  # failures in one line
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
@@ -111,7 +113,10 @@ def run(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Screen the structures of a source and store predictions and verdicts."""
+    """Screen the structures of a source and store predictions and verdicts.
+
+    What could not be judged is named at the end; the command exits with 1 if that is all of it.
+    """
     from screening.cli.console import stderr
 
     if limit is not None and limit < 1:
@@ -152,12 +157,14 @@ def run(
         limit=limit,
         keep_cell=keep_cell,
     )
+    _check(maker, device if where == "local" else "auto")
     run_id = _run_id(maker, db, resume)
     if where == "launchpad":
         _submit(maker, run_id, launchpad)
         remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
         return
     remarks.print(f"Run [bold]{run_id}[/bold] ({'resumed' if resume else 'new'})")
+    logs.write_to(logs.log_file_of_run(db, run_id))
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
 
@@ -205,6 +212,23 @@ def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
     return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
 
 
+def _check(maker: ScreeningFlowMaker, device: str) -> None:
+    """Refuse at once what would end the run later."""
+    from models.card import check_predictor
+    from models.spectrum import EDOS_GRID
+    from screening.sources.ids import read_material_ids
+
+    maker.parameters()  # checks filters and criteria
+    options.check_folder_of(maker.db)
+    if known_edos := maker.source_options.get("known_edos"):
+        read_material_ids(Path(known_edos))
+    check_predictor(Path(maker.checkpoint), EDOS_GRID)
+    if device not in ("auto", "cpu"):
+        from models.predictor import usable_device
+
+        usable_device(device)
+
+
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
     from workflows.screening import new_run_id, resumable_run
 
@@ -229,6 +253,7 @@ def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
         with progress_bars(quiet) as report, reporting_to(report):
             run_flow(flow)
     except KeyboardInterrupt:
+        logs.log.info("interrupted")
         _note_interruption(maker.db, run_id)
         raise InterruptionError("the same command with --resume goes on from here") from None
 
@@ -264,21 +289,41 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
 
     with open_store(db) as store:
         run = store.run(run_id)
+        failures = {c.material_id: c.reason for c in store.candidates(run_id, state="failed")}
         best = store.candidates(
             run_id, is_positive=True, sort_by="score", descending=True, limit=max(top, 1)
         )
         positives = [CandidateRow.of(candidate, run) for candidate in best][:top]
         if as_json:
-            print_json(_summary(run, positives))
-            return
-        remarks = stderr(quiet)
-        remarks.print(_source_in_words(run))
-        remarks.print(funnel_table(run))
-        remarks.print(_counts(run))
-        stdout().print(positives_table(run, positives))
-        _warn_of_extrapolation(store, run, remarks)
-        for attribution in sorted({row.attribution for row in positives if row.attribution}):
-            remarks.print(attribution)
+            print_json(_summary(run, positives) | {"failures": failures})
+        else:
+            remarks = stderr(quiet)
+            remarks.print(_source_in_words(run))
+            remarks.print(funnel_table(run))
+            remarks.print(_counts(run))
+            stdout().print(positives_table(run, positives))
+            _warn_of_extrapolation(store, run, remarks)
+            for attribution in sorted({row.attribution for row in positives if row.attribution}):
+                remarks.print(attribution)
+    if failures:
+        _name_failures(run, failures)
+
+
+def _name_failures(run: Run, failures: dict[str, str | None]) -> None:
+    """Say what could not be judged, also to those who want no remarks."""
+    named = [f"{name} ({reason})" for name, reason in list(failures.items())[:NAMED]]
+    more = len(failures) - len(named)
+    if more:
+        named.append(
+            f"and {more} more (`{program()} candidates --state failed --run {run.run_id}`)"
+        )
+    what = "structures" if len(failures) > 1 else "structure"
+    print(
+        f"{program()}: {len(failures)} {what} could not be judged: {', '.join(named)}",
+        file=sys.stderr,
+    )
+    if not run.counts.get("screened"):
+        raise typer.Exit(1)
 
 
 def _source_in_words(run: Run) -> str:
@@ -317,11 +362,9 @@ def funnel_table(run: Run) -> Any:
 
 def _counts(run: Run) -> str:
     counts = run.counts
-    failed = counts.get("failed", 0)
     return (
         f"{counts.get('screened', 0):,} screened, {counts.get('positive', 0):,} positive, "
-        f"{failed:,} without a prediction"
-        + (f" (`screen candidates --state failed --run {run.run_id}`)" if failed else "")
+        f"{counts.get('failed', 0):,} without a prediction"
     )
 
 

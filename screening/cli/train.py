@@ -42,6 +42,7 @@ def train(
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
+    from models.predictor import usable_device
     from models.training import (
         Hardware,
         is_main_process,
@@ -54,6 +55,8 @@ def train(
     chosen = read_training_config(
         config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
     )
+    if accelerator == "gpu":
+        usable_device("cuda")
     folder = out or config.parent / chosen.name
     remarks = stderr(quiet or not is_main_process())
     with resumable("the same command with --resume goes on from the last state that was saved"):

@@ -147,6 +147,7 @@ def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int
     from concurrent.futures.process import BrokenProcessPool
     from tempfile import TemporaryDirectory
 
+    from models.processes import deaf_to_interrupts
     from screening.errors import ScreeningError
     from workflows.validation import validate_here
 
@@ -155,7 +156,8 @@ def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int
         TemporaryDirectory(prefix="screen-validate-") as folder,
         ProcessPoolExecutor(workers, context, _start_worker, (folder,)) as pool,
     ):
-        tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
+        with deaf_to_interrupts():
+            tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
         try:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
