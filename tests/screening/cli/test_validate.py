@@ -133,9 +133,15 @@ def test_bad_input_ends_in_one_line(screen, run):
     one_line(
         screen("validate", "--engine", "vasp", "--preset", "fast"), "vasp has no option preset"
     )
-    one_line(screen("validate", "--preset", "slow"), "no GPAW preset 'slow'", "fast")
-    one_line(screen("validate", "--draw", "worst"), "--draw worst: use best or random")
-    one_line(screen("validate", "--where", "moon"), "--where moon: use local or launchpad")
+    one_line(screen("validate", "--preset", "slow"), "--preset", "'slow' is not one of 'fast'")
+    one_line(
+        screen("validate", "--draw", "worst"), "--draw", "'worst' is not one of 'best', 'random'"
+    )
+    one_line(
+        screen("validate", "--where", "moon"),
+        "--where",
+        "'moon' is not one of 'local', 'launchpad'",
+    )
     one_line(screen("validate", "--run", "nowhere"), "no run 'nowhere'")
     one_line(screen("validate", "--db", "other.sqlite"), "other.sqlite")
     one_line(screen("validate", "--where", "launchpad"), "launchpad.yaml: No such file")
