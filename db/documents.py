@@ -35,7 +35,7 @@ MAX_DEPTH = 32  # levels of nesting in a free dict; MongoDB allows 100 in a whol
 INT64 = 2**63
 
 CandidateState = Literal["pending", "screened", "rejected", "failed"]
-RunState = Literal["running", "done", "failed"]
+RunState = Literal["running", "done", "failed", "interrupted"]
 GapKind = Literal["gap", "near-gap"]
 ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
 FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")

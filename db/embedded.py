@@ -31,6 +31,7 @@ from db.documents import Verdict
 from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
+from db.waiting import Watch
 
 APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
 BUSY_SECONDS = 60.0  # how long a writer waits for the others
@@ -341,6 +342,7 @@ class EmbeddedStore(ScreeningStore):
         self._owner = os.getpid()
         self._closed = False
         self._inherited: list[sqlite3.Connection] = []
+        self._watch = Watch(self.location)
         with errors_in_words(self.location):
             self._connected()
 
@@ -483,7 +485,8 @@ class EmbeddedStore(ScreeningStore):
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing: what is written inside is kept when this returns."""
         with self._session() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            with self._watch:  # another process may be writing
+                connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")

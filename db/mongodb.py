@@ -11,6 +11,8 @@ The URI takes pymongo's options, such as ``tls=true``, ``tlsCAFile=...``,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 import time
@@ -48,6 +50,7 @@ from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, mask_uri
+from db.waiting import Watch
 
 DEFAULT_DATABASE = "screening"
 META = "screening_meta"
@@ -104,6 +107,11 @@ DUPLICATE = 11000
 NAMESPACE_EXISTS = 48
 VALIDATION_CODES = (2, 121)
 
+VALIDATORS = hashlib.sha256(
+    json.dumps([validator(collection.document) for collection in COLLECTIONS]).encode()
+).hexdigest()
+"""Changes when the validators do."""
+
 T = TypeVar("T")
 Raw = dict[str, Any]
 
@@ -135,6 +143,7 @@ class MongoStore(ScreeningStore):
         self._owner = os.getpid()
         self._closed = False
         self._opened = False
+        self._watch = Watch(self.location)
         self._open(any_version)
 
     def close(self) -> None:
@@ -313,7 +322,8 @@ class MongoStore(ScreeningStore):
 
     def mark(self, version: int, *, ready: bool) -> None:
         """Note the schema version, and whether the set-up for it is done."""
-        update = {"$set": {"schema_version": version, "ready": ready}}
+        known = {"schema_version": version, "ready": ready, "validators": VALIDATORS}
+        update = {"$set": known}
         self.attempt(lambda database: database[META].update_one(_META_KEY, update, upsert=True))
 
     def attempt(self, operation: Callable[[Database[Raw]], T]) -> T:
@@ -333,7 +343,8 @@ class MongoStore(ScreeningStore):
             self._call(self._refuse_foreign)
         else:
             self._check_version(meta.get("schema_version"))
-        if meta is None or not meta.get("ready"):
+        # An earlier version of this program may have set up validators that know less.
+        if meta is None or not meta.get("ready") or meta.get("validators") != VALIDATORS:
             self.mark(schema.SCHEMA_VERSION, ready=False)
             self.set_up()
             self.mark(schema.SCHEMA_VERSION, ready=True)
@@ -442,7 +453,7 @@ class MongoStore(ScreeningStore):
         while True:
             left = start + self.patience - time.monotonic()
             try:
-                with pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
+                with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
                     return operation()
             except (DocumentTooLarge, InvalidDocument, DuplicateKeyError):
                 raise

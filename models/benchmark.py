@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +30,7 @@ from models.losses import SETTINGS
 from models.metrics import spectrum_metrics
 from models.phonons import phonon_figures
 from models.predictor import EDGE_BUDGET
-from models.processes import end_with_parent
+from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
 from models.splits import Split, fold, split_of
 from models.studies import nearest_in_training
 from models.subclasses import Subclass
@@ -270,21 +269,22 @@ def _results(
     read = (_states, _loaded)
     context = get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, read) as pool:
-        futures = {pool.submit(train_run, config, run, folder): i for i, run in enumerate(runs)}
         try:
+            with deaf_to_interrupts():
+                futures = {pool.submit(train_run, config, r, folder): i for i, r in enumerate(runs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise ModelError("a training process died; out of memory? use fewer workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # Ctrl-C, or an error of a run, waits for no other run
+            kill_workers(pool)
+            raise
 
 
 def _start_worker(states: dict, loaded: dict) -> None:
-    """One thread, and an end with Ctrl-C or with the parent instead of another epoch."""
+    """One thread, and an end with the parent instead of another epoch."""
     _states.update(states)
     _loaded.update(loaded)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     torch.set_num_threads(1)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError
+from models.spectrum import EnergyGrid
 
 CARD = "card.json"
 ZOO = Path(__file__).parent / "zoo"
@@ -206,6 +207,44 @@ def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
         return frozenset(ModelCard.read(predictor_folder(folder)).elements)
     except ModelError:
         return None
+
+
+def check_predictor(folder: Path, grid: EnergyGrid) -> None:
+    """Refuse a damaged predictor, or one of another grid, in milliseconds and without torch.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, the weights are not those of the card, or the grid is another.
+    """
+    for name in (SHAPE, SCALE):
+        card, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
+        try:
+            document = json.loads(card.read_bytes())
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            found = EnergyGrid.model_validate(document["grid"])
+        except OSError as error:
+            raise ModelError(f"checkpoint {error.filename}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
+        if digest != document.get("weights_sha256"):
+            raise ModelError(f"checkpoint {weights}: its hash is not the one in {card.name}")
+        check_grid(folder, found, grid)
+
+
+def check_grid(folder: Path, found: EnergyGrid, needed: EnergyGrid) -> None:
+    """Refuse a predictor of another grid.
+
+    Raises
+    ------
+    ModelError
+        If the grids differ.
+    """
+    if found != needed:
+        raise ModelError(
+            f"checkpoint {folder} predicts {found.size} bins from {found.start:g} {found.unit}; "
+            f"needed are {needed.size} bins from {needed.start:g} {needed.unit}"
+        )
 
 
 def model_name(model_id: str) -> str:

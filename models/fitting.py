@@ -363,6 +363,10 @@ def _train(
         if resumed is None:
             raise
         raise ModelError(f"{resumed}: not the state of a training") from error
+    except SystemExit:
+        if trainer.interrupted:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     if not best.weights:
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)

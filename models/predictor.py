@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.card import SCALE, SHAPE, model_id, predictor_folder
+from models.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -26,7 +25,7 @@ from models.graph import (
     collate,
     edge_budget_batches,
 )
-from models.processes import end_with_parent
+from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
 from models.spectrum import EnergyGrid
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
-CHUNK = 256  # structures that a process gets at a time
+CHUNK = 256  # structures that a process gets at a time,
+CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work
 IN_PROCESS = 200  # fewer structures than this are not worth starting processes
 
 
@@ -55,6 +55,33 @@ class PredictedSpectra:
     values: np.ndarray
     grid: EnergyGrid
     failures: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PredictedSpectra]) -> PredictedSpectra:
+        """Spectra of all parts, of which there is one at least, in order."""
+        failures: dict[int, str] = {}
+        start = 0
+        for part in parts:
+            failures |= {start + i: reason for i, reason in part.failures.items()}
+            start += len(part.values)
+        return cls(np.concatenate([part.values for part in parts]), parts[0].grid, failures)
+
+
+def usable_device(name: str) -> str:
+    """Name of a device that is there; for ``"auto"`` a GPU, else the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the device is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        raise ModelError(f"device {name}: torch finds none here; use auto or cpu") from None
+    return name
 
 
 class SpectrumPredictor:
@@ -101,19 +128,15 @@ class SpectrumPredictor:
         Raises
         ------
         ModelError
-            If a checkpoint is missing or damaged, or has another grid than `grid`.
+            If a checkpoint is missing or damaged, or has another grid than `grid`, or there is
+            no such device.
         """
         folder = predictor_folder(folder)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = usable_device(device)
         shape, scale = (load_checkpoint(folder / name, device) for name in (SHAPE, SCALE))
         predictor = cls(shape, scale, folder.resolve())
-        if grid is not None and predictor.grid != grid:
-            raise ModelError(
-                f"checkpoint {folder} predicts {predictor.grid.size} bins from "
-                f"{predictor.grid.start:g} {predictor.grid.unit}; needed are {grid.size} bins "
-                f"from {grid.start:g} {grid.unit}"
-            )
+        if grid is not None:
+            check_grid(folder, predictor.grid, grid)
         return predictor
 
     @property
@@ -148,20 +171,36 @@ class SpectrumPredictor:
         ModelError
             If a worker process dies. A structure that cannot be predicted is a failure instead.
         """
-        values = np.full((len(structures), self.grid.size), np.nan, np.float32)
-        failures: dict[int, str] = {}
-        start = 0
+        nothing = PredictedSpectra(np.empty((0, self.grid.size), np.float32), self.grid)
+        parts = [nothing]
+        for part in self.predict_parts(structures, workers=workers):
+            parts.append(part)
+            if progress:
+                progress(len(part.values))
+        return PredictedSpectra.joined(parts)
+
+    def predict_parts(
+        self, structures: Sequence[Crystal | Structure], *, workers: int = 1
+    ) -> Generator[PredictedSpectra]:
+        """Predict like :meth:`predict`, and give the spectra of some structures as they are done.
+
+        The parts come in the order of the structures. A caller that stops early, or is
+        interrupted, ends the worker processes.
+
+        Raises
+        ------
+        ModelError
+            If a worker process dies.
+        """
         try:
-            for spectra, reasons in self._predict_chunks(structures, workers):
-                values[start : start + len(spectra)] = spectra
-                failures |= {start + i: reason for i, reason in reasons.items()}
-                start += len(spectra)
-                if progress:
-                    progress(len(spectra))
+            for values, failures in self._predict_chunks(structures, workers):
+                yield PredictedSpectra(values, self.grid, failures)
         except BrokenProcessPool:
             self.close()
             raise ModelError("a worker process died; out of memory? use fewer workers") from None
-        return PredictedSpectra(values, self.grid, failures)
+        except BaseException:  # Ctrl-C does not wait for what the workers have begun
+            self._kill()
+            raise
 
     def close(self) -> None:
         """End the worker processes."""
@@ -169,10 +208,15 @@ class SpectrumPredictor:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
+    def _kill(self) -> None:
+        if self._pool:
+            kill_workers(self._pool)
+            self._pool = None
+
     def _predict_chunks(
         self, structures: Sequence[Crystal | Structure], workers: int
     ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-        chunks = [structures[k : k + CHUNK] for k in range(0, len(structures), CHUNK)]
+        chunks = list(_chunks(structures))
         graph = self.shape.card.graph
         if workers < 2 or len(structures) < IN_PROCESS:
             with _threads(1 if self.device.type == "cpu" else None):
@@ -183,11 +227,14 @@ class SpectrumPredictor:
             context = multiprocessing.get_context("spawn")
             folder = self.folder if self.device.type == "cpu" else None
             self._pool = ProcessPoolExecutor(workers, context, _start_worker, (folder,))
-        if self.device.type == "cpu":
-            yield from self._pool.map(_predict_in_worker, chunks)
-        else:
-            graphs = self._pool.map(build_graphs, chunks, [graph] * len(chunks))
-            yield from map(self._predict_graphs, graphs)
+        done: Iterator[tuple[np.ndarray, dict[int, str]]]
+        with deaf_to_interrupts():
+            if self.device.type == "cpu":
+                done = self._pool.map(_predict_in_worker, chunks)
+            else:
+                graphs = self._pool.map(build_graphs, chunks, [graph] * len(chunks))
+                done = map(self._predict_graphs, graphs)
+        yield from done
 
     def _predict_graphs(
         self, graphs: list[CrystalGraph | str]
@@ -199,6 +246,21 @@ class SpectrumPredictor:
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True)
+
+
+def _chunks(
+    structures: Sequence[Crystal | Structure],
+) -> Iterator[Sequence[Crystal | Structure]]:
+    """Consecutive structures, at most `CHUNK` with `CHUNK_ATOMS` together."""
+    start, atoms = 0, 0
+    for i, structure in enumerate(structures):
+        n = len(structure)
+        if i > start and (i - start == CHUNK or atoms + n > CHUNK_ATOMS):
+            yield structures[start:i]
+            start, atoms = i, 0
+        atoms += n
+    if start < len(structures):
+        yield structures[start:]
 
 
 def predict_spectra(
@@ -264,7 +326,6 @@ _in_worker: SpectrumPredictor | None = None
 def _start_worker(folder: Path | None) -> None:
     """Prepare a worker process; it ends with its parent, even when that is killed."""
     global _in_worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     torch.set_num_threads(1)
     if folder is not None:

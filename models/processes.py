@@ -1,10 +1,14 @@
-"""Worker processes that never outlive the process that started them."""
+"""Worker processes that never outlive the process that started them, and end at once with it."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
@@ -17,3 +21,28 @@ def _exit_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started in the block leave Ctrl-C to their parent, from their start on.
+
+    A terminal sends Ctrl-C to all of them; one that still imports would print a traceback. The
+    parent gets a Ctrl-C of the meantime at the end of the block.
+    """
+    blocked = {signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_workers(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool whatever they are doing; results that are due are lost."""
+    if hasattr(pool, "kill_workers"):  # Python 3.14
+        pool.kill_workers()
+        return
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(cancel_futures=True)

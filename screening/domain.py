@@ -9,17 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
-from models.crystal import Crystal
-from models.elements import covalent_radii
-from models.label_rules import ISOLATED, isolated_atoms
+from models.distances import has_isolated_atoms
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
     from screening.candidate import Candidate
-
-SMALL = 128  # atoms; in larger cells a neighbour list is faster than all pairs
 
 
 @dataclass(frozen=True)
@@ -85,29 +79,3 @@ def doubts(document: CandidateDoc) -> list[str]:
     if document.is_positive_per_atom not in (None, document.is_positive):
         found.append("no gap per atom" if document.is_positive else "a gap per atom")
     return found + list(document.remarks or ())
-
-
-def has_isolated_atoms(crystal: Crystal) -> bool | None:
-    """Whether an atom touches no other; see :func:`models.label_rules.isolated_atoms`.
-
-    None if an element has no known radius (beyond Lr).
-
-    Of most small cells the nearest images of the pairs already show that every atom touches
-    another, ten times faster than a neighbour list does.
-    """
-    if crystal.atomic_numbers.max() >= len(covalent_radii()):
-        return None
-    if len(crystal) <= SMALL and _every_atom_has_a_near_image(crystal):
-        return False
-    return bool(isolated_atoms(crystal).any())
-
-
-def _every_atom_has_a_near_image(crystal: Crystal) -> bool:
-    """Sufficient, not necessary: a skewed cell may have images that are nearer still."""
-    radii = covalent_radii()[crystal.atomic_numbers]
-    apart = crystal.frac_coords[:, None] - crystal.frac_coords
-    apart -= np.round(apart)
-    distance = np.linalg.norm(apart @ crystal.lattice, axis=-1)
-    np.fill_diagonal(distance, np.linalg.norm(crystal.lattice, axis=1).min())
-    touches = distance <= ISOLATED * (radii[:, None] + radii)
-    return bool(touches.any(axis=1).all())

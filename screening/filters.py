@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,6 +55,8 @@ class ScreeningFilters(Options):
         What to do with a candidate whose property is not known. It is counted either way.
     """
 
+    command_line: ClassVar = {"max_energy_above_hull": "--max-ehull", "max_band_gap": "--max-gap"}
+
     max_energy_above_hull: float | None = Field(default=0.5, ge=0)
     max_elements: int | None = Field(default=4, ge=1)
     max_sites: int | None = Field(default=None, ge=1)
@@ -82,11 +84,11 @@ class ScreeningFilters(Options):
     def _can_pass(self) -> Self:
         both = sorted(self.elements & self.exclude_elements)
         if both:
-            raise ValueError(f"{', '.join(both)} cannot be both required and excluded")
+            raise ValueError(f"--elements and --exclude-elements both name {', '.join(both)}")
         if self.max_elements is not None and len(self.elements) > self.max_elements:
             raise ValueError(
-                f"{len(self.elements)} required elements ({', '.join(sorted(self.elements))}) "
-                f"are more than the {self.max_elements} that a material may have"
+                f"--elements asks for {len(self.elements)} ({', '.join(sorted(self.elements))}), "
+                f"--max-elements lets a material have {self.max_elements}"
             )
         return self
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from models.card import model_name, predictor_folder
 from models.crystal import Crystal
+from models.distances import has_isolated_atoms
 from models.errors import ModelError
 from models.spectrum import EDOS_GRID, Spectrum
 from screening.candidate import Candidate, SourceItem, Unreadable
-from screening.domain import Domain, has_isolated_atoms
+from screening.domain import Domain
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
 

@@ -17,7 +17,9 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from db.documents import CandidateDoc, ValidationDoc, utc_now
 from db.query import VALIDATIONS
 from db.store import ScreeningStore, describe, mask_uri
+from db.waiting import Watch
 from screening.errors import ScreeningError
+from screening.secrets import keep_secret
 from workflows.dos.document import DosError
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
@@ -59,13 +61,15 @@ class LaunchPadFile(BaseModel):
             If the file is missing, is not YAML, or a field is wrong.
         """
         try:
-            return cls.model_validate(yaml.safe_load(path.read_bytes()) or {})
+            file = cls.model_validate(yaml.safe_load(path.read_bytes()) or {})
         except OSError as error:
             raise ScreeningError(f"{path}: {error.strerror}; --launchpad names another") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ScreeningError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
         except ValidationError as error:
             raise ScreeningError(f"{path}: {describe(error)}") from None
+        keep_secret(file.password or "")
+        return file
 
     @property
     def address(self) -> str:
@@ -88,8 +92,10 @@ def open_launchpad(path: Path) -> Iterator[LaunchPad]:
     file = LaunchPadFile.read(path)
     where = f"{path}: {file.address}"
     try:
-        launchpad = _connect(file)
-        if launchpad.fw_id_assigner.find_one() is None:
+        with Watch(where):
+            launchpad = _connect(file)
+            is_set_up = launchpad.fw_id_assigner.find_one() is not None
+        if not is_set_up:
             raise ScreeningError(f"{where} is no launchpad yet; run `lpad -l {path} reset` once")
         yield launchpad
     except ConfigurationError:

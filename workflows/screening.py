@@ -6,9 +6,12 @@ store. Every job can be run again: it finds what is done and does the rest.
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -29,6 +32,7 @@ from db.documents import (
     Verdict,
     utc_now,
 )
+from db.query import CANDIDATES, Query, conditions
 from db.store import ScreeningStore, mask_uri
 from models.card import DEFAULT_EDOS, model_id, trained_elements
 from models.crystal import Crystal
@@ -44,9 +48,13 @@ from workflows.progress import advance, steps_of
 from workflows.stores import open_reference, store_of_run, store_reference
 
 if TYPE_CHECKING:
-    from models.predictor import SpectrumPredictor
+    from models.predictor import PredictedSpectra, SpectrumPredictor
+
+log = logging.getLogger(__name__)
 
 READ_BATCH = 1000  # candidates that are judged and stored at a time
+KEEP_EVERY = 1.0  # s of predictions that are stored at a time
+ANSWERS = 0.5  # s in which a store that works has written these
 
 
 def new_run_id() -> str:
@@ -185,6 +193,8 @@ def query(
     opened = _open_source(source, filters, options)
     reference = {"source": source} | opened.provenance
     model = model_id(Path(parameters["checkpoint"]))
+    log.info("run %s: %s; model %s", run_id, opened.description, model)
+    log.debug("run %s: %s", run_id, parameters)
     with store_of_run(db, run_id) as store:
         run = _find_run(store, run_id)
         if run is None:
@@ -252,6 +262,10 @@ def filter_candidates(
             changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
             run = Run.model_validate(run.model_dump() | changes)
             store.put_run(run)
+            for stage in stages:
+                log.info(
+                    "%(name)s: %(entered)d in, %(dropped)d dropped, %(unknown)d unknown", stage
+                )
         shards = store.shards(run_id, state="pending")
         return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
 
@@ -303,6 +317,7 @@ def _filtered(
                 return
             if isinstance(item, Unreadable):
                 funnel.add_unreadable()
+                log.info("%s cannot be used: %s", item.material_id, item.reason)
                 yield CandidateDoc(
                     run_id=run_id, material_id=item.material_id, state="failed", reason=item.reason
                 )
@@ -399,30 +414,80 @@ def score_shard(
         missing = [c.material_id for c in pending if _prediction_key(c, model) not in known]
         advance("scored", len(known), total)
         counts = {"predicted": 0, "reused": len(known), "failed": 0}
+        log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
         if not missing:
             return counts
         candidates = list(
             store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
         )
         crystals = [Crystal.from_dict(c.structure or {}) for c in candidates]
-        predicted = _predictor(checkpoint, device).predict(
-            crystals, workers=workers, progress=lambda n: advance("scored", n, total)
+        criteria = GapCriteria(**run.parameters["criteria"])
+        remaining = iter(candidates)
+        with closing(
+            _predictor(checkpoint, device).predict_parts(crystals, workers=workers)
+        ) as parts:
+            for part in _timely(parts):
+                batch = list(islice(remaining, len(part.values)))
+                _keep(store, batch, part, model, criteria)
+                counts["predicted"] += len(batch) - len(part.failures)
+                counts["failed"] += len(part.failures)
+                advance("scored", len(batch), total)
+                log.debug("shard %d: %s", shard, counts)
+        return counts
+
+
+def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
+    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill."""
+    from models.predictor import PredictedSpectra
+
+    waiting: list[PredictedSpectra] = []
+    since = time.monotonic()
+    for part in parts:
+        waiting.append(part)
+        if time.monotonic() - since >= KEEP_EVERY:
+            yield PredictedSpectra.joined(waiting)
+            waiting, since = [], time.monotonic()
+    if waiting:
+        yield PredictedSpectra.joined(waiting)
+
+
+def _keep(
+    store: ScreeningStore,
+    candidates: list[CandidateDoc],
+    predicted: PredictedSpectra,
+    model: str,
+    criteria: GapCriteria,
+) -> None:
+    """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
+    good = [i for i in range(len(candidates)) if i not in predicted.failures]
+    chosen, spectra = [candidates[i] for i in good], predicted.values[good]
+    predictions = list(_prediction_documents(chosen, spectra, model))
+    by_key = {_prediction_key(candidate, model): candidate for candidate in chosen}
+    verdicts = list(_verdicts(predictions, by_key, criteria))
+    verdicts += [
+        Verdict(
+            run_id=candidates[i].run_id,
+            material_id=candidates[i].material_id,
+            state="failed",
+            reason=reason,
+            model_id=model,
         )
-        good = [i for i in range(len(candidates)) if i not in predicted.failures]
-        store.upsert_predictions(
-            _prediction_documents([candidates[i] for i in good], predicted.values[good], model)
-        )
-        store.apply_verdicts(
-            Verdict(
-                run_id=run_id,
-                material_id=candidates[i].material_id,
-                state="failed",
-                reason=reason,
-                model_id=model,
-            )
-            for i, reason in predicted.failures.items()
-        )
-        return counts | {"predicted": len(good), "failed": len(predicted.failures)}
+        for i, reason in predicted.failures.items()
+    ]
+    for verdict in verdicts[len(good) :]:
+        log.info("%s failed: %s", verdict.material_id, verdict.reason)
+
+    def write() -> None:
+        store.upsert_predictions(predictions)
+        store.apply_verdicts(verdicts)
+
+    began = time.monotonic()
+    try:
+        write()
+    except KeyboardInterrupt:
+        if time.monotonic() - began < ANSWERS:  # else nobody waits for a store that hangs
+            write()
+        raise
 
 
 def _model_of(run: Run, checkpoint: str) -> str:
@@ -485,7 +550,7 @@ def gap_document(gaps: Gaps, i: int) -> GapDoc:
 def select(
     run_id: str, db: str, criteria: dict[str, Any], checkpoint: str, scored: list[dict[str, int]]
 ) -> dict[str, int]:
-    """Apply the run's criteria to the predictions of its candidates.
+    """Apply the run's criteria to the predictions that were there before the run.
 
     Returns
     -------
@@ -500,15 +565,17 @@ def select(
                 _prediction_key(candidate, model): candidate
                 for candidate in store.candidates(run_id, state="pending", shard=shard)
             }
-            store.apply_verdicts(_verdicts(store, pending, gap_criteria))
+            predictions = list(store.predictions(pending))
+            store.apply_verdicts(_verdicts(predictions, pending, gap_criteria))
     keys = ("predicted", "reused", "failed")
     return {key: sum(counts[key] for counts in scored) for key in keys}
 
 
 def _verdicts(
-    store: ScreeningStore, pending: dict[PredictionKey, CandidateDoc], criteria: GapCriteria
+    predictions: Sequence[PredictionDoc],
+    candidates: Mapping[PredictionKey, CandidateDoc],
+    criteria: GapCriteria,
 ) -> Iterator[Verdict]:
-    predictions = list(store.predictions(pending))
     if not predictions:
         return
     spectra = np.array([p.spectrum for p in predictions], np.float32)
@@ -516,7 +583,7 @@ def _verdicts(
     positive = gaps.is_gap
     per_atom = _judged_per_atom(spectra, [p.nsites for p in predictions], gaps)
     for i, prediction in enumerate(predictions):
-        candidate = pending[prediction.key]
+        candidate = candidates[prediction.key]
         yield Verdict(
             run_id=candidate.run_id,
             material_id=candidate.material_id,
@@ -546,19 +613,36 @@ def store_selection(run_id: str, db: str, scored: dict[str, int]) -> dict[str, i
         If candidates are still pending: a part of the run was lost.
     """
     with store_of_run(db, run_id) as store:
-        states = store.candidate_counts(run_id)
-        if states.get("pending"):
+        counts = _counts(store, run_id)
+        if counts.get("pending"):
             raise ScreeningError(
-                f"run {run_id}: {states['pending']} candidates have no prediction; resume it"
+                f"run {run_id}: {counts['pending']} candidates have no prediction; resume it"
             )
         best = store.candidates(run_id, is_positive=True, sort_by="score", descending=True)
         selection = [candidate.material_id for candidate in best]
-        counts = states | {"positive": len(selection)}
         run = store.run(run_id)
         # A resumed run adds to what was scored before it was interrupted.
         changes = {"selection": selection, "counts": counts, "updated_at": utc_now()}
         store.put_run(Run.model_validate(run.model_dump() | changes))
         return counts | scored
+
+
+def _counts(store: ScreeningStore, run_id: str) -> dict[str, int]:
+    """Candidates in each state, and the positives among them."""
+    positives = Query(CANDIDATES, conditions(run_id=run_id, is_positive=True))
+    return store.candidate_counts(run_id) | {"positive": store.count(positives)}
+
+
+def note_interruption(db: str, run_id: str) -> None:
+    """Write down that a run was interrupted, and how far it has come, if it has begun."""
+    with open_reference(store_reference(db)) as store:
+        run = _find_run(store, run_id)
+        if run is None or run.state == "done":
+            return
+        changes = {"state": "interrupted", "updated_at": utc_now()}
+        run = run.model_copy(update=changes)
+        store.put_run(run)  # first, since counting a million candidates takes its time
+        store.put_run(run.model_copy(update={"counts": _counts(store, run_id)}))
 
 
 @job
@@ -574,6 +658,7 @@ def summarise(run_id: str, db: str, counts: dict[str, int]) -> dict[str, Any]:
         run = store.run(run_id)
         done = {"state": "done", "error": None, "finished_at": utc_now(), "updated_at": utc_now()}
         store.put_run(run.model_copy(update=done))
+        log.info("run %s is done: %s", run_id, counts)
         return {
             "run_id": run_id,
             "model_id": run.model_id,

@@ -1,5 +1,5 @@
 """``python -m screening.cli``."""
 
-from screening.cli import main
+from screening.cli import script
 
-main()
+script()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from screening.cli import (
@@ -13,35 +15,89 @@ from screening.cli import (
     fetch,
     history,
     predict,
+    program,
     run,
     show,
     similar,
     train,
     validate,
 )
+from screening.cli.logs import logged
+
+EXAMPLES = {
+    "run": (
+        "run --source prototypes --limit 100",
+        "run --source structures/ --max-ehull inf --unknown keep",
+        "run --elements Mg --max-sites 10 --min-width 1.5",
+        "run --source structures.parquet --resume",
+    ),
+    "runs": ("runs", "runs --out runs.csv"),
+    "candidates": (
+        "candidates --elements Mg --min-width 1.5 --out mg.parquet",
+        "candidates --to-validate",
+        "candidates --state failed",
+    ),
+    "show": ("show mp-149", "show mp-149 --plot mp-149.pdf"),
+    "similar": ("similar mp-149 --limit 20",),
+    "history": ("history mp-149",),
+    "predict": (
+        "predict my.cif",
+        "predict POSCAR other.cif --json",
+        "predict my.cif --plot my.pdf",
+    ),
+    "validate": (
+        "validate --engine gpaw --limit 10 --random 10",
+        "validate --limit 10 --draw random --where launchpad",
+    ),
+    "status": ("status", "status --rerun-failed"),
+    "metrics": ("metrics", "metrics --json"),
+    "train": ("train my-training.yaml --labels edos.parquet", "train my-training.yaml --resume"),
+    "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
+    "config": ("config", "config --db other.sqlite"),
+    "doctor": ("doctor",),
+    "edos": ("fetch edos edos.parquet",),
+    "phdos": ("fetch phdos phdos.parquet --method dfpt",),
+    "copy": ("db copy screening.sqlite other.sqlite",),
+    "migrate": ("db migrate --db screening.sqlite",),
+}
+
+
+def _examples(name: str) -> str:
+    return "\n\n".join(["Examples:", *(f"{program()} {line}" for line in EXAMPLES[name])])
+
 
 app = typer.Typer(
     help="Find materials with a gap just below the Fermi level: predict the eDOS of thousands of "
     "crystals, and keep those worth a DFT calculation.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(config.apply_settings)
-app.command("run")(run.run)
-app.command("runs")(history.runs)
-app.command("candidates")(candidates.candidates)
-app.command("show")(show.show)
-app.command("similar")(similar.similar)
-app.command("history")(history.history)
-app.command("predict")(predict.predict)
-app.command("validate")(validate.validate)
-app.command("status")(validate.status)
-app.command("metrics")(validate.metrics)
+
+
+def _add(name: str, command: Callable[..., None]) -> None:
+    app.command(name, epilog=_examples(name))(logged(command))
+
+
+_add("run", run.run)
+_add("runs", history.runs)
+_add("candidates", candidates.candidates)
+_add("show", show.show)
+_add("similar", similar.similar)
+_add("history", history.history)
+_add("predict", predict.predict)
+_add("validate", validate.validate)
+_add("status", validate.status)
+_add("metrics", validate.metrics)
 app.add_typer(fetch.app, name="fetch")
-app.command("train")(train.train)
-app.command("benchmark")(benchmark.benchmark)
+_add("train", train.train)
+_add("benchmark", benchmark.benchmark)
 app.add_typer(database.app, name="db")
-app.command("config")(config.config)
-app.command("doctor")(doctor.doctor)
+_add("config", config.config)
+_add("doctor", doctor.doctor)
+for group in (fetch.app, database.app):
+    for entry in group.registered_commands:
+        if entry.callback is not None:
+            entry.epilog = _examples(entry.name or entry.callback.__name__)
+            entry.callback = logged(entry.callback)

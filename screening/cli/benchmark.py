@@ -114,6 +114,7 @@ def benchmark(
     from models.benchmark import run_all, shared_dataset
     from models.splits import split_of
     from models.training_config import TrainingConfig
+    from screening.cli import resumable
     from screening.cli.console import print_json, stderr, stdout
     from screening.report.benchmark import Benchmark
     from screening.report.benchmark_figures import draw
@@ -148,10 +149,14 @@ def benchmark(
     )
     announce = _announcer(remarks.print, n_runs)
     processes = workers or options.default_workers()
-    results = run_all(config, runs, out / "runs", processes, announce)
+    with resumable("what is finished is kept, and the same command goes on"):
+        results = run_all(config, runs, out / "runs", processes, announce)
+        beside_results = [
+            run_all(other, beside_runs, out / "runs", processes, announce) for other in others
+        ]
     beside = [
-        Benchmark(other, run_all(other, beside_runs, out / "runs", processes, announce), (), out)
-        for other in others
+        Benchmark(other, found, (), out)
+        for other, found in zip(others, beside_results, strict=True)
     ]
     command = _command_line(context)
     found = Benchmark(config, results, tuple(subclasses), out, beside, command)
@@ -170,7 +175,15 @@ def benchmark(
         stdout().print(found.report, markup=False, highlight=False, soft_wrap=True)
 
 
-UNPRINTED = {"out", "workers", "json", "quiet"}  # the results do not depend on them
+UNPRINTED = {
+    "out",
+    "workers",
+    "json",
+    "quiet",
+    "verbose",
+    "debug",
+    "log",
+}  # the results do not depend on them
 
 
 def _command_line(context: typer.Context) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -18,7 +18,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SORTABLE = {
+Sortable = Literal[
+    "score",
+    "width",
+    "kind",
+    "robust",
+    "n_ranges",
+    "margin_max_dos",
+    "margin_min_width",
+    "margin_min_upper_edge",
+    "margin_max_upper_edge",
+    "energy_above_hull",
+    "band_gap",
+    "nsites",
+    "formula",
+    "material_id",
+]
+SORTABLE: dict[Sortable, str] = {
     "score": "score",
     "width": "gap.width",
     "kind": "gap.kind",
@@ -34,8 +50,6 @@ SORTABLE = {
     "formula": "formula",
     "material_id": "material_id",
 }
-KINDS = ("gap", "near-gap")
-STATES = ("pending", "screened", "rejected", "failed")
 ROWS = 50  # on the screen
 NAMED = 10  # runs that an error names
 
@@ -55,8 +69,8 @@ def candidates(
         typer.Option("--disagreements", help="Those that the model and DFT judge differently."),
     ] = False,
     state: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_FILTERS, help=f"{', '.join(STATES)}; implies --all."),
+        Literal["pending", "screened", "rejected", "failed"] | None,
+        typer.Option(rich_help_panel=_FILTERS, help="Implies --all."),
     ] = None,
     elements: Annotated[
         str | None,
@@ -82,8 +96,8 @@ def candidates(
         float | None, typer.Option(rich_help_panel=_FILTERS, help="Highest upper edge, eV.")
     ] = None,
     kind: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_FILTERS, help="gap (nearly empty) or near-gap."),
+        Literal["gap", "near-gap"] | None,
+        typer.Option(rich_help_panel=_FILTERS, help="A gap is nearly empty, a near-gap low."),
     ] = None,
     robust: Annotated[
         bool,
@@ -109,7 +123,7 @@ def candidates(
             "not trained on, isolated atoms.",
         ),
     ] = None,
-    sort: Annotated[str, typer.Option(help=f"One of {', '.join(SORTABLE)}.")] = "score",
+    sort: Annotated[Sortable, typer.Option(help="What to sort by.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
     limit: Annotated[
         int | None,
@@ -125,8 +139,6 @@ def candidates(
     from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.errors import ScreeningError
 
-    if sort not in SORTABLE:
-        raise ScreeningError(f"--sort {sort}: not one of {', '.join(SORTABLE)}")
     if to_validate and disagreements:
         raise ScreeningError("--to-validate and --disagreements ask for different things")
     filters = _filters(
@@ -194,13 +206,8 @@ def _filters(
     **ranges: Range,
 ) -> dict[str, Any]:
     """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
-    from screening.errors import ScreeningError
     from screening.filters import ScreeningFilters
 
-    if state is not None and state not in STATES:
-        raise ScreeningError(f"--state {state}: not one of {', '.join(STATES)}")
-    if kind is not None and kind not in KINDS:
-        raise ScreeningError(f"--kind {kind}: not one of {', '.join(KINDS)}")
     checked = ScreeningFilters.from_options(
         elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,21 @@ def _as_given(context: typer.Context, setting: Setting) -> Setting:
     return replace(setting, value=str(context.params[setting.name]), origin=COMMAND_LINE)
 
 
-def apply_settings(context: typer.Context) -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"edos-screening {version('edos-screening')}")
+        raise typer.Exit
+
+
+def apply_settings(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
     """Make environment and screen.yaml the defaults of the command that comes."""
     from screening.settings import DEFAULT, read_settings
 

@@ -36,6 +36,7 @@ def copy(
     from workflows.progress import reporting_to, steps_of
 
     steps = cache(steps_of)  # one for each collection
+    options.check_folder_of(target or db)
 
     with open_store(existing(source)) as origin, open_store(target or db) as destination:
         if origin.location == destination.location:

@@ -77,6 +77,7 @@ def _checkpoint(name: str | None) -> tuple[bool, str]:
 def _database(db: str) -> tuple[bool, str]:
     from db.store import mask_uri, open_store
 
+    options.check_folder_of(db)
     if "://" not in db and not Path(db).expanduser().exists():
         return True, f"{db}: will be made by the first `screen run`"
     with open_store(db) as store:

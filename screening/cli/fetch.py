@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,18 +34,17 @@ def edos(
 @app.command()
 def phdos(
     out: OutFile,
-    method: Annotated[str, typer.Option(help="Phonons calculated by dfpt or pheasy.")] = "dfpt",
+    method: Annotated[
+        Literal["dfpt", "pheasy"], typer.Option(help="How the phonons were calculated.")
+    ] = "dfpt",
     mp_api_key_file: options.MpApiKeyFile = None,
     refresh: options.Refresh = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch the phonon DOS of all materials; called again, it goes on where it stopped."""
-    from screening.errors import ScreeningError
-    from screening.fetch import METHODS, fetch_phdos
+    from screening.fetch import fetch_phdos
 
-    if method not in METHODS:
-        raise ScreeningError(f"--method {method}: not one of {', '.join(METHODS)}")
     _fetch(fetch_phdos, out, mp_api_key_file, refresh, as_json, quiet, method=method)
 
 
@@ -58,11 +57,13 @@ def _fetch(
     quiet: bool,
     **more: Any,
 ) -> None:
+    from screening.cli import resumable
     from screening.cli.console import print_json, progress_bars, stderr, stdout
     from screening.sources.mp_client import ATTRIBUTION
     from workflows.progress import reporting_to, steps_of
 
-    with progress_bars(quiet) as report, reporting_to(report):
+    again = resumable("the same command goes on from here")
+    with again, progress_bars(quiet) as report, reporting_to(report):
         fetched = fetch(
             out,
             api_key_file=key_file,

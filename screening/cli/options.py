@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -54,13 +54,19 @@ Checkpoint = Annotated[
         help="Folder of the predictor, or the name of a shipped one (`screen doctor` lists them).",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Where predictions run; auto: on a GPU if there is one."),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes; one for each core by default, at most 8."),
 ]
 
-Where = Annotated[str, typer.Option("--where", help="local, or launchpad for FireWorks.")]
+Where = Annotated[
+    Literal["local", "launchpad"],
+    typer.Option("--where", help="On this machine, or on FireWorks' launchpad."),
+]
 LaunchPadFile = Annotated[Path, typer.Option("--launchpad", help="FireWorks' launchpad file.")]
 DEFAULT_LAUNCHPAD = Path("launchpad.yaml")
 
@@ -99,10 +105,8 @@ SingleGap = Annotated[
     ),
 ]
 Band = Annotated[
-    str,
-    typer.Option(
-        "--band", rich_help_panel=_GAP, help="valence, or conduction for the mirror image."
-    ),
+    Literal["valence", "conduction"],
+    typer.Option("--band", rich_help_panel=_GAP, help="Below the VBM, or above the CBM."),
 ]
 
 Recursive = Annotated[
@@ -124,16 +128,16 @@ def default_workers() -> int:
     return min(os.cpu_count() or 1, 8)
 
 
-def is_for_launchpad(where: str) -> bool:
-    """Whether `--where` names the launchpad.
+def check_folder_of(db: str) -> None:
+    """Refuse a path in a folder that does not exist, rather than make what is a slip of the pen.
 
     Raises
     ------
     ScreeningError
-        If it is neither ``local`` nor ``launchpad``.
+        If the folder is missing.
     """
     from screening.errors import ScreeningError
 
-    if where not in ("local", "launchpad"):
-        raise ScreeningError(f"--where {where}: use local or launchpad")
-    return where == "launchpad"
+    folder = Path(db).expanduser().parent
+    if "://" not in db and not folder.is_dir():
+        raise ScreeningError(f"--db {db}: there is no folder {folder}; make it first")

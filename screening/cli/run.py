@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from screening.cli import options
+from screening.cli import logs, options, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
+NAMED = 3  # failures in one line
+PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
 def run(
@@ -57,10 +60,10 @@ def run(
         typer.Option("--without-edos/--any-edos", rich_help_panel=_FILTERS, help="Known DFT DOS."),
     ] = True,
     unknown: Annotated[
-        str | None,
+        Literal["keep", "drop"] | None,
         typer.Option(
             rich_help_panel=_FILTERS,
-            help="keep or drop candidates with a property that the source does not know. "
+            help="Candidates with a property that the source does not know. "
             "Default: drop for mp, keep for files.",
         ),
     ] = None,
@@ -111,14 +114,16 @@ def run(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Screen the structures of a source and store predictions and verdicts."""
+    """Screen the structures of a source and store predictions and verdicts.
+
+    What could not be judged is named at the end; the command exits with 1 if that is all of it.
+    """
     from screening.cli.console import stderr
 
     if limit is not None and limit < 1:
         from screening.errors import ScreeningError
 
         raise ScreeningError(f"--limit {limit}: must be 1 or more")
-    on_launchpad = options.is_for_launchpad(where)
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
@@ -153,12 +158,14 @@ def run(
         limit=limit,
         keep_cell=keep_cell,
     )
+    _check(maker, device if where == "local" else "auto")
     run_id = _run_id(maker, db, resume)
-    if on_launchpad:
+    if where == "launchpad":
         _submit(maker, run_id, launchpad)
         remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
         return
     remarks.print(f"Run {run_id} ({'resumed' if resume else 'new'})")
+    logs.write_to(logs.log_file_of_run(db, run_id))
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
 
@@ -208,6 +215,23 @@ def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
     return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
 
 
+def _check(maker: ScreeningFlowMaker, device: str) -> None:
+    """Refuse at once what would end the run later."""
+    from models.card import check_predictor
+    from models.spectrum import EDOS_GRID
+    from screening.sources.ids import read_material_ids
+
+    maker.parameters()  # checks filters and criteria
+    options.check_folder_of(maker.db)
+    if known_edos := maker.source_options.get("known_edos"):
+        read_material_ids(Path(known_edos))
+    check_predictor(Path(maker.checkpoint), EDOS_GRID)
+    if device not in ("auto", "cpu"):
+        from models.predictor import usable_device
+
+        usable_device(device)
+
+
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
     from workflows.screening import new_run_id, resumable_run
 
@@ -223,19 +247,34 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    import warnings
-
-    from screening.cli.console import progress_bars, stderr
+    from screening.cli import InterruptionError
+    from screening.cli.console import progress_bars
     from workflows.progress import reporting_to
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     flow = maker.make(run_id)
     try:
         with progress_bars(quiet) as report, reporting_to(report):
             run_flow(flow)
     except KeyboardInterrupt:
-        stderr(quiet).print("Interrupted: the same command with --resume goes on from here.")
-        raise
+        logs.log.info("interrupted")
+        _note_interruption(maker.db, run_id)
+        raise InterruptionError("the same command with --resume goes on from here") from None
+
+
+def _note_interruption(db: str, run_id: str) -> None:
+    """Note it in the store; the user does not wait for a store that does not answer."""
+    from contextlib import suppress
+    from threading import Thread
+
+    from workflows.screening import note_interruption
+
+    def note() -> None:
+        with suppress(Exception):
+            note_interruption(db, run_id)
+
+    noting = Thread(target=note, daemon=True)
+    noting.start()
+    noting.join(PROMPT_BACK)
 
 
 def run_flow(flow: Any) -> None:
@@ -253,21 +292,41 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
 
     with open_store(db) as store:
         run = store.run(run_id)
+        failures = {c.material_id: c.reason for c in store.candidates(run_id, state="failed")}
         best = store.candidates(
             run_id, is_positive=True, sort_by="score", descending=True, limit=max(top, 1)
         )
         positives = [CandidateRow.of(candidate, run) for candidate in best][:top]
         if as_json:
-            print_json(_summary(run, positives))
-            return
-        remarks = stderr(quiet)
-        remarks.print(_source_in_words(run))
-        remarks.print(funnel_table(run))
-        remarks.print(_counts(run))
-        stdout().print(positives_table(run, positives))
-        _warn_of_extrapolation(store, run, remarks)
-        for attribution in sorted({row.attribution for row in positives if row.attribution}):
-            remarks.print(attribution)
+            print_json(_summary(run, positives) | {"failures": failures})
+        else:
+            remarks = stderr(quiet)
+            remarks.print(_source_in_words(run))
+            remarks.print(funnel_table(run))
+            remarks.print(_counts(run))
+            stdout().print(positives_table(run, positives))
+            _warn_of_extrapolation(store, run, remarks)
+            for attribution in sorted({row.attribution for row in positives if row.attribution}):
+                remarks.print(attribution)
+    if failures:
+        _name_failures(run, failures)
+
+
+def _name_failures(run: Run, failures: dict[str, str | None]) -> None:
+    """Say what could not be judged, also to those who want no remarks."""
+    named = [f"{name} ({reason})" for name, reason in list(failures.items())[:NAMED]]
+    more = len(failures) - len(named)
+    if more:
+        named.append(
+            f"and {more} more (`{program()} candidates --state failed --run {run.run_id}`)"
+        )
+    what = "structures" if len(failures) > 1 else "structure"
+    print(
+        f"{program()}: {len(failures)} {what} could not be judged: {', '.join(named)}",
+        file=sys.stderr,
+    )
+    if not run.counts.get("screened"):
+        raise typer.Exit(1)
 
 
 def _source_in_words(run: Run) -> str:
@@ -306,11 +365,9 @@ def funnel_table(run: Run) -> Any:
 
 def _counts(run: Run) -> str:
     counts = run.counts
-    failed = counts.get("failed", 0)
     return (
         f"{counts.get('screened', 0):,} screened, {counts.get('positive', 0):,} positive, "
-        f"{failed:,} without a prediction"
-        + (f" (`screen candidates --state failed --run {run.run_id}`)" if failed else "")
+        f"{counts.get('failed', 0):,} without a prediction"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,8 @@ def similar(
     material_id: Annotated[str, typer.Argument(help="Id of a material.")],
     run: options.RunId = None,
     metric: Annotated[
-        str, typer.Option(help="wasserstein compares the shapes, mae the values.")
+        Literal["wasserstein", "mae"],
+        typer.Option(help="wasserstein compares the shapes, mae the values."),
     ] = "wasserstein",
     limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 10,
     out: options.Out = None,
@@ -49,7 +50,7 @@ def similar(
             prediction.spectrum,
             prediction.grid,
             model_id=prediction.model_id,
-            metric=metric,  # type: ignore[arg-type]  # checked there
+            metric=metric,
             limit=limit + 1,
         )
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,7 +30,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from where an interrupted training stopped.")
     ] = False,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], typer.Option(help="Where to train.")
+    ] = "auto",
     devices: Annotated[
         int, typer.Option(min=1, help="Processes, each with a device, that share every batch.")
     ] = 1,
@@ -40,27 +42,32 @@ def train(
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
+    from models.predictor import usable_device
     from models.training import (
         Hardware,
         is_main_process,
         read_training_config,
         train_predictor,
     )
+    from screening.cli import resumable
     from screening.cli.console import stderr, stdout
 
     chosen = read_training_config(
         config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
     )
+    if accelerator == "gpu":
+        usable_device("cuda")
     folder = out or config.parent / chosen.name
     remarks = stderr(quiet or not is_main_process())
-    trained = train_predictor(
-        chosen,
-        announce=remarks.print,
-        progress=not quiet,
-        hardware=Hardware(accelerator, devices, precision),
-        folder=folder / ".progress",
-        resume=resume,
-    )
+    with resumable("the same command with --resume goes on from the last state that was saved"):
+        trained = train_predictor(
+            chosen,
+            announce=remarks.print,
+            progress=not quiet,
+            hardware=Hardware(accelerator, devices, precision),
+            folder=folder / ".progress",
+            resume=resume,
+        )
     if not is_main_process():
         return
     card = trained.save(folder, gap=gap_figures(trained))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,9 +23,10 @@ ASK = 20  # calculations that are started without a question
 
 def validate(
     run: options.RunId = None,
-    engine: Annotated[str, typer.Option(help="gpaw or vasp.")] = "gpaw",
+    engine: Annotated[Literal["gpaw", "vasp"], typer.Option(help="DFT program.")] = "gpaw",
     preset: Annotated[
-        str | None, typer.Option(help="Of GPAW: fast, standard (the default) or accurate.")
+        Literal["fast", "standard", "accurate"] | None,
+        typer.Option(help="Of GPAW; standard by default."),
     ] = None,
     relax: Annotated[
         bool | None,
@@ -41,7 +42,7 @@ def validate(
         int | None, typer.Option(min=0, help="Positives at most; all by default.")
     ] = None,
     draw: Annotated[
-        str,
+        Literal["best", "random"],
         typer.Option(
             help="Positives under --limit: the best (finds most gaps) or random ones (so that "
             "precision and recall of all can be estimated)."
@@ -85,11 +86,11 @@ def validate(
         record_plan,
     )
 
-    on_launchpad = options.is_for_launchpad(where)
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
     engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
     recipe = maker.dos_maker.recipe
+    on_launchpad = where == "launchpad"
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
@@ -283,19 +284,19 @@ def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Calculate one after the other, or several at a time in processes of their own."""
+    from screening.cli import resumable
     from screening.cli.calculations import CalculationsShown
-    from screening.cli.console import stderr
 
     outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
     results = []
-    try:
-        with CalculationsShown(plan.todo, workers, quiet) as shown, closing(outcomes):
-            for candidate, outcome in outcomes:
-                shown.ended(candidate, _verdict(outcome))
-                results.append({"material_id": candidate.material_id} | outcome)
-    except KeyboardInterrupt:
-        stderr(quiet).print("Interrupted: the same command goes on with what is left.")
-        raise
+    with (
+        resumable("the same command goes on with what is left"),
+        CalculationsShown(plan.todo, workers, quiet) as shown,
+        closing(outcomes),
+    ):
+        for candidate, outcome in outcomes:
+            shown.ended(candidate, _verdict(outcome))
+            results.append({"material_id": candidate.material_id} | outcome)
     return results
 
 
@@ -331,6 +332,7 @@ def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int
     from concurrent.futures.process import BrokenProcessPool
     from tempfile import TemporaryDirectory
 
+    from models.processes import deaf_to_interrupts
     from screening.errors import ScreeningError
     from workflows.validation import validate_here
 
@@ -339,7 +341,8 @@ def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int
         TemporaryDirectory(prefix="screen-validate-") as folder,
         ProcessPoolExecutor(workers, context, _start_worker, (folder,)) as pool,
     ):
-        tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
+        with deaf_to_interrupts():
+            tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
         try:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from screening.errors import ScreeningError
+from screening.secrets import keep_secret
 
 KEY_PAGE = "https://next-gen.materialsproject.org/api"
 ATTRIBUTION = (
@@ -56,6 +57,7 @@ def find_api_key(key_file: Path | None = None) -> str:
         raise ScreeningError(
             f"what is in {where} is {what}, which has 32 letters and digits: see {KEY_PAGE}"
         )
+    keep_secret(key)
     return key
 
 

@@ -173,6 +173,7 @@ def test_a_step_down_is_waited_for() -> None:
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "find" in command:
             meta = {"_id": "schema", "schema_version": SCHEMA_VERSION, "ready": True}
+            meta["validators"] = mongodb.VALIDATORS
             return {"ok": 1.0, "cursor": {"id": 0, "ns": "x.y", "firstBatch": [meta]}}
         if "update" in command:
             writes.append(command)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from models.crystal import ATOMIC_NUMBERS, Crystal
+from models.distances import has_isolated_atoms
 from models.elements import covalent_radii
 from models.label_rules import isolated_atoms
 from screening.candidate import Candidate
-from screening.domain import Domain, has_isolated_atoms
+from screening.domain import Domain
 
 TRAINED = frozenset({"Na", "Cl", "Mg", "O"})
 

@@ -123,16 +123,22 @@ def test_filters_can_be_switched_off_one_by_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_energy_above_hull": -0.1}, "max_energy_above_hull = -0.1: .*greater than or equal"),
-        ({"max_band_gap": -1}, "max_band_gap = -1"),
-        ({"max_band_gap": float("nan")}, "max_band_gap"),
-        ({"max_elements": 0}, "max_elements = 0"),
+        ({"max_energy_above_hull": -0.1}, "--max-ehull -0.1: .*greater than or equal"),
+        ({"max_band_gap": -1}, "--max-gap -1: "),
+        ({"max_band_gap": float("nan")}, "--max-gap nan"),
+        ({"max_elements": 0}, "--max-elements 0: "),
         ({"elements": ["Mg", "Xx", "al"]}, "no element Xx, al"),
         ({"exclude_elements": "X"}, "no element X"),
-        ({"elements": "Mg Al", "exclude_elements": "Al"}, "Al cannot be both"),
-        ({"elements": "Mg,Al,O", "max_elements": 2}, "3 required elements .* more than the 2"),
-        ({"unknown": "maybe"}, "unknown = 'maybe'"),
-        ({"max_hull": 1}, "max_hull"),
+        (
+            {"elements": "Mg Al", "exclude_elements": "Al"},
+            "--elements and --exclude-elements both name Al",
+        ),
+        (
+            {"elements": "Mg,Al,O", "max_elements": 2},
+            "--elements asks for 3 .*, --max-elements lets a material have 2",
+        ),
+        ({"unknown": "maybe"}, "--unknown maybe: "),
+        ({"max_hull": 1}, "--max-hull 1: extra"),
     ],
 )
 def test_wrong_filters_are_one_clear_line(options, message):

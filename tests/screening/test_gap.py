@@ -623,12 +623,12 @@ def test_input_that_does_not_fit_is_refused(energies, dos, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_dos": 0}, "max_dos = 0: input should be greater than 0"),
-        ({"min_width": -1}, "min_width = -1"),
-        ({"max_upper_edge": math.nan}, "max_upper_edge"),
+        ({"max_dos": 0}, "--max-dos 0: input should be greater than 0"),
+        ({"min_width": -1}, "--min-width -1: "),
+        ({"max_upper_edge": math.nan}, "--max-upper-edge nan"),
         ({"min_upper_edge": 0.5}, "nothing can pass"),
-        ({"band": "middle"}, "band = 'middle'"),
-        ({"min_with": 1}, "min_with"),
+        ({"band": "middle"}, "--band middle: "),
+        ({"min_with": 1}, "--min-with 1: extra"),
     ],
 )
 def test_wrong_criteria_are_one_clear_line(options, message):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from db.store import open_store
 from models.card import DEFAULT_EDOS
@@ -98,14 +99,55 @@ def test_bad_input_ends_in_one_line(screen, table, tmp_path, structure_table):
     (tmp_path / "bad.cif").write_text("this is not a CIF")
     one_line(screen("run", "--source", "bad.cif"), "bad.cif")
     one_line(screen("run", "--source", table, "--limit", -1), "--limit")
-    one_line(screen("run", "--source", table, "--max-ehull", -1), "max_energy_above_hull")
-    one_line(screen("run", "--source", table, "--elements", "Xx"), "Xx")
+    one_line(screen("run", "--source", table, "--max-ehull", -1), "--max-ehull -1.0: input should")
+    one_line(screen("run", "--source", table, "--max-gap", -1), "--max-gap -1.0: input should")
+    one_line(screen("run", "--source", table, "--max-elements", 0), "--max-elements 0: input")
+    one_line(screen("run", "--source", table, "--max-dos", -1), "--max-dos -1.0: input should")
+    both = ("--elements", "Na", "--exclude-elements", "Na,K")
+    one_line(screen("run", "--source", table, *both), "--elements and --exclude-elements", "Na")
+    one_line(screen("run", "--source", table, "--elements", "Xx"), "--elements Xx:")
     one_line(screen("run", "--source", table, "--unknown", "maybe"), "unknown")
     one_line(screen("run", "--source", table, "--db", tmp_path), str(tmp_path))
     one_line(screen("run", "--source", table, "--resume"), "no unfinished run")
-    one_line(screen("run", "--source", table, "--where", "moon"), "--where moon", "launchpad")
+    one_line(screen("run", "--source", table, "--where", "moon"), "--where", "moon", "launchpad")
     one_line(screen("run", "--source", table, "--where", "launchpad"), "launchpad.yaml")
     one_line(screen("run", "--source", table, "--checkpoint", "nowhere"), "nowhere")
+
+
+def test_wrong_options_end_before_anything_is_made(screen, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = set(tmp_path.iterdir())
+    one_line(screen("run", "--source", table, "--db", "typo/s.sqlite"), "no folder typo")
+    one_line(screen("run", "--source", table, "--known-edos", "known.csv"), "known.csv")
+    if not torch.backends.cuda.is_built():
+        one_line(screen("run", "--source", table, "--device", "cuda"), "device cuda")
+        one_line(screen("predict", table, "--device", "cuda"), "device cuda")
+    damaged = tmp_path.parent / f"{tmp_path.name}-damaged"
+    shutil.copytree(DEFAULT_EDOS, damaged)
+    (damaged / "standard-mae.safetensors").write_bytes(b"no weights")
+    one_line(screen("run", "--source", table, "--checkpoint", damaged), "hash")
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("how", [(), ("--quiet",), ("--json",)])
+def test_a_file_that_failed_is_named_and_does_not_stop_the_others(screen, tmp_path, how):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "POSCAR").write_text(
+        "NaCl\n1.0\n4.0 0 0\n0 4.0 0\n0 0 4.0\nNa Cl\n1 1\ndirect\n0 0 0\n0.5 0.5 0.5\n"
+    )
+    (folder / "bad.cif").write_text("this is not a CIF")
+    outcome = screen("run", "--source", folder, *how)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("screen: ")]
+    assert line.startswith("screen: 1 structure could not be judged: bad")
+    if "--json" in how:
+        ((name, reason),) = json.loads(outcome.out)["failures"].items()
+        assert "bad" in name
+        assert reason
+
+    (folder / "POSCAR").write_text((folder / "POSCAR").read_text().replace("0.5 0.5 0.5", "0 0 0"))
+    assert screen("run", "--source", folder, *how).code == 1  # nothing could be judged
 
 
 def test_damaged_checkpoints_end_in_one_line(screen, table, tmp_path):

@@ -134,9 +134,9 @@ def test_candidates_are_sorted_and_limited(filled):
     ("arguments", "message"),
     [
         (("--elements", "Xx"), "there is no element Xx"),
-        (("--state", "lost"), "--state lost"),
-        (("--kind", "hole"), "--kind hole"),
-        (("--sort", "$where"), "--sort $where"),
+        (("--state", "lost"), "'--state': 'lost' is not one of"),
+        (("--kind", "hole"), "'--kind': 'hole' is not one of"),
+        (("--sort", "$where"), "'--sort': '$where' is not one of"),
         (("--max-ehull", "nan"), "not a finite number"),
         (("--run", "nothing"), "has no run 'nothing'"),
         (("--to-validate", "--disagreements"), "ask for different things"),
@@ -228,7 +228,7 @@ def test_similar_to_what_is_not_there(filled):
     for arguments, message in [
         (("m-99",), "m-99 is in no run of"),
         (("m-11",), "m-11 has no predicted spectrum: rejected in"),
-        (("m-1", "--metric", "beauty"), "no metric 'beauty'"),
+        (("m-1", "--metric", "beauty"), "'beauty' is not one of 'wasserstein', 'mae'"),
     ]:
         outcome = filled("similar", *arguments)
         assert outcome.code != 0

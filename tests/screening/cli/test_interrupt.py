@@ -1,0 +1,138 @@
+"""Ctrl-C as a terminal sends it: to the program and to all of its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from db.store import open_store
+from tests.conftest import crystal_row
+
+PROMPTLY = 2.0  # s: a second, and one more on a machine that does other things as well
+PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg")]
+
+
+def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "screening.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def interrupt(process: subprocess.Popen[str], when: Callable[[], bool]) -> str:
+    """Press Ctrl-C when it is time; what the program said, for which it has a second."""
+    for _ in range(1200):
+        if when():
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+    took = time.monotonic() - began
+    out, err = process.communicate()
+    assert "Traceback" not in out + err
+    assert "Error" not in err
+    lines = [line for line in err.splitlines() if "interrupted" in line.lower()]
+    assert len(lines) == 1
+    assert lines[0].startswith("screen: interrupted")
+    assert process.returncode == 130
+    assert took < PROMPTLY
+    return lines[0]
+
+
+def predictions(db: Path) -> int:
+    with open_store(str(db)) as store:
+        return len({(p.material_id, p.structure_hash) for p in _predictions(store)})
+
+
+def _predictions(store):
+    (run,) = store.runs()
+    candidates = list(store.candidates(run.run_id))
+    keys = [(c.material_id, c.structure_hash, run.model_id) for c in candidates]
+    return list(store.predictions(keys))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_keeps_what_the_bar_showed_and_resume_does_the_rest(
+    screen, tmp_path, structure_table, workers
+):
+    rows = [crystal_row(f"m-{i}", 3.2 + 0.0002 * i, PAIRS[i % 4]) for i in range(4000)]
+    table = structure_table(rows, "many.parquet")
+    db = tmp_path / "s.sqlite"
+    options = ("run", "--source", table, "--workers", workers, "--db", db)
+
+    def has_predictions() -> bool:
+        if not db.exists():
+            return False
+        with open_store(str(db)) as store:
+            runs = store.runs()
+            counts = store.candidate_counts(runs[0].run_id) if runs else {}
+        return counts.get("screened", 0) > 300
+
+    line = interrupt(start(*options, cwd=tmp_path), has_predictions)
+    assert "--resume" in line
+    with open_store(str(db)) as store:
+        (run,) = store.runs()
+        assert run.state == "interrupted"
+        counts = store.candidate_counts(run.run_id)
+        kept = len(_predictions(store))
+    assert 300 < kept < 4000
+    assert counts == {"screened": kept, "pending": 4000 - kept}
+    assert run.counts == counts | {"positive": run.counts["positive"]}
+    assert "interrupted" in screen("runs", "--db", db).out
+    assert screen(*options, "--resume").code == 0
+    with open_store(str(db)) as store:
+        (run,) = store.runs()
+        assert run.state == "done"
+        assert run.counts["screened"] == 4000
+        assert len(_predictions(store)) == 4000
+
+
+def test_ctrl_c_before_there_is_anything_to_keep(tmp_path):
+    process = start("run", "--source", "prototypes", cwd=tmp_path)
+    began = time.monotonic()
+    interrupt(process, lambda: time.monotonic() - began > 0.7)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_predict(tmp_path, structure_table):
+    rows = [crystal_row(f"m-{i}", 3.2 + 0.0002 * i, PAIRS[i % 4]) for i in range(20_000)]
+    table = structure_table(rows, "many.parquet")
+    process = start("predict", table, "--workers", 2, cwd=tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        began = time.monotonic()
+        interrupt(process, lambda: time.monotonic() - began > 15)
+    else:  # two workers and multiprocessing's tracker
+        interrupt(process, lambda: len(children.read_text().split()) >= 3)
+
+
+def test_ctrl_c_in_fetch(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+        server.settimeout(60)
+        process = start(
+            "fetch",
+            "edos",
+            "edos.parquet",
+            cwd=tmp_path,
+            MP_API_KEY="x" * 32,
+            MP_API_ENDPOINT=f"http://127.0.0.1:{server.getsockname()[1]}/",
+        )
+        server.accept()
+        interrupt(process, lambda: True)

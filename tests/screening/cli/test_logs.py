@@ -1,0 +1,167 @@
+"""What reaches the screen, what reaches the log, and what reaches neither."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from screening.cli import main
+from tests.conftest import crystal_row
+from tests.screening.cli.test_interrupt import start
+
+PASSWORD, KEY, TOKEN = "hush-hush", "k" * 31 + "7", "certificate-secret"
+
+
+@pytest.fixture
+def table(structure_table):
+    return structure_table([crystal_row("m-1", 3.3, ["Na", "Cl"])])
+
+
+def test_each_run_has_a_log_beside_its_database(screen, table, tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for _ in range(2):
+        assert screen("run", "--source", table, "--db", folder / "my.sqlite").code == 0
+    logs = sorted((folder / "my.logs").iterdir())
+    assert len(logs) == 2
+    text = logs[0].read_text()
+    assert f"--source {table}" in text
+    assert f"run {logs[0].stem} is done: {{'screened': 1" in text
+    assert "without_edos: 1 in, 0 dropped, 1 unknown" in text
+
+
+def test_a_failed_run_leaves_the_traceback_in_its_log(screen, table, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("workflows.screening._keep", fail)
+    outcome = screen("run", "--source", table)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == "screen: No space left on device"
+    (log,) = (tmp_path / "screening.logs").iterdir()
+    assert "Traceback" in log.read_text()
+
+
+def test_verbose_and_debug(screen, table, tmp_path, capsys, monkeypatch):
+    assert "is done" not in screen("run", "--source", table).err
+    assert "is done" in screen("run", "--source", table, "--verbose").err
+    monkeypatch.setattr(sys, "argv", ["screen", "runs", "--db", "nowhere.sqlite", "--debug"])
+    with pytest.raises(SystemExit):
+        main()
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("screen: ")
+    one = screen("runs", "--db", "nowhere.sqlite", "--log", "nowhere/x.log")
+    assert "--log nowhere/x.log" in one.err
+
+
+def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypatch):
+    monkeypatch.setenv("MP_API_KEY", KEY)
+    monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
+    monkeypatch.setattr("db.mongodb.OPEN_PATIENCE", 0.1)
+    monkeypatch.setattr("screening.sources.mp_client.ATTEMPTS_TO_CONNECT", 1)
+    uri = f"mongodb://ann:{PASSWORD}@127.0.0.1:9/s?tls=true&tlsCertificateKeyFilePassword={TOKEN}"
+    (tmp_path / "launchpad.yaml").write_text(
+        f"host: 127.0.0.1\nport: 9\nusername: ann\npassword: {PASSWORD}\n"
+        "mongoclient_kwargs: {serverSelectionTimeoutMS: 100}\n"
+    )
+    said = ""
+    for arguments in (
+        ("run", "--source", "mp", "--db", "s.sqlite"),
+        ("run", "--source", "prototypes", "--db", uri),
+        ("runs", "--db", uri),
+        ("run", "--source", "prototypes", "--db", "s.sqlite", "--where", "launchpad"),
+    ):
+        outcome = screen(*arguments, "--log", "all.log", "--verbose")
+        assert outcome.code != 0
+        said += outcome.out + outcome.err
+    logs = [tmp_path / "all.log", *tmp_path.glob("*.logs/*")]
+    text = said + "".join(log.read_text() for log in logs)
+    assert "Traceback" in text
+    assert "127.0.0.1:9/s" in text
+    for secret in (PASSWORD, KEY, TOKEN, "ann:"):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("category", [FutureWarning, UserWarning, DeprecationWarning])
+def test_warnings_of_libraries_reach_the_log_only(screen, table, tmp_path, monkeypatch, category):
+    from workflows import screening
+
+    kept = screening._keep
+
+    def warn(*arguments):
+        warnings.warn("a library wants attention", category, stacklevel=1)
+        logging.getLogger("library").warning("so does another")
+        kept(*arguments)
+
+    monkeypatch.setattr(screening, "_keep", warn)
+    outcome = screen("run", "--source", table)
+    assert outcome.code == 0
+    assert "attention" not in outcome.err + outcome.out
+    (log,) = (tmp_path / "screening.logs").iterdir()
+    assert "a library wants attention" in log.read_text()
+    assert "so does another" in log.read_text()
+
+
+@pytest.mark.parametrize("where", ["database", "launchpad"])
+def test_a_database_that_does_not_answer_is_waited_for_aloud(tmp_path, where):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+        port = server.getsockname()[1]
+        if where == "database":
+            arguments = ["runs", "--db", f"mongodb://ann:{PASSWORD}@127.0.0.1:{port}/s"]
+        else:
+            (tmp_path / "launchpad.yaml").write_text(f"host: 127.0.0.1\nport: {port}\n")
+            arguments = ["run", "--source", "prototypes", "--where", "launchpad"]
+        process = start(*arguments, cwd=tmp_path)
+        connected, _ = server.accept()  # it begins to wait now
+        began = time.monotonic()
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        while "Materials Project key" in first or "doctor" in first:
+            first = process.stderr.readline()
+        took = time.monotonic() - began
+        _, rest = process.communicate(timeout=60)
+        connected.close()
+    assert "does not answer yet; waiting for it" in first
+    assert took < 3.0
+    assert process.returncode == 1
+    (last,) = rest.splitlines()
+    assert last.startswith("screen: ")
+    assert PASSWORD not in first + last
+
+
+def test_both_names_and_the_version(screen, capsys, monkeypatch):
+    assert screen("--version").out.startswith("edos-screening ")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/edos", "runs", "--nonsense"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith("edos: no such option: --nonsense")
+    code = (
+        "import sys; sys.argv = ['edos', 'run', '--help']\n"
+        "from screening.cli import script; script()"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "Usage: edos run" in out
+    assert "edos run --source prototypes" in out
+    scripts = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    assert 'edos = "screening.cli:script"' in scripts
+
+
+def test_every_command_has_examples_and_choices_are_shown(screen):
+    from screening.cli.app import EXAMPLES
+
+    groups = {"edos": ["fetch"], "phdos": ["fetch"], "copy": ["db"], "migrate": ["db"]}
+    for name in EXAMPLES:
+        shown = screen(*groups.get(name, []), name, "--help").out
+        assert "Examples:" in shown, name
+        assert "--debug" in shown, name
+    shown = screen("run", "--help").out
+    for choices in ("<auto|cpu|cuda>", "<keep|drop>", "<local|launchpad>", "<valence|conduction>"):
+        assert choices in shown
