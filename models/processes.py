@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def end_with_parent() -> None:
@@ -45,4 +45,7 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
         return
     for process in list((pool._processes or {}).values()):
         process.kill()
+    # A thread that still writes to the dead would wait for ever (CPython issue 94777).
+    with suppress(AttributeError, OSError):
+        pool._call_queue._reader.close()  # type: ignore[attr-defined]
     pool.shutdown(cancel_futures=True)
