@@ -45,7 +45,12 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
         return
     for process in list((pool._processes or {}).values()):
         process.kill()
-    # A thread that still writes to the dead would wait for ever (CPython issue 94777).
+        process.join()
+    # The pool's own threads hold the other ends of its pipes, so that neither the one that writes
+    # to the dead (CPython issue 94777) nor the one that reads what a worker was in the middle of
+    # would ever be told.
     with suppress(AttributeError, OSError):
         pool._call_queue._reader.close()  # type: ignore[attr-defined]
+    with suppress(AttributeError, OSError):
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
     pool.shutdown(cancel_futures=True)

@@ -1,0 +1,38 @@
+"""Worker processes that are killed whatever they are doing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import struct
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from models.processes import kill_workers
+
+
+def use_flag(flag: Any) -> None:
+    global half_sent
+    half_sent = flag
+
+
+def send_half_a_result() -> None:
+    """Say that 1000 bytes follow, as a worker does, and send none of them."""
+    queue = sys._getframe(1).f_locals["result_queue"]
+    queue._writer._send(struct.pack("!i", 1000))
+    half_sent.set()
+    time.sleep(60)
+
+
+def test_pool_ends_in_the_middle_of_a_result() -> None:
+    context = multiprocessing.get_context("spawn")
+    flag = context.Event()
+    pool = ProcessPoolExecutor(1, context, initializer=use_flag, initargs=(flag,))
+    pool.submit(send_half_a_result)
+    assert flag.wait(60)
+    killer = threading.Thread(target=kill_workers, args=(pool,), daemon=True)
+    killer.start()
+    killer.join(10)
+    assert not killer.is_alive()
