@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -212,11 +212,19 @@ class Predictions(Sequence["Prediction | Unreadable"]):
     ----------
     items : sequence of Prediction or Unreadable
     model_id : str
+    notes : tuple of str
+        What the files' folders hold besides, and how many crystals are there twice.
     """
 
-    def __init__(self, items: Sequence[Prediction | Unreadable], model_id: str) -> None:
+    def __init__(
+        self,
+        items: Sequence[Prediction | Unreadable],
+        model_id: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self._items = tuple(items)
         self.model_id = model_id
+        self.notes = notes
 
     def __len__(self) -> int:
         return len(self._items)
@@ -230,7 +238,7 @@ class Predictions(Sequence["Prediction | Unreadable"]):
     def __getitem__(self, i: int | slice) -> Prediction | Unreadable | Predictions:
         """One of them, or a part."""
         if isinstance(i, slice):
-            return Predictions(self._items[i], self.model_id)
+            return Predictions(self._items[i], self.model_id, self.notes)
         return self._items[i]
 
     @property
@@ -309,6 +317,7 @@ class _Options(TypedDict, total=False):
     device: str
     criteria: GapCriteria | None
     keep_cell: bool
+    recursive: bool
     workers: int
 
 
@@ -333,6 +342,7 @@ def predict(
     device: str = "auto",
     criteria: GapCriteria | None = None,
     keep_cell: bool = False,
+    recursive: bool = False,
     workers: int = 1,
 ) -> Prediction | Predictions:
     """Predict the electronic DOS of structures and judge whether they have a VB gap.
@@ -352,6 +362,8 @@ def predict(
     keep_cell : bool
         Judge structures in the cell as given, not in their primitive cell: a DOS per cell grows
         with it.
+    recursive : bool
+        Whether the subfolders of a folder are read, too.
     workers : int
         Processes for many structures; more than one only from a script with a main guard.
 
@@ -383,20 +395,20 @@ def predict(
     """
     criteria = criteria or GapCriteria()
     folder = predictor_folder(checkpoint)
-    items, is_one = _read(what)
-    if is_one and isinstance(items[0], Unreadable):
-        raise _error(items[0])
+    given = _read(what, recursive)
+    if given.is_one and isinstance(given.items[0], Unreadable):
+        raise _error(given.items[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # in a notebook, tqdm asks for ipywidgets
         from models.predictor import SpectrumPredictor
 
     predictor = SpectrumPredictor.load(folder, device, EDOS_GRID)
     try:
-        results = _predict(predictor, items, criteria, keep_cell, workers)
+        results = _predict(predictor, given.items, criteria, keep_cell, workers)
     finally:
         predictor.close()
-    if not is_one:
-        return Predictions(results, predictor.model_id)
+    if not given.is_one:
+        return Predictions(results, predictor.model_id, given.notes)
     (result,) = results
     if isinstance(result, Unreadable):
         raise _error(result)
@@ -447,31 +459,61 @@ def _predict(
 # --- reading --------------------------------------------------------------------------------
 
 
-def _read(what: Any) -> tuple[list[SourceItem], bool]:
-    """The structures, and whether they are one that was given as such."""
-    from screening.sources.files import name_uniquely
+@dataclass(frozen=True)
+class _Input:
+    """The structures to predict, what their sources say, and whether it is one given as such."""
 
+    items: list[SourceItem]
+    notes: tuple[str, ...] = ()
+    is_one: bool = False
+
+
+def _read(what: Any, recursive: bool) -> _Input:
+    if _is_structure(what):
+        return _Input([_of_memory(what, ALONE)], is_one=True)
     if _is_path(what):
         path = Path(what)
-        items = list(_read_path(path))
-        return items, len(items) == 1 and not path.is_dir()
-    if _is_structure(what):
-        return [_of_memory(what, ALONE)], True
+        found = _read_paths([path], recursive)
+        return replace(found, is_one=len(found.items) == 1 and not path.is_dir())
     try:
         members = list(what)
     except TypeError:
         raise ScreeningError(
             f"a {type(what).__name__} is neither a structure (pymatgen, ASE) nor a path"
         ) from None
-    named = (item for n, member in enumerate(members, 1) for item in _read_member(member, n))
-    return list(name_uniquely(named, set())), False
+    if members and all(map(_is_path, members)):
+        return _read_paths([Path(member) for member in members], recursive)
+    return _read_mixed(members, recursive)
 
 
-def _read_member(member: Any, number: int) -> Iterator[SourceItem]:
-    if _is_path(member):
-        yield from _read_path(Path(member))
-    else:
-        yield _of_memory(member, f"structure-{number}")
+def _read_mixed(members: Sequence[Any], recursive: bool) -> _Input:
+    from screening.sources.names import name_uniquely
+
+    items: list[SourceItem] = []
+    notes: tuple[str, ...] = ()
+    for number, member in enumerate(members, 1):
+        if _is_path(member):
+            found = _read_paths([Path(member)], recursive)
+            items += found.items
+            notes += found.notes
+        else:
+            items.append(_of_memory(member, f"structure-{number}"))
+    return _Input(list(name_uniquely(items, set())), notes)
+
+
+def _read_paths(paths: Sequence[Path], recursive: bool) -> _Input:
+    """What is in files and folders; one that cannot be read is an item with the reason."""
+    from screening.sources.files import open_paths
+    from screening.sources.names import clean_id
+
+    name = clean_id(str(paths[0]))
+    try:
+        source = open_paths(paths, recursive)
+        items = list(source)
+    except (ScreeningError, ModelError) as error:
+        reason = " ".join(str(error).split()).removeprefix(f"{paths[0]}: ")
+        return _Input([Unreadable(name, reason)])
+    return _Input(items, source.notes)
 
 
 def _is_path(what: Any) -> bool:
@@ -481,19 +523,6 @@ def _is_path(what: Any) -> bool:
 def _is_structure(what: Any) -> bool:
     """Whether it is one structure; looked at without importing ASE and pymatgen."""
     return isinstance(what, Crystal) or hasattr(what, "is_ordered") or hasattr(what, "get_pbc")
-
-
-def _read_path(path: Path) -> Iterator[SourceItem]:
-    """What is in a file or folder; one that cannot be read is an item with the reason."""
-    from screening.sources.files import clean_id, one_line, open_path
-
-    name = clean_id(str(path))
-    try:
-        yield from open_path(path)
-    except (ScreeningError, ModelError) as error:
-        yield Unreadable(name, " ".join(str(error).split()).removeprefix(f"{path}: "))
-    except Exception as error:  # whatever a reader raises on whatever is in a file
-        yield Unreadable(name, f"cannot be read ({type(error).__name__}: {one_line(error)})")
 
 
 def _of_memory(what: Any, name: str) -> SourceItem:
@@ -507,20 +536,12 @@ def _crystal(what: Any) -> Crystal:
     if isinstance(what, Crystal):
         return what
     if hasattr(what, "get_pbc"):
-        return _crystal_of_atoms(what)
+        from screening.sources.ase_formats import crystal_of
+
+        return crystal_of(what)
     if hasattr(what, "is_ordered") and hasattr(what, "lattice"):
         return Crystal.from_structure(what)
     raise ModelError(f"a {type(what).__name__} is not a periodic structure (pymatgen, ASE)")
-
-
-def _crystal_of_atoms(atoms: Atoms) -> Crystal:
-    if not atoms.get_pbc().all():
-        raise ModelError("ASE's atoms are not periodic in all three directions (pbc)")
-    occupancy = atoms.info.get("occupancy") or {}  # ase.io.read keeps one element of a site
-    if any(list(site.values()) != [1] for site in occupancy.values()):
-        raise ModelError("structure has partial occupancies; order it first")
-    scaled = atoms.get_scaled_positions(wrap=False) if atoms.cell.rank == 3 else atoms.positions
-    return Crystal(atoms.cell[:], scaled, atoms.numbers)
 
 
 # --- showing --------------------------------------------------------------------------------

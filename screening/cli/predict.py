@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.cli import options
+from screening.cli import options, program
 
 if TYPE_CHECKING:
     from screening.candidate import Unreadable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict(
     files: Annotated[
-        list[Path], typer.Argument(help="CIF, POSCAR, JSON or parquet files, or folders of them.")
+        list[Path], typer.Argument(help="Structure files, tables, or folders of them.")
     ],
     max_dos: options.MaxDos = 1.0,
     min_width: options.MinWidth = 1.0,
@@ -29,6 +29,7 @@ def predict(
     single_gap: options.SingleGap = False,
     band: options.Band = "valence",
     keep_cell: options.KeepCell = False,
+    recursive: options.Recursive = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write the spectrum of the first structure to this file.")
     ] = None,
@@ -40,6 +41,7 @@ def predict(
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
+    from screening.cli.console import stderr
     from screening.gap import GapCriteria
     from screening.prediction import predict as predict_all
 
@@ -58,6 +60,7 @@ def predict(
         device=device,
         criteria=criteria,
         keep_cell=keep_cell,
+        recursive=recursive,
         workers=workers or options.default_workers(),
     )
     if plot is not None and results.predicted:
@@ -66,6 +69,8 @@ def predict(
         _print_json(results)
     elif results.predicted:
         _print(results.predicted, wide, quiet)
+    for note in results.notes:
+        stderr(quiet).print(note[:1].upper() + note[1:])
     _end(results.failures)
 
 
@@ -152,6 +157,6 @@ def _plot(item: Prediction, path: Path) -> None:
 def _end(failures: Sequence[Unreadable]) -> None:
     """Name what could not be predicted and exit with 1 if there is any."""
     for failure in failures:
-        print(f"screen: {failure.material_id}: {failure.reason}", file=sys.stderr)
+        print(f"{program()}: {failure.material_id}: {failure.reason}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)

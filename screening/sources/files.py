@@ -178,8 +178,10 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
     unread: Unread = defaultdict(list)
     for path in paths:
         if _is_folder(path):
-            for entry in _walk(path, "", recursive, unread):
-                entries.append(entry)
+            found = list(_walk(path, "", recursive, unread))
+            entries += found
+            if not found:
+                unread["folders without structure files"].append(str(path))
     return FilesSource("files", f"{len(entries):,} files", entries, unread)
 
 

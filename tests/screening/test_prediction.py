@@ -102,9 +102,12 @@ def partly_occupied() -> Atoms:
 WRONG = {
     "alloy": (ALLOY, "partial occupancies"),
     "partly occupied atoms": (partly_occupied(), "partial occupancies"),
-    "molecule": (Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), "not periodic in all three directions"),
-    "slab": (Atoms("Cu", cell=[3, 3, 20], pbc=[True, True, False]), "not periodic in all three"),
-    "no cell": (Atoms("Cu", pbc=True), "no volume"),
+    "molecule": (Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), "there is no cell: a molecule"),
+    "slab": (
+        Atoms("Cu", cell=[3, 3, 20], pbc=[True, True, False]),
+        "periodic in 2 of 3 directions",
+    ),
+    "no cell": (Atoms("Cu", pbc=True), "there is no cell"),
     "overlap": (
         Structure(Lattice.cubic(4), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0.01]]),
         "overlap",

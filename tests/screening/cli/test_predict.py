@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Candidate
-from screening.sources import files
+from screening.sources import cif, files
 
 EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
 
@@ -42,6 +42,9 @@ def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria):
     assert alone.row(0) | {"score": alone.score[0]} == gap
 
 
+FAILED = ["broken", "nowhere", "notes.txt", "table"]
+
+
 def test_one_bad_file_never_stops_the_others(screen, hafnium):
     hafnium.to(filename="good.cif")
     Path("broken.cif").write_text("data_x\n")
@@ -51,36 +54,33 @@ def test_one_bad_file_never_stops_the_others(screen, hafnium):
     outcome = screen("predict", *given)
     assert outcome.code == 1
     assert outcome.out.count("HfC") == 2
-    lines = outcome.err.splitlines()
-    assert [line.split(":")[1].strip() for line in lines] == [
-        "broken.cif", "nowhere.cif", "notes.txt", "table.parquet",
-    ]  # fmt: skip
+    note, *lines = outcome.err.splitlines()
+    assert note == "1 structure is the same crystal as another"
+    assert [line.split(":")[1].strip() for line in lines] == FAILED
     outcome = screen("predict", *given, "--json", "--quiet")
     assert outcome.code == 1
     assert outcome.err.splitlines() == lines
     document = json.loads(outcome.out)
     assert len(document["predictions"]) == 2
-    assert [f["material_id"] for f in document["failures"]] == [
-        "broken.cif", "nowhere.cif", "notes.txt", "table.parquet",
-    ]  # fmt: skip
+    assert [f["material_id"] for f in document["failures"]] == FAILED
     assert all(f["reason"] for f in document["failures"])
 
 
 def test_whatever_a_reader_raises_is_the_failure_of_its_file(screen, hafnium, monkeypatch):
     hafnium.to(filename="good.cif")
-    hafnium.to(filename="odd.cif")
-    real = files.open_path
+    Path("odd.cif").write_text("# odd\n" + Path("good.cif").read_text())
+    real = cif.read_cif
 
-    def raises(path):
-        if path.name == "odd.cif":
+    def raises(text):
+        if text.startswith("# odd"):
             raise KeyError("a bug of a reader")
-        return real(path)
+        return real(text)
 
-    monkeypatch.setattr(files, "open_path", raises)
+    monkeypatch.setattr(cif, "read_cif", raises)
     outcome = screen("predict", "odd.cif", "good.cif")
     assert outcome.code == 1
     assert "HfC" in outcome.out
-    assert outcome.err == "screen: odd.cif: cannot be read (KeyError: 'a bug of a reader')\n"
+    assert outcome.err == "screen: odd: does not parse: 'a bug of a reader'\n"
 
 
 def test_remarks_of_a_reader_are_shown(screen, hafnium, monkeypatch):
