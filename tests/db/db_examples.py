@@ -82,9 +82,9 @@ def candidate(number: int = 1, run_id: str = "run-1", **changes: Any) -> Candida
         "shard": number // 10,
         "structure": STRUCTURE,
         "remarks": ["a repair of its file"],
-        "unseen_elements": ["Na"],
+        "unseen_elements": ["Na"] if number != 3 else [],
         "has_isolated_atoms": False,
-        "out_of_domain": True,
+        "out_of_domain": number != 3,
     }
     return CandidateDoc(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
 

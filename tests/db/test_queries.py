@@ -288,7 +288,7 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
         ),
     }
     blocks = examples("pymongo")
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     results = []
     for block in blocks:
         names: dict[str, Any] = {"database": database}
@@ -297,8 +297,9 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
     assert sorted(int(c["material_id"][3:]) for c in results[0]["found"]) == expected["elements"]
     assert [int(c["material_id"][3:]) for c in results[1]["found"]] == expected["hull"]
     assert [int(c["material_id"][3:]) for c in results[2]["sure"]] == [15, 9, 3]
-    assert [int(c["material_id"][3:]) for c in results[3]["waiting"]] == [18, 15, 0]
-    assert {r["_id"]["is_positive"]: r["count"] for r in results[4]["table"]} == {True: 3, False: 9}
+    assert [int(c["material_id"][3:]) for c in results[3]["known"]] == [3]
+    assert [int(c["material_id"][3:]) for c in results[4]["waiting"]] == [18, 15, 0]
+    assert {r["_id"]["is_positive"]: r["count"] for r in results[5]["table"]} == {True: 3, False: 9}
 
 
 SHELL = re.compile(r"db\.(\w+)\.(\w+)\((.*?)\)((?:\.\w+\([^)]*\))*)\s*$", re.DOTALL)
@@ -334,7 +335,8 @@ def test_the_mongosh_examples_run(filled: ScreeningStore, database: Any) -> None
     ]
     assert found[3] == [18, 15, 12, 9, 6, 3, 0]
     assert found[4] == list(range(19, 0, -2))
-    assert found[5] == [1]
-    assert [r["run_id"] for r in results[6]] == ["run-1", "run-0"]
-    assert results[7] == [{"_id": "screened", "count": 20}]
-    assert results[8] == 7
+    assert sorted(found[5]) == [0, 6, 9, 12, 15, 18]
+    assert found[6] == [1]
+    assert [r["run_id"] for r in results[7]] == ["run-1", "run-0"]
+    assert results[8] == [{"_id": "screened", "count": 20}]
+    assert results[9] == 7
