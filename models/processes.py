@@ -28,14 +28,22 @@ def deaf_to_interrupts() -> Iterator[None]:
     """Processes that are started in the block leave Ctrl-C to their parent, from their start on.
 
     A terminal sends Ctrl-C to all of them; one that still imports would print a traceback. The
-    parent gets a Ctrl-C of the meantime at the end of the block.
+    parent gets a Ctrl-C of the meantime at the end of the block: before that a process could have
+    been started that no one knows of.
     """
-    blocked = {signal.SIGINT}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # children inherit it
+    in_time: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    # Threads of libraries do not block it, and Python would tell the main thread.
+    handler = is_main and signal.signal(signal.SIGINT, lambda number, _: in_time.append(number))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if in_time:
+            signal.raise_signal(signal.SIGINT)
 
 
 def kill_workers(pool: ProcessPoolExecutor) -> None:

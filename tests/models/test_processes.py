@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import struct
 import sys
 import threading
@@ -10,7 +12,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from models.processes import kill_workers
+import pytest
+
+from models.processes import deaf_to_interrupts, kill_workers
 
 
 def use_flag(flag: Any) -> None:
@@ -36,3 +40,23 @@ def test_pool_ends_in_the_middle_of_a_result() -> None:
     killer.start()
     killer.join(10)
     assert not killer.is_alive()
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    """Also where a thread that does not block it is there to take it."""
+    other = threading.Thread(target=time.sleep, args=(2,), daemon=True)
+    other.start()
+    steps = []
+    handler = signal.getsignal(signal.SIGINT)
+
+    def block() -> None:
+        with deaf_to_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            steps.append("end of the block")
+        steps.append("behind it")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert steps == ["end of the block"]
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -367,7 +367,8 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
     maker, monkeypatch
 ):
     class Reader:
-        name, provenance, fingerprint, total, applied = "files", {}, "f", None, ()
+        name, description, provenance, fingerprint = "files", "a file", {}, "f"
+        total, applied, notes = None, (), ()
 
         def __iter__(self):
             crystal = Crystal(np.eye(3) * 3.4, [[0, 0, 0]], np.array([13]))

@@ -125,7 +125,7 @@ def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
     shown = screen("show", "rocksalt_conventional").out
     assert "given with 8 atoms, reduced to 1/4" in shown
     shown = screen("show", "rocksalt_primitive").out
-    assert re.search(r"│cell +│ +primitive│", shown)
+    assert re.search(r"│cell +│ *primitive *│", shown)
     document = json.loads(screen("show", "rocksalt_2x1x1", "--json").out)
     assert (document["cell_multiplicity"], document["nsites"]) == (2, 2)
 

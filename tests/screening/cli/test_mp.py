@@ -350,7 +350,7 @@ def test_fetch_that_cannot_be_done_is_one_line(mp, public_store, monkeypatch):
         assert mp_server.KEY not in outcome.err
         return outcome.err
 
-    assert "--method guess" in refused("phdos", "p.parquet", "--method", "guess")
+    assert "--method" in refused("phdos", "p.parquet", "--method", "guess")
     assert "table" in refused("edos", "e.parquet")  # the bucket is empty
     monkeypatch.delenv("MP_API_KEY")
     assert "cannot read the key file nothing" in refused(
