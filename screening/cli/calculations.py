@@ -62,7 +62,8 @@ class CalculationsShown:
             if material_id in self._began:
                 continue
             self._began[material_id] = time.monotonic()
-            name = f"{material_id} {candidate.formula}, {candidate.nsites} atoms"
+            n = candidate.nsites
+            name = f"{material_id} {candidate.formula}, {n} atom{'s' if n > 1 else ''}"
             self._bars[material_id] = self._progress.add_task(name)
             if not self._console.is_terminal:
                 position = f"{len(self._began)} of {self._n}"

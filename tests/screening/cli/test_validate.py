@@ -329,7 +329,7 @@ def test_json_has_the_verdicts_and_progress_says_what_runs(screen, run, formula)
     assert {row["state"] for row in document["results"]} == {"done"}
     lines = outcome.err.splitlines()
     begun = [line for line in lines if ": begun, " in line]
-    assert begun == [f"m-{i} Al, 1 atoms: begun, {k} of 3" for k, i in enumerate((2, 0, 1), 1)]
+    assert begun == [f"m-{i} Al, 1 atom: begun, {k} of 3" for k, i in enumerate((2, 0, 1), 1)]
     assert lines.index(begun[1]) > lines.index(next(x for x in lines if "m-2 Al: no VB gap" in x))
     ended = next(line for line in lines if "m-2 Al: no VB gap" in line)
     found = validations()["m-2"].gap
