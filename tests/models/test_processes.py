@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -42,12 +43,20 @@ def test_pool_ends_in_the_middle_of_a_result() -> None:
     assert not killer.is_alive()
 
 
+@pytest.fixture
+def own_handler() -> Iterator[None]:
+    """Python's own handler, whatever pytest's plugins have put in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("own_handler")
 def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
     """Also where a thread that does not block it is there to take it."""
     other = threading.Thread(target=time.sleep, args=(2,), daemon=True)
     other.start()
     steps = []
-    handler = signal.getsignal(signal.SIGINT)
 
     def block() -> None:
         with deaf_to_interrupts():
@@ -59,4 +68,4 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
     with pytest.raises(KeyboardInterrupt):
         block()
     assert steps == ["end of the block"]
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
