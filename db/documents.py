@@ -419,6 +419,12 @@ class Verdict(Model):
         return self
 
 
+VERDICT_FIELDS = tuple(
+    name for name in Verdict.model_fields if name not in ("run_id", "material_id")
+)
+"""Fields of a candidate that a verdict replaces."""
+
+
 class PredictionDoc(Document):
     """What a model predicts for a structure; kept once for all runs.
 

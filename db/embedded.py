@@ -27,7 +27,7 @@ import orjson
 from pydantic import BaseModel
 
 from db import documents as schema
-from db.documents import Verdict
+from db.documents import VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
@@ -220,15 +220,6 @@ COLUMNS: dict[str, dict[str, Codec]] = {
         "updated_at": TIME,
     },
 }
-VERDICT_FIELDS = (
-    "state",
-    "reason",
-    "model_id",
-    "gap",
-    "is_positive",
-    "is_positive_per_atom",
-    "score",
-)
 
 
 @dataclass(frozen=True)

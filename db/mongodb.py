@@ -45,7 +45,7 @@ from pymongo.errors import (
 )
 
 from db import documents as schema
-from db.documents import Verdict
+from db.documents import VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.schema import validator
@@ -77,15 +77,6 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "predictions": (("model_id", "score"),),
     "validations": (("state",), ("run_ids",)),
 }
-VERDICT_FIELDS = (
-    "state",
-    "reason",
-    "model_id",
-    "gap",
-    "is_positive",
-    "is_positive_per_atom",
-    "score",
-)
 OPERATORS = {
     "==": "$eq",
     "!=": "$ne",

@@ -172,7 +172,7 @@ def benchmark(
     if json:
         print_json(found.document)
     else:
-        stdout().print(found.report, markup=False, highlight=False, soft_wrap=True)
+        stdout().print(found.report, highlight=False, soft_wrap=True)
 
 
 UNPRINTED = {

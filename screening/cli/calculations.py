@@ -67,7 +67,7 @@ class CalculationsShown:
             self._bars[material_id] = self._progress.add_task(name)
             if not self._console.is_terminal:
                 position = f"{len(self._began)} of {self._n}"
-                self._console.print(f"{name}: begun, {position}", markup=False)
+                self._console.print(f"{name}: begun, {position}")
 
     def ended(self, candidate: CandidateDoc, verdict: str) -> None:
         """Say what came out of one, and how long it took."""
@@ -79,5 +79,5 @@ class CalculationsShown:
         done = f"{self._n - len(self._left)} of {self._n} calculated"
         self._progress.update(self._bars[""], description=done)
         words = f"{name} {candidate.formula}: {verdict} ({seconds:.0f} s)"
-        self._console.print(words, markup=False)
+        self._console.print(words)
         self._begin()

@@ -54,7 +54,7 @@ def copy(
         columns = ("collection", "documents", "written", "unreadable", "checksum")
         stdout().print(table(f"In {where}, checked", columns, rows))
     for problem in problems:
-        stderr().print(f"left out: {problem}", markup=False)
+        stderr().print(f"left out: {problem}")
     if any(collection.unreadable for collection in copied):
         raise typer.Exit(1)
 
@@ -73,4 +73,4 @@ def migrate(db: options.Db = options.DEFAULT_DB) -> None:
         words = f"migrated to schema version {done[-1]}, in {len(done)} steps"
     else:
         words = f"has the present schema version {SCHEMA_VERSION}"
-    stdout().print(f"{mask_uri(db)} {words}", markup=False)
+    stdout().print(f"{mask_uri(db)} {words}")

@@ -56,7 +56,7 @@ def similar(
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]
     unit = "eV" if metric == "wasserstein" else "states/eV"
     title = f"Spectra by {prediction.model_id} like that of {candidate.formula}, {material_id}"
-    stderr().print(f"{material_id} as in run {chosen.run_id}", markup=False)
+    stderr().print(f"{material_id} as in run {chosen.run_id}")
     deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json, wide)
 
 

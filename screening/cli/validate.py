@@ -110,7 +110,7 @@ def validate(
         if dry_run:
             _show_plan(plan, cost, recipe, workers, as_json, wide)
             return
-        remarks.print(_plan_in_words(plan, recipe), markup=False)
+        remarks.print(_plan_in_words(plan, recipe))
         if plan.todo and not on_launchpad:
             _check_installed(engine)
         _confirm(plan, cost, 1 if on_launchpad else workers, yes)
@@ -123,7 +123,7 @@ def validate(
     results: list[dict[str, Any]] = []
     if plan.todo and not on_launchpad:
         if not quiet:
-            remarks.print(_cost_in_words(cost, workers), markup=False)
+            remarks.print(_cost_in_words(cost, workers))
         results = _validate_locally(maker, plan, workers, quiet)
     if as_json:
         print_json(_plan_document(plan, cost, recipe, workers) | {"results": results})
@@ -255,7 +255,7 @@ def _show_plan(
     ]
     console = stdout(wide)
     console.print(table(_plan_in_words(plan, recipe), columns, rows))
-    console.print(_cost_in_words(cost, workers), markup=False)
+    console.print(_cost_in_words(cost, workers))
 
 
 def _predicted(candidate: CandidateDoc) -> str:

@@ -402,13 +402,14 @@ def _kind_in_words(entry: os.DirEntry[str]) -> str:
 
 
 def _apart(paths: Sequence[Path]) -> Iterator[Entry]:
-    """Entries of files that were named one by one."""
+    """Entries of files named one by one, with as much of the paths as tells them apart."""
     parts = [(*path.absolute().parts[1:-1], stem_of(path.name)) for path in paths]
+    same = Counter(parts)
+    longest = max(map(len, parts), default=0)
+    ends = [Counter(own[-n:] for own in parts) for n in range(1, longest + 1)]
     for path, own in zip(paths, parts, strict=True):
-        others = {other for other in parts if other != own}
-        length = next(
-            n for n in range(1, len(own) + 1) if not any(o[-n:] == own[-n:] for o in others)
-        )
+        lengths = range(1, len(own) + 1)
+        length = next((n for n in lengths if ends[n - 1][own[-n:]] == same[own]), len(own))
         yield Entry(str(path), clean_id("/".join(own[-length:])), str(path))
 
 

@@ -145,6 +145,13 @@ def test_files_named_one_by_one(tmp_path):
     assert ids(open_paths(paths[:1])) == ["CONTCAR"]
 
 
+def test_a_path_that_ends_another_one_has_an_id(tmp_path):
+    outer = put(tmp_path / "s.cif", cif())
+    inner = put(tmp_path / tmp_path.relative_to("/") / "s.cif", cif(3.4))
+    whole = "/".join((*tmp_path.parts[1:], "s"))
+    assert ids(open_paths([outer, inner])) == [whole, f"{tmp_path.name}/{whole}"]
+
+
 def test_one_bad_file_of_several_stops_nothing(tmp_path):
     good = put(tmp_path / "good.cif", cif())
     bad = put(tmp_path / "bad.vasp", "nothing")
