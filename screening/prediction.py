@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -16,12 +16,12 @@ import numpy as np
 from models.card import model_name, predictor_folder
 from models.crystal import Crystal
 from models.distances import has_isolated_atoms
-from models.errors import ModelError
 from models.spectrum import EDOS_GRID, Spectrum
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
+from screening.sources.given import ALONE, read_given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     InMemory: TypeAlias = Structure | Atoms | Crystal
     FilePath: TypeAlias = str | PathLike[str]
 
-ALONE = "structure"  # id of the only structure, if it comes from no file
 SHOWN_ROWS = 10  # of a table in a notebook
 
 
@@ -395,7 +394,7 @@ def predict(
     """
     criteria = criteria or GapCriteria()
     folder = predictor_folder(checkpoint)
-    given = _read(what, recursive)
+    given = read_given(what, recursive)
     if given.is_one and isinstance(given.items[0], Unreadable):
         raise _error(given.items[0])
     with warnings.catch_warnings():
@@ -454,94 +453,6 @@ def _predict(
             predictor.unfamiliar(candidate.structure),
         )
     return [result for result in results if result is not None]
-
-
-# --- reading --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Input:
-    """The structures to predict, what their sources say, and whether it is one given as such."""
-
-    items: list[SourceItem]
-    notes: tuple[str, ...] = ()
-    is_one: bool = False
-
-
-def _read(what: Any, recursive: bool) -> _Input:
-    if _is_structure(what):
-        return _Input([_of_memory(what, ALONE)], is_one=True)
-    if _is_path(what):
-        path = Path(what)
-        found = _read_paths([path], recursive)
-        return replace(found, is_one=len(found.items) == 1 and not path.is_dir())
-    try:
-        members = list(what)
-    except TypeError:
-        raise ScreeningError(
-            f"a {type(what).__name__} is neither a structure (pymatgen, ASE) nor a path"
-        ) from None
-    if members and all(map(_is_path, members)):
-        return _read_paths([Path(member) for member in members], recursive)
-    return _read_mixed(members, recursive)
-
-
-def _read_mixed(members: Sequence[Any], recursive: bool) -> _Input:
-    from screening.sources.names import name_uniquely
-
-    items: list[SourceItem] = []
-    notes: tuple[str, ...] = ()
-    for number, member in enumerate(members, 1):
-        if _is_path(member):
-            found = _read_paths([Path(member)], recursive)
-            items += found.items
-            notes += found.notes
-        else:
-            items.append(_of_memory(member, f"structure-{number}"))
-    return _Input(list(name_uniquely(items, set())), notes)
-
-
-def _read_paths(paths: Sequence[Path], recursive: bool) -> _Input:
-    """What is in files and folders; one that cannot be read is an item with the reason."""
-    from screening.sources.files import open_paths
-    from screening.sources.names import clean_id
-
-    name = clean_id(str(paths[0]))
-    try:
-        source = open_paths(paths, recursive)
-        items = list(source)
-    except (ScreeningError, ModelError) as error:
-        reason = " ".join(str(error).split()).removeprefix(f"{paths[0]}: ")
-        return _Input([Unreadable(name, reason)])
-    return _Input(items, source.notes)
-
-
-def _is_path(what: Any) -> bool:
-    return isinstance(what, str | PathLike)
-
-
-def _is_structure(what: Any) -> bool:
-    """Whether it is one structure; looked at without importing ASE and pymatgen."""
-    return isinstance(what, Crystal) or hasattr(what, "is_ordered") or hasattr(what, "get_pbc")
-
-
-def _of_memory(what: Any, name: str) -> SourceItem:
-    try:
-        return Candidate(name, _crystal(what))
-    except ModelError as error:
-        return Unreadable(name, str(error))
-
-
-def _crystal(what: Any) -> Crystal:
-    if isinstance(what, Crystal):
-        return what
-    if hasattr(what, "get_pbc"):
-        from screening.sources.ase_formats import crystal_of
-
-        return crystal_of(what)
-    if hasattr(what, "is_ordered") and hasattr(what, "lattice"):
-        return Crystal.from_structure(what)
-    raise ModelError(f"a {type(what).__name__} is not a periodic structure (pymatgen, ASE)")
 
 
 # --- showing --------------------------------------------------------------------------------
