@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw_siteconfig.py
+export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint retrain clean

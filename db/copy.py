@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
+from db.collections import COLLECTIONS, Collection, Query, batched
 from db.documents import Document
 from db.errors import StoreError
-from db.query import COLLECTIONS, Collection, Query, batched
 from db.store import BATCH, ScreeningStore
 
 Progress = Callable[[str, int], None]

@@ -27,9 +27,9 @@ import orjson
 from pydantic import BaseModel
 
 from db import documents as schema
+from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.documents import VERDICT_FIELDS, Verdict
 from db.errors import StoreError
-from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
 from db.waiting import Watch
 

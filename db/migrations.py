@@ -18,10 +18,10 @@ from pymongo import ReplaceOne
 from pymongo.database import Database
 
 from db import documents
+from db.collections import batched
 from db.embedded import APPLICATION_ID, BUSY_SECONDS, errors_in_words
 from db.errors import StoreError
 from db.mongodb import MongoStore
-from db.query import batched
 from db.store import BATCH, MONGODB_SCHEMES
 
 Raw = dict[str, Any]

@@ -2,7 +2,7 @@
 
 Every write waits for a majority of the servers and their journals, every operation has a
 timeout, and one that fails because a server went away is tried again for a minute: all of them
-are idempotent. The database holds the four collections of :mod:`db.query`, raw DOS in the
+are idempotent. The database holds the four collections of :mod:`db.collections`, raw DOS in the
 GridFS bucket ``raw_dos``, and ``screening_meta``, by which it is known to be ours.
 
 The URI takes pymongo's options, such as ``tls=true``, ``tlsCAFile=...``,
@@ -45,9 +45,9 @@ from pymongo.errors import (
 )
 
 from db import documents as schema
+from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.documents import VERDICT_FIELDS, Verdict
 from db.errors import StoreError
-from db.query import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, mask_uri
 from db.waiting import Watch

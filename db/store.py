@@ -16,21 +16,7 @@ from typing import Any, Literal, Self
 import orjson
 from pydantic import ValidationError
 
-from db.documents import (
-    STORED,
-    CandidateDoc,
-    CandidateState,
-    PredictionDoc,
-    PredictionKey,
-    Run,
-    RunState,
-    ValidationDoc,
-    ValidationState,
-    Verdict,
-    check_free_dict,
-)
-from db.errors import StoreError
-from db.query import (
+from db.collections import (
     CANDIDATES,
     PREDICTIONS,
     RUNS,
@@ -45,6 +31,20 @@ from db.query import (
     field_kind,
     is_text,
 )
+from db.documents import (
+    STORED,
+    CandidateDoc,
+    CandidateState,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    RunState,
+    ValidationDoc,
+    ValidationState,
+    Verdict,
+    check_free_dict,
+)
+from db.errors import StoreError
 
 BATCH = 1000  # documents in a transaction or bulk write
 MAX_DOCUMENT = 15 * 2**20  # bytes; MongoDB takes 16 MiB, and both stores keep the same documents

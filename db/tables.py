@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel
 
+from db.collections import nested_models
 from db.errors import StoreError
-from db.query import nested_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def to_dataframe(
     Parameters
     ----------
     rows : iterable
-        Documents, or dataclasses such as those of :mod:`db.queries`.
+        Documents, or dataclasses such as those of :mod:`db.questions`.
     heavy : bool
         Keep structures and spectra too.
     columns : list of str, optional

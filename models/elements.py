@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from models.graph import N_ELEMENTS
+from models.graphs.graph import N_ELEMENTS
 
 N_DESCRIPTORS = 92
 PROPERTIES = (

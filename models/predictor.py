@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from models.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
-from models.checkpoint import Checkpoint, load_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
-from models.graph import (
+from models.graphs.graph import (
     CrystalGraph,
     GraphBatch,
     build_graphs,
@@ -27,7 +25,9 @@ from models.graph import (
     edge_budget_batches,
 )
 from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
-from models.spectrum import EnergyGrid
+from models.spectra.spectrum import EnergyGrid
+from models.training.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
+from models.training.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -122,7 +122,7 @@ class SpectrumPredictor:
         folder : str or Path, optional
             With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``, or the name
             of a shipped predictor, such as ``"mat2spec-edos"``; see
-            :func:`models.card.predictor_folder`.
+            :func:`models.training.card.predictor_folder`.
         device : str
             ``"auto"``: a GPU if there is one.
         grid : EnergyGrid, optional
@@ -285,8 +285,8 @@ def predict_spectra(
 
     Examples
     --------
-    >>> from models.card import ZOO
-    >>> from models.checkpoint import load_checkpoint
+    >>> from models.training.card import ZOO
+    >>> from models.training.checkpoint import load_checkpoint
     >>> checkpoint = load_checkpoint(ZOO / "springs-phdos" / "sumnorm-wd")  # doctest: +SKIP
     >>> spectra = predict_spectra(checkpoint, [structure])  # doctest: +SKIP
     >>> spectra.grid.centers[:2], spectra.values.shape  # doctest: +SKIP

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from models.spectrum import EDOS_GRID, EnergyGrid, Spectrum
+from models.spectra.spectrum import EDOS_GRID, EnergyGrid, Spectrum
 from screening.errors import ScreeningError
 from screening.options import Options
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 
-from models.card import model_name, predictor_folder
 from models.crystal import Crystal
 from models.distances import has_isolated_atoms
-from models.spectrum import EDOS_GRID, Spectrum
+from models.spectra.spectrum import EDOS_GRID, Spectrum
+from models.training.card import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError

@@ -14,8 +14,8 @@ from jobflow.managers.fireworks import flow_to_workflow
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
+from db.collections import VALIDATIONS
 from db.documents import CandidateDoc, ValidationDoc, utc_now
-from db.query import VALIDATIONS
 from db.store import ScreeningStore, describe, mask_uri
 from db.waiting import Watch
 from screening.errors import ScreeningError

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jobflow import Flow, Job, Maker, Response, job
 
+from db.collections import CANDIDATES, Query, conditions
 from db.documents import (
     CandidateDoc,
     GapDoc,
@@ -32,11 +33,10 @@ from db.documents import (
     Verdict,
     utc_now,
 )
-from db.query import CANDIDATES, Query, conditions
 from db.store import ScreeningStore, mask_uri
-from models.card import DEFAULT_EDOS, model_id, trained_elements
 from models.crystal import Crystal
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
+from models.training.card import DEFAULT_EDOS, model_id, trained_elements
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError

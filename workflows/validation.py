@@ -13,14 +13,14 @@ import numpy as np
 from jobflow import Flow, JobStore, Maker, OnMissing, job, run_locally
 from maggma.stores import MemoryStore
 
+from db.collections import VALIDATIONS, Condition, Query, batched, conditions
 from db.documents import CandidateDoc, GridDoc, PredictionDoc, Run, ValidationDoc, utc_now
 from db.errors import StoreError
-from db.query import VALIDATIONS, Condition, Query, batched, conditions
 from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
-from models.metrics import mae, wasserstein
-from models.spectrum import EDOS_GRID
+from models.spectra.metrics import mae, wasserstein
+from models.spectra.spectrum import EDOS_GRID
 from screening.classification import Assessment, Group, Sample
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, Gaps, find_gaps
@@ -48,9 +48,9 @@ def dos_maker(engine: str, **options: Any) -> Maker:
         If there is no such engine or it has no such option.
     """
     if engine == "gpaw":
-        from workflows.dos.gpaw import GpawDosMaker as DosMaker
+        from workflows.dos.gpaw.maker import GpawDosMaker as DosMaker
     elif engine == "vasp":
-        from workflows.dos.vasp import VaspDosMaker as DosMaker
+        from workflows.dos.vasp.maker import VaspDosMaker as DosMaker
     else:
         raise ScreeningError(f"unknown engine {engine!r}; use {' or '.join(ENGINES)}")
     if unknown := options.keys() - {option.name for option in fields(DosMaker)}:
@@ -342,7 +342,8 @@ class ValidationFlowMaker(Maker):
         Path of the embedded store or MongoDB URI; see
         :class:`workflows.screening.ScreeningFlowMaker`.
     dos_maker : Maker
-        :class:`workflows.dos.gpaw.GpawDosMaker` or :class:`workflows.dos.vasp.VaspDosMaker`.
+        :class:`~workflows.dos.gpaw.maker.GpawDosMaker` or
+        :class:`~workflows.dos.vasp.maker.VaspDosMaker`.
 
     Examples
     --------

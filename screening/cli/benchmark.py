@@ -13,11 +13,11 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from models.benchmark import Run, RunResult, Variant
-    from models.dataset import SpectrumDataset
-    from models.spectrum import EnergyGrid
-    from models.subclasses import Subclass
-    from models.training_config import TrainingConfig
+    from models.data.dataset import SpectrumDataset
+    from models.spectra.spectrum import EnergyGrid
+    from models.training.config import TrainingConfig
+    from screening.benchmark.runs import Run, RunResult, Variant
+    from screening.benchmark.subclasses import Subclass
 
 
 class Target(StrEnum):
@@ -111,13 +111,13 @@ def benchmark(
 
     Tables go to OUT as benchmark.md, benchmark.json and .csv, figures as .png.
     """
-    from models.benchmark import run_all, shared_dataset
-    from models.splits import split_of
-    from models.training_config import TrainingConfig
+    from models.data.splits import split_of
+    from models.training.config import TrainingConfig
+    from screening.benchmark.figures import draw
+    from screening.benchmark.report import Benchmark
+    from screening.benchmark.runs import run_all, shared_dataset
     from screening.cli import resumable
     from screening.cli.console import print_json, stderr, stdout
-    from screening.report.benchmark import Benchmark
-    from screening.report.benchmark_figures import draw
 
     config = TrainingConfig(
         name="benchmark",
@@ -209,7 +209,7 @@ def _command_line(context: typer.Context) -> str:
 
 
 def _variants(names: list[str] | None) -> list[Variant]:
-    from models.benchmark import ARCHITECTURE_VARIANTS
+    from screening.benchmark.runs import ARCHITECTURE_VARIANTS
     from screening.errors import ScreeningError
 
     by_name = {variant.name: variant for variant in ARCHITECTURE_VARIANTS}
@@ -224,8 +224,8 @@ def _settings(
     names: list[str] | None, default: tuple[str, ...], dataset: SpectrumDataset
 ) -> tuple[str, ...]:
     """The chosen settings; by default those of the paper that the labels are sufficient for."""
-    from models.dataset import refuse_settings, usable_settings
-    from models.losses import SETTINGS as KNOWN
+    from models.data.dataset import refuse_settings, usable_settings
+    from models.spectra.settings import SETTINGS as KNOWN
     from screening.errors import ScreeningError
 
     unknown = [name for name in names or () if name not in KNOWN]
@@ -238,7 +238,7 @@ def _settings(
 def _runs(
     variants: list[Variant], settings: tuple[str, ...], seeds: int, studies: set[Study]
 ) -> list[Run]:
-    from models.benchmark import ABLATION_VARIANTS, plan
+    from screening.benchmark.runs import ABLATION_VARIANTS, plan
 
     runs = plan(variants, settings, seeds)
     if Study.size in studies:
@@ -250,8 +250,8 @@ def _runs(
 
 def _suited(runs: list[Run], grid: EnergyGrid, chosen: list[str]) -> list[Run]:
     """The runs whose architecture predicts such spectra; each that was chosen has to have one."""
-    from models.architectures import unsuited
-    from models.losses import SETTINGS as KNOWN
+    from models.architectures.registry import unsuited
+    from models.spectra.settings import SETTINGS as KNOWN
     from screening.errors import ScreeningError
 
     reasons = [unsuited(run.variant.architecture, KNOWN[run.setting], grid) for run in runs]
@@ -267,9 +267,9 @@ def _subclasses(
     config: TrainingConfig, run: Run, names: list[str], say: Callable[[str], None]
 ) -> list[Subclass]:
     """The chosen subclasses; by default those with enough materials."""
-    from models.benchmark import shared_dataset, split_for
     from models.errors import ModelError
-    from models.subclasses import SUBCLASSES, subclass_of
+    from screening.benchmark.runs import shared_dataset, split_for
+    from screening.benchmark.subclasses import SUBCLASSES, subclass_of
 
     dataset, usable = shared_dataset(config), []
     for subclass in map(subclass_of, dict.fromkeys(names or SUBCLASSES)):
@@ -287,7 +287,7 @@ def _subclasses(
 def _subclass_runs(
     runs: list[Run], variants: list[Variant], subclasses: list[Subclass]
 ) -> list[Run]:
-    from models.benchmark import plan_subclasses
+    from screening.benchmark.runs import plan_subclasses
 
     whole = [run for run in runs if run == run.whole and run.variant in variants]
     return plan_subclasses(whole, subclasses)

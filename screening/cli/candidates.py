@@ -12,7 +12,7 @@ from screening.cli import options
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run
-    from db.queries import Range
+    from db.questions import Range
     from db.store import ScreeningStore
     from screening.cli.rows import CandidateRow, DisagreementRow
 
@@ -175,7 +175,7 @@ def candidates(
         if to_validate:
             found = _to_validate(store, chosen, filters)
         else:
-            from db.queries import find_candidates
+            from db.questions import find_candidates
 
             found = list(
                 find_candidates(
@@ -205,7 +205,7 @@ def _filters(
     in_domain: bool | None,
     **ranges: Range,
 ) -> dict[str, Any]:
-    """Arguments of :func:`db.queries.find_candidates`; without those that ask nothing."""
+    """Arguments of :func:`db.questions.find_candidates`; without those that ask nothing."""
     from screening.filters import ScreeningFilters
 
     checked = ScreeningFilters.from_options(
@@ -228,14 +228,14 @@ def _filters(
 
 
 def _to_validate(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[CandidateDoc]:
-    from db.queries import positives_to_validate
+    from db.questions import positives_to_validate
 
     found = positives_to_validate(store, run.run_id)
     return _among(store, run, filters, found, lambda candidate: candidate.material_id)
 
 
 def _disagreements(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[Any]:
-    from db.queries import disagreements
+    from db.questions import disagreements
 
     found = disagreements(store, run.run_id)
     return _among(store, run, filters, found, lambda pair: pair.candidate.material_id)
@@ -249,7 +249,7 @@ def _among(
     id_of: Callable[[T], str],
 ) -> list[T]:
     """Those whose candidate meets the filters, if there are any."""
-    from db.queries import find_candidates
+    from db.questions import find_candidates
 
     if not filters:
         return found

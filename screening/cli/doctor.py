@@ -62,8 +62,8 @@ def _software() -> tuple[bool, str]:
 
 
 def _checkpoint(name: str | None) -> tuple[bool, str]:
-    from models.card import ModelCard, predictor_folder, shipped_predictors
     from models.predictor import SpectrumPredictor
+    from models.training.card import ModelCard, predictor_folder, shipped_predictors
 
     predictor = SpectrumPredictor.load(predictor_folder(name), device="cpu")
     card = ModelCard.read(predictor.folder)
@@ -85,7 +85,7 @@ def _database(db: str) -> tuple[bool, str]:
 
 
 def _key(key_file: Path | None) -> tuple[bool, str]:
-    from screening.sources.mp_client import find_api_key
+    from screening.sources.materials_project.client import find_api_key
 
     find_api_key(key_file)
     return True, "found"
@@ -100,14 +100,14 @@ def _gpu() -> tuple[bool, str]:
 
 
 def _gpaw() -> tuple[bool, str]:
-    from workflows.dos import gpaw
+    from workflows.dos.gpaw import maker as gpaw
 
     lacking = gpaw.missing()
     return not lacking, "; ".join(lacking) or gpaw.engine_version()
 
 
 def _vasp() -> tuple[bool, str]:
-    from workflows.dos import vasp
+    from workflows.dos.vasp import maker as vasp
 
     lacking = vasp.missing()
     return not lacking, "; ".join(lacking) or "VASP command and POTCARs found"

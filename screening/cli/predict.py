@@ -75,7 +75,7 @@ def predict(
 
 
 def _print_json(results: Predictions) -> None:
-    from models.spectrum import EDOS_GRID
+    from models.spectra.spectrum import EDOS_GRID
     from screening.cli.console import print_json
 
     print_json(
@@ -131,7 +131,7 @@ def _cells(item: Prediction) -> tuple[Any, ...]:
 
 def _print_details(item: Prediction) -> None:
     """Criteria and spectrum of a single structure."""
-    from models.spectrum import EDOS_GRID
+    from models.spectra.spectrum import EDOS_GRID
     from screening.cli.console import stdout
     from screening.cli.show import PLOT_WIDTH, criteria_table
     from screening.report.plots import terminal_edos

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
-    from db.queries import Comparison, Neighbour
+    from db.questions import Comparison, Neighbour
     from db.store import History
 
 MP_IDS = ("mp-", "mvc-")
@@ -145,7 +145,7 @@ class DisagreementRow:
 
 @dataclass(frozen=True)
 class NeighbourRow:
-    """A predicted spectrum near another one; `distance` as in `db.queries.Neighbour`."""
+    """A predicted spectrum near another one; `distance` as in `db.questions.Neighbour`."""
 
     distance: float
     material_id: str
@@ -314,7 +314,7 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
     What the source itself said when the run was made; an id of the Materials Project says it
     where the source did not.
     """
-    from screening.sources.mp_client import ATTRIBUTION
+    from screening.sources.materials_project.client import ATTRIBUTION
 
     stated = run.source.get("attribution") if run else None
     return stated or (ATTRIBUTION if material_id.startswith(MP_IDS) else None)

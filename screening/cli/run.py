@@ -172,7 +172,7 @@ def run(
 
 def _default_source(key_file: Path | None, remark: Any) -> str:
     from screening.errors import ScreeningError
-    from screening.sources.mp_client import find_api_key
+    from screening.sources.materials_project.client import find_api_key
 
     try:
         find_api_key(key_file)
@@ -209,7 +209,7 @@ def _finite(limit: float) -> float | None:
 
 
 def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
-    from models.card import predictor_folder
+    from models.training.card import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
     return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
@@ -217,8 +217,8 @@ def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
 
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
-    from models.card import check_predictor
-    from models.spectrum import EDOS_GRID
+    from models.spectra.spectrum import EDOS_GRID
+    from models.training.card import check_predictor
     from screening.sources.ids import read_material_ids
 
     maker.parameters()  # checks filters and criteria

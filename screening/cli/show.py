@@ -62,7 +62,7 @@ def in_runs(
     ScreeningError
         If no run, or not the one that is asked for, has it.
     """
-    from db.query import CANDIDATES, Query, conditions
+    from db.collections import CANDIDATES, Query, conditions
     from screening.cli.candidates import find_run
     from screening.errors import ScreeningError
 
@@ -134,8 +134,8 @@ def _write_plot(
 ) -> None:
     import numpy as np
 
-    from models.card import model_name
-    from models.spectrum import EnergyGrid
+    from models.spectra.spectrum import EnergyGrid
+    from models.training.card import model_name
     from screening.errors import ScreeningError
     from screening.report.plots import formula_text, plot_edos, save_figure
 
@@ -177,7 +177,7 @@ def _print(
 ) -> None:
     import numpy as np
 
-    from models.spectrum import EnergyGrid
+    from models.spectra.spectrum import EnergyGrid
     from screening.cli.console import stdout, table
     from screening.report.plots import terminal_edos
 

@@ -30,7 +30,7 @@ def similar(
 
     The material is taken from the newest run that predicted its spectrum.
     """
-    from db.queries import nearest_spectra
+    from db.questions import nearest_spectra
     from db.store import open_store
     from screening.cli.candidates import existing
     from screening.cli.console import stderr

@@ -10,7 +10,7 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from models.training import TrainedPredictor
+    from models.training.train import TrainedPredictor
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
     from models.predictor import usable_device
-    from models.training import (
+    from models.training.train import (
         Hardware,
         is_main_process,
         read_training_config,

@@ -273,7 +273,8 @@ def _submit(
 
 def _check_installed(engine: str) -> None:
     from screening.errors import ScreeningError
-    from workflows.dos import gpaw, vasp
+    from workflows.dos.gpaw import maker as gpaw
+    from workflows.dos.vasp import maker as vasp
 
     lacking = {"gpaw": gpaw, "vasp": vasp}[engine].missing()
     if lacking:

@@ -19,7 +19,7 @@ def open_source(spec: str | Path, **options: Any) -> Source:
         ``"mp"`` (the Materials Project), ``"prototypes"`` (pymatgen's AFLOW prototype library),
         or the path of a file or folder (:func:`screening.sources.files.open_path`).
     **options
-        For ``"mp"``: see :func:`screening.sources.materials_project.open_materials_project`.
+        For ``"mp"``: see :func:`screening.sources.materials_project.source.open_materials_project`.
         For a path: `recursive`, whether the subfolders of a folder are read, too.
 
     Raises
@@ -28,7 +28,7 @@ def open_source(spec: str | Path, **options: Any) -> Source:
         In one line, if there is no such source or it cannot be read.
     """
     if spec == "mp":
-        from screening.sources.materials_project import open_materials_project
+        from screening.sources.materials_project.source import open_materials_project
 
         return open_materials_project(**options)
     if spec == "prototypes":

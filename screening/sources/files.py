@@ -32,7 +32,7 @@ NAMED = 3  # files of a kind that is not read whose names are told
 
 
 def _read_cif(file: StructureFile) -> Iterator[SourceItem]:
-    from screening.sources.cif import read_cif
+    from screening.sources.cif.reader import read_cif
 
     for n, found in enumerate(read_cif(file.text()), 1):
         name = nth(file.stem, n)

@@ -34,7 +34,7 @@ from models.crystal import ATOMIC_NUMBERS, Crystal
 from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable
 from screening.sources.checks import flag, number, one_line
-from screening.sources.mp_documents import has_dos, magnetic_by_ordering, time_of
+from screening.sources.materials_project.documents import has_dos, magnetic_by_ordering, time_of
 from screening.sources.names import clean_id, nth
 from screening.sources.opening import StructureFile
 

@@ -27,10 +27,10 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from emmet.core.mpid import AlphaID
 
-from db.query import batched
-from screening.fetch import fetch_edos
+from db.collections import batched
 from screening.filters import ScreeningFilters
-from screening.sources.materials_project import open_materials_project
+from screening.sources.materials_project.source import open_materials_project
+from screening.training_sets.fetch import fetch_edos
 from tests.screening import mp_server
 
 ROWS = 1000  # of a file of the Delta table

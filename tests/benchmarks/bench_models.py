@@ -29,16 +29,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-import straightforward
-from model_examples import random_crystals
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.architectures import ARCHITECTURES, build_model, config_for, graphs_for
+from models.architectures.parts.layers import GraphEncoder
+from models.architectures.registry import ARCHITECTURES, build_model, config_for, graphs_for
 from models.crystal import Crystal
-from models.dataset import SpectrumDataset
+from models.data.dataset import SpectrumDataset
 from models.errors import ModelError
-from models.fitting import GraphLoader
-from models.graph import (
+from models.graphs.graph import (
     CrystalGraph,
     GraphBatch,
     GraphConfig,
@@ -46,10 +44,12 @@ from models.graph import (
     collate,
     edge_budget_batches,
 )
-from models.layers import GraphEncoder
-from models.losses import SETTINGS
 from models.predictor import EDGE_BUDGET
-from models.spectrum import EnergyGrid
+from models.spectra.settings import SETTINGS
+from models.spectra.spectrum import EnergyGrid
+from models.training.fit import GraphLoader
+from tests.models import straightforward
+from tests.models.model_examples import random_crystals
 
 BINS = 128
 GRID = EnergyGrid(start=0.0, width=8.0, size=BINS, unit="cm^-1")  # one that all can predict

@@ -69,7 +69,7 @@ def timed(*command: object) -> tuple[float, int, str]:
 
 def graph_speed(table: Path) -> tuple[int, float]:
     """Atoms, and graphs of cells of 6 to 14 atoms built by one process in a second."""
-    from models.graph import build_graphs
+    from models.graphs.graph import build_graphs
     from screening.candidate import Candidate
     from screening.sources import open_source
 
@@ -88,7 +88,7 @@ def gap_speed() -> float:
     """Spectra of 128 bins judged in a second."""
     import numpy as np
 
-    from models.spectrum import EDOS_GRID
+    from models.spectra.spectrum import EDOS_GRID
     from screening.gap import find_gaps
 
     dos = np.random.default_rng(0).gamma(1.0, 2.0, (100_000, 128))

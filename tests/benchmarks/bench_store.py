@@ -25,9 +25,18 @@ from typing import Any
 
 import numpy as np
 
+from db.collections import (
+    CANDIDATES,
+    PREDICTIONS,
+    Collection,
+    Condition,
+    Key,
+    Query,
+    batched,
+    conditions,
+)
 from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Verdict
 from db.mongodb import MongoStore, _filter, _upsert, _verdict_update
-from db.query import CANDIDATES, PREDICTIONS, Collection, Condition, Key, Query, batched, conditions
 from db.store import BATCH, ScreeningStore, open_store
 
 PREDICTED = 10_000

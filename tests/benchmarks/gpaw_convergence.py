@@ -18,11 +18,11 @@ import numpy as np
 from ase.build import bulk
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.metrics import wasserstein_distances
-from models.spectrum import EDOS_GRID, align_edos
+from models.spectra.metrics import wasserstein_distances
+from models.spectra.spectrum import EDOS_GRID, align_edos
 from workflows.dos.campaign import Material, run
 from workflows.dos.document import DosDocument
-from workflows.dos.gpaw import GpawDosMaker
+from workflows.dos.gpaw.maker import GpawDosMaker
 
 CRYSTALS = {
     "Al": bulk("Al"),

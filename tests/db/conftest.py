@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
+from db.collections import COLLECTIONS
 from db.embedded import COLUMNS, JSON
-from db.query import COLLECTIONS
 from db.store import ScreeningStore, open_store
 
 STORES = ("embedded", pytest.param("mongodb", marks=pytest.mark.mongo))

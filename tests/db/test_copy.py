@@ -10,15 +10,15 @@ from typing import Any
 
 import pymongo
 import pytest
-from db_examples import candidate, gap, prediction, run, validation
 
 from db import documents, migrations
+from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Query
 from db.copy import checksum, copy_store
 from db.errors import StoreError
 from db.migrations import Migration, migrate_store, rewrite
 from db.mongodb import MongoStore
-from db.query import CANDIDATES, COLLECTIONS, PREDICTIONS, Query
 from db.store import BATCH, ScreeningStore, open_store
+from tests.db.db_examples import candidate, gap, prediction, run, validation
 
 
 def fill(store: ScreeningStore) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from db_examples import candidate, prediction, run, verdict
 
+from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Query
 from db.documents import SCHEMA_VERSION
 from db.embedded import COLUMNS, EmbeddedStore
 from db.errors import StoreError
-from db.query import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Query
 from db.store import BATCH, open_store
+from tests.db.db_examples import candidate, prediction, run, verdict
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 KILLS = 200 if FULL else 10

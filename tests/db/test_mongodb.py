@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 import bson
 import pymongo
 import pytest
-from db_examples import candidate, prediction, run, validation
-from fake_mongo import HELLO, FakeMongo, Proxy
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -27,12 +25,14 @@ from pymongo.errors import (
 )
 
 from db import mongodb
+from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, VALIDATIONS, Condition, Query
 from db.documents import SCHEMA_VERSION
 from db.errors import StoreError
 from db.mongodb import INDEXES, MongoStore, is_passing
-from db.query import CANDIDATES, COLLECTIONS, PREDICTIONS, VALIDATIONS, Condition, Query
 from db.schema import validator
 from db.store import mask_uri, open_store
+from tests.db.db_examples import candidate, prediction, run, validation
+from tests.db.fake_mongo import HELLO, FakeMongo, Proxy
 
 SECRET = "hunter2"
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from db_examples import START, candidate, gap, prediction, run, validation, verdict
 
+from db.collections import CANDIDATES, PREDICTIONS, Condition, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc
 from db.errors import StoreError
-from db.queries import find_candidates
-from db.query import CANDIDATES, PREDICTIONS, Condition, Query, conditions
+from db.questions import find_candidates
 from db.store import BATCH, ScreeningStore, open_store
+from tests.db.db_examples import START, candidate, gap, prediction, run, validation, verdict
 
 
 def ids(documents) -> list[str]:

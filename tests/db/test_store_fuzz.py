@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from db_examples import candidate, gap, prediction, run, verdict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from db.collections import CANDIDATES, OPERATORS, RUNS, Condition, Query
 from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, check_free_dict, utc_now
 from db.errors import StoreError
-from db.query import CANDIDATES, OPERATORS, RUNS, Condition, Query
 from db.store import ScreeningStore
+from tests.db.db_examples import candidate, gap, prediction, run, verdict
 
 INJECTIONS = [
     "$where",

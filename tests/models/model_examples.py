@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import torch
 
 from models.crystal import Crystal
-from models.dataset import SpectrumDataset
-from models.graph import GraphBatch, GraphConfig, build_graph, collate
-from models.label_files import LABEL_EDGES
-from models.label_rules import Origin, why_forbidden
-from models.spectrum import EnergyGrid
+from models.data.dataset import SpectrumDataset
+from models.data.label_files import LABEL_EDGES
+from models.data.label_rules import Origin, why_forbidden
+from models.graphs.graph import GraphBatch, GraphConfig, build_graph, collate
+from models.spectra.spectrum import EnergyGrid
 
 SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
 ELEMENTS_USED = (3, 8, 11, 12, 14, 17, 22, 26, 31, 33)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.graph import GraphBatch
-from models.layers import CompositionAttention, GraphAttention, GraphEncoder
+from models.architectures.parts.layers import CompositionAttention, GraphAttention, GraphEncoder
+from models.graphs.graph import GraphBatch
 
 
 def group_softmax(score: Tensor, group: Tensor, n_groups: int) -> Tensor:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_examples import permuted, random_crystal, rocksalt
 from pymatgen.core import Lattice, Structure
 
 from models.crystal import Crystal
 from models.errors import ModelError
+from tests.models.model_examples import permuted, random_crystal, rocksalt
 
 EYE = 4 * np.eye(3)
 

@@ -11,13 +11,13 @@ import pytest
 from ase.build import molecule
 from ase.data import covalent_radii
 from ase.data.vdw_alvarez import vdw_radii
-from model_examples import random_crystals, rocksalt
 
 from models.crystal import Crystal
+from models.data.label_files import read_crystals
 from models.distances import OVERLAP, close_pairs, has_isolated_atoms, isolated_atoms, overlap
 from models.errors import ModelError
-from models.graph import build_graph
-from models.label_files import read_crystals
+from models.graphs.graph import build_graph
+from tests.models.model_examples import random_crystals, rocksalt
 
 MOLECULES = ["H2", "N2", "O2", "F2", "CO", "CO2", "H2O", "HF", "LiH", "NH3", "C2H2", "Na2", "SiO"]
 

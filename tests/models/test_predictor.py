@@ -8,17 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
 from pymatgen.core import Lattice, Structure
-from test_checkpoint import checkpoint
 
 from models import predictor as predictor_module
-from models.card import SCALE, SHAPE, ZOO, ModelCard, model_id, predictor_folder, shipped_predictors
-from models.checkpoint import save_checkpoint
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor, predict_spectra
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
+from models.training.card import (
+    SCALE,
+    SHAPE,
+    ZOO,
+    ModelCard,
+    model_id,
+    predictor_folder,
+    shipped_predictors,
+)
+from models.training.checkpoint import save_checkpoint
+from tests.models.model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
+from tests.models.training.test_checkpoint import checkpoint
 
 
 @pytest.fixture
@@ -35,7 +43,7 @@ def test_a_spectrum_is_the_shape_times_the_predicted_sum(folder: Path) -> None:
     assert found.values.shape == (9, SMALL_GRID.size)
     assert (found.values >= 0).all()
     assert found.failures == {}
-    from model_examples import batch_of
+    from tests.models.model_examples import batch_of
 
     for crystal, spectrum in zip(crystals, found.values, strict=True):
         batch = batch_of([crystal])

@@ -4,7 +4,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import spglib
-from cells import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.analysis.structure_matcher import StructureMatcher
+
+from models.crystal import Crystal
+from models.primitive import SYMPREC, may_be_reducible, reduce_cell
+from tests.models.cells import (
     CELLS,
     PRIMITIVE_ATOMS,
     SPACE_GROUPS,
@@ -14,13 +20,7 @@ from cells import (
     in_cell,
     primitive,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from model_examples import random_crystal, supercell
-from pymatgen.analysis.structure_matcher import StructureMatcher
-
-from models.crystal import Crystal
-from models.primitive import SYMPREC, may_be_reducible, reduce_cell
+from tests.models.model_examples import random_crystal, supercell
 
 
 def same_crystal(a: Crystal, b: Crystal, tolerance: float = 1e-4) -> bool:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models.crystal import ATOMIC_NUMBERS, Crystal
+from models.data.label_rules import isolated_atoms
 from models.distances import has_isolated_atoms
 from models.elements import covalent_radii
-from models.label_rules import isolated_atoms
 from screening.candidate import Candidate
 from screening.domain import Domain
 

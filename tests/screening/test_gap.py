@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import models
-from models.label_files import LABEL_EDGES
-from models.spectrum import EDOS_GRID, PHDOS_GRID
+from models.data.label_files import LABEL_EDGES
+from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from screening import gap
 from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps

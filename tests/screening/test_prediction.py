@@ -17,7 +17,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor
-from models.spectrum import EDOS_GRID, Spectrum
+from models.spectra.spectrum import EDOS_GRID, Spectrum
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Unreadable
 from screening.errors import ScreeningError

@@ -10,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Run, ValidationDoc
 from db.store import ScreeningStore
 from models.crystal import Crystal
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
 from screening.gap import GapCriteria
 
 GRID = GridDoc(**EDOS_GRID.model_dump())

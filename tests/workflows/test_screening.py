@@ -12,9 +12,9 @@ from monty.json import MontyDecoder, MontyEncoder
 
 from db.documents import CandidateDoc
 from db.store import open_store
-from models.card import model_id
 from models.crystal import Crystal
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
+from models.training.card import model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps

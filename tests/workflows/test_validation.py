@@ -10,7 +10,7 @@ from pymatgen.electronic_structure.dos import Dos
 from scipy.stats import wasserstein_distance
 
 from models.errors import ModelError
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
 from screening.classification import Group, Sample
 from screening.errors import ScreeningError
 from tests.workflows.analytic_dos import (

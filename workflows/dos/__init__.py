@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workflows.dos.gpaw import GpawDosMaker
-    from workflows.dos.vasp import VaspDosMaker
+    from workflows.dos.gpaw.maker import GpawDosMaker
+    from workflows.dos.vasp.maker import VaspDosMaker
 
 ENGINES = ("gpaw", "vasp")
 
@@ -33,11 +33,11 @@ def dos_maker(engine: str, **options: Any) -> GpawDosMaker | VaspDosMaker:
     from workflows.dos.document import DosError
 
     if engine == "gpaw":
-        from workflows.dos.gpaw import GpawDosMaker
+        from workflows.dos.gpaw.maker import GpawDosMaker
 
         return GpawDosMaker(**options)
     if engine == "vasp":
-        from workflows.dos.vasp import VaspDosMaker
+        from workflows.dos.vasp.maker import VaspDosMaker
 
         return VaspDosMaker(**options)
     raise DosError(f"no DOS engine {engine!r}; there are {' and '.join(ENGINES)}")

@@ -13,7 +13,7 @@ import pandas as pd
 from pymatgen.core import Lattice, Structure
 
 from workflows.dos.document import DosDocument, DosError
-from workflows.dos.gpaw import GpawDosMaker, compute_dos
+from workflows.dos.gpaw.maker import GpawDosMaker, compute_dos
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
 from pymatgen.electronic_structure.dos import Dos
 
-from models.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
+from models.spectra.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
 
 Engine = Literal["gpaw", "vasp"]
 

@@ -26,16 +26,16 @@ import pandas as pd
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
-from models.card import model_name
-from models.metrics import wasserstein_distances
 from models.predictor import SpectrumPredictor
-from models.spectrum import EDOS_GRID, align_edos, band_edges
+from models.spectra.metrics import wasserstein_distances
+from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
+from models.training.card import model_name
 from screening.gap import GapCriteria, find_gaps
 from screening.report.plots import EdosPanel, formula_text, plot_edos_panels, save_figure
 from workflows.dos.campaign import materials, run
 from workflows.dos.document import DosDocument, DosError
 from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
-from workflows.dos.gpaw import GpawDosMaker
+from workflows.dos.gpaw.maker import GpawDosMaker
 from workflows.screening import judge
 from workflows.validation import judge_fine
 

@@ -66,7 +66,7 @@ def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypa
     monkeypatch.setenv("MP_API_KEY", KEY)
     monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
     monkeypatch.setattr("db.mongodb.OPEN_PATIENCE", 0.1)
-    monkeypatch.setattr("screening.sources.mp_client.ATTEMPTS_TO_CONNECT", 1)
+    monkeypatch.setattr("screening.sources.materials_project.client.ATTEMPTS_TO_CONNECT", 1)
     uri = f"mongodb://ann:{PASSWORD}@127.0.0.1:9/s?tls=true&tlsCertificateKeyFilePassword={TOKEN}"
     (tmp_path / "launchpad.yaml").write_text(
         f"host: 127.0.0.1\nport: 9\nusername: ann\npassword: {PASSWORD}\n"

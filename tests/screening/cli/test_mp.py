@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from db.store import open_store
-from models.card import ModelCard
-from screening.fetch import PHONON_DOS, TOTAL_DOS
-from screening.sources.mp_client import ATTRIBUTION, usual_id
+from models.training.card import ModelCard
+from screening.sources.materials_project.client import ATTRIBUTION, usual_id
+from screening.training_sets.fetch import PHONON_DOS, TOTAL_DOS
 from tests.screening import mp_server
-from tests.screening.test_fetch import ENERGIES, edos_table, holding, structures
+from tests.screening.training_sets.test_fetch import ENERGIES, edos_table, holding, structures
 
 pytestmark = pytest.mark.mongo
 

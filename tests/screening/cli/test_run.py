@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from db.store import open_store
-from models.card import DEFAULT_EDOS
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
+from models.training.card import DEFAULT_EDOS
 from screening.gap import find_gaps
 from tests.conftest import crystal_row
 

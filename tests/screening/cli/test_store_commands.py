@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from db.collections import COLLECTIONS, Query
 from db.documents import GapDoc, ValidationDoc, Verdict
-from db.query import COLLECTIONS, Query
 from db.store import open_store
 from tests.conftest import crystal_row
 

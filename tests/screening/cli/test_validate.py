@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 
 from db.documents import ValidationDoc
 from db.store import open_store
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
 from screening.cli.show import _dft_properties, find_validation
 from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
@@ -50,7 +50,7 @@ def formula(monkeypatch):
     """Let `screen` calculate by a formula."""
     use = {"maker": AnalyticDosMaker()}
     monkeypatch.setattr("workflows.validation.dos_maker", lambda engine, **_: use["maker"])
-    monkeypatch.setattr("workflows.dos.gpaw.missing", list)
+    monkeypatch.setattr("workflows.dos.gpaw.maker.missing", list)
     return use
 
 
@@ -171,9 +171,9 @@ def test_without_the_engine(screen, run, monkeypatch):
 
 SCRIPT = """
 import sys
-import workflows.dos.gpaw, workflows.validation
+import workflows.dos.gpaw.maker, workflows.validation
 from tests.workflows.analytic_dos import AnalyticDosMaker
-workflows.dos.gpaw.missing = list
+workflows.dos.gpaw.maker.missing = list
 seconds, log, *arguments = sys.argv[1:]
 maker = AnalyticDosMaker(seconds=float(seconds), log=log)
 workflows.validation.dos_maker = lambda engine, **options: maker
@@ -502,7 +502,7 @@ def test_a_launchpad_with_a_wrong_field(screen, site, run):
 
 @pytest.mark.dft
 def test_aluminium_with_gpaw(screen):
-    from workflows.dos.gpaw import missing
+    from workflows.dos.gpaw.maker import missing
 
     for problem in missing():
         pytest.skip(problem)

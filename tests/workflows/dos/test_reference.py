@@ -11,10 +11,10 @@ from scipy.stats import wasserstein_distance
 
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor
-from models.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID
 from workflows.dos import campaign, reference
 from workflows.dos.document import DosDocument, DosError
-from workflows.dos.gpaw import GpawDosMaker
+from workflows.dos.gpaw.maker import GpawDosMaker
 from workflows.dos.reference import compare_element, eligible_elements, judge_vb_gap
 
 ENERGIES = np.arange(-15.0, 8.0, 0.01)

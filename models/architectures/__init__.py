@@ -1,0 +1,1 @@
+"""Networks from graph to spectrum, by name in :mod:`models.architectures.registry`."""

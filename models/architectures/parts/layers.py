@@ -1,0 +1,216 @@
+"""Layers that the architectures share: graph attention over crystal graphs, perceptrons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import scatter, softmax
+
+from models.elements import N_DESCRIPTORS, element_descriptors
+from models.graphs.graph import N_ELEMENTS, GraphBatch
+
+
+class EncoderConfig(BaseModel):
+    """Size of the graph encoder.
+
+    Parameters
+    ----------
+    layers, width, heads : int
+        Attention layers (the paper's text has 2, the authors' code 3), features of an atom, and
+        attention heads (averaged).
+    context : bool
+        Put the composition beside each atom's features in the attention layers too: the paper's
+        context vector (eq. 2). The authors' code uses the composition for the pooling only.
+    pooling : {'attention', 'mean'}
+        The embedding of a crystal is the sum of its atoms' features in their attention weights,
+        which sum to 1 (text, eqs. 4-5), or that sum divided by the number of atoms: the authors'
+        code takes the mean of the weighted features. A supercell then has another embedding.
+    dropout : float
+        Probability of dropping an attention weight.
+    gaussians : int
+        Radial basis functions from 0 to `cutoff` Å.
+    cutoff : float
+        In Å; the spacing of the basis functions, which is also their sigma, follows from it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: int = Field(3, gt=0)
+    width: int = Field(128, gt=0)
+    heads: int = Field(4, gt=0)
+    context: bool = False
+    pooling: Literal["attention", "mean"] = "attention"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    gaussians: int = Field(41, gt=1)
+    cutoff: float = Field(8.0, gt=0)
+
+
+def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers, each followed by ReLU and dropout."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+def readout(size: int, layers: int, out: int) -> nn.Sequential:
+    """A perceptron of `layers` linear layers whose hidden ones are as wide as the input."""
+    return nn.Sequential(mlp([size] * layers), nn.Linear(size, out))
+
+
+class GaussianBasis(nn.Module):
+    """Distances (E,) in Å to E x `size` Gaussians between 0 and `cutoff` Å."""
+
+    centers: Tensor
+
+    def __init__(self, size: int, cutoff: float) -> None:
+        super().__init__()
+        self.register_buffer("centers", torch.linspace(0, cutoff, size), persistent=False)
+        self.sigma = cutoff / (size - 1)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Expansion of shape (E, size)."""
+        return torch.exp(-(((distance[:, None] - self.centers) / self.sigma) ** 2))
+
+
+class WeightedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows that stand for several equal ones each.
+
+    Merged graphs are normalised with the statistics of all atoms or edges that they stand for.
+    """
+
+    def forward(self, rows: Tensor, count: Tensor) -> Tensor:
+        """Normalise `rows` (n, features); `count` (n,) is how many each stands for."""
+        if not self.training:
+            return super().forward(rows)
+        total = count.sum()
+        share = count / total
+        mean = share @ rows
+        variance = share @ (rows - mean).square()
+        with torch.no_grad():
+            unbiased = variance * total / (total - 1).clamp_min(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (rows - mean) * scale + self.bias
+
+
+def share_of_group(score: Tensor, count: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """Softmax over the rows of each group, of rows that stand for several equal ones each.
+
+    Parameters
+    ----------
+    score : Tensor, shape (n, k)
+    count, group : Tensor, shape (n,)
+        How many equal rows each row stands for, and the group that it belongs to.
+
+    Returns
+    -------
+    Tensor, shape (n, k)
+        For the row as a whole, that is, for all that it stands for together.
+    """
+    return softmax(score + count.log()[:, None], group, num_nodes=n_groups)
+
+
+class GraphAttention(nn.Module):
+    """One attention layer with edge features (eqs. 1-3).
+
+    A message is softplus(W (h + u)) with h the atom's and u the edge's features side by side, and
+    the composition as a third where `context` is set. It is computed as W_h h + W_u u: there are
+    12 times fewer atoms than edges. Edges that stand
+    for several equal ones count as many times, except that dropout takes all of them or none.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, context: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.atom = nn.Linear(width, heads * width, bias=False)
+        self.edge = nn.Linear(width, heads * width, bias=False)
+        self.attend_center = nn.Parameter(torch.empty(heads, width))
+        self.attend_neighbor = nn.Parameter(torch.empty(heads, width))
+        self.score_norm = WeightedBatchNorm(heads)
+        self.dropout = nn.Dropout(dropout)
+        self.bias = nn.Parameter(torch.zeros(width))
+        if context:
+            self.context = nn.Linear(N_ELEMENTS, heads * width, bias=False)
+        for parameter in (self.atom.weight, self.edge.weight):
+            nn.init.xavier_uniform_(parameter)
+        for parameter in (self.attend_center, self.attend_neighbor):
+            nn.init.xavier_uniform_(parameter)
+
+    def forward(self, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
+        """Features (N, width) of atoms and (E, width) of edges to (N, width)."""
+        h, u = self.atom(atoms), self.edge(edges)
+        if hasattr(self, "context"):
+            h = h + self.context(batch.composition())[batch.graph_index]
+        from_center = F.softplus(h[batch.center].add_(u))
+        from_neighbor = F.softplus(h[batch.neighbor].add_(u))
+        # One product with block-diagonal vectors is much faster than a batch of dot products.
+        score = from_center @ torch.block_diag(*self.attend_center).T
+        score = score + from_neighbor @ torch.block_diag(*self.attend_neighbor).T
+        edges_in_all = batch.multiplicity[batch.center] * batch.edge_multiplicity
+        score = F.softplus(self.score_norm(F.softplus(score), edges_in_all))
+        weight = share_of_group(score, batch.edge_multiplicity, batch.center, len(atoms))
+        weight = self.dropout(weight) / self.heads
+        heads = zip(weight.split(1, dim=1), from_neighbor.chunk(self.heads, dim=1), strict=True)
+        messages = sum(w * message for w, message in heads)
+        return scatter(messages, batch.center, dim=0, dim_size=len(atoms)) + self.bias
+
+
+class CompositionAttention(nn.Module):
+    """Weight of each atom in its crystal, from the atom and the composition (GATGNN)."""
+
+    def __init__(self, width: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.atom = nn.Linear(width, hidden)
+        self.composition = nn.Linear(N_ELEMENTS, hidden, bias=False)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, atoms: Tensor, batch: GraphBatch) -> Tensor:
+        """Weights (N, 1) that sum to 1 over the nodes of each crystal."""
+        graph = batch.graph_index
+        context = self.composition(batch.composition())[graph]
+        score = self.score(F.softplus(self.atom(atoms) + context))
+        return share_of_group(score, batch.multiplicity, graph, len(batch))
+
+
+class GraphEncoder(nn.Module):
+    """Crystal graphs to embeddings of shape (B, width) (eqs. 1-5).
+
+    With attention pooling, a supercell has the embedding of its primitive cell.
+    """
+
+    descriptors: Tensor
+
+    def __init__(self, config: EncoderConfig = EncoderConfig()) -> None:
+        super().__init__()
+        width = config.width
+        table = torch.from_numpy(element_descriptors().copy())
+        self.register_buffer("descriptors", table, persistent=False)
+        self.embed_element = nn.Linear(N_DESCRIPTORS, width)
+        self.basis = GaussianBasis(config.gaussians, config.cutoff)
+        self.embed_distance = nn.Linear(config.gaussians, width)
+        self.layers = nn.ModuleList(
+            GraphAttention(width, config.heads, config.dropout, config.context)
+            for _ in range(config.layers)
+        )
+        self.norms = nn.ModuleList(WeightedBatchNorm(width) for _ in range(config.layers))
+        self.pool = CompositionAttention(width)
+        self.mean_pooling = config.pooling == "mean"
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Embeddings, shape (B, width)."""
+        atoms = self.embed_element(self.descriptors)[batch.atomic_numbers]
+        edges = F.leaky_relu(self.embed_distance(self.basis(batch.distance)), 0.2)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            atoms = F.softplus(norm(layer(atoms, edges, batch), batch.multiplicity))
+        weighted = atoms * self.pool(atoms, batch)
+        pooled = scatter(weighted, batch.graph_index, dim=0, dim_size=len(batch))
+        return pooled / batch.n_atoms[:, None] if self.mean_pooling else pooled

@@ -1,0 +1,1 @@
+"""Phonon spectra from learned force constants."""

@@ -1,0 +1,264 @@
+"""Springs: the phonon DOS of a crystal from springs between its atoms, which are learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import scatter
+
+from models.architectures.parts.crystal_statistics import N_SITE, CrystalStatistics
+from models.architectures.parts.kernel_regression import KernelRegression
+from models.architectures.springs.lattice_dynamics import (
+    Springs,
+    alike,
+    frequencies,
+    half_mesh,
+    smeared,
+)
+from models.elements import N_PROPERTIES, atomic_masses, element_properties
+from models.errors import ModelError
+from models.graphs.graph import GraphBatch
+from models.spectra.settings import Setting
+from models.spectra.spectrum import PHDOS_GRID, EnergyGrid
+
+N_FEATURES = 3 + 2 * (N_PROPERTIES + N_SITE)  # of a bond
+_EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
+_OUTLIER = 4.0  # deviations at which a number that describes a bond or a crystal is cut off
+_STIFFNESS, _SOFTENING = (5.9, -3.0), -3.0  # before training, see _Member
+
+
+class SpringsConfig(BaseModel):
+    """Size and parts of the model of springs.
+
+    Parameters
+    ----------
+    members : int
+        Networks that differ in their initial weights and are trained side by side; the
+        prediction is the mean of their spectra.
+    hidden : int
+        Width of the perceptron that gives a bond its force constants.
+    dropout : float
+        Between its layers.
+    reach : float
+        Longest springs, as a multiple of the nearest neighbour's distance; both relative to the
+        covalent radii.
+    mesh : float
+        Size in Å of the supercell whose modes are computed, see
+        :func:`models.architectures.springs.lattice_dynamics.alike`.
+    kernel : float
+        Share of a kernel regression on the crystal's
+        :class:`~models.architectures.parts.crystal_statistics.CrystalStatistics` in the
+        prediction; 0: none.
+    grid : EnergyGrid
+        Of the spectra, in cm^-1; filled in when a model is trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: int = Field(5, gt=0)
+    hidden: int = Field(128, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    reach: float = Field(1.6, gt=1)
+    mesh: float = Field(9.0, gt=0)
+    kernel: float = Field(0.2, ge=0, lt=1)
+    grid: EnergyGrid = PHDOS_GRID
+
+
+@dataclass(frozen=True, eq=False)
+class _Bonds:
+    """What is known of E edges, the same in both directions.
+
+    Parameters
+    ----------
+    features : Tensor, shape (E, N_FEATURES)
+    log_distance : Tensor, shape (E,)
+        Of the distance in Å.
+    ratio : Tensor, shape (E,)
+        Of the distance to that of the nearest neighbour, both relative to the covalent radii; of
+        the two ends' nearest neighbours the farther one counts.
+    within : Tensor, shape (E,)
+        1 if the bond is a spring, 0 if it is too long for one.
+    """
+
+    features: Tensor
+    log_distance: Tensor
+    ratio: Tensor
+    within: Tensor
+
+
+class _Member(nn.Module):
+    """Force constants of bonds: a power law of the distance times what a perceptron says.
+
+    k_L = exp(a + b log d + c (ratio - 1) + p_1), k_T = k_L sigmoid(p_2), in N/m, d in Å; p_1 and
+    p_2 are the perceptron's.
+    """
+
+    def __init__(self, config: SpringsConfig) -> None:
+        super().__init__()
+        self.stiffness = nn.Parameter(torch.tensor(_STIFFNESS))
+        self.softening = nn.Parameter(torch.tensor(_SOFTENING))
+        self.bond = nn.Linear(N_FEATURES, config.hidden)
+        self.crystal = nn.Linear(CrystalStatistics.size, config.hidden, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.hidden = nn.Linear(config.hidden, config.hidden)
+        self.output = nn.Linear(config.hidden, 2)
+        self.output.weight.data.mul_(0.1)  # begin with the power law
+        self.output.bias.data = torch.tensor([0.0, -1.5])
+        self.smearing = nn.Parameter(torch.tensor(math.log(0.6)))  # in bins
+
+    def forward(self, bonds: _Bonds, statistics: Tensor, graph: Tensor) -> Springs:
+        """Springs of the E edges, of the crystals `graph` (E,) with `statistics` (B, size)."""
+        features = F.silu(self.bond(bonds.features) + self.crystal(statistics)[graph])
+        features = F.silu(self.hidden(self.dropout(features)))
+        factor, transverse = self.output(features).float().unbind(1)
+        power_law = self.stiffness[0] + self.stiffness[1] * bonds.log_distance
+        exponent = power_law + self.softening * (bonds.ratio - 1) + factor
+        longitudinal = bonds.within * exponent.clamp(-15, 15).exp()
+        return Springs(longitudinal, longitudinal * transverse.sigmoid())
+
+
+class SpringModel(nn.Module):
+    """Crystals to phonon spectra with the sum 1, through springs between the atoms.
+
+    Each edge of the graph is a spring along the bond and one across it, whose force constants a
+    network derives from the bond's length, its two atoms and the crystal as a whole. The
+    spectrum is that of the vibrations of this network of springs, so masses, coordination and
+    connectivity count as they do in nature, and only force constants have to be learned. It has
+    no imaginary modes, and the limits of :mod:`~.springs.lattice_dynamics`: rotations cost energy,
+    and there is no LO-TO splitting. Needs graphs with edge vectors (``GraphConfig(vectors=True)``).
+
+    Parameters
+    ----------
+    size : int
+        Bins K' of the spectrum.
+    config : SpringsConfig
+
+    Raises
+    ------
+    ModelError
+        If the grid of the configuration has another number of bins.
+    """
+
+    center: Tensor
+    scale: Tensor
+    bond_center: Tensor
+    bond_scale: Tensor
+    properties: Tensor
+    masses: Tensor
+    edges: Tensor
+
+    def __init__(self, size: int, config: SpringsConfig = SpringsConfig()) -> None:
+        super().__init__()
+        if size != config.grid.size:
+            raise ModelError(f"springs: {size} bins, but a grid of {config.grid.size}")
+        self.config = config
+        self.statistics = CrystalStatistics()
+        tables = {
+            "properties": element_properties(),
+            "masses": atomic_masses(),
+            "edges": config.grid.edges.astype("float32"),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
+        for name, n in (("", CrystalStatistics.size), ("bond_", N_FEATURES)):
+            self.register_buffer(f"{name}center", torch.zeros(n))
+            self.register_buffer(f"{name}scale", torch.ones(n))
+        self.members = nn.ModuleList(_Member(config) for _ in range(config.members))
+        if config.kernel:
+            self.kernel = KernelRegression(size, CrystalStatistics.size)
+
+    def fit(self, batch: GraphBatch, target: Tensor) -> None:
+        """Fit what is not trained, to all training materials and their scaled labels (n, K').
+
+        These are the scales of the numbers that describe bonds and crystals, and the kernel
+        regression.
+        """
+        statistics, bonds = self.statistics(batch), self._bonds(batch)
+        features = bonds.features[bonds.within > 0]
+        self.center.copy_(statistics.mean(0))
+        self.scale.copy_(statistics.std(0, correction=0).clamp_min(1e-3))
+        self.bond_center.copy_(features.mean(0))
+        self.bond_scale.copy_(features.std(0, correction=0).clamp_min(1e-3))
+        if self.config.kernel:
+            self.kernel.fit(self._standardized(batch), target)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Logits, shape (B, K')."""
+        spectra, share = self.member_spectra(batch).mean(0), self.config.kernel
+        if share and self.kernel.fitted:
+            regression = _distribution(self.kernel(self._standardized(batch)).clamp_min(0))
+            spectra = (1 - share) * spectra + share * regression
+        return _logits(spectra)
+
+    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
+        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
+        members = self.member_spectra(batch)
+        losses = [setting.loss(_logits(spectra), target) for spectra in members]
+        prediction = torch.stack(losses).mean()
+        return {"total": prediction, "prediction": prediction}
+
+    def member_spectra(self, batch: GraphBatch) -> Tensor:
+        """Spectra of each member, with the sum 1, shape (members, B, K').
+
+        Raises
+        ------
+        ModelError
+            If the graphs have no edge vectors.
+        """
+        if batch.vector is None:
+            raise ModelError("the architecture springs needs graphs with edge vectors")
+        found, order = [], []
+        for graphs, sizes in alike(batch, self.config.mesh):
+            found.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
+            order.append(graphs)
+        return torch.cat(found, dim=1)[:, torch.cat(order).argsort()]
+
+    def springs(self, batch: GraphBatch) -> list[Springs]:
+        """The springs that each member sees in the edges."""
+        bonds, statistics = self._bonds(batch), self._standardized(batch)
+        features = (bonds.features - self.bond_center) / self.bond_scale
+        bonds = replace(bonds, features=features.clamp(-_OUTLIER, _OUTLIER))
+        graph = batch.graph_index[batch.center]
+        return [member(bonds, statistics, graph) for member in self.members]
+
+    def _spectra_of_alike(self, batch: GraphBatch, mesh: Tensor) -> Tensor:
+        """Spectra (members, B, K') of crystals with as many atoms and the same mesh."""
+        masses, spectra = self.masses[batch.atomic_numbers], []
+        for member, springs in zip(self.members, self.springs(batch), strict=True):
+            with torch.autocast(batch.distance.device.type, enabled=False):
+                modes = frequencies(batch, springs, masses, mesh)
+                smearing = self.config.grid.width * member.smearing.exp().clamp(0.2, 3)
+                spectra.append(smeared(modes, self.edges, smearing))
+        return _distribution(torch.stack(spectra))
+
+    def _standardized(self, batch: GraphBatch) -> Tensor:
+        """Statistics with mean 0 and deviation 1 over the training set, shape (B, size)."""
+        scaled = (self.statistics(batch) - self.center) / self.scale
+        return scaled.clamp(-_OUTLIER, _OUTLIER)
+
+    def _bonds(self, batch: GraphBatch) -> _Bonds:
+        relative, n_nodes = self.statistics.relative_distance(batch), len(batch.atomic_numbers)
+        shortest = scatter(relative, batch.center, dim_size=n_nodes, reduce="min")
+        ratio = relative / torch.maximum(shortest[batch.center], shortest[batch.neighbor])
+        log_distance = batch.distance.log()
+        atoms = self.properties[batch.atomic_numbers]
+        atoms = torch.cat([atoms, self.statistics.sites(batch)], dim=1)
+        center, neighbor = atoms[batch.center], atoms[batch.neighbor]
+        lengths = torch.stack([log_distance, relative, ratio], dim=1)
+        features = torch.cat([lengths, center + neighbor, (center - neighbor).abs()], dim=1)
+        return _Bonds(features, log_distance, ratio, (ratio < self.config.reach).float())
+
+
+def _distribution(spectra: Tensor) -> Tensor:
+    """Spectra with the sum 1."""
+    return spectra / spectra.sum(-1, keepdim=True).clamp_min(_EMPTY)
+
+
+def _logits(spectra: Tensor) -> Tensor:
+    """What softmax makes the spectra of; a spectrum of zeros becomes a flat one."""
+    return (spectra + _EMPTY).log()

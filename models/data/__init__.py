@@ -1,0 +1,1 @@
+"""Labels: their files, what physics forbids of them, data sets and splits."""

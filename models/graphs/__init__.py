@@ -1,0 +1,1 @@
+"""Graphs of crystals, the input of every architecture."""

@@ -1,0 +1,86 @@
+"""How far predicted spectra are from the labels (Table 1 and Methods, 'Evaluation')."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.spectra.spectrum import sum_normalized
+
+
+def r2(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Coefficient of determination over all bins, with the mean label of each bin.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
+    residual = ((prediction - label) ** 2).sum()
+    return float(1 - residual / ((label - label.mean(0)) ** 2).sum())
+
+
+def mae(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Mean absolute error over all bins, in the unit of the spectra."""
+    return float(np.abs(prediction - label).mean())
+
+
+def mse(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Mean squared error over all bins, in the squared unit of the spectra."""
+    return float(((prediction - label) ** 2).mean())
+
+
+def wasserstein_distances(
+    prediction: np.ndarray, label: np.ndarray, bin_width: float
+) -> np.ndarray:
+    """Wasserstein-1 distance of each pair of SumNorm spectra.
+
+    The sum over the bins of the difference of the cumulative distributions, times the bin width.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+        Of any scale.
+    bin_width : float
+        In eV or cm^-1, which is then the unit of the distance.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+    """
+    difference = sum_normalized(prediction) - sum_normalized(label)
+    return np.abs(difference.cumsum(-1)).sum(-1) * bin_width
+
+
+def wasserstein(prediction: np.ndarray, label: np.ndarray, bin_width: float) -> float:
+    """Mean over materials of :func:`wasserstein_distances`."""
+    return float(wasserstein_distances(prediction, label, bin_width).mean())
+
+
+def spectrum_metrics(
+    prediction: np.ndarray, label: np.ndarray, bin_width: float
+) -> dict[str, float]:
+    """The four columns of the paper's tables: R2, MAE, MSE and WD."""
+    return {
+        "r2": r2(prediction, label),
+        "mae": mae(prediction, label),
+        "mse": mse(prediction, label),
+        "wd": wasserstein(prediction, label, bin_width),
+    }
+
+
+def standard_errors(
+    prediction: np.ndarray, label: np.ndarray, bin_width: float
+) -> dict[str, float]:
+    """Standard errors of MAE, MSE and WD as means over materials.
+
+    They say how much the figures would differ with other test materials of the same kind.
+    """
+    difference = prediction - label
+    of_materials = {
+        "mae": np.abs(difference).mean(-1),
+        "mse": (difference**2).mean(-1),
+        "wd": wasserstein_distances(prediction, label, bin_width),
+    }
+    if len(label) < 2:
+        return {}
+    root = np.sqrt(len(label))
+    return {name: float(v.std(ddof=1) / root) for name, v in of_materials.items()}

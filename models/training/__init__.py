@@ -1,0 +1,1 @@
+"""Training of a predictor, and the checkpoint and model card that it leaves."""

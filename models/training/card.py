@@ -1,0 +1,279 @@
+"""The model card of a shipped predictor: what it was trained on, how good it is, its limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import ModelError
+from models.spectra.spectrum import EnergyGrid
+
+CARD = "card.json"
+ZOO = Path(__file__).parents[1] / "zoo"
+DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
+COLLAPSED = 0.05
+SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
+
+
+_SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
+
+
+class ModelCard(BaseModel):
+    """Facts about a predictor, kept as ``card.json`` and shown as ``README.md`` beside the weights.
+
+    Parameters
+    ----------
+    attribution : str
+        Where structures and labels come from, and under which licence.
+    n_train, n_validation, n_test : int
+        Materials in each part.
+    left_out : dict
+        Number of labels that were not used, by reason.
+    elements : tuple of str
+        Elements of the training materials; others are extrapolation.
+    figures : dict
+        Test figures by what was predicted, such as ``{"sumnorm-kl": {"mae": 0.004, ...}}``, and
+        their standard errors over the test materials, such as ``mae_error``.
+    label_branch : dict
+        By setting, the loss of Mat2Spec's label branch on the validation materials with the
+        ``"true"`` and with ``"shuffled"`` labels.
+    unit : str
+        Of the energy axis, and so of WD.
+    split_by : str
+        What is kept together in the split: a material, or a chemical system.
+    gap : dict
+        How well the VB gap is recognised on the test materials.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    description: str
+    labels: tuple[str, ...]
+    attribution: str = ""
+    n_train: int
+    n_validation: int
+    n_test: int
+    left_out: dict[str, int]
+    split_seed: int
+    split_by: str = "material"
+    elements: tuple[str, ...]
+    figures: dict[str, dict[str, float]]
+    label_branch: dict[str, dict[str, float]] = {}
+    unit: str = "eV"
+    gap: dict[str, Any] = {}
+    limits: tuple[str, ...]
+    versions: dict[str, str]
+    trained_at: str
+    training_seconds: float
+
+    def write(self, folder: Path) -> None:
+        """Write ``card.json`` and ``README.md`` into the checkpoint's folder."""
+        (folder / CARD).write_text(self.model_dump_json(indent=2) + "\n")
+        (folder / "README.md").write_text(self.to_markdown())
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """Read ``card.json``.
+
+        Raises
+        ------
+        ModelError
+            If it is missing or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json((folder / CARD).read_bytes())
+        except OSError as error:
+            raise ModelError(f"model card {error.filename}: {error.strerror}") from None
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ModelError(f"model card {folder / CARD}, {field}: wrong or missing") from None
+
+    def to_markdown(self) -> str:
+        """The card for people."""
+        n_labels = self.n_train + self.n_validation + self.n_test
+        left_out = "".join(f"\n- {n} left out: {reason}" for reason, n in self.left_out.items())
+        rows = "\n".join(
+            f"| {what} | {f['r2']:.3f} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
+            f"| {_with_error(f, 'wd')} |"
+            for what, f in self.figures.items()
+        )
+        branch = "".join(
+            f"\n- {name}: {label_branch_in_words(losses)}"
+            for name, losses in self.label_branch.items()
+        )
+        gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
+        limits = "\n".join(f"- {limit}" for limit in self.limits)
+        versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
+        return f"""# {self.name}
+
+{self.description}
+
+Architecture: {self.architecture}. Trained {self.trained_at} in {self.training_seconds:.0f} s \
+({versions}).
+
+## Data
+
+{n_labels} labelled materials: {self.n_train} for training, {self.n_validation} for validation, \
+{self.n_test} for the test; the split is a hash of {_SPLIT[self.split_by]} (seed {self.split_seed}).
+{left_out}
+
+Labels: {", ".join(self.labels)}. {self.attribution}
+
+Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
+
+## Test figures
+
+On the {self.n_test} test materials, which no training step has seen. MAE and MSE are in the unit
+of the row; WD in {self.unit}. ± is the standard error over the materials.
+
+| predicted | R2 | MAE | MSE | WD |
+| --- | --- | --- | --- | --- |
+{rows}
+{branch}
+{gap}
+
+## What it must not be used for
+
+{limits}
+"""
+
+
+def label_branch_in_words(losses: dict[str, float]) -> str:
+    """Whether the label branch knows the labels: its losses with true and with shuffled ones."""
+    true, shuffled = losses["true"], losses["shuffled"]
+    collapsed = ": collapsed" if label_branch_collapsed(losses) else ""
+    return f"label branch loss with true labels {true:.3g}, with shuffled {shuffled:.3g}{collapsed}"
+
+
+def label_branch_collapsed(losses: dict[str, float]) -> bool:
+    """Whether the losses with true and with shuffled labels differ by less than `COLLAPSED`."""
+    return losses["shuffled"] < (1 + COLLAPSED) * losses["true"]
+
+
+def _with_error(figures: dict[str, float], name: str) -> str:
+    error = figures.get(f"{name}_error")
+    return f"{figures[name]:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shipped_predictors() -> tuple[str, ...]:
+    """Names of the eDOS predictors that come with the package, the default first."""
+    names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
+    pairs = {name for name in names if (ZOO / name / f"{SCALE}.json").is_file()}
+    return tuple(sorted(pairs, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
+
+    A folder of that name in the working folder comes before a shipped predictor.
+
+    Raises
+    ------
+    ModelError
+        If there is neither.
+    """
+    if name is None:
+        return DEFAULT_EDOS
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if str(name) in shipped_predictors():
+        return ZOO / name
+    raise ModelError(
+        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
+        f"{', '.join(shipped_predictors())}"
+    )
+
+
+def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
+    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        As in :func:`predictor_folder`.
+    """
+    try:
+        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
+    except ModelError:
+        return None
+
+
+def check_predictor(folder: Path, grid: EnergyGrid) -> None:
+    """Refuse a damaged predictor, or one of another grid, in milliseconds and without torch.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, the weights are not those of the card, or the grid is another.
+    """
+    for name in (SHAPE, SCALE):
+        card, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
+        try:
+            document = json.loads(card.read_bytes())
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            found = EnergyGrid.model_validate(document["grid"])
+        except OSError as error:
+            raise ModelError(f"checkpoint {error.filename}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
+        if digest != document.get("weights_sha256"):
+            raise ModelError(f"checkpoint {weights}: its hash is not the one in {card.name}")
+        check_grid(folder, found, grid)
+
+
+def check_grid(folder: Path, found: EnergyGrid, needed: EnergyGrid) -> None:
+    """Refuse a predictor of another grid.
+
+    Raises
+    ------
+    ModelError
+        If the grids differ.
+    """
+    if found != needed:
+        raise ModelError(
+            f"checkpoint {folder} predicts {found.size} bins from {found.start:g} {found.unit}; "
+            f"needed are {needed.size} bins from {needed.start:g} {needed.unit}"
+        )
+
+
+def model_name(model_id: str) -> str:
+    """Name of a model without the hash of its weights, for people.
+
+    Examples
+    --------
+    >>> model_name("mat2spec-plus-edos-0123456789ab")
+    'mat2spec-plus-edos'
+    """
+    return model_id.rpartition("-")[0] or model_id
+
+
+def model_id(folder: Path) -> str:
+    """Name of the folder and a hash of all weights in it, without reading the weights.
+
+    Raises
+    ------
+    ModelError
+        If a checkpoint of the pair is missing or is not one.
+    """
+    hashes = []
+    for name in (SHAPE, SCALE):
+        card = folder / f"{name}.json"
+        try:
+            hashes.append(json.loads(card.read_bytes())["weights_sha256"])
+        except OSError as error:
+            raise ModelError(f"checkpoint {card}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return f"{folder.resolve().name}-{digest[:12]}"

@@ -1,0 +1,205 @@
+"""Training of a predictor: configuration in, checkpoint folder with its model card out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.data.dataset import SpectrumDataset, refuse_settings
+from models.data.splits import Split, split_of
+from models.spectra.metrics import spectrum_metrics, standard_errors
+from models.training.card import SCALE, SHAPE, ModelCard, label_branch_in_words
+from models.training.checkpoint import Checkpoint, save_checkpoint
+from models.training.config import TrainingConfig, load_dataset, read_training_config
+from models.training.fit import Hardware, Trained, is_main_process, train_setting
+from models.training.resume import TrainingProgress
+
+__all__ = [
+    "Hardware",
+    "TrainedPredictor",
+    "TrainingConfig",
+    "evaluate",
+    "is_main_process",
+    "read_training_config",
+    "train_predictor",
+]
+
+
+@dataclass(frozen=True)
+class TrainedPredictor:
+    """A predictor as trained, with its test materials.
+
+    Parameters
+    ----------
+    test : SpectrumDataset
+        Materials that no training step has seen; labels in states/eV/cell.
+    predicted : ndarray, shape (n_test, K')
+        Their predicted spectra in states/eV/cell, NaN unless both parts of the pair were trained.
+    """
+
+    config: TrainingConfig
+    checkpoints: dict[str, Checkpoint]
+    card: ModelCard
+    test: SpectrumDataset
+    predicted: np.ndarray
+
+    def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
+        """Write all checkpoints and the card into `folder`, replacing what is there."""
+        for name, checkpoint in self.checkpoints.items():
+            save_checkpoint(folder / name, checkpoint, self.config.half)
+        card = self.card.model_copy(update={"gap": gap or {}})
+        card.write(folder)
+        return card
+
+
+def train_predictor(
+    config: TrainingConfig,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+    *,
+    hardware: Hardware = Hardware(),
+    folder: Path | None = None,
+    resume: bool = False,
+) -> TrainedPredictor:
+    """Train every setting of the configuration and measure it on the test materials.
+
+    Parameters
+    ----------
+    announce : callable
+        Gets one line when a step begins or ends.
+    progress : bool
+        Show bars with the loss and the validation error.
+    hardware : Hardware
+        Where it runs.
+    folder : Path, optional
+        Where progress is kept until all is done, so that an interrupted training can go on.
+    resume : bool
+        Go on from what an interrupted training left in `folder`.
+    """
+    dataset = load_dataset(config)
+    refuse_settings(dataset, config.settings)
+    split = split_of(dataset, config.split_seed, config.split_by)
+    announce(
+        f"{len(dataset)} labelled materials: {len(split.train)} training, "
+        f"{len(split.validation)} validation, {len(split.test)} test; "
+        f"{len(dataset.left_out)} left out"
+    )
+    kept = TrainingProgress(folder, config, dataset, resume) if folder else None
+    started = time.perf_counter()
+    checkpoints = {}
+    for name in config.settings:
+        trained = kept.finished(name) if kept else None
+        if trained is None:
+            state = kept.state_file(name) if kept else None
+            trained = train_setting(
+                config,
+                name,
+                dataset,
+                split,
+                progress,
+                hardware=hardware,
+                state=state,
+                announce=announce,
+            )
+            if kept:
+                kept.finish(name, trained)
+        checkpoints[name] = trained.checkpoint
+        announce(_in_words(name, trained))
+    seconds = time.perf_counter() - started
+    if config.half:
+        for checkpoint in checkpoints.values():
+            checkpoint.model.half().float()
+    test = dataset.subset(split.test)
+    figures, predicted = evaluate(checkpoints, test)
+    label_branch = {
+        name: trained.card.training["label_branch"]
+        for name, trained in checkpoints.items()
+        if "label_branch" in trained.card.training
+    }
+    card = _card(config, dataset, split, figures, label_branch, seconds)
+    if kept:
+        kept.clear()
+    return TrainedPredictor(config, checkpoints, card, test, predicted)
+
+
+def _in_words(setting_name: str, trained: Trained) -> str:
+    took = f"{trained.seconds:.0f} s" if trained.seconds else "trained before"
+    line = (
+        f"{setting_name}: validation MAE {trained.validation_mae:.4g} at epoch "
+        f"{trained.best_epoch + 1}, {took}"
+    )
+    if not trained.label_branch:
+        return line
+    return f"{line}; {label_branch_in_words(trained.label_branch)}"
+
+
+def _card(
+    config: TrainingConfig,
+    dataset: SpectrumDataset,
+    split: Split,
+    figures: dict[str, dict[str, float]],
+    label_branch: dict[str, dict[str, float]],
+    seconds: float,
+) -> ModelCard:
+    return ModelCard(
+        name=config.name,
+        architecture=config.architecture,
+        description=config.description,
+        labels=tuple(path.name for path in config.labels),
+        attribution=config.attribution,
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        n_test=len(split.test),
+        left_out=dict(Counter(dataset.left_out.values())),
+        split_seed=config.split_seed,
+        split_by=config.split_by,
+        elements=dataset.subset(split.train).elements,
+        figures=figures,
+        label_branch=label_branch,
+        unit=dataset.grid.unit,
+        limits=config.limits,
+        versions={p: version(p) for p in ("torch", "lightning", "edos-screening")},
+        trained_at=date.today().isoformat(),
+        training_seconds=round(seconds, 1),
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    checkpoints: dict[str, Checkpoint], test: SpectrumDataset
+) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+    """Test figures of each checkpoint and of the pair, and the pair's spectra in states/eV/cell.
+
+    With each figure but R2 comes its standard error over the materials, as ``mae_error``.
+
+    A normalised prediction is compared with the label normalised in the same way; an absolute
+    one, and the shape times the predicted sum, with the label in states/eV/cell.
+    """
+    width, n_atoms = test.grid.width, test.graphs.n_atoms
+    label = test.spectra.numpy()
+    figures, decoded = {}, {}
+    for name, checkpoint in checkpoints.items():
+        setting = checkpoint.setting
+        decoded[name] = setting.decode(checkpoint.model(test.graphs), n_atoms).numpy()
+        normalized = setting.output != "absolute"
+        reference = setting.target(test.spectra, n_atoms).numpy() if normalized else label
+        figures[name] = _figures(decoded[name], reference, width)
+    if not test.extensive or not {SHAPE, SCALE} <= decoded.keys():
+        return figures, np.full_like(label, np.nan)
+    predicted = decoded[SHAPE] * decoded[SCALE].sum(-1, keepdims=True)
+    figures[f"{SHAPE} x sum of {SCALE} (states/eV/cell)"] = _figures(predicted, label, width)
+    return figures, predicted
+
+
+def _figures(prediction: np.ndarray, label: np.ndarray, width: float) -> dict[str, float]:
+    errors = standard_errors(prediction, label, width)
+    return spectrum_metrics(prediction, label, width) | {f"{k}_error": v for k, v in errors.items()}

@@ -1,0 +1,1 @@
+"""How well the models do on held-out materials: trainings, studies, tables and figures."""

@@ -1,0 +1,192 @@
+"""Results of a benchmark as tables: means and deviations over seeds, as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from screening.benchmark.runs import RunResult
+
+FIGURES = {
+    "r2": "R2",
+    "mae": "MAE",
+    "mse": "MSE",
+    "wd": "WD",
+    "cv_mae": "C_V error (J/K/mol of atoms)",
+    "mean_frequency_mae": "mean frequency error (cm^-1)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Mean and sample standard deviation over seeds of the figures of one kind of run.
+
+    Parameters
+    ----------
+    subclass : str
+        Name of the subclass that was tested; empty for all materials.
+    regime : str
+        See :class:`screening.benchmark.runs.Run`.
+    std : dict
+        NaN for a single seed.
+    seconds : float
+        Of a training, on average.
+    """
+
+    name: str
+    setting: str
+    fraction: float
+    subclass: str
+    regime: str
+    n_train: int
+    n_test: int
+    n_seeds: int
+    mean: dict[str, float]
+    std: dict[str, float]
+    seconds: float
+
+
+def table(results: Iterable[RunResult]) -> list[Row]:
+    """One row for each kind of run, in the order of their first result."""
+    groups: dict[tuple[str, str, float, str, str], list[RunResult]] = {}
+    for result in results:
+        run = result.run
+        subclass = run.subclass.name if run.subclass else ""
+        key = (run.variant.name, run.setting, run.fraction, subclass, run.regime)
+        groups.setdefault(key, []).append(result)
+    return [_row(key, group) for key, group in groups.items()]
+
+
+def _row(key: tuple[str, str, float, str, str], group: list[RunResult]) -> Row:
+    values = {name: [r.figures[name] for r in group] for name in group[0].figures}
+    return Row(
+        *key,
+        n_train=group[0].n_train,
+        n_test=len(group[0].prediction),
+        n_seeds=len(group),
+        mean={name: float(np.mean(v)) for name, v in values.items()},
+        std={name: deviation(v) for name, v in values.items()},
+        seconds=float(np.mean([r.seconds for r in group])),
+    )
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; NaN for a single value."""
+    if len(set(values)) == 1 < len(values):
+        return 0.0  # without the rounding error of the mean
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def to_markdown(rows: Sequence[Row], unit: str) -> str:
+    """Table with ``mean ± std`` in every cell.
+
+    Parameters
+    ----------
+    unit : str
+        Of the energy axis, and so of WD.
+    """
+    keys = _figure_keys(rows)
+    titles = [figure_title(key, unit) for key in keys]
+    by_subclass = any(row.subclass for row in rows)
+    first = ["materials", "trained on"] if by_subclass else []
+    first = [*first, "model", "setting", "training set", "test set", "seeds"]
+    lines = [_line([*first, *titles]), _line(["---"] * (len(first) + len(keys)))]
+    for row in rows:
+        cells = [row.subclass, row.regime] if by_subclass else []
+        cells += [row.name, row.setting, *map(str, (row.n_train, row.n_test, row.n_seeds))]
+        lines.append(_line([*cells, *(mean_and_std(row.mean[k], row.std[k]) for k in keys)]))
+    return "\n".join(lines) + "\n"
+
+
+def figure_title(key: str, unit: str) -> str:
+    """What a table calls a figure; `unit` is that of the energy axis."""
+    return f"WD ({unit})" if key == "wd" else FIGURES.get(key, key)
+
+
+def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Table for JSON; None where there is no number."""
+    return [
+        {
+            **_what(row),
+            "mean": {k: finite(v) for k, v in row.mean.items()},
+            "std": {k: finite(v) for k, v in row.std.items()},
+            "seconds": round(row.seconds, 1),
+        }
+        for row in rows
+    ]
+
+
+def to_csv(rows: Sequence[Row], path: Path) -> None:
+    """Table with a column for the mean and one for the deviation of each figure."""
+    keys = _figure_keys(rows)
+    write_csv(
+        [
+            _what(row)
+            | {
+                f"{key}_{part}": finite(getattr(row, part)[key])
+                for key in keys
+                for part in ("mean", "std")
+            }
+            | {"seconds": round(row.seconds, 1)}
+            for row in rows
+        ],
+        path,
+    )
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rows with the same keys as a CSV file; a cell is empty where there is None."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def mean_and_std(mean: float, std: float) -> str:
+    """As text, the mean alone where there is no deviation."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.4g}" if math.isnan(std) else f"{mean:.4g} ± {std:.2g}"
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_text(v) for v in r.values()] for r in rows)]
+    return "\n".join(map(_line, lines)) + "\n"
+
+
+def _what(row: Row) -> dict[str, Any]:
+    subclass = {"subclass": row.subclass, "trained_on": row.regime} if row.subclass else {}
+    return subclass | {
+        "model": row.name,
+        "setting": row.setting,
+        "fraction": row.fraction,
+        "n_train": row.n_train,
+        "n_test": row.n_test,
+        "seeds": row.n_seeds,
+    }
+
+
+def _figure_keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.mean))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for NaN and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None

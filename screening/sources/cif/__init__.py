@@ -1,0 +1,1 @@
+"""CIF files, with the checks that keep a misread structure out."""

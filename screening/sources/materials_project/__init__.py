@@ -1,0 +1,1 @@
+"""The Materials Project as a source of candidates."""

@@ -1,0 +1,202 @@
+"""Answers of the Materials Project, kept on disk as parquet tables with their provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from screening.errors import ScreeningError
+from screening.filters import FilterCount
+from screening.sources.base import digest
+from screening.sources.materials_project.client import ATTRIBUTION
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a cached table holds.
+
+    Parameters
+    ----------
+    fields : tuple of str
+        Fields of the summary documents to ask for.
+    row_of : callable
+        Row of the table for a document.
+    schema : callable
+        Arrow schema of the table.
+    name : str
+        Part of the table's file name.
+    version : int
+        Changes with the meaning of the table.
+    has_functional : bool
+        The table has a column `functional`, for which another route of the server is asked.
+    """
+
+    fields: tuple[str, ...]
+    row_of: Callable[[dict[str, Any]], dict[str, Any]]
+    schema: Callable[[], pa.Schema]
+    name: str = "mp"
+    version: int = 1
+    has_functional: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Provenance of a table.
+
+    Parameters
+    ----------
+    query : str
+        JSON of the criteria and of the server.
+    database_version : str
+    retrieved : str
+        ISO 8601, UTC.
+    funnel : list of dict
+        What each filter dropped on the server.
+    """
+
+    query: str
+    database_version: str
+    retrieved: str
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+
+    def counts(self) -> list[FilterCount]:
+        """The funnel on the server."""
+        return [FilterCount(**stage) for stage in self.funnel]
+
+    def metadata(self) -> dict[str, str]:
+        """For the metadata of the table."""
+        return {
+            "database_version": self.database_version,
+            "query": self.query,
+            "retrieved": self.retrieved,
+            "funnel": json.dumps(self.funnel),
+            "attribution": ATTRIBUTION,
+        }
+
+    @classmethod
+    def of_table(cls, path: Path) -> Facts | None:
+        """Provenance of a cached table, None if it is not there or cannot be used."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            text = {key.decode(): value.decode() for key, value in metadata.items()}
+            return cls(
+                text["query"],
+                text["database_version"],
+                text["retrieved"],
+                json.loads(text["funnel"]),
+            )
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            return None
+
+
+def default_cache() -> Path:
+    """Folder of the cached tables, in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edos-screening"
+
+
+class TableCache:
+    """The table of one query, and its pages as long as they come in."""
+
+    def __init__(
+        self, folder: Path, criteria: dict[str, Any], layout: Layout, endpoint: str | None = None
+    ) -> None:
+        asked = {"endpoint": endpoint, **criteria}
+        self.query = json.dumps(asked, sort_keys=True)
+        self.layout = layout
+        stem = f"{layout.name}-{digest(self.query, str(layout.version))}"
+        self.table = folder / f"{stem}.parquet"
+        self._missing = folder / f"{stem}.missing.json"
+        self._pages = folder / f"{stem}.pages"
+        self._state = self._pages / "state.json"
+
+    def prepare(self, database_version: str) -> None:
+        """Keep the pages of a fetch that was broken off if they are of this database."""
+        state = {"query": self.query, "database_version": database_version}
+        try:
+            if json.loads(self._state.read_text()) == state:
+                return
+        except (OSError, ValueError):
+            pass
+        try:
+            self.forget_pages()
+            self._pages.mkdir(parents=True)
+            _write(self._state, json.dumps(state))
+        except OSError as error:
+            raise ScreeningError(f"cannot write to {self._pages}: {error.strerror}") from None
+
+    def forget_pages(self) -> None:
+        """Remove what a fetch that was broken off has left."""
+        shutil.rmtree(self._pages, ignore_errors=True)
+
+    def ids_of_page(self, page: int) -> list[str] | None:
+        """Ids in a page that is there already, None if it is not."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(self._page(page), columns=["material_id"])
+        except (OSError, pa.ArrowException):
+            return None
+        return list(table["material_id"].to_pylist())
+
+    def write_page(self, page: int, rows: list[dict[str, Any]]) -> list[str]:
+        """Write a page as a whole or not at all; gives its ids."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._page(page)
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        try:
+            pq.write_table(pa.Table.from_pylist(rows, self.layout.schema()), unfinished)
+            os.replace(unfinished, path)
+        except (OSError, pa.ArrowException) as error:
+            raise ScreeningError(f"cannot write {path}: {error}") from None
+        return [row["material_id"] for row in rows]
+
+    def finish(self, facts: Facts) -> None:
+        """Join the pages to the table, in their order."""
+        import pyarrow.parquet as pq
+
+        schema = self.layout.schema().with_metadata(facts.metadata())
+        unfinished = self.table.with_suffix(f".{os.getpid()}.unfinished")
+        try:
+            with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+                for path in sorted(self._pages.glob("*.parquet")):
+                    writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
+            os.replace(unfinished, self.table)
+        except OSError as error:
+            raise ScreeningError(f"cannot write {self.table}: {error.strerror}") from None
+        self.forget_pages()
+
+    def write_missing(self, missing: dict[str, str]) -> None:
+        """Keep the reasons why materials that were asked for are not in the table."""
+        _write(self._missing, json.dumps(missing))
+
+    def read_missing(self) -> dict[str, str]:
+        """Inverse of :meth:`write_missing`."""
+        try:
+            missing: dict[str, str] = json.loads(self._missing.read_text())
+        except (OSError, ValueError):
+            return {}
+        return missing
+
+    def _page(self, page: int) -> Path:
+        return self._pages / f"page-{page:06d}.parquet"
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)

@@ -1,0 +1,1 @@
+"""Labels for training from the Materials Project's computed spectra."""

@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.architectures.mat2spec.model import Mat2Spec, Mat2SpecConfig
+from models.data.dataset import SpectrumDataset
+from models.data.splits import Split, split_dataset
+from models.errors import ModelError
+from models.graphs.graph import GraphBatch
+from models.predictor import SpectrumPredictor
+from models.spectra.settings import SETTINGS
+from models.training import train as training
+from models.training.card import ZOO, ModelCard
+from models.training.checkpoint import load_checkpoint
+from models.training.fit import GraphLoader, SaveState, label_branch_losses, train_setting
+from models.training.train import TrainingConfig, read_training_config, train_predictor
+from tests.models.model_examples import (
+    labelled_crystals,
+    random_crystals,
+    small_dataset,
+    structure_row,
+    write_edos_files,
+    write_rows,
+)
+
+SMALL = {"encoder": {"layers": 1, "width": 8}, "latent": 4, "components": 2, "embedding": 8}
+
+
+def config(**changes: Any) -> TrainingConfig:
+    fields = {
+        "name": "small",
+        "labels": ["labels.parquet"],
+        "structures": "structures.parquet",
+        "model": SMALL,
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    return TrainingConfig.model_validate(fields | changes)
+
+
+def part(dataset: SpectrumDataset) -> Split:
+    return split_dataset(dataset.material_ids, seed=0)
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
+
+
+def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    lines: list[str] = []
+    trained = train_predictor(config(labels=[labels], structures=structures), announce=lines.append)
+    card = trained.save(tmp_path / "small")
+    assert ModelCard.read(tmp_path / "small") == card
+    assert card.n_train + card.n_validation + card.n_test == 30
+    assert set(card.figures) > {"sumnorm-kl", "standard-mae"}
+    assert all(np.isfinite(list(f.values())).all() for f in card.figures.values())
+    assert (tmp_path / "small" / "README.md").read_text() == card.to_markdown()
+    predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
+    assert set(predictor.elements) == set(card.elements)
+    by_id = dict(zip((f"x-{i}" for i in range(30)), labelled_crystals(30), strict=True))
+    found = predictor.predict([by_id[i] for i in trained.test.material_ids]).values
+    np.testing.assert_allclose(found, trained.predicted, rtol=1e-3, atol=1e-4)
+    assert len(lines) == 3
+
+
+def test_half_precision_is_what_is_measured_and_written(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures)
+    whole, half = (
+        train_predictor(chosen.model_copy(update={"half": half})) for half in (False, True)
+    )
+    sizes = []
+    for name, trained in (("whole", whole), ("half", half)):
+        trained.save(tmp_path / name)
+        sizes.append((tmp_path / name / "sumnorm-kl.safetensors").stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    np.testing.assert_allclose(half.predicted, whole.predicted, rtol=2e-2, atol=1e-3)
+    assert not np.array_equal(half.predicted, whole.predicted)
+    loaded = load_checkpoint(tmp_path / "half" / "sumnorm-kl").model
+    assert torch.equal(weights(loaded), weights(half.checkpoints["sumnorm-kl"].model))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("setting_name", SETTINGS)
+def test_training_is_deterministic_for_a_seed(setting_name: str) -> None:
+    dataset = small_dataset()
+    one, again = (train_setting(config(), setting_name, dataset, part(dataset)) for _ in range(2))
+    other = train_setting(config(seed=1), setting_name, dataset, part(dataset))
+    assert torch.equal(weights(one.checkpoint.model), weights(again.checkpoint.model))
+    assert one.validation_mae == again.validation_mae
+    assert not torch.equal(weights(one.checkpoint.model), weights(other.checkpoint.model))
+
+
+def test_the_label_branch_is_measured_with_true_and_with_shuffled_labels() -> None:
+    """Against one material at a time, each with its own label and with that half a set away."""
+    dataset = small_dataset(60)
+    trained = train_setting(config(), "standard-mae", dataset, part(dataset))
+    validation = dataset.subset(part(dataset).validation)
+    model, setting = trained.checkpoint.model, trained.checkpoint.setting
+    n, losses = len(validation), {"true": [], "shuffled": []}
+    assert n > 1
+    with torch.inference_mode():
+        target = setting.target(validation.spectra, validation.graphs.n_atoms)
+        for i in range(n):
+            graph = validation.graphs.select(torch.tensor([i]))
+            for name, j in (("true", i), ("shuffled", (i - n // 2) % n)):
+                logits = model.label_logits(graph, target[[j]], validation.spectra[[j]])
+                losses[name].append(setting.loss(logits, target[[i]]).item())
+    expected = {name: np.mean(values) for name, values in losses.items()}
+    assert trained.label_branch == pytest.approx(expected, rel=1e-4)
+    assert trained.checkpoint.card.training["label_branch"] == trained.label_branch
+    for batch_size in (1, 2, 100):
+        again = label_branch_losses(model, setting, validation, batch_size)
+        assert again == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_label_branch_that_knows_nothing_of_the_labels_is_visible() -> None:
+    dataset = small_dataset()
+    chosen = part(dataset)
+    model = train_setting(config(), "sumnorm-kl", dataset, chosen).checkpoint.model
+    torch.nn.init.zeros_(model.labels.weight[2].weight)
+    losses = label_branch_losses(model, SETTINGS["sumnorm-kl"](16), dataset, 8)
+    assert losses["true"] == losses["shuffled"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "gatgnn", "model": {"encoder": SMALL["encoder"]}},
+        {"model": SMALL | {"label_embedding": False}},
+    ],
+)
+def test_without_a_label_branch_there_is_nothing_to_measure(changes: dict) -> None:
+    dataset = small_dataset()
+    trained = train_setting(config(**changes), "sumnorm-kl", dataset, part(dataset))
+    assert trained.label_branch == {}
+    assert "label_branch" not in trained.checkpoint.card.training
+
+
+def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    lines: list[str] = []
+    trained = train_predictor(config(labels=[labels], structures=structures), announce=lines.append)
+    assert set(trained.card.label_branch) == {"sumnorm-kl", "standard-mae"}
+    for name, losses in trained.card.label_branch.items():
+        words = (
+            f"label branch loss with true labels {losses['true']:.3g}, "
+            f"with shuffled {losses['shuffled']:.3g}"
+        )
+        assert f"- {name}: {words}" in trained.card.to_markdown()
+        assert any(line.startswith(name) and words in line for line in lines)
+    told = trained.card.model_copy(
+        update={
+            "label_branch": {
+                "alive": {"true": 0.2, "shuffled": 0.22},
+                "dead": {"true": 0.2, "shuffled": 0.201},
+            }
+        }
+    ).to_markdown()
+    assert "- alive: label branch loss with true labels 0.2, with shuffled 0.22\n" in told
+    assert (
+        "- dead: label branch loss with true labels 0.2, with shuffled 0.201: collapsed\n" in told
+    )
+    silent = trained.card.model_copy(update={"label_branch": {}})
+    assert "label branch" not in silent.to_markdown()
+
+
+ZOO_SETTINGS = {"paper": (2, 128, "feature-to-label"), "authors": (3, 256, "symmetric")}
+
+
+@pytest.mark.parametrize("name", ZOO_SETTINGS)
+def test_the_papers_and_the_authors_settings_train(tmp_path: Path, name: str) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = read_training_config(
+        ZOO / f"{name}.yaml", labels=(labels,), structures=structures, epochs=1
+    )
+    layers, batch_size, alignment = ZOO_SETTINGS[name]
+    trained = train_predictor(chosen)
+    model = trained.checkpoints["sumnorm-kl"].model
+    assert (len(model.encoder.layers), chosen.batch_size) == (layers, batch_size)
+    assert model.config.alignment == alignment
+    assert np.isfinite(trained.predicted).all()
+    assert set(trained.card.label_branch) == {"sumnorm-kl", "standard-mae"}
+
+
+@pytest.mark.parametrize("name", ZOO_SETTINGS)
+def test_the_papers_and_the_authors_settings_are_complete(name: str) -> None:
+    """No field is left to a default, which may be another one day."""
+    document = yaml.safe_load((ZOO / f"{name}.yaml").read_text())
+    whole = Mat2SpecConfig.model_validate(document["model"]).model_dump()
+    for part_of, fields in ((document["model"], whole), (document["model"]["encoder"], None)):
+        expected = fields or whole["encoder"]
+        assert set(expected) - set(part_of) <= {"label_embedding", "projector"}
+    assert {"epochs", "batch_size", "learning_rate", "weight_decay"} <= set(document)
+
+
+def test_the_best_epochs_weights_are_kept() -> None:
+    """With a learning rate that ruins the model after the first epochs."""
+    dataset = small_dataset()
+    split = part(dataset)
+    trained = train_setting(config(epochs=12, learning_rate=0.02), "sumnorm-kl", dataset, split)
+    validation = dataset.subset(split.validation)
+    model, setting = trained.checkpoint.model, trained.checkpoint.setting
+    with torch.inference_mode():
+        predicted = setting.activate(model(validation.graphs))
+        target = setting.target(validation.spectra, validation.graphs.n_atoms)
+    assert (predicted - target).abs().mean().item() == pytest.approx(
+        trained.validation_mae, rel=1e-4
+    )
+    assert trained.best_epoch < 11
+
+
+def test_training_learns() -> None:
+    dataset = small_dataset(40)
+    split = part(dataset)
+    trained = train_setting(config(epochs=30), "sumnorm-kl", dataset, split)
+    first = train_setting(config(epochs=1), "sumnorm-kl", dataset, split)
+    assert trained.validation_mae < first.validation_mae
+
+
+def test_training_stops_early_when_asked() -> None:
+    dataset = small_dataset()
+    trained = train_setting(
+        config(epochs=500, patience=2, learning_rate=0.02), "sumnorm-kl", dataset, part(dataset)
+    )
+    assert trained.checkpoint.card.training["epochs_run"] < 100
+    assert trained.best_epoch + 2 <= trained.checkpoint.card.training["epochs_run"]
+
+
+def test_a_loader_gives_every_material_once_and_another_order_each_epoch() -> None:
+    dataset = small_dataset(10)
+    orders = []
+    for epoch in range(2):
+        loader = GraphLoader(dataset, 4, seed=0, epoch=lambda epoch=epoch: epoch)
+        batches = list(loader)
+        assert [len(g) for g, _ in batches] == [4, 4, 2] == [len(s) for _, s in batches]
+        orders.append(torch.cat([s.sum(1) for _, s in batches]))
+    assert len(loader) == 3
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0].sort().values, orders[1].sort().values)
+
+
+def write_config(tmp_path: Path, **changes: Any) -> Path:
+    fields = {"name": "small", "labels": ["labels.parquet"], "structures": "s.parquet"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(fields | changes))
+    return path
+
+
+def test_paths_of_a_configuration_are_relative_to_it(tmp_path: Path) -> None:
+    read = read_training_config(write_config(tmp_path, structures="../s.parquet"))
+    assert read.labels == (tmp_path / "labels.parquet",)
+    assert read.structures == tmp_path / "../s.parquet"
+
+
+def test_options_replace_fields_and_none_does_not(tmp_path: Path) -> None:
+    changed = read_training_config(
+        write_config(tmp_path, epochs=7),
+        epochs=None,
+        labels=(),
+        seed=5,
+        structures=Path("t.parquet"),
+    )
+    assert (changed.epochs, changed.seed) == (7, 5)
+    assert changed.labels == (tmp_path / "labels.parquet",)
+    assert changed.structures == Path("t.parquet")
+
+
+def test_labels_may_be_left_to_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: small\nstructures: s.parquet\n")
+    with pytest.raises(ModelError, match=r"config.yaml, labels: none; .* with --labels$"):
+        read_training_config(path)
+    assert read_training_config(path, labels=(Path("l.parquet"),)).labels == (Path("l.parquet"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: Input should be greater than 0"),
+        ({"epochs": "many"}, "epochs: "),
+        ({"labels": []}, "labels: "),
+        ({"name": "a/b"}, "name: "),
+        ({"settings": ["minmax"]}, "unknown setting 'minmax'; use standard-mae"),
+        ({"colour": "red"}, "colour: Extra inputs"),
+        ({"graph": {"cutoff": -1}}, "graph.cutoff: "),
+        ({"learning_rate": -1e-3}, "learning_rate: "),
+        ({"architecture": "cgcnn"}, "unknown architecture 'cgcnn'"),
+        ({"model": {"latent": 0}}, "latent: "),
+    ],
+)
+def test_bad_configurations_are_one_line(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as raised:
+        read_training_config(write_config(tmp_path, **changes))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "name: [unclosed\n", "", "plain text"])
+def test_what_is_not_a_configuration_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=r"config.yaml: (not YAML|a mapping)"):
+        read_training_config(path)
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none.yaml: No such file"):
+        read_training_config(tmp_path / "none.yaml")
+
+
+def test_an_error_that_is_never_a_number_is_said() -> None:
+    dataset = small_dataset()
+    with pytest.raises(ModelError, match="the validation error was never a number"):
+        train_setting(
+            config(learning_rate=1e30, weight_decay=0.0), "sumnorm-kl", dataset, part(dataset)
+        )
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the state at the end of every epoch, and stop like a kill after some of them."""
+    save = SaveState.on_train_epoch_end
+
+    def save_and_stop(self: SaveState, trainer: Any, module: Any) -> None:
+        self.every = 0.0
+        save(self, trainer, module)
+        if trainer.current_epoch + 1 == epochs:
+            raise InterruptionError
+
+    monkeypatch.setattr(SaveState, "on_train_epoch_end", save_and_stop)
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_resumed_training_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
+) -> None:
+    dataset, chosen = small_dataset(), config(epochs=8, patience=patience, learning_rate=0.02)
+    undisturbed = train_setting(chosen, "sumnorm-kl", dataset, part(dataset))
+    state = tmp_path / "unfinished.state"
+    with monkeypatch.context() as patch:
+        interrupt_after(3, patch)
+        with pytest.raises(InterruptionError):
+            train_setting(chosen, "sumnorm-kl", dataset, part(dataset), state=state)
+    resumed = train_setting(chosen, "sumnorm-kl", dataset, part(dataset), state=state)
+    assert torch.equal(weights(undisturbed.checkpoint.model), weights(resumed.checkpoint.model))
+    assert resumed.validation_mae == undisturbed.validation_mae
+    assert resumed.checkpoint.card == undisturbed.checkpoint.card
+
+
+def test_a_predictor_goes_on_with_the_setting_that_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures, epochs=4)
+    progress = tmp_path / "progress"
+    undisturbed = train_predictor(chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", lambda *_: (_ for _ in ()).throw(InterruptionError))
+        with pytest.raises(InterruptionError):
+            train_predictor(chosen, folder=progress)
+    (progress / "standard-mae.json").unlink()
+    lines: list[str] = []
+    resumed = train_predictor(chosen, announce=lines.append, folder=progress, resume=True)
+    assert "trained before" in lines[1]
+    assert "trained before" not in lines[2]
+    np.testing.assert_array_equal(resumed.predicted, undisturbed.predicted)
+    assert not progress.exists()
+
+
+def test_progress_of_something_else_is_never_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures)
+    progress = tmp_path / "progress"
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        with pytest.raises(InterruptionError):
+            train_predictor(chosen, folder=progress)
+    other = chosen.model_copy(update={"learning_rate": 0.002})
+    with pytest.raises(ModelError, match="another configuration or other data"):
+        train_predictor(other, folder=progress, resume=True)
+    anew = train_predictor(other, folder=progress)
+    alone = train_predictor(other)
+    np.testing.assert_array_equal(anew.predicted, alone.predicted)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def test_a_state_file_cannot_run_code(tmp_path: Path) -> None:
+    state = tmp_path / "evil.state"
+    torch.save({"state_dict": Bomb()}, state)
+    dataset = small_dataset()
+    with pytest.raises(ModelError, match=r"evil.state: not the state of a training"):
+        train_setting(config(), "sumnorm-kl", dataset, part(dataset), state=state)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_out_of_memory_halves_the_batch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    losses = Mat2Spec.losses
+
+    def greedy(self: Mat2Spec, batch: GraphBatch, *rest: Any) -> dict:
+        if len(batch) > 4:
+            raise error("DefaultCPUAllocator: can't allocate memory")
+        return losses(self, batch, *rest)
+
+    monkeypatch.setattr(Mat2Spec, "losses", greedy)
+    dataset, lines = small_dataset(), []
+    trained = train_setting(
+        config(batch_size=16), "sumnorm-kl", dataset, part(dataset), announce=lines.append
+    )
+    assert trained.checkpoint.card.training["batch_size"] == 4
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["8", "4"]
+    small = train_setting(config(batch_size=4), "sumnorm-kl", dataset, part(dataset))
+    assert torch.equal(weights(trained.checkpoint.model), weights(small.checkpoint.model))
+
+
+def test_not_even_one_material_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any) -> dict:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Mat2Spec, "losses", greedy)
+    dataset = small_dataset()
+    with pytest.raises(ModelError, match="out of memory with a batch of one"):
+        train_setting(config(), "sumnorm-kl", dataset, part(dataset))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> dict:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Mat2Spec, "losses", broken)
+    dataset = small_dataset()
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train_setting(config(), "sumnorm-kl", dataset, part(dataset))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_every_batch(world_size: int) -> None:
+    dataset = small_dataset(10)
+    shares = [
+        list(GraphLoader(dataset, 6, seed=1, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) == len(GraphLoader(dataset, 6, seed=1, world_size=world_size))
+    seen = torch.cat([s.sum(1) for share in shares for _, s in share])
+    assert set(seen.tolist()) == set(dataset.spectra.sum(1).tolist())
+    assert len(seen) == -(-10 // world_size) * world_size
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    write_edos_files(tmp_path)
+    path = write_config(tmp_path, structures="structures.parquet", model=SMALL, batch_size=8)
+    command = [Path(sys.executable).with_name("screen"), "train", path, "--epochs", "3"]
+    command += ["--accelerator", "cpu", "--devices", "2"]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Test figures") == 1
+    predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
+    assert predictor.shape.card.training["epochs_run"] == 3
+    assert not (tmp_path / "small" / ".progress").exists()
+
+
+@pytest.mark.parametrize("architecture", ["gatgnn", "e3nn"])
+@pytest.mark.parametrize("target", ["phdos", "phdos-51"])
+def test_phonons_take_the_same_path(tmp_path: Path, architecture: str, target: str) -> None:
+    x = np.linspace(0, 1, 66)
+    rows = [
+        structure_row(f"j-{i}", c)
+        | {"split": "val" if i % 5 == 0 else "train"}
+        | {"phdos": np.exp(-(((x - 0.3 - i / 90) / 0.1) ** 2)).tolist()}
+        for i, c in enumerate(random_crystals(30))
+    ]
+    file = write_rows(tmp_path / "phonons.parquet", rows)
+    chosen = config(
+        target=target,
+        labels=[file],
+        structures=None,
+        architecture=architecture,
+        model={},
+        settings=["maxnorm-mse", "standard-mae"],
+        epochs=1,
+    )
+    trained = train_predictor(chosen)
+    card = trained.save(tmp_path / "phonons")
+    assert (card.n_test, card.unit) == (6, "cm^-1")
+    assert set(card.figures) == {"maxnorm-mse", "standard-mae"}
+    loaded = load_checkpoint(tmp_path / "phonons" / "standard-mae")
+    assert not loaded.setting.extensive
+    assert loaded.card.graph.vectors == (architecture == "e3nn")
+    assert "WD in cm^-1" in card.to_markdown()
+
+
+def test_missing_structures_are_asked_for(tmp_path: Path) -> None:
+    labels, _ = write_edos_files(tmp_path)
+    with pytest.raises(ModelError, match="the field structures is needed"):
+        train_predictor(config(labels=(labels,), structures=None))

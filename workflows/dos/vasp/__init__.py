@@ -1,0 +1,1 @@
+"""DOS by VASP, through atomate2."""
