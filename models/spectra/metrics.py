@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 
 from models.spectra.spectrum import sum_normalized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 def r2(prediction: np.ndarray, label: np.ndarray) -> float:
@@ -28,12 +35,34 @@ def mse(prediction: np.ndarray, label: np.ndarray) -> float:
     return float(((prediction - label) ** 2).mean())
 
 
+def wasserstein_of_shapes(prediction: Array, label: Array, bin_width: float = 1.0) -> Array:
+    """Wasserstein-1 distance of each pair of SumNorm spectra, in numpy or torch.
+
+    The sum over the bins of the difference of the cumulative distributions, times the bin width.
+
+    Parameters
+    ----------
+    prediction, label : ndarray or Tensor, shape (..., K')
+        With the sum 1.
+    bin_width : float
+        In eV or cm^-1, which is then the unit of the distance; without, that is the bin.
+
+    Returns
+    -------
+    ndarray or Tensor, shape (...,)
+
+    Examples
+    --------
+    >>> wasserstein_of_shapes(np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 1.0]]), 0.5)
+    array([1.])
+    """
+    return abs((prediction - label).cumsum(-1)).sum(-1) * bin_width
+
+
 def wasserstein_distances(
     prediction: np.ndarray, label: np.ndarray, bin_width: float
 ) -> np.ndarray:
-    """Wasserstein-1 distance of each pair of SumNorm spectra.
-
-    The sum over the bins of the difference of the cumulative distributions, times the bin width.
+    """Wasserstein-1 distance of the shapes of each pair of spectra, shape (n,).
 
     Parameters
     ----------
@@ -41,13 +70,9 @@ def wasserstein_distances(
         Of any scale.
     bin_width : float
         In eV or cm^-1, which is then the unit of the distance.
-
-    Returns
-    -------
-    ndarray, shape (n,)
     """
-    difference = sum_normalized(prediction) - sum_normalized(label)
-    return np.abs(difference.cumsum(-1)).sum(-1) * bin_width
+    shapes = sum_normalized(prediction), sum_normalized(label)
+    return wasserstein_of_shapes(*shapes, bin_width)
 
 
 def wasserstein(prediction: np.ndarray, label: np.ndarray, bin_width: float) -> float:

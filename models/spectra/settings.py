@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from models.spectra.metrics import wasserstein_of_shapes
+
 Output = Literal["absolute", "sum-normalized", "max-normalized"]
 
 
@@ -134,7 +136,7 @@ class SumNormWD(_SumNorm):
 
     @override
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return (self.activate(logits) - target).cumsum(-1).abs().sum(-1).mean()
+        return wasserstein_of_shapes(self.activate(logits), target).mean()
 
 
 class MaxNormMSE(Setting):

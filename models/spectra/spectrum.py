@@ -89,8 +89,9 @@ class Spectrum:
 
 
 def sum_normalized(values: np.ndarray) -> np.ndarray:
-    """Spectra (..., K') scaled to sum 1 (SumNorm)."""
-    return values / values.sum(-1, keepdims=True)
+    """Spectra (..., K') scaled to sum 1 (SumNorm); one that is zero everywhere stays so."""
+    total = values.sum(-1, keepdims=True)
+    return values / np.where(total == 0, 1, total)
 
 
 def max_normalized(values: np.ndarray) -> np.ndarray:
