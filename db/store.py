@@ -1,4 +1,4 @@
-"""The contract of a screening's store, and how one is opened."""
+"""The contract of a screening's store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -429,37 +428,6 @@ class ScreeningStore(ABC):
             list(self.find(Query(PREDICTIONS, chosen, sort_by="created_at"))),
             list(self.find(Query(VALIDATIONS, chosen, sort_by="created_at"))),
         )
-
-
-def open_store(uri_or_path: str | Path) -> ScreeningStore:
-    """Open the store at a path or a MongoDB URI; a new one is made where there is none.
-
-    Parameters
-    ----------
-    uri_or_path : str or Path
-        ``mongodb://...`` or ``mongodb+srv://...`` (the database is the one that the URI names,
-        else ``screening``), or the path of the embedded store's file.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be opened.
-    """
-    text = str(uri_or_path)
-    if text.startswith(MONGODB_SCHEMES):
-        from db.mongodb import MongoStore
-
-        return MongoStore(text)
-    if "://" in text:
-        raise StoreError(
-            f"store {mask_uri(text)}: unknown scheme; "
-            "give a path, mongodb://... or mongodb+srv://..."
-        )
-    if not text.strip():
-        raise StoreError("the store has no name; give a path or a MongoDB URI")
-    from db.embedded import EmbeddedStore
-
-    return EmbeddedStore(Path(text).expanduser())
 
 
 def mask_uri(uri_or_path: str) -> str:

@@ -135,7 +135,7 @@ def candidates(
     wide: options.Wide = False,
 ) -> None:
     """List the candidates of a run."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.errors import ScreeningError
 

@@ -29,7 +29,7 @@ def copy(
     from dataclasses import asdict
 
     from db.copy import copy_store
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing
     from screening.cli.console import print_json, progress_bars, stderr, stdout, table
     from screening.errors import ScreeningError

@@ -21,7 +21,7 @@ def history(
     wide: options.Wide = False,
 ) -> None:
     """List what all runs, models and calculations say of a material, oldest first."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing
     from screening.cli.rows import HistoryRow, deliver
     from screening.errors import ScreeningError
@@ -72,7 +72,7 @@ def runs(
     wide: options.Wide = False,
 ) -> None:
     """List the runs with their states and counts, newest first."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing
     from screening.cli.rows import RunRow, deliver
 

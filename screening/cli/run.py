@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from screening.cli import logs, options, program
+from screening.cli import logs, options
+from screening.cli.invocation import InterruptionError, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -247,7 +248,6 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    from screening.cli import InterruptionError
     from screening.cli.console import progress_bars
     from workflows.progress import reporting_to
 
@@ -286,7 +286,7 @@ def run_flow(flow: Any) -> None:
 
 
 def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout
     from screening.cli.rows import CandidateRow
 

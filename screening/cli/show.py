@@ -31,7 +31,7 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show a material's properties, verdict and spectra in the newest run that has it."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of

@@ -30,8 +30,8 @@ def similar(
 
     The material is taken from the newest run that predicted its spectrum.
     """
+    from db.open import open_store
     from db.questions import nearest_spectra
-    from db.store import open_store
     from screening.cli.candidates import existing
     from screening.cli.console import stderr
     from screening.cli.rows import NeighbourRow, deliver

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
@@ -75,7 +76,7 @@ def validate(
     wide: options.Wide = False,
 ) -> None:
     """Calculate the DFT DOS of a run's positives and of random negatives."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stderr
     from screening.errors import ScreeningError
@@ -285,7 +286,6 @@ def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Calculate one after the other, or several at a time in processes of their own."""
-    from screening.cli import resumable
     from screening.cli.calculations import CalculationsShown
 
     outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
@@ -392,7 +392,7 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """Show the state of a run's DFT workflows on the launchpad, and of its validations."""
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stderr, stdout, table
     from workflows import launch
@@ -439,7 +439,7 @@ def metrics(
     calculations without a verdict would say; there is an estimate only where something supports
     one.
     """
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stdout, table
     from screening.errors import ScreeningError

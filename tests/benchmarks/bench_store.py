@@ -37,7 +37,8 @@ from db.collections import (
 )
 from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Verdict
 from db.mongodb import MongoStore, _filter, _upsert, _verdict_update
-from db.store import BATCH, ScreeningStore, open_store
+from db.open import open_store
+from db.store import BATCH, ScreeningStore
 
 PREDICTED = 10_000
 POINTS = 500

@@ -17,7 +17,8 @@ from db.copy import checksum, copy_store
 from db.errors import StoreError
 from db.migrations import Migration, migrate_store, rewrite
 from db.mongodb import MongoStore
-from db.store import BATCH, ScreeningStore, open_store
+from db.open import open_store
+from db.store import BATCH, ScreeningStore
 from tests.db.db_examples import candidate, gap, prediction, run, validation
 
 

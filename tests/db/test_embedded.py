@@ -21,7 +21,8 @@ from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Quer
 from db.documents import SCHEMA_VERSION
 from db.embedded import COLUMNS, EmbeddedStore
 from db.errors import StoreError
-from db.store import BATCH, open_store
+from db.open import open_store
+from db.store import BATCH
 from tests.db.db_examples import candidate, prediction, run, verdict
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))

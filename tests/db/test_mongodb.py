@@ -29,8 +29,9 @@ from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, VALIDATIONS, Co
 from db.documents import SCHEMA_VERSION
 from db.errors import StoreError
 from db.mongodb import INDEXES, MongoStore, is_passing
+from db.open import open_store
 from db.schema import validator
-from db.store import mask_uri, open_store
+from db.store import mask_uri
 from tests.db.db_examples import candidate, prediction, run, validation
 from tests.db.fake_mongo import HELLO, FakeMongo, Proxy
 

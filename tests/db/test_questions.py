@@ -249,7 +249,7 @@ def examples(language: str) -> list[str]:
 
 def test_the_python_examples_run(filled: ScreeningStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("db.store.open_store", lambda uri: filled)
+    monkeypatch.setattr("db.open.open_store", lambda uri: filled)
     names: dict[str, Any] = {}
     for example in examples("python"):
         exec(example, names)
