@@ -27,12 +27,12 @@ from db.documents import (
     FINISHED,
     CandidateDoc,
     FilterCount,
-    GridDoc,
     PredictionDoc,
     ValidationDoc,
 )
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
+from models.spectra.spectrum import EnergyGrid
 
 Range = tuple[float | None, float | None]
 Metric = Literal["wasserstein", "mae"]
@@ -300,7 +300,7 @@ class Neighbour:
 def nearest_spectra(
     store: ScreeningStore,
     spectrum: Sequence[float] | np.ndarray,
-    grid: GridDoc,
+    grid: EnergyGrid,
     *,
     model_id: str | None = None,
     metric: Metric = "wasserstein",
@@ -313,7 +313,7 @@ def nearest_spectra(
     store : ScreeningStore
     spectrum : sequence of float, length ``grid.size``
         In states/eV/cell.
-    grid : GridDoc
+    grid : EnergyGrid
         Predictions on other grids are left out.
     model_id : str, optional
     metric : {'wasserstein', 'mae'}
@@ -341,7 +341,7 @@ def nearest_spectra(
 
 
 def _distances(
-    target: np.ndarray, spectra: np.ndarray, grid: GridDoc, metric: Metric
+    target: np.ndarray, spectra: np.ndarray, grid: EnergyGrid, metric: Metric
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
     if metric == "mae":

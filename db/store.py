@@ -1,4 +1,9 @@
-"""The contract of a screening's store."""
+"""The contract of a screening's store.
+
+maggma's stores are not used: the embedded one, MontyStore, lost or doubled documents with two
+writers or a kill, and mongomock, for 10,000 documents with a unique key, took 75 s where the
+embedded store takes 0.2 s.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +36,7 @@ from db.collections import (
     is_text,
 )
 from db.documents import (
+    SCHEMA_VERSION,
     STORED,
     CandidateDoc,
     CandidateState,
@@ -428,6 +434,34 @@ class ScreeningStore(ABC):
             list(self.find(Query(PREDICTIONS, chosen, sort_by="created_at"))),
             list(self.find(Query(VALIDATIONS, chosen, sort_by="created_at"))),
         )
+
+
+def check_version(location: str, version: object) -> None:
+    """Refuse a store of another schema version.
+
+    Within a version the documents may get fields that can be None; both stores make room for
+    them when they are opened. There has been no other version yet, so nothing to migrate from.
+
+    Parameters
+    ----------
+    location : str
+        Of the store, without credentials.
+    version : object
+        What the store says.
+
+    Raises
+    ------
+    StoreError
+        If it is not the present version.
+    """
+    if version == SCHEMA_VERSION:
+        return
+    older = isinstance(version, int) and version < SCHEMA_VERSION
+    advice = "restore it from a copy" if older else "install a newer version of it"
+    raise StoreError(
+        f"{location} has schema version {version!r:.20}, this program knows {SCHEMA_VERSION}; "
+        + advice
+    )
 
 
 def mask_uri(uri_or_path: str) -> str:

@@ -26,7 +26,6 @@ from db.collections import CANDIDATES, Query, conditions
 from db.documents import (
     CandidateDoc,
     GapDoc,
-    GridDoc,
     PredictionDoc,
     PredictionKey,
     Run,
@@ -517,7 +516,7 @@ def _prediction_documents(
     candidates: list[CandidateDoc], spectra: np.ndarray, model: str
 ) -> Iterator[PredictionDoc]:
     """Predictions with the verdict by the paper's criteria, which is the same for every run."""
-    grid = GridDoc(**EDOS_GRID.model_dump())
+    grid = EDOS_GRID
     gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(

@@ -14,7 +14,7 @@ from jobflow import Flow, JobStore, Maker, OnMissing, job, run_locally
 from maggma.stores import MemoryStore
 
 from db.collections import VALIDATIONS, Condition, Query, batched, conditions
-from db.documents import CandidateDoc, GridDoc, PredictionDoc, Run, ValidationDoc, utc_now
+from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc, utc_now
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
@@ -492,7 +492,7 @@ def validation_of(
         "nsites": nsites,
         "state": "magnetic" if document.is_magnetic else "done",
         "spectrum": spectrum,
-        "grid": GridDoc(**EDOS_GRID.model_dump()),
+        "grid": EDOS_GRID,
         "efermi": document.efermi,
         "vbm": document.vbm,
         "cbm": document.cbm,

@@ -134,7 +134,6 @@ def _write_plot(
 ) -> None:
     import numpy as np
 
-    from models.spectra.spectrum import EnergyGrid
     from models.training.card import model_name
     from screening.errors import ScreeningError
     from screening.report.plots import formula_text, plot_edos, save_figure
@@ -144,11 +143,10 @@ def _write_plot(
     threshold = None
     if candidate.gap and not candidate.gap.per_atom:
         threshold = candidate.gap.criteria.get("max_dos")
-    centers = EnergyGrid(**prediction.grid.model_dump()).centers
     dft = _dft_spectrum(validation)
     comparable = validation if dft is not None else None
     figure = plot_edos(
-        centers,
+        prediction.grid.centers,
         np.array(prediction.spectrum),
         f"{formula_text(candidate.formula)} ({candidate.material_id})",
         gap_range(candidate),
@@ -177,7 +175,6 @@ def _print(
 ) -> None:
     import numpy as np
 
-    from models.spectra.spectrum import EnergyGrid
     from screening.cli.console import stdout, table
     from screening.report.plots import terminal_edos
 
@@ -188,7 +185,6 @@ def _print(
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
     if prediction is not None:
-        grid = EnergyGrid(**prediction.grid.model_dump())
         dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
         if validation is not None and dft is not None:
@@ -198,7 +194,9 @@ def _print(
         width = min(PLOT_WIDTH, console.width)
         color = sys.stdout.isatty()
         print(
-            terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color, dft=dft)
+            terminal_edos(
+                prediction.grid.centers, spectrum, title, edges, width=width, color=color, dft=dft
+            )
         )
 
 

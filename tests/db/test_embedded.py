@@ -107,7 +107,10 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [(SCHEMA_VERSION + 1, "install a newer version"), (SCHEMA_VERSION - 1, "screen db migrate")],
+    [
+        (SCHEMA_VERSION + 1, "install a newer version"),
+        (SCHEMA_VERSION - 1, "restore it from a copy"),
+    ],
 )
 def test_another_schema_version(tmp_path: Path, version: int, message: str) -> None:
     path = tmp_path / "store.sqlite"

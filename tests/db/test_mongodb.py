@@ -289,7 +289,7 @@ def test_another_programs_collections_are_left_alone(fresh_mongo: str) -> None:
     ("version", "message"),
     [
         (SCHEMA_VERSION + 1, "install a newer version"),
-        (SCHEMA_VERSION - 1, "screen db migrate"),
+        (SCHEMA_VERSION - 1, "restore it from a copy"),
         ("one", "install a newer"),
     ],
 )
