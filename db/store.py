@@ -50,6 +50,7 @@ from db.documents import (
     check_free_dict,
 )
 from db.errors import StoreError
+from models.errors import describe
 
 BATCH = 1000  # documents in a transaction or bulk write
 MAX_DOCUMENT = 15 * 2**20  # bytes; MongoDB takes 16 MiB, and both stores keep the same documents
@@ -476,16 +477,6 @@ def mask_uri(uri_or_path: str) -> str:
     if not separator:
         return uri_or_path
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
-
-
-def describe(error: ValidationError) -> str:
-    """One line on what is wrong with a document."""
-    errors = error.errors(include_url=False, include_context=False)
-    first = errors[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return " ".join(f"{field + ': ' if field else ''}{message}{more}".split())
 
 
 def _batches_of_keys(collection: Collection[Any], keys: Iterable[Key]) -> Iterator[list[Key]]:

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -241,7 +241,7 @@ def test_the_server_refuses_a_wrong_document(
 @pytest.mark.mongo
 @pytest.mark.parametrize(
     "value",
-    [bson.ObjectId(), datetime(2026, 1, 1), b"bytes"],
+    [bson.ObjectId(), datetime(2026, 1, 1, tzinfo=UTC), b"bytes"],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_json_is_named(mongo_database: str, value: Any) -> None:

@@ -307,7 +307,7 @@ def test_times_are_utc_milliseconds() -> None:
     assert document.created_at == datetime(2026, 3, 1, 10, 0, 0, 123000, tzinfo=UTC)
     assert utc_now().microsecond % 1000 == 0
     with pytest.raises(ValidationError, match="timezone"):
-        run(created_at=datetime(2026, 3, 1))
+        run(created_at=datetime(2026, 3, 1))  # noqa: DTZ001
 
 
 def test_spectra_are_single_precision() -> None:
