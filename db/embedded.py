@@ -298,7 +298,15 @@ class Table:
             raise StoreError(f"{self.name} {key}: {name} {error}") from None
 
     def raw(self, names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
-        """Fields of a document from the values of some columns."""
+        """Fields of a document from the values of some columns.
+
+        Parameters
+        ----------
+        names : list of str
+            Of columns.
+        row : tuple
+            What is stored in them.
+        """
         raw = {}
         columns = self.columns
         for name, value in zip(names, row, strict=True):

@@ -183,7 +183,15 @@ def comparisons(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Comparison]:
-    """Candidates of a run that were predicted and calculated, with both verdicts."""
+    """Candidates of a run that were predicted and calculated, with both verdicts.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     found = []
     for batch in batched(_finished(store, None, engine, recipe), BATCH):
         keys = {(run_id, validation.material_id) for validation in batch}
@@ -210,7 +218,15 @@ def disagreements(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Comparison]:
-    """Comparisons in which prediction and calculation differ, highest score first."""
+    """Comparisons in which prediction and calculation differ, highest score first.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     differing = [
         c for c in comparisons(store, run_id, engine=engine, recipe=recipe) if not c.agrees
     ]
@@ -263,7 +279,18 @@ def agreements(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Agreement]:
-    """Precision and recall for each run, model, engine and recipe; newest run first."""
+    """Precision and recall for each run, model, engine and recipe; newest run first.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str, optional
+        All runs without it.
+    model_id : str, optional
+        Only candidates that this model judged.
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     run_ids = [run.run_id for run in store.runs()] if run_id is None else [run_id]
     table: dict[tuple[str, str | None, str, str], Counter[tuple[bool, bool]]]
     table = defaultdict(Counter)
@@ -372,6 +399,11 @@ class Funnel:
 
 def funnel(store: ScreeningStore, run_id: str) -> Funnel:
     """Counts of a run: what each filter dropped, candidates by state, positives, validated.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
 
     Raises
     ------

@@ -147,7 +147,15 @@ class ScreeningStore(ABC):
 
     @abstractmethod
     def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
-        """Documents that fulfil the conditions of a query, for each value of a field."""
+        """Documents that fulfil the conditions of a query, for each value of a field.
+
+        Parameters
+        ----------
+        query : Query
+            Its limit is not looked at.
+        field : str
+            With a plain value.
+        """
 
     @abstractmethod
     def count(self, query: Query[D]) -> int:
@@ -185,7 +193,16 @@ class ScreeningStore(ABC):
     def lookup(
         self, collection: Collection[D], keys: Iterable[Key], *, with_structure: bool = False
     ) -> Iterator[D]:
-        """Stream the documents with the given keys in any order; unknown keys give none."""
+        """Stream the documents with the given keys in any order; unknown keys give none.
+
+        Parameters
+        ----------
+        collection : Collection
+        keys : iterable of tuple of str
+            Values of the collection's `key_fields`.
+        with_structure : bool
+            Read the structures of candidates too.
+        """
         for batch in _batches_of_keys(collection, keys):
             for raw in self._lookup(collection, batch, with_structure):
                 document = self._read(collection, raw)
@@ -193,7 +210,14 @@ class ScreeningStore(ABC):
                     yield document
 
     def has(self, collection: Collection[Any], keys: Iterable[Key]) -> set[Key]:
-        """Those of the keys that have a document, readable or not."""
+        """Those of the keys that have a document, readable or not.
+
+        Parameters
+        ----------
+        collection : Collection
+        keys : iterable of tuple of str
+            Values of the collection's `key_fields`.
+        """
         found: set[Key] = set()
         for batch in _batches_of_keys(collection, keys):
             found |= self._has(collection, batch)
@@ -294,6 +318,11 @@ class ScreeningStore(ABC):
 
         A document without a structure leaves a stored structure as it is. With `keep_existing`
         a candidate that is there already stays untouched, verdict and all.
+
+        Parameters
+        ----------
+        documents : iterable of CandidateDoc
+        keep_existing : bool
         """
         return self.upsert(CANDIDATES, documents, "insert" if keep_existing else "update")
 
@@ -310,7 +339,19 @@ class ScreeningStore(ABC):
         descending: bool = False,
         limit: int | None = None,
     ) -> Iterator[CandidateDoc]:
-        """Stream the candidates of a run; the structures only on request."""
+        """Stream the candidates of a run; the structures only on request.
+
+        Parameters
+        ----------
+        run_id : str
+        state : str or sequence of str, optional
+            Any of these.
+        shard : int, optional
+        is_positive : bool, optional
+        material_ids : iterable of str, optional
+        with_structure, sort_by, descending, limit
+            As in :class:`db.collections.Query`.
+        """
         chosen = conditions(
             run_id=run_id,
             state=state,
@@ -327,7 +368,13 @@ class ScreeningStore(ABC):
         return self.count_by(Query(CANDIDATES, conditions(run_id=run_id)), "state")
 
     def shards(self, run_id: str, state: CandidateState | None = None) -> list[int]:
-        """Shards of a run that have candidates (in that state), in rising order."""
+        """Shards of a run that have candidates (in that state), in rising order.
+
+        Parameters
+        ----------
+        run_id : str
+        state : str, optional
+        """
         query = Query(CANDIDATES, conditions(run_id=run_id, state=state))
         return sorted(shard for shard in self.count_by(query, "shard") if shard is not None)
 
@@ -373,7 +420,15 @@ class ScreeningStore(ABC):
         state: ValidationState | Sequence[ValidationState] | None = None,
         material_ids: Iterable[str] | None = None,
     ) -> Iterator[ValidationDoc]:
-        """Stream validations; `run_id`: those that the run asked for."""
+        """Stream validations; `run_id`: those that the run asked for.
+
+        Parameters
+        ----------
+        run_id, engine, recipe : str, optional
+        state : str or sequence of str, optional
+            Any of these.
+        material_ids : iterable of str, optional
+        """
         chosen = conditions(
             engine=engine,
             recipe=recipe,

@@ -59,6 +59,11 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
     Free dicts are JSON text in CSV and parquet, lists in CSV.
 
+    Parameters
+    ----------
+    table : DataFrame
+    path : str or Path
+
     Raises
     ------
     StoreError

@@ -30,8 +30,8 @@ def copy(
 
     from db.copy import copy_store
     from db.open import open_store
-    from screening.cli.candidates import existing
     from screening.cli.console import print_json, progress_bars, stderr, stdout, table
+    from screening.cli.stored import existing
     from screening.errors import ScreeningError
     from workflows.progress import reporting_to, steps_of
 
@@ -64,8 +64,8 @@ def migrate(db: options.Db = options.DEFAULT_DB) -> None:
     """Bring the database to the present schema: add the fields and indexes that it lacks."""
     from db.documents import SCHEMA_VERSION
     from db.open import open_store
-    from screening.cli.candidates import existing
     from screening.cli.console import stdout
+    from screening.cli.stored import existing
 
     with open_store(existing(db)) as store:  # which adds what an older one lacks
         stdout().print(f"{store.location} has the present schema version {SCHEMA_VERSION}")

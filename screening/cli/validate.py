@@ -77,8 +77,8 @@ def validate(
 ) -> None:
     """Calculate the DFT DOS of a run's positives and of random negatives."""
     from db.open import open_store
-    from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stderr
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.validation import (
         ValidationFlowMaker,
@@ -393,8 +393,8 @@ def status(
 ) -> None:
     """Show the state of a run's DFT workflows on the launchpad, and of its validations."""
     from db.open import open_store
-    from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stderr, stdout, table
+    from screening.cli.stored import existing, find_run
     from workflows import launch
 
     with launch.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
@@ -440,8 +440,8 @@ def metrics(
     one.
     """
     from db.open import open_store
-    from screening.cli.candidates import existing, find_run
     from screening.cli.console import print_json, stdout, table
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.validation import run_metrics
 

@@ -15,7 +15,8 @@ from pymatgen.core import Structure
 from db.documents import ValidationDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from screening.cli.show import _dft_properties, find_validation
+from screening.cli.show import _dft_properties
+from screening.cli.stored import find_validation
 from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
