@@ -1,7 +1,7 @@
 """Tables that fit the terminal: columns leave before anything is cut.
 
-Rich's own tables shrink every column: at 80 columns the ten of `screen candidates` leave 13 for an id
-of 26 characters.
+Rich's own tables shrink every column: at 80 columns `screen candidates` would fold an id of 26
+characters into six lines.
 """
 
 from __future__ import annotations
