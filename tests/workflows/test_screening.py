@@ -22,9 +22,12 @@ from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
+from workflows.domains import domains
+from workflows.local import resumable_run, run_flow, validate_here
+from workflows.plan import plan_validation
 from workflows.progress import reporting_to
-from workflows.screening import ScreeningFlowMaker, domains, resumable_run
-from workflows.validation import ValidationFlowMaker, plan_validation, validate_here
+from workflows.screening import ScreeningFlowMaker
+from workflows.validation import ValidationFlowMaker
 
 PASSWORD = "correct-horse"
 
@@ -54,10 +57,7 @@ def maker(tmp_path, structure_table):
 
 
 def run(maker, run_id=None):
-    store = JobStore(MemoryStore())
-    flow = maker.make(run_id)
-    responses = run_locally(flow, log=False, store=store, raise_immediately=True)
-    return responses[flow.output.uuid][1].output
+    return run_flow(maker.make(run_id))
 
 
 def documents(db, run_id):
@@ -228,16 +228,9 @@ def test_known_edos_are_not_screened_again(maker, tmp_path):
 
 def test_the_flow_survives_json_and_becomes_a_firework(maker):
     flow = json.loads(json.dumps(maker.make("r"), cls=MontyEncoder), cls=MontyDecoder)
-    assert [job.name for job in flow.jobs] == [
-        "query",
-        "filter_candidates",
-        "score",
-        "select",
-        "store_selection",
-        "summarise",
-    ]
+    assert [job.name for job in flow.jobs] == ["prepare", "finish"]
     workflow = flow_to_workflow(maker.make("r"), store=JobStore(MemoryStore()))
-    assert len(workflow.fws) == 6
+    assert len(workflow.fws) == 2
     assert len(json.dumps(workflow.to_dict(), cls=MontyEncoder)) < 100_000
 
 
@@ -375,7 +368,7 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
             remarks = ("sites within 0.01 Å of each other were merged",)
             yield Candidate("m", crystal, 0.0, 0.0, remarks=remarks)
 
-    monkeypatch.setattr("workflows.screening._open_source", lambda *_: Reader())
+    monkeypatch.setattr("workflows.screening.open_source_of_run", lambda *_: Reader())
     monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
     summary = run(maker)
     with open_store(maker.db) as store:

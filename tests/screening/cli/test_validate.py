@@ -20,7 +20,7 @@ from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
-from workflows.launch import open_launchpad
+from workflows.launchpad import open_launchpad
 
 DB = "screening.sqlite"
 
@@ -49,8 +49,7 @@ def run(screen):
 def formula(monkeypatch):
     """Let `screen` calculate by a formula."""
     use = {"maker": AnalyticDosMaker()}
-    monkeypatch.setattr("workflows.validation.dos_maker", lambda engine, **_: use["maker"])
-    monkeypatch.setattr("workflows.dos.gpaw.maker.missing", list)
+    monkeypatch.setattr("workflows.dos.engines.dos_maker", lambda engine, **_: use["maker"])
     return use
 
 
@@ -171,12 +170,11 @@ def test_without_the_engine(screen, run, monkeypatch):
 
 SCRIPT = """
 import sys
-import workflows.dos.gpaw.maker, workflows.validation
+import workflows.dos.engines
 from tests.workflows.analytic_dos import AnalyticDosMaker
-workflows.dos.gpaw.maker.missing = list
 seconds, log, *arguments = sys.argv[1:]
 maker = AnalyticDosMaker(seconds=float(seconds), log=log)
-workflows.validation.dos_maker = lambda engine, **options: maker
+workflows.dos.engines.dos_maker = lambda engine, **options: maker
 sys.argv = ["screen", "validate", *arguments]
 from screening.cli import main
 main()
@@ -502,7 +500,7 @@ def test_a_launchpad_with_a_wrong_field(screen, site, run):
 
 @pytest.mark.dft
 def test_aluminium_with_gpaw(screen):
-    from workflows.dos.gpaw.maker import missing
+    from workflows.dos.gpaw.installation import missing
 
     for problem in missing():
         pytest.skip(problem)

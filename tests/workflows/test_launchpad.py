@@ -16,7 +16,7 @@ from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_run
-from workflows.launch import (
+from workflows.launchpad import (
     GONE,
     LaunchPadFile,
     open_launchpad,
@@ -26,7 +26,8 @@ from workflows.launch import (
     submit,
     workflow_states,
 )
-from workflows.validation import ValidationFlowMaker, plan_validation
+from workflows.plan import plan_validation
+from workflows.validation import ValidationFlowMaker
 
 # the file
 
