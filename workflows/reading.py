@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from db.documents import CandidateDoc
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
-from screening.filters import FilterCount, FilterVerdict, Funnel, ScreeningFilters
+from screening.filters import FilterVerdict, ScreeningFilters, switched_on
+from screening.funnel import Funnel
 from screening.sources import Source, mark_known_edos, open_source
 from screening.sources.ids import read_material_ids
 from workflows.progress import advance, steps_of
@@ -46,24 +48,6 @@ def open_source_of_run(source: str, filters: ScreeningFilters, options: dict[str
     if known_edos is None:
         return opened
     return mark_known_edos(opened, read_material_ids(Path(known_edos)))
-
-
-def stages_of_source(source: Source, read: int) -> list[dict[str, Any]]:
-    """Stages that the source has applied itself, and what a limit left unread, if anything.
-
-    Parameters
-    ----------
-    source : Source
-    read : int
-        How many candidates were read from it.
-    """
-    if not source.applied:
-        return []
-    funnel = Funnel([replace(s, name=f"{source.name}: {s.name}") for s in source.applied])
-    if funnel.passed > read:
-        unread = FilterCount(f"{source.name}: limit", funnel.passed, funnel.passed - read)
-        funnel.stages.append(unread)
-    return funnel.as_dicts()
 
 
 @dataclass(frozen=True)
@@ -113,14 +97,19 @@ class CandidateReader:
     def _judged(self, candidate: Candidate) -> tuple[Candidate, FilterVerdict]:
         """Verdict of the filters on a candidate in its primitive cell.
 
-        Reducing a cell is dearer than all filters, so it waits until only the size of the cell,
-        which is the last of them, may still drop the candidate.
+        Reducing a cell is dearer than all filters, so it waits until only those that look at the
+        cell, which are the last ones, may still drop the candidate.
         """
         verdict = self.filters.judge(candidate)
-        if self.keep_cell or verdict.dropped_by not in (None, "n_sites"):
+        if self.keep_cell or not (verdict.passed or verdict.dropped_by in self._of_cell):
             return candidate, verdict
         reduced = candidate.reduced()
-        return reduced, verdict if verdict.passed else self.filters.judge(reduced)
+        return reduced, self.filters.judge(reduced) if self._of_cell else verdict
+
+    @cached_property
+    def _of_cell(self) -> frozenset[str]:
+        """Names of the filters that look at the cell."""
+        return frozenset(f.name for f, _ in switched_on(self.filters) if f.of_cell)
 
     def _unreadable(self, item: Unreadable) -> CandidateDoc:
         log.info("%s cannot be used: %s", item.material_id, item.reason)

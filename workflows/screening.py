@@ -27,11 +27,12 @@ from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import DEFAULT_EDOS, model_id, trained_elements
 from screening.errors import ScreeningError
-from screening.filters import Funnel, ScreeningFilters
+from screening.filters import ScreeningFilters
+from screening.funnel import Funnel
 from screening.gap import GapCriteria
 from screening.sources import Source
 from workflows.progress import advance
-from workflows.reading import CandidateReader, open_source_of_run, stages_of_source
+from workflows.reading import CandidateReader, open_source_of_run
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 from workflows.worker import worker_device, worker_processes
@@ -231,12 +232,15 @@ def _store_candidates(
     )
     # Of an interrupted run the same candidates come again; their verdicts stay.
     store.upsert_candidates(reader.documents(source, funnel), keep_existing=True)
-    stages = [*stages_of_source(source, funnel.entered), *funnel.as_dicts()]
+    stages = funnel.stages
+    if source.applied:
+        stages = funnel.stages_behind(source.name, source.applied)
     noted = run.source | {"notes": list(source.notes)}
     changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
     store.put_run(Run.model_validate(run.model_dump() | changes))
     for stage in stages:
-        log.info("%(name)s: %(entered)d in, %(dropped)d dropped, %(unknown)d unknown", stage)
+        counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
+        log.info("%s: %d in, %d dropped, %d unknown", *counts)
 
 
 @job
