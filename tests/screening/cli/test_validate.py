@@ -18,8 +18,10 @@ from models.spectra.spectrum import EDOS_GRID
 from screening.cli.show import _dft_properties, find_validation
 from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
+from workflows.dos.engines import ENGINES, dos_maker
 from workflows.launchpad import open_launchpad
 
 DB = "screening.sqlite"
@@ -493,6 +495,29 @@ def test_a_launchpad_with_a_wrong_field(screen, site, run):
     one_line(screen("status", "--run", "run-1"), "hots")
     assert SECRET not in outcome.err
     assert validations() == {}
+
+
+# a new engine is one folder and one line
+
+
+def test_a_new_engine_on_the_command_line(screen, monkeypatch):
+    monkeypatch.setitem(ENGINES, *next(iter(LINE.items())))
+    with open_store(DB) as store:
+        put_run(store, {"a": crystal(0), "b": crystal(1, "Cu"), "c": crystal(2)}, ["a", "b"])
+    plan = json.loads(screen("validate", "--engine", "toy", "--dry-run", "--json").out)
+    assert plan["estimated_hours"] == pytest.approx(3.0)
+    outcome = screen("validate", "--engine", "toy")
+    assert outcome.code == 0
+    assert "b Cu: the toy has no Cu" in outcome.err
+    with open_store(DB) as store:
+        found = {v.material_id: v for v in store.validations(engine="toy")}
+    assert {m: v.state for m, v in found.items()} == {"a": "done", "b": "failed", "c": "done"}
+    assert found["a"].recipe == dos_maker("toy").recipe
+    findings = json.loads(screen("doctor", "--json").out)
+    assert {"what": "Toy", "usable": True, "found": "a formula"} in findings
+    assert "'abinit' is not one of 'gpaw', 'vasp', 'toy'" in (
+        screen("validate", "--engine", "abinit").err
+    )
 
 
 # one real calculation

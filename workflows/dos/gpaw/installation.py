@@ -20,7 +20,7 @@ def missing() -> list[str]:
 
 
 @cache
-def engine_version() -> str:
+def installed() -> str:
     """Versions of GPAW and of its data sets.
 
     Raises

@@ -208,7 +208,7 @@ class GpawDosMaker(DosMaker):
     engine = "gpaw"
     title = "GPAW"
     missing = staticmethod(installation.missing)
-    installed = staticmethod(installation.engine_version)
+    installed = staticmethod(installation.installed)
 
     name: str = "GPAW DOS"
     preset: str = "standard"

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 from workflows.dos.base import check_structure
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
-from workflows.dos.gpaw.installation import engine_version, missing
+from workflows.dos.gpaw.installation import installed, missing
 from workflows.dos.gpaw.remarks import remarks
 from workflows.dos.gpaw.settings import PAW_ELEMENTS, GpawSettings
 from workflows.dos.limited import one_thread_environment, run_limited
@@ -76,7 +76,7 @@ def compute_dos(
         material_id=material_id,
         structure=structure,
         engine="gpaw",
-        engine_version=engine_version(),
+        engine_version=installed(),
         recipe=recipe,
         settings=settings.as_dict(),
         band_gap=result["cbm"] - result["vbm"],

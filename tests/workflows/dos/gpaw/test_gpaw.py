@@ -66,7 +66,7 @@ def fake_worker(monkeypatch, tmp_path):
     """Replaces the child process by a program that writes a given result."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpaw, "missing", list)
-    monkeypatch.setattr(gpaw, "engine_version", lambda: "26.7.0 (test)")
+    monkeypatch.setattr(gpaw, "installed", lambda: "26.7.0 (test)")
     requests = []
 
     def use(result=None, status=0, output=""):
