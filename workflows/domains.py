@@ -42,7 +42,13 @@ class Domains:
 
 
 def domains(store: ScreeningStore, run_id: str) -> Domains:
-    """Count the positives of a run in and out of the model's domain."""
+    """Count the positives of a run in and out of the model's domain.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    """
     sides: Counter[bool | None] = Counter()
     unseen: Counter[str] = Counter()
     isolated = 0

@@ -47,28 +47,6 @@ class ValidationPlan:
         return len(self.shared)
 
 
-def plan_validation(
-    store: ScreeningStore, run: Run, engine: str, recipe: str, **options: Any
-) -> ValidationPlan:
-    """Choose what to calculate, see :func:`choose_validation`, and write the choice down.
-
-    The run's name is written into the validations that it shares, and how its positives were
-    chosen into the run.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-    engine, recipe : str
-        Of the calculations.
-    **options
-        Of :func:`choose_validation`.
-    """
-    plan = choose_validation(store, run, engine, recipe, **options)
-    record_plan(store, plan)
-    return plan
-
-
 def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
     """Write down what was chosen, before the first calculation begins.
 
@@ -219,7 +197,13 @@ class Choice:
 
     @classmethod
     def of(cls, run: Run, engine: str, recipe: str) -> Choice:
-        """What the run notes; nothing in runs of older programs, which took the best only."""
+        """What the run notes; nothing in runs of older programs, which took the best only.
+
+        Parameters
+        ----------
+        run : Run
+        engine, recipe : str
+        """
         for note in run.parameters.get(CHOICES, []):
             if (note["engine"], note["recipe"]) == (engine, recipe):
                 return cls(
@@ -231,7 +215,17 @@ class Choice:
         return cls()
 
     def among(self, in_domain: bool, n_random: int, is_first: bool) -> Choice:
-        """The same after another choice among the model's domain, or among all."""
+        """The same after another choice among the model's domain, or among all.
+
+        Parameters
+        ----------
+        in_domain : bool
+            The other choice was among what the model can know.
+        n_random : int
+            Negatives that it drew.
+        is_first : bool
+            Nothing was chosen before.
+        """
         if is_first:
             return replace(self, in_domain=in_domain)
         if in_domain or not (self.in_domain or self.n_random is not None):
@@ -239,7 +233,13 @@ class Choice:
         return replace(self, in_domain=False, n_random=max(self.n_random or 0, n_random))
 
     def noted_in(self, run: Run, engine: str, recipe: str) -> Run:
-        """The run with this choice among its parameters."""
+        """The run with this choice among its parameters.
+
+        Parameters
+        ----------
+        run : Run
+        engine, recipe : str
+        """
         others = [
             note
             for note in run.parameters.get(CHOICES, [])

@@ -76,7 +76,14 @@ class CandidateReader:
     trained: frozenset[str] | None
 
     def documents(self, source: Source, funnel: Funnel) -> Iterator[CandidateDoc]:
-        """Documents of a source's candidates; `funnel` counts what the filters do to them."""
+        """Documents of a source's candidates.
+
+        Parameters
+        ----------
+        source : Source
+        funnel : Funnel
+            Counts what the filters do to them.
+        """
         passed = 0
         items: Iterator[SourceItem] = iter(source)
         while batch := list(islice(items, READ_BATCH)):

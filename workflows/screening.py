@@ -440,11 +440,23 @@ def _judge_known_predictions(store: ScreeningStore, run: Run) -> None:
 
 
 def candidate_counts(store: ScreeningStore, run_id: str) -> dict[str, int]:
-    """Candidates of a run in each state, and the positives among them."""
+    """Candidates of a run in each state, and the positives among them.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    """
     positives = Query(CANDIDATES, conditions(run_id=run_id, is_positive=True))
     return store.candidate_counts(run_id) | {"positive": store.count(positives)}
 
 
 def find_run(store: ScreeningStore, run_id: str) -> Run | None:
-    """The run of this id, if it has begun."""
+    """The run of this id, if it has begun.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    """
     return next(iter(store.lookup(RUNS, [(run_id,)])), None)

@@ -26,7 +26,14 @@ def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) ->
 
 
 def gap_document(gaps: Gaps, i: int) -> GapDoc:
-    """Verdict on spectrum `i` as a document, with the criteria."""
+    """Verdict on one spectrum as a document, with the criteria.
+
+    Parameters
+    ----------
+    gaps : Gaps
+    i : int
+        Position of the spectrum.
+    """
     criteria = gaps.criteria
     return GapDoc(
         **gaps.row(i), per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
@@ -34,7 +41,14 @@ def gap_document(gaps: Gaps, i: int) -> GapDoc:
 
 
 def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
-    """Key of the prediction for a candidate by the model with this id."""
+    """Key of the prediction for a candidate.
+
+    Parameters
+    ----------
+    candidate : CandidateDoc
+    model : str
+        Id of the model.
+    """
     return candidate.material_id, candidate.structure_hash or "", model
 
 

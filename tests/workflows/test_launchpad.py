@@ -15,7 +15,12 @@ from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
-from tests.workflows.screened_run import candidate, crystal, put_run
+from tests.workflows.screened_run import (
+    candidate,
+    crystal,
+    plan_validation,
+    put_run,
+)
 from workflows.launchpad import (
     GONE,
     LaunchPadFile,
@@ -27,7 +32,6 @@ from workflows.launchpad import (
     submit_screening,
     workflow_states,
 )
-from workflows.plan import plan_validation
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 

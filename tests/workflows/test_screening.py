@@ -22,9 +22,9 @@ from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
+from tests.workflows.screened_run import plan_validation
 from workflows.domains import domains
 from workflows.local import resumable_run, run_flow, validate_here
-from workflows.plan import plan_validation
 from workflows.progress import reporting_to
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker

@@ -23,6 +23,7 @@ from tests.workflows.analytic_dos import (
 from tests.workflows.screened_run import (
     candidate,
     crystal,
+    plan_validation,
     put_prediction,
     put_run,
     validation,
@@ -32,7 +33,6 @@ from workflows.dos.document import SourceFacts
 from workflows.dos.engines import dos_maker
 from workflows.local import validate_here
 from workflows.metrics import run_metrics
-from workflows.plan import plan_validation
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,

@@ -71,7 +71,16 @@ class DosMaker(Maker, ABC):
     def jobs(
         self, structure: Structure, material_id: str | None, source: SourceFacts
     ) -> list[Job | Flow]:
-        """Jobs of the flow, see :meth:`make`; the output of the last one is the document."""
+        """Jobs of the flow; the output of the last one is the document.
+
+        Parameters
+        ----------
+        structure : Structure
+            Which :meth:`check` let pass.
+        material_id : str or None
+        source : SourceFacts
+            See :meth:`make`.
+        """
 
     @property
     def first_atom_time(self) -> float:

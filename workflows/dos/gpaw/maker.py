@@ -70,7 +70,14 @@ def settings_of(
 
 
 def recipe_of(settings: GpawSettings, preset: str) -> str:
-    """Recipe that a document of these settings has."""
+    """Recipe that a document of these settings has.
+
+    Parameters
+    ----------
+    settings : GpawSettings
+    preset : str
+        Goes into the name.
+    """
     return recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
 
 
@@ -161,7 +168,14 @@ class GpawRelaxMaker(GpawStaticMaker):
         )
 
     def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:
-        """Relax a structure in a child process; see :meth:`GpawStaticMaker.run_ase`."""
+        """Relax a structure, in a child process.
+
+        Parameters
+        ----------
+        mol_or_struct : Structure
+        prev_dir : None
+            Not used; here because other makers have it.
+        """
         started = time.perf_counter()
         result = run_gpaw("relax", mol_or_struct, self.settings, self.wall_time_limit)
         species = [site.specie for site in mol_or_struct]
@@ -241,7 +255,15 @@ class GpawDosMaker(DosMaker):
     def jobs(
         self, structure: Structure, material_id: str | None, source: SourceFacts
     ) -> list[Job | Flow]:
-        """Relaxation, if any, and DOS; the bands themselves decide the k-mesh, not the source."""
+        """Relaxation, if any, and DOS; see :meth:`DosMaker.jobs`.
+
+        Parameters
+        ----------
+        structure : Structure
+        material_id : str or None
+        source : SourceFacts
+            Not used: the bands themselves decide the k-mesh, and `relax` alone the relaxation.
+        """
         recipe = self.recipe
         jobs: list[Job | Flow] = []
         started_from = structure
@@ -266,5 +288,17 @@ def gpaw_dos(
     wall_time_limit: float,
     material_id: str | None = None,
 ) -> DosDocument:
-    """Job that computes a DOS with GPAW; see :func:`compute_dos`."""
+    """Job that computes a DOS with GPAW.
+
+    Parameters
+    ----------
+    structure : Structure
+    settings : dict
+        Fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
+    recipe : str
+    wall_time_limit : float
+        In s.
+    material_id : str, optional
+        See :func:`~workflows.dos.gpaw.run.compute_dos`.
+    """
     return compute_dos(structure, GpawSettings(**settings), recipe, wall_time_limit, material_id)

@@ -167,7 +167,12 @@ class VaspDosMaker(DosMaker):
     ) -> list[Job | Flow]:
         """Relaxations, if any, static run, uniform run, and reading both.
 
-        The source's band gap decides the k-mesh, its functional whether the structure is relaxed.
+        Parameters
+        ----------
+        structure : Structure
+        material_id : str or None
+        source : SourceFacts
+            Its band gap decides the k-mesh, its functional whether the structure is relaxed.
         """
         jobs: list[Job | Flow] = []
         started_from, previous = structure, None
