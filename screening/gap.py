@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, Spectrum
 from screening.errors import ScreeningError
-from screening.options import Options
+from screening.user_input import UserInput
 
 CRITERIA = ("max_dos", "min_width", "min_upper_edge", "max_upper_edge")
 EMPTY = 0.05  # states/eV/atom: below it a range counts as empty; see `find_gaps`
@@ -27,7 +27,7 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
 
 
-class GapCriteria(Options):
+class GapCriteria(UserInput):
     """The four numbers that define a VB gap (paper, 'Predicting electronic DOS').
 
     A spectrum has a VB gap when a contiguous energy range has
