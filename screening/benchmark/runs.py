@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,10 @@ import torch
 from models.architectures.registry import model_config
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
+from models.files import write_whole
 from models.graphs.graph import edge_budget_batches
 from models.predictor import EDGE_BUDGET
-from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
+from models.processes import WorkerDiedError, WorkerPool
 from models.spectra.metrics import spectrum_metrics
 from models.spectra.phonons import phonon_figures
 from models.spectra.settings import SETTINGS
@@ -122,26 +120,23 @@ def _results(
     for run in runs:
         shared_dataset(config_of(config, run))
     # The workers get what was read here: a file may grow in the meantime.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(runs)), context, _start_worker, data.what_was_read()
-    ) as pool:
+    read = data.what_was_read()
+    train = partial(_train_numbered, config, folder)
+    with WorkerPool(min(workers, len(runs)), _prepare_worker, read) as pool:
         try:
-            with deaf_to_interrupts():
-                futures = {pool.submit(train_run, config, r, folder): i for i, r in enumerate(runs)}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
+            for (i, _), result in pool.as_done(train, list(enumerate(runs))):
+                yield i, result
+        except WorkerDiedError:
             raise ModelError("a training process died; out of memory? use fewer workers") from None
-        except BaseException:  # Ctrl-C, or an error of a run, waits for no other run
-            kill_workers(pool)
-            raise
 
 
-def _start_worker(*read: Any) -> None:
-    """One thread, and an end with the parent instead of another epoch."""
+def _train_numbered(config: TrainingConfig, folder: Path, numbered: tuple[int, Run]) -> RunResult:
+    return train_run(config, numbered[1], folder)
+
+
+def _prepare_worker(*read: Any) -> None:
+    """One thread, and what the parent has read."""
     data.take_as_read(*read)
-    end_with_parent()
     torch.set_num_threads(1)
 
 
@@ -303,9 +298,7 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
         "seconds": round(result.seconds, 1),
         "remarks": result.remarks,
     }
-    unfinished = stem.with_suffix(".part")
-    unfinished.write_text(json.dumps(document, indent=2) + "\n")
-    os.replace(unfinished, stem.with_suffix(".json"))
+    write_whole(stem.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
 
 
 def _read(folder: Path, config: TrainingConfig, run: Run) -> RunResult | None:

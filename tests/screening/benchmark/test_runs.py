@@ -442,7 +442,7 @@ def abort(*_: Any) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_start_worker", abort)
+    monkeypatch.setattr(benchmark, "_prepare_worker", abort)
     runs = plan([TINY], ["maxnorm-mse"], 2)
     with pytest.raises(ModelError, match="a training process died"):
         run_all(config(tmp_path), runs, tmp_path / "runs", workers=2)
