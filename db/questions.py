@@ -32,6 +32,7 @@ from db.documents import (
 )
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
+from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
 
 Range = tuple[float | None, float | None]
@@ -371,19 +372,10 @@ def _distances(
     target: np.ndarray, spectra: np.ndarray, grid: EnergyGrid, metric: Metric
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
-    if metric == "mae":
-        mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
-        return mean
-    cumulated = np.cumsum(_scaled(spectra), axis=1) - np.cumsum(_scaled(target))
-    area: np.ndarray = np.abs(cumulated).sum(axis=1) * grid.width
-    return area
-
-
-def _scaled(spectra: np.ndarray) -> np.ndarray:
-    """Spectra with sum 1; one that is zero everywhere stays so."""
-    total = spectra.sum(axis=-1, keepdims=True)
-    scaled: np.ndarray = np.divide(spectra, total, out=np.zeros_like(spectra), where=total != 0)
-    return scaled
+    if metric == "wasserstein":
+        return wasserstein_distances(spectra, target, grid.width)
+    mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
+    return mean
 
 
 @dataclass(frozen=True)
