@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.cli import logs, options, program
+from screening.cli import logs, options
+from screening.cli.invocation import InterruptionError, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -25,6 +25,12 @@ NAMED = 3  # failures in one line
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
+@options.from_fields(
+    filters=options.FieldOptions(
+        "screening.filters:ScreeningFilters", _FILTERS, unset=("unknown",)
+    ),
+    criteria=options.GAP_CRITERIA,
+)
 def run(
     source: Annotated[
         str | None,
@@ -34,46 +40,8 @@ def run(
             "Default: mp if there is a key, else prototypes."
         ),
     ] = None,
-    max_ehull: Annotated[
-        float,
-        typer.Option(rich_help_panel=_FILTERS, help="Largest energy above hull, eV/atom (or inf)."),
-    ] = 0.5,
-    max_elements: Annotated[
-        int, typer.Option(rich_help_panel=_FILTERS, help="Largest number of elements.")
-    ] = 4,
-    max_sites: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_FILTERS,
-            help="Largest primitive cell, atoms: what DFT can afford. Default: any.",
-        ),
-    ] = None,
-    max_gap: Annotated[
-        float, typer.Option(rich_help_panel=_FILTERS, help="Largest band gap, eV (or inf).")
-    ] = 0.0,
-    nonmagnetic: Annotated[
-        bool,
-        typer.Option("--nonmagnetic/--any-magnetism", rich_help_panel=_FILTERS, help="Magnetism."),
-    ] = True,
-    without_edos: Annotated[
-        bool,
-        typer.Option("--without-edos/--any-edos", rich_help_panel=_FILTERS, help="Known DFT DOS."),
-    ] = True,
-    unknown: Annotated[
-        Literal["keep", "drop"] | None,
-        typer.Option(
-            rich_help_panel=_FILTERS,
-            help="Candidates with a property that the source does not know. "
-            "Default: drop for mp, keep for files.",
-        ),
-    ] = None,
-    elements: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_FILTERS, help="All of these must be there: Mg,Si."),
-    ] = None,
-    exclude_elements: Annotated[
-        str | None, typer.Option(rich_help_panel=_FILTERS, help="None of these may: U,Th.")
-    ] = None,
+    *,
+    filters: dict[str, Any],
     known_edos: Annotated[
         Path | None,
         typer.Option(
@@ -88,13 +56,7 @@ def run(
             rich_help_panel=_FILTERS, help="Stop when so many candidates have passed the filters."
         ),
     ] = None,
-    max_dos: options.MaxDos = 1.0,
-    min_width: options.MinWidth = 1.0,
-    min_upper_edge: options.MinUpperEdge = -1.0,
-    max_upper_edge: options.MaxUpperEdge = -0.25,
-    per_atom: options.PerAtom = False,
-    single_gap: options.SingleGap = False,
-    band: options.Band = "valence",
+    criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
@@ -131,26 +93,8 @@ def run(
         db=db,
         source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
         source_options=_source_options(source, known_edos, mp_api_key_file, refresh, recursive),
-        filters={
-            "max_energy_above_hull": _finite(max_ehull),
-            "max_elements": max_elements,
-            "max_sites": max_sites,
-            "max_band_gap": _finite(max_gap),
-            "nonmagnetic": nonmagnetic,
-            "without_edos": without_edos,
-            "elements": elements or [],
-            "exclude_elements": exclude_elements or [],
-            "unknown": unknown or ("drop" if source == "mp" else "keep"),
-        },
-        criteria={
-            "max_dos": max_dos,
-            "min_width": min_width,
-            "min_upper_edge": min_upper_edge,
-            "max_upper_edge": max_upper_edge,
-            "per_atom": per_atom,
-            "single_gap": single_gap,
-            "band": band,
-        },
+        filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
+        criteria=criteria,
         checkpoint=checkpoint,
         device=device,
         workers=workers or options.default_workers(),
@@ -203,11 +147,6 @@ def _source_options(
     return given
 
 
-def _finite(limit: float) -> float | None:
-    """None, which switches a filter off, for infinity."""
-    return None if math.isinf(limit) and limit > 0 else limit
-
-
 def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
     from models.training.card import predictor_folder
     from workflows.screening import ScreeningFlowMaker
@@ -233,13 +172,14 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
 
 
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
-    from workflows.screening import new_run_id, resumable_run
+    from workflows.local import resumable_run
+    from workflows.screening import new_run_id
 
     return resumable_run(db, maker.parameters()) if resume else new_run_id()
 
 
 def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
-    from workflows.launch import open_launchpad, submit_screening
+    from workflows.launchpad import open_launchpad, submit_screening
 
     with open_launchpad(launchpad) as pad:
         submit_screening(pad, maker, run_id)
@@ -247,8 +187,8 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    from screening.cli import InterruptionError
     from screening.cli.console import progress_bars
+    from workflows.local import run_flow
     from workflows.progress import reporting_to
 
     flow = maker.make(run_id)
@@ -266,7 +206,7 @@ def _note_interruption(db: str, run_id: str) -> None:
     from contextlib import suppress
     from threading import Thread
 
-    from workflows.screening import note_interruption
+    from workflows.local import note_interruption
 
     def note() -> None:
         with suppress(Exception):
@@ -277,16 +217,8 @@ def _note_interruption(db: str, run_id: str) -> None:
     noting.join(PROMPT_BACK)
 
 
-def run_flow(flow: Any) -> None:
-    """Run a flow here and now; what fails raises its own error."""
-    from jobflow import JobStore, run_locally
-    from maggma.stores import MemoryStore
-
-    run_locally(flow, log=False, store=JobStore(MemoryStore()), raise_immediately=True)
-
-
 def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout
     from screening.cli.rows import CandidateRow
 
@@ -381,7 +313,7 @@ def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
 
 
 def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:
-    from workflows.screening import domains
+    from workflows.domains import domains
 
     if run.selection:
         remarks.print(domains(store, run.run_id).in_words())
