@@ -1,6 +1,7 @@
 """What holds for every architecture under every setting.
 
-The springs, which predict shapes of phonon spectra only, have their own tests of the same.
+The springs and tight binding, which predict one kind of spectrum only, have their own tests of
+the same.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def shapes(model: nn.Module, batch: GraphBatch) -> torch.Tensor:
 
 
 def test_the_small_configurations_are_of_all_architectures() -> None:
-    assert {*SMALL, "springs"} == set(ARCHITECTURES)
+    assert {*SMALL, "springs", "tight-binding"} == set(ARCHITECTURES)
 
 
 LEARNING_RATE = {"mat2spec": 5e-3, "gatgnn": 1e-2, "e3nn": 2e-2, "mat2spec+": 1e-2}
