@@ -125,18 +125,19 @@ def hamiltonians(integrals: Integrals, points: Tensor) -> Tensor:
         In units of the reciprocal vectors.
     """
     n = len(integrals.onsite)
-    pair, slot = (integrals.center * n + integrals.neighbor).unique(return_inverse=True)
-    bonds, there = _rows_of(slot, len(pair))  # edges between the same two atoms, padded
-    phase = 2 * math.pi * (points @ integrals.steps.T)
-    hopping = integrals.hopping.flatten(1)[bonds] * there[:, :, None]
+    own = torch.arange(n, device=points.device)  # an atom is bound to itself, too
+    center, neighbor = (torch.cat([own, ends]) for ends in (integrals.center, integrals.neighbor))
+    pair, slot = (center * n + neighbor).unique(return_inverse=True)
+    bonds, there = _rows_of(slot, len(pair))  # those between the same two atoms, padded
+    steps = torch.cat([integrals.steps.new_zeros(n, 3), integrals.steps])
+    phase = 2 * math.pi * (points @ steps.T)
+    hopping = torch.cat([integrals.onsite, integrals.hopping]).flatten(1)
+    hopping = hopping[bonds] * there[:, :, None]
     half = torch.complex(
         torch.matmul(phase.cos().T[bonds].mT, hopping),
         torch.matmul(phase.sin().T[bonds].mT, hopping),
     )  # (pairs, Q, 100)
     whole = half.new_zeros(n * n, *half.shape[1:]).index_copy(0, pair, half)
-    own = torch.arange(n, device=pair.device) * (n + 1)
-    onsite = integrals.onsite.flatten(1)[:, None].expand(-1, len(points), -1)
-    whole = whole.index_add(0, own, onsite.to(whole.dtype))
     whole = whole.view(n, n, len(points), N_ORBITALS, N_ORBITALS).permute(2, 0, 3, 1, 4)
     whole = whole.reshape(len(points), n * N_ORBITALS, n * N_ORBITALS)
     if len(integrals.orbitals) < n * N_ORBITALS:
