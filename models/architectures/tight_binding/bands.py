@@ -25,7 +25,8 @@ SMALLEST_GAP = 0.05  # eV; less is a metal, as the mesh may miss what closes it
 FERMI_WIDTH = 0.05  # eV of the Fermi distribution that finds the Fermi level of a metal
 _EDGE_POINTS = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
 _CHUNK = 6_000_000  # elements of the matrices that are diagonalised at once
-_BISECTIONS = 48
+_BISECTIONS = 40
+_SLACK = 1e-9  # electrons
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,27 +268,28 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
         counted = weights > 0
         flat = levels[counted].double()
         weight = 2 * weights[counted].double()[:, None]
+        weight = 2 * weight / weight.sum()
 
-        def count(energy: Tensor) -> Tensor:
-            return (weight * torch.sigmoid((energy - flat) / FERMI_WIDTH)).sum()
+        def count(energy: float) -> float:
+            return (weight * torch.sigmoid((energy - flat) / FERMI_WIDTH)).sum().item()
 
-        margin = 40 * FERMI_WIDTH
-        ends = []
-        for slack in (1e-9, -1e-9):  # the lower and the upper end of what holds the electrons
-            low, high = flat.min() - margin, flat.max() + margin
+        def lowest(number: float) -> float:
+            low, high = start, end
             for _ in range(_BISECTIONS):
                 middle = (low + high) / 2
-                if float(count(middle)) < electrons - slack:
-                    low = middle
-                else:
-                    high = middle
-            ends.append(middle)
-        energy = (ends[0] + ends[1]) / 2
+                low, high = (middle, high) if count(middle) < number else (low, middle)
+            return high
+
+        margin = 40 * FERMI_WIDTH
+        start, end = flat.min().item() - margin, flat.max().item() + margin
+        energy = lowest(electrons - _SLACK)
+        if count(energy + FERMI_WIDTH) < electrons + _SLACK:  # nothing there: a range is open
+            energy = (energy + lowest(electrons + _SLACK)) / 2
         occupation = torch.sigmoid((energy - flat) / FERMI_WIDTH)
         share = weight * (occupation * (1 - occupation) + 1e-9)
         share = (share / share.sum()).to(levels)
     used = levels[counted]
-    return energy.to(levels) + (share * (used - used.detach())).sum()
+    return energy + (share * (used - used.detach())).sum()
 
 
 def from_edges(levels: Tensor, edges: Edges) -> Tensor:

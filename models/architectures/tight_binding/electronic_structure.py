@@ -106,7 +106,7 @@ def electronic_structure(
         below = states_below(
             relative.flatten(), counts.flatten(0, 1), model.edges, member.log_width
         )
-        dos.append(below.diff(dim=0) / model.config.grid.width)
+        dos.append(below.diff(dim=0).clamp_min(0) / model.config.grid.width)
         ends.append(torch.stack([edges.vbm, edges.cbm]))
     mean = torch.stack(dos).mean(0)
     projected = torch.zeros(len(mean), len(crystal) * len(SHELLS)).to(mean)

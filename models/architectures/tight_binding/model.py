@@ -395,7 +395,7 @@ class TightBinding(StatesArchitecture):
         ends = self.edges[[0, -1]] + torch.tensor([-1.0, 1.0]).to(self.edges) * (_WINDOW - 4)
         near = (relative > ends[0]) & (relative < ends[1])
         below = states_below(relative[near], counts[near], self.edges, member.log_width)
-        return below.diff() / self.config.grid.width
+        return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
 
     def _shape_loss(self, spectrum: Tensor, label: Tensor) -> Tensor:
         scale = 1 / self.config.grid.width

@@ -211,7 +211,7 @@ def test_graphs_and_spectra_that_it_needs() -> None:
     assert graphs_for("tight-binding", GraphConfig(neighbors=60)).neighbors == 60
     assert not unsuited("tight-binding", SETTING, EDOS_GRID)
     for setting, grid in (("standard-mae", EDOS_GRID), ("sumnorm-wd", PHDOS_GRID)):
-        assert "electronic" in unsuited("tight-binding", SETTINGS[setting], grid)
+        assert "predicts electronic spectra" in unsuited("tight-binding", SETTINGS[setting], grid)
     with pytest.raises(ModelError, match="16 bins, but a grid of 128"):
         build_model("tight-binding", 16, {})
 
