@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from models.crystal import Crystal
 from models.data.label_rules import Origin, why_forbidden
 from models.errors import ModelError, named
+from models.spectra.band_labels import occupied_states
 from models.spectra.spectrum import (
     EDOS_GRID,
     PHDOS_GRID,
@@ -53,6 +54,10 @@ class Labels:
         Part of the source's own split; empty without one.
     shapes_only : bool
         Some labels came without a scale, so that all are SumNorm shapes now.
+    gaps : dict of float
+        Band gaps in eV, as far as the labels say.
+    occupied : dict of ndarray
+        See :class:`models.spectra.band_labels.BandLabels`, as far as the labels say.
     """
 
     spectra: dict[str, np.ndarray] = field(default_factory=dict)
@@ -60,6 +65,8 @@ class Labels:
     left_out: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     shapes_only: bool = False
+    gaps: dict[str, float] = field(default_factory=dict)
+    occupied: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class _Refused:
@@ -89,6 +96,7 @@ class _Label:
 
     values: np.ndarray
     origin: Origin
+    occupied: np.ndarray | None = None
 
 
 # A reader gives the label, or why there is none; `_Refused` gets what is wrong.
@@ -124,6 +132,10 @@ def edos_labels(
             else:
                 together.crystals[material_id] = crystal
                 together.spectra[material_id] = label.values
+                if label.origin.gap is not None:
+                    together.gaps[material_id] = max(label.origin.gap, 0.0)
+                if label.occupied is not None:
+                    together.occupied[material_id] = label.occupied
         together.left_out.update(left_out | failures)
     if together.shapes_only:
         together.spectra.update({i: sum_normalized(v) for i, v in together.spectra.items()})
@@ -265,7 +277,8 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
         values = align_edos(LABEL_EDGES, dos, 0.0, max(gap, 0.0), grid).values
         if values.any():
             stand_ins = frozenset(row.get(STAND_INS) or ())
-            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins))
+            occupied = occupied_states(LABEL_EDGES, dos)
+            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins), occupied)
         else:
             refused.add(ZERO, material_id)
 

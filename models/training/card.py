@@ -17,7 +17,7 @@ CARD = "card.json"
 ZOO = Path(__file__).parents[1] / "zoo"
 DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 COLLAPSED = 0.05
-SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
+SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
 
 
 _SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
@@ -168,8 +168,21 @@ def _plain(value: Any) -> str:
 def shipped_predictors() -> tuple[str, ...]:
     """Names of the eDOS predictors that come with the package, the default first."""
     names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
-    pairs = {name for name in names if (ZOO / name / f"{SCALE}.json").is_file()}
-    return tuple(sorted(pairs, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+    whole = {
+        name
+        for name in names
+        if all((ZOO / name / f"{part}.json").is_file() for part in predictor_parts(ZOO / name))
+    }
+    return tuple(sorted(whole, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+
+
+def predictor_parts(folder: Path) -> tuple[str, ...]:
+    """Names of the checkpoints of an eDOS predictor: shape and scale, unless one knows both."""
+    try:
+        states = json.loads((folder / f"{SHAPE}.json").read_bytes()).get("states", False)
+    except (OSError, ValueError, AttributeError):  # whoever reads the checkpoint says what is wrong
+        states = False
+    return (SHAPE,) if states else (SHAPE, SCALE)
 
 
 def predictor_folder(name: str | Path | None = None) -> Path:
@@ -217,7 +230,7 @@ def check_predictor(folder: Path, grid: EnergyGrid) -> None:
     ModelError
         If a file is missing, the weights are not those of the card, or the grid is another.
     """
-    for name in (SHAPE, SCALE):
+    for name in predictor_parts(folder):
         card, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
         try:
             document = json.loads(card.read_bytes())
@@ -267,7 +280,7 @@ def model_id(folder: Path) -> str:
         If a checkpoint of the pair is missing or is not one.
     """
     hashes = []
-    for name in (SHAPE, SCALE):
+    for name in predictor_parts(folder):
         card = folder / f"{name}.json"
         try:
             hashes.append(json.loads(card.read_bytes())["weights_sha256"])

@@ -25,7 +25,13 @@ FORMAT_VERSION = 1
 
 
 class CheckpointCard(BaseModel):
-    """What the weights are: the JSON file beside the safetensors file."""
+    """What the weights are: the JSON file beside the safetensors file.
+
+    Parameters
+    ----------
+    states : bool
+        The logits are logarithms of states/eV/cell: an eDOS predictor needs no other checkpoint.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +43,7 @@ class CheckpointCard(BaseModel):
     graph: GraphConfig
     elements: tuple[str, ...]
     extensive: bool = True
+    states: bool = False
     weights_sha256: str = ""
     training: dict[str, Any] = {}
 

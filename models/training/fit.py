@@ -20,16 +20,19 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from models.architectures.interface import Architecture
+from models.architectures.interface import Architecture, StatesArchitecture
 from models.architectures.registry import build_model, config_for, graphs_for
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
 from models.files import replacing
 from models.graphs.graph import GraphBatch
+from models.spectra.band_labels import BandLabels
 from models.spectra.settings import SETTINGS, Setting
 from models.training.checkpoint import Checkpoint, CheckpointCard
 from models.training.config import TrainingConfig
+
+Batch = tuple[GraphBatch, Tensor] | tuple[GraphBatch, Tensor, BandLabels]
 
 SAVE_EVERY = 30.0  # seconds between two states of an unfinished training
 
@@ -92,9 +95,11 @@ class GraphLoader:
         per_process = -(-len(self.dataset) // self.world_size)
         return -(-per_process // self.share)
 
-    def __iter__(self) -> Iterator[tuple[GraphBatch, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
+        bands = self.dataset.bands
         for index in self._order().split(self.share):
-            yield self.dataset.graphs.select(index), self.dataset.spectra[index]
+            graphs, spectra = self.dataset.graphs.select(index), self.dataset.spectra[index]
+            yield (graphs, spectra) if bands is None else (graphs, spectra, bands.select(index))
 
     def _order(self) -> Tensor:
         order = torch.arange(len(self.dataset))
@@ -136,23 +141,26 @@ class SpectrumModule(lightning.LightningModule):
         """All validation materials; every process measures them for itself."""
         return GraphLoader(self.validation_set, self.training_config.batch_size)
 
-    def training_step(self, batch: tuple[GraphBatch, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: Batch, _: int) -> Tensor:
         """Total loss of a batch."""
-        graphs, spectra = batch
+        graphs, spectra, *bands = batch
         target = self.setting.target(spectra, graphs.n_atoms)
-        losses = self.model.losses(graphs, target, self.setting, spectra)
+        if isinstance(self.model, StatesArchitecture):
+            losses = self.model.losses(graphs, target, self.setting, spectra, *bands)
+        else:
+            losses = self.model.losses(graphs, target, self.setting, spectra)
         self.log("loss", losses["total"], prog_bar=True, batch_size=len(graphs))
         return losses["total"]
 
-    def validation_step(self, batch: tuple[GraphBatch, Tensor], _: int) -> None:
+    def validation_step(self, batch: Batch, _: int) -> None:
         """Mean absolute error in the space of the targets."""
-        graphs, spectra = batch
+        graphs, spectra = batch[:2]
         target = self.setting.target(spectra, graphs.n_atoms)
         error = (self.setting.activate(self.model(graphs)) - target).abs().mean()
         self.log("validation_mae", error, prog_bar=True, batch_size=len(graphs))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, its rate halved after each quarter of the epochs."""
+        """AdamW, and how its rate changes."""
         config = self.training_config
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -160,6 +168,18 @@ class SpectrumModule(lightning.LightningModule):
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if config.schedule == "one-cycle":
+            cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer,
+                config.learning_rate,
+                epochs=config.epochs,
+                steps_per_epoch=len(self.train_dataloader()),
+                pct_start=0.15,
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": cycle, "interval": "step"},
+            }
         step = max(1, config.epochs // 4)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=step, gamma=0.5)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -379,6 +399,7 @@ def _train(
         graph=graphs_for(config.architecture, config.graph),
         elements=train.elements,
         extensive=dataset.extensive,
+        states=isinstance(model, StatesArchitecture),
         training={
             "epochs": config.epochs,
             "epochs_run": best.epochs_run,

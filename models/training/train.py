@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.architectures.interface import StatesArchitecture
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split, split_of
 from models.spectra.metrics import spectrum_metrics, standard_errors
@@ -193,6 +194,11 @@ def evaluate(
         normalized = setting.output != "absolute"
         reference = setting.target(test.spectra, n_atoms).numpy() if normalized else label
         figures[name] = _figures(decoded[name], reference, width)
+    shape = checkpoints.get(SHAPE)
+    if shape is not None and isinstance(shape.model, StatesArchitecture):
+        predicted = shape.model.states(test.graphs).numpy()
+        figures["states/eV/cell"] = _figures(predicted, label, width)
+        return figures, predicted
     if not test.extensive or not {SHAPE, SCALE} <= decoded.keys():
         return figures, np.full_like(label, np.nan)
     predicted = decoded[SHAPE] * decoded[SCALE].sum(-1, keepdims=True)
