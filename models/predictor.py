@@ -24,13 +24,8 @@ from models.graphs.graph import (
 )
 from models.processes import WorkerPool
 from models.spectra.spectrum import EnergyGrid
-from models.training.card import (
-    check_grid,
-    model_id,
-    predictor_folder,
-    predictor_parts,
-)
 from models.training.checkpoint import Checkpoint, load_checkpoint
+from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -124,7 +119,7 @@ class SpectrumPredictor:
         folder : str or Path, optional
             With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``, or the name
             of a shipped predictor, such as ``"mat2spec-edos"``; see
-            :func:`models.training.card.predictor_folder`.
+            :func:`models.zoo.predictor_folder`.
         device : str
             ``"auto"``: a GPU if there is one.
         grid : EnergyGrid, optional
@@ -268,7 +263,7 @@ def predict_spectra(
 
     Examples
     --------
-    >>> from models.training.card import ZOO
+    >>> from models.zoo import ZOO
     >>> from models.training.checkpoint import load_checkpoint
     >>> checkpoint = load_checkpoint(ZOO / "springs-phdos" / "sumnorm-wd")  # doctest: +SKIP
     >>> spectra = predict_spectra(checkpoint, [structure])  # doctest: +SKIP

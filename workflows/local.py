@@ -20,7 +20,7 @@ from db.errors import StoreError
 from db.store import mask_uri
 from models.errors import ModelError
 from models.processes import deaf_to_interrupts, kill_workers
-from models.training.card import model_id
+from models.zoo import model_id
 from screening.errors import ScreeningError
 from workflows.dos.errors import DosError
 from workflows.screening import candidate_counts, find_run

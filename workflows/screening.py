@@ -25,7 +25,8 @@ from db.documents import CandidateDoc, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import DEFAULT_EDOS, model_id, trained_elements
+from models.training.card import trained_elements
+from models.zoo import DEFAULT_EDOS, model_id
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel

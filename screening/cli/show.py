@@ -82,7 +82,7 @@ def _write_plot(
 ) -> None:
     import numpy as np
 
-    from models.training.card import model_name
+    from models.zoo import model_name
     from screening.errors import ScreeningError
     from screening.report.plots import formula_text, plot_edos, save_figure
 

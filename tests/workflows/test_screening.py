@@ -14,7 +14,7 @@ from db.documents import CandidateDoc
 from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import model_id
+from models.zoo import model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps

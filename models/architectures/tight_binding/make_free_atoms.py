@@ -50,7 +50,7 @@ def _shell(z: int, n: int, l: int) -> tuple[float | None, float]:  # noqa: E741
     from ase.units import Hartree
     from gpaw.atom.aeatom import AllElectronAtom
 
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         atom = AllElectronAtom(ELEMENTS[z], xc="PBE", log=nowhere)
         atom.add(n, l, 0)
         atom.f_lsn = {k: atom.f_lsn.get(k, [[]]) for k in range(max(atom.f_lsn) + 1)}
