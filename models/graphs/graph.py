@@ -13,13 +13,12 @@ from vesin import NeighborList
 
 from models.crystal import ELEMENTS, Crystal
 from models.distances import overlapping
+from models.elements import N_ELEMENTS
 from models.errors import ModelError
 from models.graphs.equivalence import distance_steps, equivalent_atoms
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-N_ELEMENTS = 103  # H to Lr: the length of the composition vector
 
 
 class GraphConfig(BaseModel):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter, softmax
 
-from models.elements import N_DESCRIPTORS, element_descriptors
-from models.graphs.graph import N_ELEMENTS, GraphBatch
+from models.elements import N_DESCRIPTORS, N_ELEMENTS, element_descriptors
+from models.graphs.graph import GraphBatch
 
 
 class EncoderConfig(BaseModel):

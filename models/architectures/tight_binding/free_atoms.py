@@ -21,7 +21,7 @@ from importlib.resources import files
 import numpy as np
 
 from models.crystal import ATOMIC_NUMBERS
-from models.graphs.graph import N_ELEMENTS
+from models.elements import N_ELEMENTS
 
 SHELLS = "spd"
 UNBOUND = 1.0  # eV; of p and d shells that the free atom has not
