@@ -86,8 +86,14 @@ def usable_device(name: str) -> str:
 class SpectrumPredictor:
     """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
 
-    Use :meth:`load`; `shape` and `scale` are the two checkpoints, the same where one model gives
-    states/eV/cell by itself.
+    Use :meth:`load`.
+
+    Parameters
+    ----------
+    shape, scale : Checkpoint
+        The same where one model gives states/eV/cell by itself.
+    folder : Path
+        Where they are.
 
     Examples
     --------
@@ -187,6 +193,12 @@ class SpectrumPredictor:
         The parts come in the order of the structures. A caller that stops early, or is
         interrupted, ends the worker processes.
 
+        Parameters
+        ----------
+        structures : sequence of Crystal or Structure
+        workers : int
+            Processes.
+
         Raises
         ------
         ModelError
@@ -260,6 +272,11 @@ def predict_spectra(
     """Spectra by one model alone, as its setting decodes them: a phonon DOS, or a shape.
 
     Structures that cannot be predicted are failures with their reason.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    structures : sequence of Crystal or Structure
 
     Examples
     --------

@@ -81,6 +81,12 @@ def may_be_reducible(crystal: Crystal, symprec: float = SYMPREC) -> bool:
     Its answer no is exact. The translations of a cell form a group whose order divides the
     numbers of atoms of every element, so one of them is 1/p of a lattice vector, p a prime
     divisor of them all, and it maps the first atom of the rarest element onto another.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    symprec : float
+        In Å; see :data:`SYMPREC`.
     """
     counts = crystal.composition
     divisor = gcd(*counts.values())

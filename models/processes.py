@@ -68,6 +68,12 @@ class WorkerPool:
         Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then
         ends with a traceback (CPython 3.11).
 
+        Parameters
+        ----------
+        function : callable
+            Of one task; like the tasks, it must be picklable.
+        tasks : iterable
+
         Raises
         ------
         WorkerDiedError
@@ -82,6 +88,12 @@ class WorkerPool:
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result]]:
         """Tasks with their results, as they come.
+
+        Parameters
+        ----------
+        function : callable
+            Of one task; like the tasks, it must be picklable.
+        tasks : iterable
 
         Raises
         ------

@@ -106,7 +106,16 @@ class Architecture(nn.Module, ABC):
     def label_logits(
         self, batch: GraphBatch, target: Tensor, spectra: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, K') of the label branch; parameters as for :meth:`losses`."""
+        """Logits (B, K') of the label branch.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        target : Tensor, shape (B, K')
+            Scaled labels.
+        spectra : Tensor, shape (B, K'), optional
+            Labels before scaling.
+        """
         raise NotImplementedError
 
     def refusal(self, graph: CrystalGraph) -> str:
@@ -115,7 +124,14 @@ class Architecture(nn.Module, ABC):
 
     @classmethod
     def suits(cls, setting: Setting | type[Setting], grid: EnergyGrid) -> bool:
-        """Whether it predicts what the setting makes of spectra on the grid."""
+        """Whether it predicts what a setting makes of spectra.
+
+        Parameters
+        ----------
+        setting : Setting
+            An object or a class.
+        grid : EnergyGrid
+        """
         return cls.unit in (None, grid.unit) and cls.output in (None, setting.output)
 
     @classmethod

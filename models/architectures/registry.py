@@ -119,6 +119,12 @@ def config_for(
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
     """The graphs that an architecture needs, such as with edge vectors.
 
+    Parameters
+    ----------
+    architecture : str
+    graph : GraphConfig
+        What they must have besides.
+
     Examples
     --------
     >>> graphs_for("springs", GraphConfig()).vectors

@@ -110,6 +110,12 @@ def usable_settings(dataset: SpectrumDataset) -> tuple[str, ...]:
 def refuse_settings(dataset: SpectrumDataset, names: Sequence[str]) -> None:
     """Refuse settings that need a scale which the labels lack.
 
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    names : sequence of str
+        Of the settings.
+
     Raises
     ------
     ModelError
@@ -226,7 +232,9 @@ def with_structures(
 
     Parameters
     ----------
-    crystals : dict
+    dataset : SpectrumDataset
+    graph : GraphConfig
+    crystals : dict of Crystal
         By `material_id`; those that have no graph are left out.
     """
     graphs = _graphs({i: crystals[i] for i in dataset.material_ids}, graph)

@@ -111,6 +111,15 @@ def edos_labels(
 
     What :mod:`models.data.label_rules` forbids is left out, whatever file it is from.
 
+    Parameters
+    ----------
+    paths : sequence of Path
+        Parquet files of labels.
+    structures : Path, optional
+        Parquet file of structures, for labels without structures of their own.
+    grid : EnergyGrid
+        That the spectra will be on.
+
     Raises
     ------
     ModelError
@@ -164,6 +173,12 @@ def _read(
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
     """Max-normalised phonon labels of one file; see `phdos_dataset`.
 
+    Parameters
+    ----------
+    path : Path
+    grid : EnergyGrid
+        The file's own, or a part of it.
+
     Raises
     ------
     ModelError
@@ -193,7 +208,14 @@ def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
 
 
 def read_crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
-    """Crystals of these materials, as far as they are in the file and can be used."""
+    """Crystals of some materials, as far as they are in a file and can be used.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file of structures.
+    material_ids : set of str
+    """
     return _structures(path, material_ids)[0]
 
 

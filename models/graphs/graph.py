@@ -94,6 +94,11 @@ class CrystalGraph:
 def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> CrystalGraph:
     """Graph of the nearest neighbours of every atom.
 
+    Parameters
+    ----------
+    crystal : Crystal
+    config : GraphConfig
+
     Raises
     ------
     ModelError
@@ -256,7 +261,14 @@ class GraphBatch:
         return counts / self.n_atoms[:, None]
 
     def to(self, device: Any, non_blocking: bool = False) -> GraphBatch:
-        """The same batch on another device."""
+        """The same batch on another device.
+
+        Parameters
+        ----------
+        device : str or torch.device
+        non_blocking : bool
+            As for tensors.
+        """
         tensors = (getattr(self, f.name) for f in fields(self))
         moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in tensors)
         return GraphBatch(*moved)
@@ -315,9 +327,19 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
 
 
 def edge_budget_batches(n_edges: Sequence[int], budget: int) -> Iterator[np.ndarray]:
-    """Indices of graphs of similar size, with at most `budget` edges together.
+    """Indices of graphs of similar size for each batch.
 
-    A graph that is larger than the budget is a batch of its own.
+    Parameters
+    ----------
+    n_edges : sequence of int
+        Of each graph.
+    budget : int
+        Most edges of a batch; a graph that has more is a batch of its own.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in edge_budget_batches([30, 10, 90, 20], budget=60)]
+    [[1, 3, 0], [2]]
     """
     sizes = np.asarray(n_edges)
     order = np.argsort(sizes, kind="stable")
@@ -334,7 +356,13 @@ def edge_budget_batches(n_edges: Sequence[int], budget: int) -> Iterator[np.ndar
 def build_graphs(
     structures: Iterable[Crystal | Structure], config: GraphConfig = GraphConfig()
 ) -> list[CrystalGraph | str]:
-    """Graphs of many structures, in order; where there is none, the reason stands instead."""
+    """Graphs of many structures, in order; where there is none, the reason stands instead.
+
+    Parameters
+    ----------
+    structures : iterable of Crystal or Structure
+    config : GraphConfig
+    """
     return [_graph_or_reason(structure, config) for structure in structures]
 
 

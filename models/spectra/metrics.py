@@ -26,12 +26,22 @@ def r2(prediction: np.ndarray, label: np.ndarray) -> float:
 
 
 def mae(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Mean absolute error over all bins, in the unit of the spectra."""
+    """Mean absolute error over all bins, in the unit of the spectra.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return float(np.abs(prediction - label).mean())
 
 
 def mse(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Mean squared error over all bins, in the squared unit of the spectra."""
+    """Mean squared error over all bins, in the squared unit of the spectra.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return float(((prediction - label) ** 2).mean())
 
 
@@ -76,14 +86,29 @@ def wasserstein_distances(
 
 
 def wasserstein(prediction: np.ndarray, label: np.ndarray, bin_width: float) -> float:
-    """Mean over materials of :func:`wasserstein_distances`."""
+    """Mean over materials of :func:`wasserstein_distances`.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+        Of any scale.
+    bin_width : float
+        In eV or cm^-1, which is then the unit of the distance.
+    """
     return float(wasserstein_distances(prediction, label, bin_width).mean())
 
 
 def spectrum_metrics(
     prediction: np.ndarray, label: np.ndarray, bin_width: float
 ) -> dict[str, float]:
-    """The four columns of the paper's tables: R2, MAE, MSE and WD."""
+    """The four columns of the paper's tables: R2, MAE, MSE and WD.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    bin_width : float
+        In eV or cm^-1, which is then the unit of WD.
+    """
     return {
         "r2": r2(prediction, label),
         "mae": mae(prediction, label),
@@ -98,6 +123,12 @@ def standard_errors(
     """Standard errors of MAE, MSE and WD as means over materials.
 
     They say how much the figures would differ with other test materials of the same kind.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    bin_width : float
+        In eV or cm^-1, which is then the unit of WD.
     """
     difference = prediction - label
     of_materials = {

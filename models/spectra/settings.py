@@ -37,10 +37,24 @@ class Setting(nn.Module):
         self.size, self.extensive = size, extensive
 
     def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
-        """Take statistics of the training spectra (n, K')."""
+        """Take statistics of the training spectra.
+
+        Parameters
+        ----------
+        spectra : Tensor, shape (n, K')
+            Labels; in states/eV/cell if they are extensive.
+        n_atoms : Tensor, shape (n,)
+            Atoms in each cell.
+        """
 
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        """Scaled labels, shape (B, K')."""
+        """Scaled labels, shape (B, K').
+
+        Parameters
+        ----------
+        spectra : Tensor, shape (B, K')
+        n_atoms : Tensor, shape (B,)
+        """
         raise NotImplementedError
 
     def activate(self, logits: Tensor) -> Tensor:
@@ -48,11 +62,24 @@ class Setting(nn.Module):
         raise NotImplementedError
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss over the batch."""
+        """Mean loss over the batch.
+
+        Parameters
+        ----------
+        logits, target : Tensor, shape (B, K')
+            What the network gives, and scaled labels.
+        """
         raise NotImplementedError
 
     def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
-        """Spectra, shape (B, K')."""
+        """Spectra, shape (B, K').
+
+        Parameters
+        ----------
+        logits : Tensor, shape (B, K')
+        n_atoms : Tensor, shape (B,)
+            Atoms in each cell.
+        """
         return self.activate(logits)
 
 
@@ -63,6 +90,7 @@ class StandardMAE(Setting):
     labels are standardised per atom and predictions multiplied by the number of atoms.
     A bin in which the training set hardly varies is scaled with `MIN_STD` of the mean deviation:
     by its own, a first imaginary mode would weigh as much as all other bins together.
+    Parameters are those of :class:`Setting`.
     """
 
     MIN_STD = 0.05

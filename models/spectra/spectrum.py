@@ -219,6 +219,13 @@ def align_integral(
 
     There are no states between the edges: what the step that an edge falls into holds beyond it
     is counted in the bin next to the edge, so that no electron is lost.
+
+    Parameters
+    ----------
+    integral : IntegratedDos
+    vbm, cbm : float
+        Band edges, in eV.
+    grid : EnergyGrid
     """
     middle = (vbm + cbm) / 2
     return _aligned(integral, vbm, cbm, (middle, middle), grid)

@@ -19,7 +19,10 @@ SAVE_EVERY = 30.0  # seconds between two states of an unfinished training
 
 
 class KeepBest(lightning.Callback):
-    """Keeps the weights of the epoch with the smallest validation error."""
+    """Keeps the weights of the epoch with the smallest validation error, in memory.
+
+    Lightning's ModelCheckpoint writes them to disk: 30 ms an epoch of Mat2Spec instead of 8.
+    """
 
     def __init__(self) -> None:
         self.error, self.epoch, self.epochs_run = float("inf"), -1, 0
@@ -47,8 +50,15 @@ class SaveState(SavingCallback):
     """Saves an unfinished training now and then, at the end of an epoch.
 
     Lightning's ModelCheckpoint saves by time in the middle of an epoch, where a shuffled order
-    cannot go on, and moves its file from the folder for temporary files: not whole or not at all
-    if that is on another disk.
+    cannot go on, or at every epoch, which takes 0.18 s where an epoch of hundreds of materials
+    takes 0.3; and it moves its file from the folder for temporary files, so not whole or not at
+    all if that is on another disk.
+
+    Parameters
+    ----------
+    path : Path
+    every : float
+        Seconds.
     """
 
     def __init__(self, path: Path, every: float = SAVE_EVERY) -> None:

@@ -89,7 +89,14 @@ class TrainingConfig(BaseModel):
 
 
 def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
-    """Read a YAML file; relative paths in it are relative to the file, and `changes` go before it.
+    """Read a YAML file.
+
+    Parameters
+    ----------
+    path : Path
+        Relative paths in the file are relative to it.
+    **changes
+        Fields that go before those of the file; None and ``()`` are as if not given.
 
     Raises
     ------

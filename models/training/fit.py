@@ -62,6 +62,14 @@ def label_branch_losses(
     A branch that gets the same loss with both knows nothing of the labels, only of the graph:
     it has collapsed, and what it is aligned with learns nothing from it.
 
+    Parameters
+    ----------
+    model : Architecture
+    setting : Setting
+    dataset : SpectrumDataset
+        Such as the validation materials.
+    batch_size : int
+
     Returns
     -------
     dict
@@ -85,7 +93,17 @@ def label_branch_losses(
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained checkpoint and how its training went."""
+    """A trained checkpoint and how its training went.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    best_epoch : int
+        From 0.
+    validation_mae : float
+        Of that epoch, in the space of the scaled labels.
+    seconds : float
+    """
 
     checkpoint: Checkpoint
     best_epoch: int
@@ -116,11 +134,23 @@ def train_setting(
 
     Parameters
     ----------
+    config : TrainingConfig
+    setting_name : str
+        One of :data:`models.spectra.settings.SETTINGS`.
+    dataset : SpectrumDataset
+        All materials.
+    split : Split
+        Of the data set.
+    progress : bool
+        Show bars with the loss and the validation error.
+    hardware : Hardware
     state : Path, optional
         File of the unfinished training: it goes on from there if the file exists, and is saved
         there now and then.
     start : Checkpoint, optional
         Fine-tune its weights, with its statistics of the labels, instead of random ones.
+    announce : callable
+        Gets one line when the training begins again.
 
     Raises
     ------

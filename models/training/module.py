@@ -24,6 +24,7 @@ class GraphLoader:
 
     Parameters
     ----------
+    dataset : SpectrumDataset
     batch_size : int
         Of all processes together.
     seed : int, optional
@@ -69,7 +70,17 @@ class GraphLoader:
 
 
 class SpectrumModule(lightning.LightningModule):
-    """A model with its setting, optimiser and data."""
+    """A model with its setting, optimiser and data.
+
+    Parameters
+    ----------
+    model : Architecture
+    setting : Setting
+        Fitted to the training materials, as the model.
+    config : TrainingConfig
+        Of which the optimiser's fields, the seed and the batch size count.
+    train, validation : SpectrumDataset
+    """
 
     def __init__(
         self,

@@ -55,7 +55,14 @@ class TrainedPredictor:
     predicted: np.ndarray
 
     def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
-        """Write all checkpoints and the card into `folder`, replacing what is there."""
+        """Write all checkpoints and the card into `folder`, replacing what is there.
+
+        Parameters
+        ----------
+        folder : Path
+        gap : dict, optional
+            How well the VB gap is recognised, for the card.
+        """
         for name, checkpoint in self.checkpoints.items():
             save_checkpoint(folder / name, checkpoint, self.config.half)
         card = self.card.model_copy(update={"gap": gap or {}})
@@ -76,6 +83,7 @@ def train_predictor(
 
     Parameters
     ----------
+    config : TrainingConfig
     announce : callable
         Gets one line when a step begins or ends.
     progress : bool
@@ -185,6 +193,19 @@ def evaluate(
 
     A normalised prediction is compared with the label normalised in the same way; an absolute
     one, and the shape times the predicted sum, with the label in states/eV/cell.
+
+    Parameters
+    ----------
+    checkpoints : dict of Checkpoint
+        By the names of their settings.
+    test : SpectrumDataset
+
+    Returns
+    -------
+    figures : dict
+        By what was predicted, then by figure, see :func:`models.spectra.metrics.spectrum_metrics`.
+    predicted : ndarray, shape (n, K')
+        NaN without a scale.
     """
     width, n_atoms = test.grid.width, test.graphs.n_atoms
     label = test.spectra.numpy()
