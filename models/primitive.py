@@ -142,14 +142,14 @@ def _reduced(crystal: Crystal, symprec: float) -> Crystal:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of how it reports errors
-            found = spglib.standardize_cell(
+            standardized = spglib.standardize_cell(
                 cell, to_primitive=True, no_idealize=True, symprec=symprec
             )
     except spglib.SpglibError:  # its message says no more
-        found = None
-    if found is None:
+        standardized = None
+    if standardized is None:
         raise ModelError(f"spglib finds no primitive cell to {symprec:g} Å; do atoms overlap?")
-    reduced = Crystal(*map(np.asarray, found))
+    reduced = Crystal(*map(np.asarray, standardized))
     multiplicity = len(crystal) / len(reduced)
     counts = {element: n * multiplicity for element, n in reduced.composition.items()}
     if (

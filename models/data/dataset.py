@@ -160,8 +160,8 @@ def edos_dataset(
         If a file or a column is missing; a file has another grid; or labels are NaN, negative or
         all zero, are there more than once in a file, or have no structure: their ids are named.
     """
-    found = edos_labels(labels, structures, grid)
-    return _with_graphs(found, grid, graph, labels, extensive=not found.shapes_only)
+    joined = edos_labels(labels, structures, grid)
+    return _with_graphs(joined, grid, graph, labels, extensive=not joined.shapes_only)
 
 
 def phdos_dataset(
@@ -241,9 +241,9 @@ def with_structures(
     if not graphs.built:
         raise ModelError("none of the structures has a graph")
     rows = [i for i, m in enumerate(dataset.material_ids) if m in graphs.built]
-    kept = dataset.subset(rows)
+    labelled = dataset.subset(rows)
     batch = collate(list(graphs.built.values()))
-    return replace(kept, graphs=batch, left_out=graphs.failures)
+    return replace(labelled, graphs=batch, left_out=graphs.failures)
 
 
 @dataclass(frozen=True)

@@ -164,10 +164,10 @@ def _read(
     if file is None:
         raise ModelError(f"{path} has no structures: the field structures is needed")
     refused = _Refused(path)
-    found = {i: label for i, label in reader(path, grid, refused) if i not in known}
+    read = {i: label for i, label in reader(path, grid, refused) if i not in known}
     refused.check()
-    labels = {i: v for i, v in found.items() if not isinstance(v, str)}
-    return labels, {i: v for i, v in found.items() if isinstance(v, str)}, file
+    labels = {i: v for i, v in read.items() if not isinstance(v, str)}
+    return labels, {i: v for i, v in read.items() if isinstance(v, str)}, file
 
 
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
@@ -221,7 +221,7 @@ def read_crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
 
 def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal], dict[str, str]]:
     """Crystals, and why there is none; the arrays of other materials are never unpacked."""
-    found: dict[str, Crystal] = {}
+    crystals: dict[str, Crystal] = {}
     failures: dict[str, str] = {}
     for batch in _batches(path, list(STRUCTURE)):
         wanted = [i for i, m in enumerate(batch["material_id"].to_pylist()) if m in material_ids]
@@ -230,8 +230,8 @@ def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal],
             if isinstance(crystal, str):
                 failures[row["material_id"]] = crystal
             else:
-                found[row["material_id"]] = crystal
-    return found, failures
+                crystals[row["material_id"]] = crystal
+    return crystals, failures
 
 
 def _source_gaps(path: Path, material_ids: set[str]) -> dict[str, float]:

@@ -179,13 +179,13 @@ def merged(graph: CrystalGraph) -> CrystalGraph:
     center, neighbor = node[graph.center[edges]], node[graph.neighbor[edges]]
     steps = distance_steps(graph.distance[edges])
     same = (center * len(first) + neighbor) * (steps.max() + 1) + steps
-    _, kept, edge_multiplicity = np.unique(same, return_index=True, return_counts=True)
+    _, first_of_equal, edge_multiplicity = np.unique(same, return_index=True, return_counts=True)
     return CrystalGraph(
         graph.atomic_numbers[representative],
         multiplicity,
-        center[kept],
-        neighbor[kept],
-        graph.distance[edges][kept],
+        center[first_of_equal],
+        neighbor[first_of_equal],
+        graph.distance[edges][first_of_equal],
         edge_multiplicity,
     )
 

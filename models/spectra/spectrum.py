@@ -163,23 +163,6 @@ class IntegratedDos:
         return self._cumulative[interval] + within
 
 
-def bin_averages(energies: np.ndarray, dos: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Average of a DOS over each bin, by integrating it.
-
-    Parameters
-    ----------
-    energies, dos : ndarray
-        As for :class:`IntegratedDos`.
-    edges : ndarray, shape (K' + 1,)
-        Bin edges on the axis of `energies`.
-
-    Returns
-    -------
-    ndarray, shape (K',)
-    """
-    return np.diff(IntegratedDos(energies, dos)(np.asarray(edges, float))) / np.diff(edges)
-
-
 def align_edos(
     energies: np.ndarray,
     dos: np.ndarray,

@@ -103,13 +103,13 @@ def train_predictor(
         f"{len(split.validation)} validation, {len(split.test)} test; "
         f"{len(dataset.left_out)} left out"
     )
-    kept = TrainingProgress(folder, config, dataset, resume) if folder else None
+    earlier = TrainingProgress(folder, config, dataset, resume) if folder else None
     started = time.perf_counter()
     checkpoints = {}
     for name in config.settings:
-        trained = kept.finished(name) if kept else None
+        trained = earlier.finished(name) if earlier else None
         if trained is None:
-            state = kept.state_file(name) if kept else None
+            state = earlier.state_file(name) if earlier else None
             trained = train_setting(
                 config,
                 name,
@@ -120,8 +120,8 @@ def train_predictor(
                 state=state,
                 announce=announce,
             )
-            if kept:
-                kept.finish(name, trained)
+            if earlier:
+                earlier.finish(name, trained)
         checkpoints[name] = trained.checkpoint
         announce(_in_words(name, trained))
     seconds = time.perf_counter() - started
@@ -136,8 +136,8 @@ def train_predictor(
         if "label_branch" in trained.card.training
     }
     card = _card(config, dataset, split, figures, label_branch, seconds)
-    if kept:
-        kept.clear()
+    if earlier:
+        earlier.clear()
     return TrainedPredictor(config, checkpoints, card, test, predicted)
 
 

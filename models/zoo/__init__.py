@@ -86,23 +86,23 @@ def check_predictor(folder: Path, grid: EnergyGrid) -> None:
         check_grid(folder, EnergyGrid.model_validate(card["grid"]), grid)
 
 
-def check_grid(folder: Path, found: EnergyGrid, needed: EnergyGrid) -> None:
+def check_grid(folder: Path, own: EnergyGrid, needed: EnergyGrid) -> None:
     """Refuse a predictor of another grid.
 
     Parameters
     ----------
     folder : Path
         Of the predictor.
-    found, needed : EnergyGrid
+    own, needed : EnergyGrid
 
     Raises
     ------
     ModelError
         If the grids differ.
     """
-    if found != needed:
+    if own != needed:
         raise ModelError(
-            f"checkpoint {folder} predicts {found.size} bins from {found.start:g} {found.unit}; "
+            f"checkpoint {folder} predicts {own.size} bins from {own.start:g} {own.unit}; "
             f"needed are {needed.size} bins from {needed.start:g} {needed.unit}"
         )
 

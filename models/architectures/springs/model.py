@@ -200,11 +200,11 @@ class SpringModel(RegressedEnsemble):
         """
         if batch.vector is None:
             raise ModelError("the architecture springs needs graphs with edge vectors")
-        found, order = [], []
+        spectra, order = [], []
         for graphs, sizes in alike(batch, self.config.mesh):
-            found.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
+            spectra.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
             order.append(graphs)
-        return torch.cat(found, dim=1)[:, torch.cat(order).argsort()]
+        return torch.cat(spectra, dim=1)[:, torch.cat(order).argsort()]
 
     def springs(self, batch: GraphBatch) -> list[Springs]:
         """The springs that each member sees in the edges."""
