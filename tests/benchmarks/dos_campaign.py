@@ -14,8 +14,8 @@ from pymatgen.core import Lattice, Structure
 
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
+from workflows.dos.gpaw.calculation import compute_dos
 from workflows.dos.gpaw.maker import GpawDosMaker
-from workflows.dos.gpaw.run import compute_dos
 
 
 @dataclass(frozen=True)
