@@ -7,9 +7,9 @@ by symmetry are counted once with a weight. The DOS is the exact average over ea
 so nothing depends on a smearing width, and van Hove edges stay sharp.
 
 ASE's `linear_tetrahedron_integration`, which GPAW calls as well, samples the DOS at energies and
-knows no symmetry: with the ``fast`` bands of Al, Si, Na, LiF and Mg, 10 meV apart, its spectra differ
-by 0.0015 to 0.0125 eV (Wasserstein distance), miscount up to 0.2 % of the electrons and take 11 to
-130 times as long.
+knows no symmetry: with the ``fast`` bands of Al, Si, Na, LiF and Mg and steps of 10 meV its spectra
+differ by 0.0015 to 0.0125 eV (Wasserstein distance), miscount up to 0.2 % of the electrons and take
+11 to 130 times as long.
 """
 
 from __future__ import annotations
