@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,15 +21,13 @@ from models.graphs.graph import (
     collate,
     edge_budget_batches,
 )
-from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
+from models.processes import WorkerPool
 from models.spectra.spectrum import EnergyGrid
 from models.training.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
 from models.training.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-T = TypeVar("T")
 
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
@@ -103,7 +98,7 @@ class SpectrumPredictor:
         if shape.card.grid != scale.card.grid or shape.card.graph != scale.card.graph:
             raise ModelError(f"{folder}: its two checkpoints have different grids or graphs")
         self.shape, self.scale, self.folder = shape, scale, folder
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: WorkerPool | None = None
         self.grid = shape.card.grid
         self.elements = frozenset(shape.card.elements) & frozenset(scale.card.elements)
         self.model_id = model_id(folder)
@@ -198,22 +193,15 @@ class SpectrumPredictor:
         try:
             for values, failures in self._predict_chunks(structures, workers):
                 yield PredictedSpectra(values, self.grid, failures)
-        except BrokenProcessPool:
-            self.close()
-            raise ModelError("a worker process died; out of memory? use fewer workers") from None
         except BaseException:  # Ctrl-C does not wait for what the workers have begun
-            self._kill()
+            if self._pool:
+                self._pool.kill()
             raise
 
     def close(self) -> None:
         """End the worker processes."""
         if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
-    def _kill(self) -> None:
-        if self._pool:
-            kill_workers(self._pool)
+            self._pool.close()
             self._pool = None
 
     def _predict_chunks(
@@ -225,19 +213,15 @@ class SpectrumPredictor:
             with _threads(1 if self.device.type == "cpu" else None):
                 yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
             return
+        on_cpu = self.device.type == "cpu"
         if self._pool is None:
-            # Forked processes would inherit torch's threads in an unknown state.
-            context = multiprocessing.get_context("spawn")
-            folder = self.folder if self.device.type == "cpu" else None
-            self._pool = ProcessPoolExecutor(workers, context, _start_worker, (folder,))
-        done: Iterator[tuple[np.ndarray, dict[int, str]]]
-        with deaf_to_interrupts():
-            if self.device.type == "cpu":
-                done = _in_order(self._pool.submit(_predict_in_worker, c) for c in chunks)
-            else:
-                graphs = _in_order(self._pool.submit(build_graphs, c, graph) for c in chunks)
-                done = map(self._predict_graphs, graphs)
-        yield from done
+            folder = self.folder if on_cpu else None
+            self._pool = WorkerPool(workers, _prepare_worker, (folder,))
+        if on_cpu:
+            yield from self._pool.in_order(_predict_in_worker, chunks)
+        else:
+            graphs = self._pool.in_order(partial(build_graphs, config=graph), chunks)
+            yield from map(self._predict_graphs, graphs)
 
     def _predict_graphs(
         self, graphs: list[CrystalGraph | str]
@@ -249,16 +233,6 @@ class SpectrumPredictor:
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True)
-
-
-def _in_order(futures: Iterable[Future[T]]) -> Iterator[T]:
-    """Results in the order of submission; all is submitted at once.
-
-    Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then ends
-    with a traceback (CPython 3.11).
-    """
-    waiting = deque(futures)
-    return (waiting.popleft().result() for _ in range(len(waiting)))
 
 
 def _chunks(
@@ -336,10 +310,8 @@ def _threads(n: int | None) -> Iterator[None]:
 _in_worker: SpectrumPredictor | None = None
 
 
-def _start_worker(folder: Path | None) -> None:
-    """Prepare a worker process; it ends with its parent, even when that is killed."""
+def _prepare_worker(folder: Path | None) -> None:
     global _in_worker
-    end_with_parent()
     torch.set_num_threads(1)
     if folder is not None:
         _in_worker = SpectrumPredictor.load(folder, device="cpu")

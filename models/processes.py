@@ -6,9 +6,134 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from typing import Any, Self, TypeVar
+
+from models.errors import ModelError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerDiedError(ModelError):
+    """A worker process was killed, mostly by a system without memory."""
+
+
+class WorkerPool:
+    """Worker processes of one kind, which stay for the next tasks.
+
+    They end with their parent, even when that is killed, and leave Ctrl-C to it. They are killed
+    when an error or a Ctrl-C comes before all results, or the caller wants no more of them.
+
+    Parameters
+    ----------
+    workers : int
+        Processes.
+    prepare : callable, optional
+        Called in each process before its first task.
+    arguments : tuple
+        Of `prepare`.
+
+    Examples
+    --------
+    >>> with WorkerPool(2) as pool:
+    ...     list(pool.in_order(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        prepare: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        self.workers, self._prepare = workers, (prepare, arguments)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def in_order(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        """Results in the order of the tasks, all of which are submitted at once.
+
+        Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then
+        ends with a traceback (CPython 3.11).
+
+        Raises
+        ------
+        WorkerDiedError
+            If a process is killed.
+        """
+        with self._ending_early():
+            waiting = deque(self._submitted(function, tasks))
+            while waiting:
+                yield waiting.popleft().result()
+
+    def as_done(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result]]:
+        """Tasks with their results, as they come.
+
+        Raises
+        ------
+        WorkerDiedError
+            If a process is killed.
+        """
+        with self._ending_early():
+            tasks = list(tasks)
+            futures = dict(zip(self._submitted(function, tasks), tasks, strict=True))
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+
+    def close(self) -> None:
+        """End the processes when they have done what they do; what waits is cancelled."""
+        if self._executor:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+    def kill(self) -> None:
+        """End the processes whatever they are doing; results that are due are lost."""
+        if self._executor:
+            kill_workers(self._executor)
+            self._executor = None
+
+    def _submitted(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> list[Future[Result]]:
+        if self._executor is None:
+            # Forked processes would inherit torch's threads in an unknown state.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, context, _begin, self._prepare)
+        with deaf_to_interrupts():
+            return [self._executor.submit(function, task) for task in tasks]
+
+    @contextmanager
+    def _ending_early(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool:
+            self.close()
+            raise WorkerDiedError(
+                "a worker process died; out of memory? use fewer workers"
+            ) from None
+        except BaseException:  # nothing waits for what the workers have begun
+            self.kill()
+            raise
+
+
+def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    if prepare:
+        prepare(*arguments)
 
 
 def end_with_parent() -> None:
@@ -54,11 +179,13 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
     for process in list((pool._processes or {}).values()):
         process.kill()
         process.join()
-    # The pool's own threads hold the other ends of its pipes, so that neither the one that writes
-    # to the dead (CPython issue 94777) nor the one that reads what a worker was in the middle of
-    # would ever be told.
-    with suppress(AttributeError, OSError):
-        pool._call_queue._reader.close()  # type: ignore[attr-defined]
+    # The pool's own threads hold the other ends of its pipes, so that the one that reads what a
+    # worker was in the middle of would never be told.
     with suppress(AttributeError, OSError):
         pool._result_queue._writer.close()  # type: ignore[attr-defined]
+    if manager := pool._executor_manager_thread:
+        manager.join(1)  # type: ignore[attr-defined]
+    # Nor, before Python 3.11.5, the one that writes to the dead (CPython issue 94777).
+    with suppress(AttributeError, OSError):
+        pool._call_queue._reader.close()  # type: ignore[attr-defined]
     pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.errors import FieldError, field_errors
 from screening.errors import ScreeningError
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class UserInput(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ScreeningError("; ".join(cls._in_words(e) for e in error.errors())) from None
+            raise ScreeningError("; ".join(map(cls._in_words, field_errors(error)))) from None
 
     @classmethod
     def option(cls, field: str) -> str:
@@ -58,9 +59,8 @@ class UserInput(BaseModel):
         }
 
     @classmethod
-    def _in_words(cls, error: Any) -> str:
-        message = error["msg"].removeprefix("Value error, ")
-        if not error["loc"]:
-            return message
-        option = cls.option(str(error["loc"][0])).partition("/")[0]
-        return f"{option} {error['input']}: {message[0].lower()}{message[1:]}"
+    def _in_words(cls, error: FieldError) -> str:
+        if not error.field:
+            return error.message
+        option = cls.option(error.field.partition(".")[0]).partition("/")[0]
+        return f"{option} {error.given}: {error.message[:1].lower()}{error.message[1:]}"

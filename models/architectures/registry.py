@@ -13,7 +13,7 @@ from models.architectures.gatgnn import GATGNN, GATGNNConfig
 from models.architectures.mat2spec.model import Mat2Spec, Mat2SpecConfig
 from models.architectures.mat2spec_plus import Mat2SpecPlus, Mat2SpecPlusConfig
 from models.architectures.springs.model import SpringModel, SpringsConfig
-from models.errors import ModelError
+from models.errors import ModelError, describe
 from models.graphs.graph import GraphBatch, GraphConfig
 from models.spectra.settings import Setting
 from models.spectra.spectrum import EnergyGrid
@@ -105,9 +105,7 @@ def model_config(architecture: str, config: dict[str, Any] | None = None) -> Bas
     try:
         return _known(architecture).config.model_validate(config or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{architecture} configuration, {field}: {first['msg']}") from None
+        raise ModelError(f"{architecture} configuration, {describe(error)}") from None
 
 
 def unsuited(architecture: str, setting: Setting | type[Setting], grid: EnergyGrid) -> str:

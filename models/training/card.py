@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.errors import ModelError
+from models.errors import ModelError, describe
+from models.files import write_whole
 from models.spectra.spectrum import EnergyGrid
 
 CARD = "card.json"
@@ -74,8 +75,8 @@ class ModelCard(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write ``card.json`` and ``README.md`` into the checkpoint's folder."""
-        (folder / CARD).write_text(self.model_dump_json(indent=2) + "\n")
-        (folder / "README.md").write_text(self.to_markdown())
+        write_whole(folder / CARD, self.model_dump_json(indent=2) + "\n")
+        write_whole(folder / "README.md", self.to_markdown())
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
@@ -91,8 +92,7 @@ class ModelCard(BaseModel):
         except OSError as error:
             raise ModelError(f"model card {error.filename}: {error.strerror}") from None
         except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
-            raise ModelError(f"model card {folder / CARD}, {field}: wrong or missing") from None
+            raise ModelError(f"model card {folder / CARD}, {describe(error)}") from None
 
     def to_markdown(self) -> str:
         """The card for people."""

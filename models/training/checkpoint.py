@@ -15,7 +15,8 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from models.architectures.registry import build_model
-from models.errors import ModelError
+from models.errors import ModelError, describe
+from models.files import write_whole
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS, Setting
 from models.spectra.spectrum import EnergyGrid
@@ -64,8 +65,8 @@ def save_checkpoint(stem: Path, checkpoint: Checkpoint, half: bool = False) -> C
     card = checkpoint.card.model_copy(update={"weights_sha256": digest})
     weights, card_file = _files(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    weights.write_bytes(data)
-    card_file.write_text(card.model_dump_json(indent=2) + "\n")
+    write_whole(weights, data)
+    write_whole(card_file, card.model_dump_json(indent=2) + "\n")
     return card
 
 
@@ -85,9 +86,7 @@ def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoin
     except OSError as error:
         raise ModelError(f"checkpoint {error.filename}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "content"
-        raise ModelError(f"checkpoint {card_file}, {field}: {first['msg']}") from None
+        raise ModelError(f"checkpoint {card_file}, {describe(error)}") from None
     if card.format_version != FORMAT_VERSION:
         raise ModelError(
             f"checkpoint {card_file} has format {card.format_version}, this version reads "

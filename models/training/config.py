@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.architectures.registry import graphs_for, model_config
 from models.data.dataset import SpectrumDataset, edos_dataset, phdos_dataset
 from models.data.splits import SplitBy
-from models.errors import ModelError
+from models.errors import ModelError, describe
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import PHDOS_GRID, PHDOS_PAPER_GRID
@@ -111,9 +111,7 @@ def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
         }
         config = TrainingConfig.model_validate(config.model_dump() | relative | given)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{path}, {field}: {first['msg']}") from None
+        raise ModelError(f"{path}, {describe(error)}") from None
     unknown = [s for s in config.settings if s not in SETTINGS]
     if unknown:
         raise ModelError(f"{path}: unknown setting {unknown[0]!r}; use {', '.join(SETTINGS)}")

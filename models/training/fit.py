@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,6 +30,7 @@ from models.architectures.registry import (
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
+from models.files import replacing
 from models.graphs.graph import GraphBatch
 from models.spectra.settings import SETTINGS, Setting
 from models.training.checkpoint import Checkpoint, CheckpointCard
@@ -203,7 +205,12 @@ class KeepBest(lightning.Callback):
 
 
 class SaveState(SavingCallback):
-    """Saves an unfinished training now and then, at the end of an epoch."""
+    """Saves an unfinished training now and then, at the end of an epoch.
+
+    Lightning's ModelCheckpoint saves by time in the middle of an epoch, where a shuffled order
+    cannot go on, and moves its file from the folder for temporary files: not whole or not at all
+    if that is on another disk.
+    """
 
     def __init__(self, path: Path, every: float = SAVE_EVERY) -> None:
         self.path, self.every, self.saved = path, every, time.monotonic()
@@ -213,10 +220,9 @@ class SaveState(SavingCallback):
         due = trainer.strategy.broadcast(time.monotonic() - self.saved >= self.every)
         if not due:
             return
-        unfinished = self.path.with_name(f"{self.path.name}.part")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(self.path)
+        writes = trainer.is_global_zero  # the others only take part
+        with replacing(self.path) if writes else nullcontext(self.path) as target:
+            trainer.save_checkpoint(target)
         self.saved = time.monotonic()
 
 

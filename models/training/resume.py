@@ -10,6 +10,7 @@ import torch
 
 from models.data.dataset import SpectrumDataset
 from models.errors import ModelError
+from models.files import write_whole
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import Trained, is_main_process
@@ -52,7 +53,7 @@ class TrainingProgress:
         else:
             self.clear()
             folder.mkdir(parents=True)
-            mark.write_text(expected)
+            write_whole(mark, expected)
 
     def state_file(self, setting_name: str) -> Path:
         """Where the state of an unfinished setting is."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from models.processes import deaf_to_interrupts, kill_workers
+from models.processes import WorkerPool, deaf_to_interrupts, kill_workers
 
 
 def use_flag(flag: Any) -> None:
@@ -69,3 +69,22 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
         block()
     assert steps == ["end of the block"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def fail_at_three(n: int) -> int:
+    if n == 3:
+        raise ValueError("three")
+    if n > 3:
+        time.sleep(60)
+    return n
+
+
+def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew() -> None:
+    began = time.monotonic()
+    with WorkerPool(2) as pool:
+        with pytest.raises(ValueError, match="three"):
+            list(pool.in_order(fail_at_three, range(6)))
+        assert not multiprocessing.active_children()
+        assert sorted(pool.as_done(fail_at_three, [2, 1, 0])) == [(0, 0), (1, 1), (2, 2)]
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - began < 30
