@@ -18,8 +18,9 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from db.collections import VALIDATIONS
 from db.documents import CandidateDoc, ValidationDoc, utc_now
-from db.store import ScreeningStore, describe, mask_uri
+from db.store import ScreeningStore, mask_uri
 from db.waiting import Watch
+from models.errors import describe
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from workflows.dos.errors import DosError

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
+
+Output = Literal["absolute", "sum-normalized", "max-normalized"]
 
 
 class Setting(nn.Module):
@@ -24,7 +28,7 @@ class Setting(nn.Module):
     """
 
     name: str
-    output: str  # what `decode` gives
+    output: Output  # what `decode` gives
 
     def __init__(self, size: int, extensive: bool = True) -> None:
         super().__init__()

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
 
+from models.architectures.interface import Architecture
 from models.architectures.registry import build_model
 from models.errors import ModelError, describe
 from models.files import write_whole
@@ -45,7 +45,7 @@ class CheckpointCard(BaseModel):
 class Checkpoint:
     """A trained model with its setting, in evaluation mode."""
 
-    model: nn.Module
+    model: Architecture
     setting: Setting
     card: CheckpointCard
 

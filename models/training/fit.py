@@ -20,13 +20,8 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from models.architectures.registry import (
-    FittedModel,
-    LabelBranchModel,
-    build_model,
-    config_for,
-    graphs_for,
-)
+from models.architectures.interface import Architecture
+from models.architectures.registry import build_model, config_for, graphs_for
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
@@ -115,7 +110,7 @@ class SpectrumModule(lightning.LightningModule):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Architecture,
         setting: Setting,
         config: TrainingConfig,
         train: SpectrumDataset,
@@ -145,8 +140,7 @@ class SpectrumModule(lightning.LightningModule):
         """Total loss of a batch."""
         graphs, spectra = batch
         target = self.setting.target(spectra, graphs.n_atoms)
-        labels = (spectra,) if isinstance(self.model, LabelBranchModel) else ()
-        losses = self.model.losses(graphs, target, self.setting, *labels)
+        losses = self.model.losses(graphs, target, self.setting, spectra)
         self.log("loss", losses["total"], prog_bar=True, batch_size=len(graphs))
         return losses["total"]
 
@@ -228,7 +222,7 @@ class SaveState(SavingCallback):
 
 @torch.inference_mode()
 def label_branch_losses(
-    model: torch.nn.Module, setting: Setting, dataset: SpectrumDataset, batch_size: int
+    model: Architecture, setting: Setting, dataset: SpectrumDataset, batch_size: int
 ) -> dict[str, float]:
     """Prediction loss of the label branch with the true labels and with other materials'.
 
@@ -240,7 +234,7 @@ def label_branch_losses(
     dict
         ``"true"`` and ``"shuffled"``; empty for a model without label branch.
     """
-    if not isinstance(model, LabelBranchModel) or not model.has_label_branch:
+    if not model.has_label_branch:
         return {}
     n = len(dataset)
     target = setting.target(dataset.spectra, dataset.graphs.n_atoms)
@@ -338,8 +332,7 @@ def _train(
     model = build_model(config.architecture, dataset.grid.size, chosen)
     if start is None:
         setting.fit(train.spectra, train.graphs.n_atoms)
-        if isinstance(model, FittedModel):
-            model.fit(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
+        model.fit(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
     else:
         model.load_state_dict(start.model.state_dict())
         setting.load_state_dict(start.setting.state_dict())

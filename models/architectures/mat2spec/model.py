@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.mat2spec.losses import (
     AlignmentDirection,
     alignment_loss,
@@ -35,7 +36,7 @@ class LossWeights(BaseModel):
     contrastive: float = Field(0.1, ge=0)
 
 
-class Mat2SpecConfig(BaseModel):
+class Mat2SpecConfig(ArchitectureConfig):
     """Size and losses of Mat2Spec.
 
     Sizes are the paper's; where its text and the authors' code differ, or their label branch
@@ -77,8 +78,6 @@ class Mat2SpecConfig(BaseModel):
     projector : bool
         False: the ablation that contrasts the embeddings themselves.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig = EncoderConfig()
     latent: int = Field(128, gt=0)
@@ -166,7 +165,7 @@ class LabelEncoder(nn.Module):
         return target
 
 
-class Mat2Spec(nn.Module):
+class Mat2Spec(Architecture):
     """Crystal graphs to spectra.
 
     The alignment's bound (:func:`~.losses.alignment_loss`) vanishes only where all components of
@@ -188,9 +187,11 @@ class Mat2Spec(nn.Module):
     >>> logits = Mat2Spec(128)(batch)  # doctest: +SKIP
     """
 
+    Config = Mat2SpecConfig
+    config: Mat2SpecConfig
+
     def __init__(self, size: int, config: Mat2SpecConfig = Mat2SpecConfig()) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(size, config)
         self.encoder = GraphEncoder(config.encoder)
         self.features = FeatureEncoder(config)
         beside = 0 if config.graph_beside_latent == "neither" else config.encoder.width

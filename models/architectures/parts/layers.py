@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -49,6 +50,12 @@ class EncoderConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     gaussians: int = Field(41, gt=1)
     cutoff: float = Field(8.0, gt=0)
+
+
+def register_tables(module: nn.Module, **tables: np.ndarray) -> None:
+    """Constants as buffers of these names, which are not kept with the weights."""
+    for name, table in tables.items():
+        module.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
 
 
 def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
@@ -192,8 +199,7 @@ class GraphEncoder(nn.Module):
     def __init__(self, config: EncoderConfig = EncoderConfig()) -> None:
         super().__init__()
         width = config.width
-        table = torch.from_numpy(element_descriptors().copy())
-        self.register_buffer("descriptors", table, persistent=False)
+        register_tables(self, descriptors=element_descriptors())
         self.embed_element = nn.Linear(N_DESCRIPTORS, width)
         self.basis = GaussianBasis(config.gaussians, config.cutoff)
         self.embed_distance = nn.Linear(config.gaussians, width)
