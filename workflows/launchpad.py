@@ -157,7 +157,7 @@ def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: st
     """Send a screening run to the launchpad; its shards are jobs that several workers share.
 
     Each worker brings its own device and cores, whatever the maker says of this machine's; see
-    :mod:`workflows.worker`.
+    :mod:`workflows.hardware`.
 
     Parameters
     ----------

@@ -32,11 +32,11 @@ from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.gap import GapCriteria
 from screening.sources import Source
+from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
-from workflows.worker import worker_device, worker_processes
 
 if TYPE_CHECKING:
     from models.predictor import PredictedSpectra, SpectrumPredictor
@@ -78,7 +78,7 @@ class ScreeningFlowMaker(Maker):
         ``"auto"``, ``"cpu"`` or ``"cuda"``; None: as the worker says that runs the job.
     workers : int or None
         Processes of each scoring job; None: as many as the worker says that runs the job. See
-        :mod:`workflows.worker`.
+        :mod:`workflows.hardware`.
     shard_size : int
         Candidates of each scoring job.
     limit : int, optional
@@ -265,7 +265,7 @@ def score_shard(
         Folder of the predictor.
     device : str, optional
     workers : int, optional
-        Processes. What is not given, the worker brings; see :mod:`workflows.worker`.
+        Processes. What is not given, the worker brings; see :mod:`workflows.hardware`.
 
     Returns
     -------
