@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -206,13 +206,21 @@ class Table:
         """Columns that a reader gets."""
         return [name for name in self.columns if with_structure or name != "structure"]
 
-    def row(self, document: BaseModel) -> list[Any]:
-        """Values of the columns for a document."""
+    def row(self, document: BaseModel, names: Iterable[str]) -> list[Any]:
+        """Values of columns for a document.
+
+        Parameters
+        ----------
+        document : BaseModel
+            Of the collection, or a part of one that has its key.
+        names : iterable of str
+            Of the columns.
+        """
         row = []
-        for name, codec in self.columns.items():
-            value = getattr(document, name)
-            if value is not None and codec.encode is not None:
-                value = self._encoded(document, name, codec.encode, value)
+        for name in names:
+            value, encode = getattr(document, name), self.columns[name].encode
+            if value is not None and encode is not None:
+                value = self._encoded(document, name, encode, value)
             row.append(value)
         return row
 
@@ -359,7 +367,7 @@ class EmbeddedStore(ScreeningStore):
 
     def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
         table = TABLES[collection.name]
-        rows = [table.row(document) for document in documents]
+        rows = [table.row(document, table.columns) for document in documents]
         with self._transaction() as connection:
             connection.executemany(table.write(mode), rows)
 
@@ -367,15 +375,7 @@ class EmbeddedStore(ScreeningStore):
         table = TABLES[CANDIDATES.name]
         assignments = ", ".join(f"{field} = ?" for field in VERDICT_FIELDS)
         sql = f"UPDATE {table.name} SET {assignments} WHERE {table.by_key}"
-        rows = [
-            [
-                _to_json(value) if field == "gap" and value is not None else value
-                for field in VERDICT_FIELDS
-                for value in [getattr(verdict, field)]
-            ]
-            + list(verdict.key)
-            for verdict in verdicts
-        ]
+        rows = [[*table.row(verdict, VERDICT_FIELDS), *verdict.key] for verdict in verdicts]
         with self._transaction() as connection:
             return connection.executemany(sql, rows).rowcount
 
