@@ -12,8 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.crystal import Crystal
-from models.errors import ModelError
 from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters, switched_on
@@ -26,9 +24,14 @@ from screening.sources.materials_project.client import (
     MaterialsProjectClient,
     chosen_endpoint,
     find_api_key,
+)
+from screening.sources.materials_project.documents import (
+    has_dos,
+    magnetic_by_ordering,
+    material_row,
+    material_schema,
     usual_id,
 )
-from screening.sources.materials_project.documents import has_dos, magnetic_by_ordering, time_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,7 +177,7 @@ def open_materials_project(
     cache_dir: Path | None = None,
     endpoint: str | None = None,
     progress: Progress | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> MaterialsProjectSource:
     """Ask the Materials Project for candidates, or take the answer that is kept from before.
 
@@ -244,7 +247,7 @@ def _fetch(
     client: MaterialsProjectClient, query: Query, cache: TableCache, progress: Progress | None
 ) -> Facts:
     """Fill the cache with the answer to a query."""
-    cache.prepare(client.database_version)
+    cache.begin(client.database_version)
     funnel = _server_funnel(client, query)
     total = funnel.passed
     if not total and not query.material_ids:
@@ -257,19 +260,20 @@ def _fetch(
     arguments = query.arguments()
     found: set[str] = set()
     for page in range(1, -(-total // PAGE_SIZE) + 1):
-        ids = cache.ids_of_page(page)
+        name = f"page-{page:06d}"
+        ids = cache.pages.ids(name)
         if ids is None:
             documents = client.search(cache.layout.fields, page, PAGE_SIZE, **arguments)
             rows = [cache.layout.row_of(document) for document in documents]
             if cache.layout.has_functional:
                 functionals = client.functionals([row["material_id"] for row in rows])
                 rows = [row | {"functional": functionals.get(row["material_id"])} for row in rows]
-            ids = cache.write_page(page, rows)
+            ids = cache.pages.write(name, rows)
         found.update(ids)
         if progress is not None:
             progress(len(found), total)
     if len(found) != total:
-        cache.forget_pages()
+        cache.pages.remove()
         raise ScreeningError(
             f"the Materials Project's answer changed while it was read ({len(found):,} of "
             f"{total:,} materials): run it again"
@@ -314,39 +318,15 @@ def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:
 
 def row_of(document: dict[str, Any]) -> dict[str, Any]:
     """Row of the cached table for a summary document; without a structure, the reason why."""
-    identifier = document.get("material_id")
-    row: dict[str, Any] = {
-        "material_id": usual_id(identifier) if identifier else None,
-        "formula": document.get("formula_pretty"),
-        "last_updated": time_of(document.get("last_updated")),
-    }
-    try:
-        row["energy_above_hull"] = number(document, "energy_above_hull")
-        row["band_gap"] = number(document, "band_gap")
-        row["is_magnetic"] = _is_magnetic(document)
-        row["has_edos"] = has_dos(document.get("has_props"))
-        row.update(structure_columns(document))
-    except ModelError as error:
-        row["problem"] = str(error)
-    return row
+    return material_row(document, _properties)
 
 
-def structure_columns(document: dict[str, Any]) -> dict[str, Any]:
-    """The columns lattice, species and frac_coords of a document.
-
-    Raises
-    ------
-    ModelError
-        If it has no usable structure.
-    """
-    structure = document.get("structure")
-    if structure is None:
-        raise ModelError("the document has no structure")
-    crystal = Crystal.from_dict(structure)
+def _properties(document: dict[str, Any]) -> dict[str, Any]:
     return {
-        "lattice": crystal.lattice.ravel(),
-        "species": crystal.atomic_numbers,
-        "frac_coords": crystal.frac_coords.ravel(),
+        "energy_above_hull": number(document, "energy_above_hull"),
+        "band_gap": number(document, "band_gap"),
+        "is_magnetic": _is_magnetic(document),
+        "has_edos": has_dos(document.get("has_props")),
     }
 
 
@@ -361,20 +341,14 @@ def _is_magnetic(document: dict[str, Any]) -> bool | None:
 def _candidate_schema() -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema(
+    return material_schema(
         [
-            ("material_id", pa.string()),
-            ("formula", pa.string()),
-            ("lattice", pa.list_(pa.float64())),
-            ("species", pa.list_(pa.int16())),
-            ("frac_coords", pa.list_(pa.float64())),
             ("energy_above_hull", pa.float64()),
             ("band_gap", pa.float64()),
             ("is_magnetic", pa.bool_()),
             ("has_edos", pa.bool_()),
             ("last_updated", pa.string()),
             ("functional", pa.string()),
-            ("problem", pa.string()),
         ]
     )
 

@@ -15,7 +15,8 @@ from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.sources import open_source
 from screening.sources.materials_project import source as materials_project
-from screening.sources.materials_project.client import find_api_key, usual_id
+from screening.sources.materials_project.client import find_api_key
+from screening.sources.materials_project.documents import usual_id
 from screening.sources.materials_project.source import Query, row_of
 
 KEY = "k" * 31 + "1"
