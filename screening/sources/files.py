@@ -14,13 +14,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable
-from screening.errors import ScreeningError
+from screening.errors import ScreeningError, one_line
 from screening.sources.ase_formats import FORMATS as ASE_FORMATS
 from screening.sources.ase_formats import read_ase, read_ase_database
 from screening.sources.base import Source, digest
-from screening.sources.checks import one_line
+from screening.sources.ids import clean_id, name_uniquely, nth
 from screening.sources.json_documents import read_json, read_json_lines
-from screening.sources.names import clean_id, name_uniquely, nth
 from screening.sources.opening import StructureFile, file_fingerprint, unpacked_name
 from screening.sources.poscar import read_poscar
 from screening.sources.twins import Twins

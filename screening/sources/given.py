@@ -57,7 +57,7 @@ def read_given(what: Any, recursive: bool = False) -> Given:
 
 
 def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
-    from screening.sources.names import name_uniquely
+    from screening.sources.ids import name_uniquely
 
     items: list[SourceItem] = []
     notes: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
 def _read_paths(paths: Sequence[Path], recursive: bool) -> Given:
     """What is in files and folders; one that cannot be read is an item with the reason."""
     from screening.sources.files import open_paths
-    from screening.sources.names import clean_id
+    from screening.sources.ids import clean_id
 
     name = clean_id(str(paths[0]))
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from screening.errors import ScreeningError
-from screening.sources.checks import one_line
+from screening.errors import ScreeningError, one_line
 from screening.sources.materials_project.retries import patiently
 
 PUBLIC_STORE = {"AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1", "timeout": "300s"}

@@ -11,7 +11,6 @@ import numpy as np
 
 from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID, IntegratedDos, align_edos, band_edges
-from screening.sources.checks import number
 from screening.sources.materials_project.cache import Layout
 from screening.sources.materials_project.documents import (
     material_row,
@@ -20,6 +19,7 @@ from screening.sources.materials_project.documents import (
     structure_fields,
 )
 from screening.sources.materials_project.source import Query
+from screening.sources.properties import number
 from screening.training_sets.delta_tables import Row
 from screening.training_sets.training_set import (
     FetchOptions,

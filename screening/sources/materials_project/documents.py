@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.crystal import Crystal
 from models.errors import ModelError
+from screening.sources.properties import flag
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,10 +22,17 @@ def has_dos(props: Any) -> bool | None:
     return "dos" in props if isinstance(props, list) else None
 
 
-def magnetic_by_ordering(document: Mapping[str, Any]) -> bool | None:
-    """By the magnetic ordering, None if that is not known."""
+def is_magnetic(document: Mapping[str, Any]) -> bool | None:
+    """By the magnetic ordering; None if it is not known, though ``is_magnetic`` is ``false`` then.
+
+    Raises
+    ------
+    ModelError
+        If `is_magnetic` is neither true nor false.
+    """
     ordering = document.get("ordering")
-    return ORDERINGS.get(ordering) if isinstance(ordering, str) else None
+    known = ORDERINGS.get(ordering) if isinstance(ordering, str) else None
+    return (flag(document, "is_magnetic") or None) if known is None else known
 
 
 def time_of(value: Any) -> str | None:

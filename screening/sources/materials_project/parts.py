@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.files import replacing, write_whole
-from screening.errors import ScreeningError
-from screening.sources.checks import one_line
+from screening.errors import ScreeningError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

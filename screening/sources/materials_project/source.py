@@ -17,7 +17,6 @@ from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters, switched_on
 from screening.funnel import Funnel
 from screening.sources.base import Source, digest
-from screening.sources.checks import flag, number
 from screening.sources.materials_project.cache import Facts, Layout, TableCache, default_cache
 from screening.sources.materials_project.client import (
     ATTRIBUTION,
@@ -27,11 +26,12 @@ from screening.sources.materials_project.client import (
 )
 from screening.sources.materials_project.documents import (
     has_dos,
-    magnetic_by_ordering,
+    is_magnetic,
     material_row,
     material_schema,
     usual_id,
 )
+from screening.sources.properties import number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -325,17 +325,9 @@ def _properties(document: dict[str, Any]) -> dict[str, Any]:
     return {
         "energy_above_hull": number(document, "energy_above_hull"),
         "band_gap": number(document, "band_gap"),
-        "is_magnetic": _is_magnetic(document),
+        "is_magnetic": is_magnetic(document),
         "has_edos": has_dos(document.get("has_props")),
     }
-
-
-def _is_magnetic(document: dict[str, Any]) -> bool | None:
-    """By the magnetic ordering; a material of unknown ordering is not known to be nonmagnetic."""
-    known = magnetic_by_ordering(document)
-    if known is not None:
-        return known
-    return True if flag(document, "is_magnetic") else None
 
 
 def _candidate_schema() -> pa.Schema:
