@@ -82,6 +82,10 @@ def clopper_pearson(successes: float, trials: float) -> tuple[float, float]:
 
     They are quantiles of beta distributions, which exist for fractions as well.
 
+    Parameters
+    ----------
+    successes, trials : float
+
     References
     ----------
     C. J. Clopper and E. S. Pearson, Biometrika 26, 404 (1934).
@@ -100,6 +104,10 @@ def population_limits(successes: int, drawn: int, population: int) -> tuple[int,
     The hypergeometric distribution in the place of the binomial one of :func:`clopper_pearson`:
     a population that was drawn as a whole leaves nothing open, and of a large one a fraction
     between the binomial limits is left.
+
+    Parameters
+    ----------
+    successes, drawn, population : int
 
     References
     ----------
@@ -127,6 +135,7 @@ def proportion(successes: int, trials: int, repeats: int = 1) -> Estimate:
 
     Parameters
     ----------
+    successes, trials : int
     repeats : int
         How many times each thing was tried, by several models for instance. That makes the
         proportion no surer: the interval is that of `trials` / `repeats` trials.

@@ -169,6 +169,12 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
 
     A file that cannot be read gives an unreadable item, as in a folder, and stops nothing. Files
     of one name are called after as much of their paths as tells them apart.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    recursive : bool
+        Whether the subfolders of a folder are read, too.
     """
     if len(paths) == 1:
         return open_path(paths[0], recursive)
@@ -250,7 +256,16 @@ class FileSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file to be read: its path, the id of its first structure, and how it is called."""
+    """A file to be read.
+
+    Parameters
+    ----------
+    path : str
+    stem : str
+        Id of its first structure.
+    label : str
+        How it is called.
+    """
 
     path: str
     stem: str

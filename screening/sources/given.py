@@ -18,7 +18,16 @@ ALONE = "structure"  # id of the only structure, if it comes from no file
 
 @dataclass(frozen=True)
 class Given:
-    """The structures to predict, what their sources say, and whether it is one given as such."""
+    """The structures to predict.
+
+    Parameters
+    ----------
+    items : list of Candidate or Unreadable
+    notes : tuple of str
+        What their sources say.
+    is_one : bool
+        It is one, given as such.
+    """
 
     items: list[SourceItem]
     notes: tuple[str, ...] = ()

@@ -132,6 +132,12 @@ def clean_id(text: str) -> str:
 def nth(name: str, n: int) -> str:
     """Id of the `n`-th of what has one name; the first goes without a number.
 
+    Parameters
+    ----------
+    name : str
+    n : int
+        From 1.
+
     Examples
     --------
     >>> nth("two", 1), nth("two", 2)

@@ -190,6 +190,14 @@ def candidate_of(
 ) -> Candidate:
     """Candidate with the properties that a document has under the names used here.
 
+    Parameters
+    ----------
+    crystal : Crystal
+    properties : dict
+        The document.
+    material_id : str
+    origin : Origin
+
     Raises
     ------
     ModelError

@@ -18,7 +18,7 @@ from screening.sources.materials_project.documents import (
     structure_columns,
     structure_fields,
 )
-from screening.sources.materials_project.source import Query
+from screening.sources.materials_project.source import ServerQuery
 from screening.sources.properties import number
 from screening.training_sets.delta_tables import Row
 from screening.training_sets.training_set import (
@@ -92,7 +92,7 @@ def fetch_edos(out: Path, **options: Unpack[FetchOptions]) -> FetchReport:
 
 def _edos() -> Kind:
     fields = ("material_id", "formula_pretty", "structure", "last_updated", "dos.task_id")
-    query = Query((("nonmagnetic", {"ordering": "NM"}), ("with DOS", {"has_props": "dos"})))
+    query = ServerQuery((("nonmagnetic", {"ordering": "NM"}), ("with DOS", {"has_props": "dos"})))
     return Kind(
         name="electronic DOS",
         uri=TOTAL_DOS,

@@ -10,7 +10,7 @@ import numpy as np
 from models.spectra.spectrum import PHDOS_PAPER_GRID
 from screening.sources.materials_project.cache import Layout
 from screening.sources.materials_project.documents import material_row, material_schema
-from screening.sources.materials_project.source import Query
+from screening.sources.materials_project.source import ServerQuery
 from screening.training_sets.delta_tables import Row
 from screening.training_sets.training_set import (
     FetchOptions,
@@ -72,7 +72,7 @@ def _phdos(method: str) -> Kind:
         columns=("phonon_method", "dos"),
         grid=PHDOS_PAPER_GRID,
         layout=Layout(fields, material, _phdos_schema, name=f"mp-phdos-{method}"),
-        query=Query((("with phonons", {"has_props": "phonon"}),)),
+        query=ServerQuery((("with phonons", {"has_props": "phonon"}),)),
         spectrum=phdos_columns,
         extra=_phdos_extra,
         is_wanted=lambda row: row["phonon_method"] == method,

@@ -27,7 +27,7 @@ from screening.sources.materials_project.client import (
     find_api_key,
 )
 from screening.sources.materials_project.parts import TableParts
-from screening.sources.materials_project.source import Query, cached_table
+from screening.sources.materials_project.source import ServerQuery, cached_table
 from screening.training_sets.delta_tables import Row, SpectraTable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Kind:
     grid : EnergyGrid
     layout : Layout
         Of the table of the materials.
-    query : Query
+    query : ServerQuery
         Which materials have such a spectrum.
     spectrum : callable
         Columns of the set for a row of the Delta table and the row of its material.
@@ -92,7 +92,7 @@ class Kind:
     columns: tuple[str, ...]
     grid: EnergyGrid
     layout: Layout
-    query: Query
+    query: ServerQuery
     spectrum: Callable[[Row, Row], Row]
     extra: Callable[[], list[tuple[str, pa.DataType]]]
     is_wanted: Callable[[Row], bool] = lambda row: True

@@ -107,7 +107,18 @@ class MaterialsProjectClient:
     def search(
         self, fields: Sequence[str], page: int, size: int, **query: Any
     ) -> list[dict[str, Any]]:
-        """Page of summary documents; `page` starts at 1, `query` is that of the official client."""
+        """Page of summary documents; `page` starts at 1, `query` is that of the official client.
+
+        Parameters
+        ----------
+        fields : sequence of str
+        page : int
+            From 1.
+        size : int
+            Documents of a page.
+        **query
+            As the official client's.
+        """
         return self.attempt(
             lambda: self._summary.search(
                 fields=list(fields),

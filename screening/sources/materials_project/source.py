@@ -64,7 +64,7 @@ Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Query:
+class ServerQuery:
     """What is asked of the server.
 
     Only what the API can filter by goes to the server, and what it cannot is left to the
@@ -83,8 +83,15 @@ class Query:
     material_ids: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> Query:
-        """The part of the filters that the server can apply."""
+    def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> ServerQuery:
+        """The part of the filters that the server can apply.
+
+        Parameters
+        ----------
+        filters : ScreeningFilters
+        material_ids : sequence of str
+            Ask for these materials only.
+        """
         stages = [
             (filter.name, ON_SERVER[filter.name](limit))
             for filter, limit in switched_on(filters)
@@ -212,7 +219,7 @@ def open_materials_project(
 
     ids = _checked_ids(material_ids)
     endpoint = chosen_endpoint(endpoint)
-    query = Query.of(filters or ScreeningFilters(unknown="drop"), ids)
+    query = ServerQuery.of(filters or ScreeningFilters(unknown="drop"), ids)
 
     def connect() -> MaterialsProjectClient:
         return MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
@@ -225,13 +232,25 @@ def open_materials_project(
 
 def cached_table(
     connect: Callable[[], MaterialsProjectClient],
-    query: Query,
+    query: ServerQuery,
     cache: TableCache,
     *,
     refresh: bool = False,
     progress: Progress | None = None,
 ) -> Facts:
-    """See to it that the answer to a query is in the cache."""
+    """See to it that the answer to a query is in the cache.
+
+    Parameters
+    ----------
+    connect : callable
+        Makes the client; called if something has to be asked.
+    query : ServerQuery
+    cache : TableCache
+    refresh : bool
+        Ask again even if the answer is there.
+    progress : callable, optional
+        Called with the materials that are there and those that will be.
+    """
     facts = None if refresh else Facts.of_table(cache.table)
     return facts or _fetch(connect(), query, cache, progress)
 
@@ -244,7 +263,7 @@ def _checked_ids(material_ids: Sequence[str]) -> list[str]:
 
 
 def _fetch(
-    client: MaterialsProjectClient, query: Query, cache: TableCache, progress: Progress | None
+    client: MaterialsProjectClient, query: ServerQuery, cache: TableCache, progress: Progress | None
 ) -> Facts:
     """Fill the cache with the answer to a query."""
     cache.begin(client.database_version)
@@ -285,7 +304,7 @@ def _fetch(
     return facts
 
 
-def _server_funnel(client: MaterialsProjectClient, query: Query) -> Funnel:
+def _server_funnel(client: MaterialsProjectClient, query: ServerQuery) -> Funnel:
     """What each filter drops on the server; the first stage is the whole database."""
     names = [name for name, _ in query.stages]
     counts = [client.count(query.criteria(n)) for n in range(len(names) + 1)]
