@@ -39,7 +39,13 @@ class Domain:
 
     @classmethod
     def of_candidate(cls, candidate: Candidate, trained: frozenset[str] | None) -> Self:
-        """Look at a candidate, with the elements of the training set, if these are known."""
+        """Look at a candidate, with the elements of the training set, if these are known.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        trained : frozenset of str or None
+        """
         unseen = None if trained is None else sorted(set(candidate.elements) - trained)
         return cls(unseen, has_isolated_atoms(candidate.structure))
 

@@ -20,7 +20,7 @@ from models.errors import ModelError
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS
 from models.training.config import TrainingConfig, load_dataset
-from screening.benchmark.variants import REFERENCES, Run
+from screening.benchmark.variants import REFERENCES, BenchmarkRun
 
 FINE_TUNING_RATE = 0.1  # of the learning rate: the weights are good already
 FINE_TUNING_EPOCHS = 0.25  # of the epochs
@@ -28,8 +28,15 @@ LOADED = 4  # data sets that a process keeps; architectures differ in the graphs
 MIN_TRAIN, MIN_VALIDATION, MIN_TEST = 4, 1, 2  # materials of a subclass; R2 needs two
 
 
-def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
-    """The training configuration of a run."""
+def config_of(config: TrainingConfig, run: BenchmarkRun) -> TrainingConfig:
+    """The training configuration of a run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    """
     changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
     changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
     changes["epochs"] = max(1, round(run.variant.epochs * config.epochs))
@@ -93,7 +100,15 @@ def what_was_read() -> tuple[Any, ...]:
 def take_as_read(
     states: dict[_Files, _State], loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset]
 ) -> None:
-    """Use what another process has read: a file may grow in the meantime."""
+    """Use what another process has read: a file may grow in the meantime.
+
+    Parameters
+    ----------
+    states : dict of tuple of str
+        Hash of each file, by the files.
+    loaded : dict of SpectrumDataset
+        By target, files and graphs.
+    """
     _states.update(states)
     _loaded.update(loaded)
 
@@ -119,7 +134,13 @@ def forget_changed() -> None:
 
 
 def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
-    """Structures of some materials of a data set, by `material_id`."""
+    """Structures of some materials of a data set, by `material_id`.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    material_ids : sequence of str
+    """
     if config.target == "edos":
         found = edos_labels(config.labels, config.structures).crystals
     else:
@@ -127,8 +148,14 @@ def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str
     return {i: found[i] for i in material_ids}
 
 
-def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Split:
+def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: BenchmarkRun) -> Split:
     """What a run is trained, validated and tested on.
+
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    config : TrainingConfig
+    run : BenchmarkRun
 
     Raises
     ------
@@ -141,7 +168,7 @@ def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Spl
     return replace(split, train=part_of(dataset, split.train, run.fraction))
 
 
-def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
+def _within(split: Split, inside: np.ndarray, run: BenchmarkRun) -> Split:
     assert run.subclass is not None
     train, validation, test = (p[inside[p]] for p in (split.train, split.validation, split.test))
     counts = (len(train), len(validation), len(test))
@@ -154,21 +181,44 @@ def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
     return replace(split, test=test) if run.regime == "global" else Split(train, validation, test)
 
 
-def held_out(config: TrainingConfig, run: Run) -> SpectrumDataset:
-    """The materials that the prediction of a run is for, in its order."""
+def held_out(config: TrainingConfig, run: BenchmarkRun) -> SpectrumDataset:
+    """The materials that the prediction of a run is for, in its order.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    """
     chosen = config_of(config, run) if run.variant not in REFERENCES else config
     dataset = shared_dataset(chosen)
     return dataset.subset(split_for(dataset, chosen, run).test)
 
 
 def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:
-    """A part of the materials; a smaller part is contained in a larger one."""
+    """A part of the materials; a smaller part is contained in a larger one.
+
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    indices : ndarray of int
+        Of the whole.
+    fraction : float
+        At least two materials are taken.
+    """
     order = sorted(indices, key=lambda i: fold(dataset.material_ids[i], seed=12_345))
     return np.sort(order[: max(2, round(fraction * len(indices)))])
 
 
 def labels_for(setting: str, dataset: SpectrumDataset) -> np.ndarray:
-    """What predictions of a setting are compared with, shape (n, K')."""
+    """What predictions of a setting are compared with, shape (n, K').
+
+    Parameters
+    ----------
+    setting : str
+        Name of the scaling and loss.
+    dataset : SpectrumDataset
+    """
     kind = SETTINGS[setting](dataset.grid.size, dataset.extensive)
     if kind.output == "absolute":
         return dataset.spectra.numpy()
@@ -181,7 +231,13 @@ def n_elements(dataset: SpectrumDataset) -> np.ndarray:
 
 
 def similar_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
-    """Cosine similarity of each composition to the nearest training composition, shape (n,)."""
+    """Cosine similarity of each composition to the nearest training composition, shape (n,).
+
+    Parameters
+    ----------
+    test, train : SpectrumDataset
+        Of n and n_train materials.
+    """
     return _similarity(test, train).max(1)
 
 
@@ -190,6 +246,11 @@ def nearest_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.nda
 
     Each row has the sum 1. Training materials as similar as the nearest one (to 1e-6), such as
     polymorphs, share it equally.
+
+    Parameters
+    ----------
+    test, train : SpectrumDataset
+        Of n and n_train materials.
     """
     similarity = _similarity(test, train)
     nearest = similarity >= similarity.max(1, keepdims=True) - 1e-6

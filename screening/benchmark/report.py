@@ -35,7 +35,7 @@ from screening.benchmark.tables import (
     to_markdown,
     write_csv,
 )
-from screening.benchmark.variants import REFERENCES, Run
+from screening.benchmark.variants import REFERENCES, BenchmarkRun
 from screening.benchmark.vb_gaps import gap_rows, label_counts
 
 GAP_NOTE = (
@@ -55,7 +55,14 @@ SPLIT_NOTES = {
 
 
 def unit_of(setting: str, energy_unit: str) -> str:
-    """Unit of the spectra, and so of the MAE, under a setting."""
+    """Unit of the spectra, and so of the MAE, under a setting.
+
+    Parameters
+    ----------
+    setting : str
+        Name of the scaling and loss.
+    energy_unit : str
+    """
     output = SETTINGS[setting].output
     if output == "sum-normalized":
         return "share of the spectrum in a bin"
@@ -225,7 +232,7 @@ def report(benchmark: Benchmark) -> str:
     return "\n".join(sections)
 
 
-def _setup(config: TrainingConfig, dataset: SpectrumDataset, runs: Sequence[Run]) -> str:
+def _setup(config: TrainingConfig, dataset: SpectrumDataset, runs: Sequence[BenchmarkRun]) -> str:
     lines = [
         f"{len(dataset)} materials of {', '.join(path.name for path in config.labels)}; split by "
         f"{config.split_by} (seed {config.split_seed}); {config.epochs} epochs, batches of "
@@ -242,7 +249,7 @@ def _setup(config: TrainingConfig, dataset: SpectrumDataset, runs: Sequence[Run]
     return "\n".join([lines[0], "".join(lines[1:])]) if len(lines) > 1 else lines[0]
 
 
-def _trained_otherwise(config: TrainingConfig, runs: Sequence[Run]) -> list[str]:
+def _trained_otherwise(config: TrainingConfig, runs: Sequence[BenchmarkRun]) -> list[str]:
     """A line for each model that is not trained as the benchmark says."""
     lines = []
     for variant, run in {run.variant.name: run for run in runs}.items():

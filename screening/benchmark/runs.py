@@ -40,7 +40,7 @@ from screening.benchmark.data import (
     state_of,
 )
 from screening.benchmark.subclasses import Subclass
-from screening.benchmark.variants import MEAN_SPECTRUM, Run, Variant
+from screening.benchmark.variants import MEAN_SPECTRUM, BenchmarkRun, Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class RunResult:
         What happened in the training that one should know.
     """
 
-    run: Run
+    run: BenchmarkRun
     prediction: np.ndarray
     figures: dict[str, float]
     n_train: int
@@ -68,7 +68,7 @@ class RunResult:
 
 def run_all(
     config: TrainingConfig,
-    runs: Sequence[Run],
+    runs: Sequence[BenchmarkRun],
     folder: Path,
     workers: int = 1,
     announce: Callable[[RunResult, bool], None] = lambda _result, _new: None,
@@ -79,6 +79,9 @@ def run_all(
     ----------
     config : TrainingConfig
         Data, split and hyperparameters that the runs have in common.
+    runs : sequence of BenchmarkRun
+    folder : Path
+        Of their results and models.
     workers : int
         Runs at a time, each in a process of its own with one thread.
     announce : callable
@@ -111,7 +114,7 @@ def run_all(
 
 
 def _results(
-    config: TrainingConfig, runs: list[Run], folder: Path, workers: int
+    config: TrainingConfig, runs: list[BenchmarkRun], folder: Path, workers: int
 ) -> Iterator[tuple[int, RunResult]]:
     if workers < 2 or len(runs) < 2:
         for i, run in enumerate(runs):
@@ -130,7 +133,9 @@ def _results(
             raise ModelError("a training process died; out of memory? use fewer workers") from None
 
 
-def _train_numbered(config: TrainingConfig, folder: Path, numbered: tuple[int, Run]) -> RunResult:
+def _train_numbered(
+    config: TrainingConfig, folder: Path, numbered: tuple[int, BenchmarkRun]
+) -> RunResult:
     return train_run(config, numbered[1], folder)
 
 
@@ -140,8 +145,16 @@ def _prepare_worker(*read: Any) -> None:
     torch.set_num_threads(1)
 
 
-def train_run(config: TrainingConfig, run: Run, folder: Path) -> RunResult:
-    """Train and measure one run; the model of a run with all materials is kept in `folder`."""
+def train_run(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> RunResult:
+    """Train and measure one run; the model of a run with all materials is kept in `folder`.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    folder : Path
+    """
     chosen, remarks = config_of(config, run), list[str]()
     dataset = shared_dataset(chosen)
     split = split_for(dataset, chosen, run)
@@ -159,8 +172,17 @@ def train_run(config: TrainingConfig, run: Run, folder: Path) -> RunResult:
     return RunResult(run, prediction, figures, len(split.train), trained.seconds, tuple(remarks))
 
 
-def kept_model(config: TrainingConfig, run: Run, folder: Path) -> Checkpoint:
-    """The model that a run with all materials left in `folder`; trained if it is not there."""
+def kept_model(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> Checkpoint:
+    """The model that a run with all materials left in `folder`; trained if it is not there.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+        With all materials.
+    folder : Path
+    """
     stem = _model_stem(folder, config, run)
     if not stem.with_suffix(".json").exists():
         _write(folder, config, train_run(config, run, folder))
@@ -181,7 +203,7 @@ def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResu
     setting : str
         Name of the scaling and loss.
     """
-    run = Run(variant=variant, setting=setting, seed=0)
+    run = BenchmarkRun(variant=variant, setting=setting, seed=0)
     dataset = shared_dataset(config)
     split = split_for(dataset, config, run)
     train, test = dataset.subset(split.train), dataset.subset(split.test)
@@ -199,7 +221,15 @@ def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResu
 
 
 def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -> RunResult:
-    """The result of a run with all materials, measured on the test materials of a subclass."""
+    """The result of a run with all materials, measured on the test materials of a subclass.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    result : RunResult
+    subclass : Subclass
+    """
     test = held_out(config, result.run)
     rows = np.flatnonzero(subclass.members(test))
     run = result.run.model_copy(update={"subclass": subclass})
@@ -208,10 +238,20 @@ def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -
     return replace(result, run=run, prediction=prediction, figures=figures)
 
 
-def on_file(config: TrainingConfig, run: Run, folder: Path, file: Path) -> RunResult:
+def on_file(config: TrainingConfig, run: BenchmarkRun, folder: Path, file: Path) -> RunResult:
     """A run with all materials, measured on the labels of another file.
 
     Materials that the run was trained or validated on are left out.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    folder : Path
+        Of the runs, with their models.
+    file : Path
+        Parquet file of labels.
 
     Raises
     ------
@@ -240,6 +280,12 @@ def on_file(config: TrainingConfig, run: Run, folder: Path, file: Path) -> RunRe
 def predict(checkpoint: Checkpoint, test: SpectrumDataset) -> np.ndarray:
     """Decoded spectra, shape (n, K').
 
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    test : SpectrumDataset
+        Of n materials.
+
     Raises
     ------
     ModelError
@@ -259,7 +305,16 @@ def predict(checkpoint: Checkpoint, test: SpectrumDataset) -> np.ndarray:
 
 
 def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict[str, float]:
-    """Figures of decoded spectra; what is normalised is compared with normalised labels."""
+    """Figures of decoded spectra; what is normalised is compared with normalised labels.
+
+    Parameters
+    ----------
+    setting : str
+        Name of the scaling and loss.
+    prediction : ndarray, shape (n, K')
+    test : SpectrumDataset
+        Of n materials.
+    """
     label = labels_for(setting, test)
     figures = spectrum_metrics(prediction, label, test.grid.width)
     if test.grid.unit == "cm^-1":
@@ -272,7 +327,7 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
 # changed.
 
 
-def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
+def _stem(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> Path:
     chosen = config_of(config, run)
     # Defaults of an architecture may change, so they are part of what was trained.
     model = model_config(chosen.architecture, chosen.model).model_dump(mode="json")
@@ -283,7 +338,7 @@ def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
     return folder / f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _model_stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
+def _model_stem(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> Path:
     stem = _stem(folder, config, run)
     return stem.with_name(f"{stem.name}-model")
 
@@ -301,7 +356,7 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
     write_whole(stem.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
 
 
-def _read(folder: Path, config: TrainingConfig, run: Run) -> RunResult | None:
+def _read(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> RunResult | None:
     stem = _stem(folder, config, run)
     try:
         document = json.loads(stem.with_suffix(".json").read_bytes())

@@ -25,7 +25,7 @@ from screening.benchmark.data import (
 from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.tables import finite, table, to_document
-from screening.benchmark.variants import REFERENCES, REGIMES, Run
+from screening.benchmark.variants import REFERENCES, REGIMES, BenchmarkRun
 
 RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
 STRAINS = (-0.04, -0.02, 0.02, 0.04)
@@ -56,12 +56,24 @@ class Bin:
 
 
 def material_errors(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Mean absolute error of each material's spectrum, shape (n,)."""
+    """Mean absolute error of each material's spectrum, shape (n,).
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return np.abs(prediction - label).mean(-1)
 
 
 def errors_by(errors: np.ndarray, groups: Sequence[object]) -> list[Bin]:
-    """Statistics of the errors for each value of `groups` (length n), in sorted order."""
+    """Statistics of the errors for each value of `groups` (length n), in sorted order.
+
+    Parameters
+    ----------
+    errors : ndarray, shape (n,)
+    groups : sequence
+        Value of each material.
+    """
     labels = np.array(groups)
     return [_bin(str(value), errors[labels == value]) for value in np.unique(labels)]
 
@@ -70,6 +82,12 @@ def errors_by_quantile(errors: np.ndarray, values: np.ndarray, n_bins: int = 4) 
     """Statistics of the errors in bins of about equally many materials by `values` (n,).
 
     Materials of the same value are in the same bin.
+
+    Parameters
+    ----------
+    errors, values : ndarray, shape (n,)
+    n_bins : int
+        There are fewer where many materials have the same value.
     """
     order = np.argsort(values, kind="stable")
     ends = np.cumsum([len(part) for part in np.array_split(order, n_bins)])[:-1]
@@ -110,19 +128,40 @@ def quintile_examples(errors: np.ndarray) -> list[int]:
 
 
 def rattled(crystal: Crystal, amount: float, seed: int) -> Crystal:
-    """The crystal with every atom moved by Gaussian noise of deviation `amount` Å per axis."""
+    """The crystal with every atom moved by Gaussian noise of deviation `amount` Å per axis.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    amount : float
+        In Å.
+    seed : int
+    """
     noise = np.random.default_rng(seed).normal(0.0, amount, (len(crystal), 3))
     moved = crystal.frac_coords + noise @ np.linalg.inv(crystal.lattice)
     return Crystal(crystal.lattice, moved, crystal.atomic_numbers)
 
 
 def strained(crystal: Crystal, strain: float) -> Crystal:
-    """The crystal with all lengths multiplied by 1 + `strain`."""
+    """The crystal with all lengths multiplied by 1 + `strain`.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    strain : float
+    """
     return Crystal(crystal.lattice * (1 + strain), crystal.frac_coords, crystal.atomic_numbers)
 
 
 def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[dict[str, Any]]:
     """Errors of the first seed by elements, sites, similar training data and roughness.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : iterable of RunResult
+        Of the first seed.
 
     Returns
     -------
@@ -155,12 +194,15 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
 
 
 def unrelaxed_study(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path
+    config: TrainingConfig, runs: Iterable[BenchmarkRun], folder: Path
 ) -> list[dict[str, Any]]:
     """How errors grow when the test structures are rattled or strained.
 
     Parameters
     ----------
+    config : TrainingConfig
+        Of the benchmark.
+    runs : iterable of BenchmarkRun
     folder : Path
         Of the runs, with their models.
     """
@@ -191,7 +233,17 @@ def _distortions() -> list[tuple[str, float, Any]]:
 def subclass_results(
     config: TrainingConfig, results: Sequence[RunResult], subclasses: Sequence[Subclass]
 ) -> list[RunResult]:
-    """Results on each subclass, the three ways of training of a model beside each other."""
+    """Results on each subclass, the three ways of training of a model beside each other.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : sequence of RunResult
+        On all materials and on subclasses.
+    subclasses : sequence of Subclass
+        In this order.
+    """
     # Global models are those of the runs that were repeated on the subclasses, and the reference.
     repeated = [r.run.whole for r in results if r.run.subclass]
     found = []
@@ -215,9 +267,20 @@ def subclass_results(
 
 
 def external_rows(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path, files: Iterable[Path]
+    config: TrainingConfig, runs: Iterable[BenchmarkRun], folder: Path, files: Iterable[Path]
 ) -> list[dict[str, Any]]:
-    """Figures on the labels of other files, one row for each file and kind of run."""
+    """Figures on the labels of other files, one row for each file and kind of run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    runs : iterable of BenchmarkRun
+    folder : Path
+        Of the runs, with their models.
+    files : iterable of Path
+        Parquet files of labels.
+    """
     documents = []
     for file in files:
         usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))

@@ -35,6 +35,12 @@ def gap_rows(config: TrainingConfig, results: Sequence[RunResult]) -> list[dict[
     variant, seed and training set predicts. The first row is a reference that knows nothing but
     the size of the cell: see :func:`largest_cell`.
 
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : sequence of RunResult
+
     Returns
     -------
     list of dict
@@ -101,7 +107,14 @@ def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
 
 
 def has_gap(dos: np.ndarray, grid: EnergyGrid) -> np.ndarray:
-    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,)."""
+    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,).
+
+    Parameters
+    ----------
+    dos : ndarray, shape (n, K')
+        In states/eV/cell.
+    grid : EnergyGrid
+    """
     return find_gaps(grid, dos).is_gap
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.training.config import TrainingConfig
     from screening.benchmark.runs import RunResult
     from screening.benchmark.subclasses import Subclass
-    from screening.benchmark.variants import Run, Variant
+    from screening.benchmark.variants import BenchmarkRun, Variant
 
 
 class Target(StrEnum):
@@ -239,7 +239,7 @@ def _settings(
 
 def _runs(
     variants: list[Variant], settings: tuple[str, ...], seeds: int, studies: set[Study]
-) -> list[Run]:
+) -> list[BenchmarkRun]:
     from screening.benchmark.variants import ABLATION_VARIANTS, plan
 
     runs = plan(variants, settings, seeds)
@@ -250,7 +250,7 @@ def _runs(
     return runs
 
 
-def _suited(runs: list[Run], grid: EnergyGrid, chosen: list[str]) -> list[Run]:
+def _suited(runs: list[BenchmarkRun], grid: EnergyGrid, chosen: list[str]) -> list[BenchmarkRun]:
     """The runs whose architecture predicts such spectra; each that was chosen has to have one."""
     from models.architectures.registry import unsuited
     from models.spectra.settings import SETTINGS as KNOWN
@@ -266,7 +266,7 @@ def _suited(runs: list[Run], grid: EnergyGrid, chosen: list[str]) -> list[Run]:
 
 
 def _subclasses(
-    config: TrainingConfig, run: Run, names: list[str], say: Callable[[str], None]
+    config: TrainingConfig, run: BenchmarkRun, names: list[str], say: Callable[[str], None]
 ) -> list[Subclass]:
     """The chosen subclasses; by default those with enough materials."""
     from models.errors import ModelError
@@ -287,8 +287,8 @@ def _subclasses(
 
 
 def _subclass_runs(
-    runs: list[Run], variants: list[Variant], subclasses: list[Subclass]
-) -> list[Run]:
+    runs: list[BenchmarkRun], variants: list[Variant], subclasses: list[Subclass]
+) -> list[BenchmarkRun]:
     from screening.benchmark.variants import plan_subclasses
 
     whole = [run for run in runs if run == run.whole and run.variant in variants]

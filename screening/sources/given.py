@@ -18,7 +18,16 @@ ALONE = "structure"  # id of the only structure, if it comes from no file
 
 @dataclass(frozen=True)
 class Given:
-    """The structures to predict, what their sources say, and whether it is one given as such."""
+    """The structures to predict.
+
+    Parameters
+    ----------
+    items : list of Candidate or Unreadable
+    notes : tuple of str
+        What their sources say.
+    is_one : bool
+        It is one, given as such.
+    """
 
     items: list[SourceItem]
     notes: tuple[str, ...] = ()
@@ -57,7 +66,7 @@ def read_given(what: Any, recursive: bool = False) -> Given:
 
 
 def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
-    from screening.sources.names import name_uniquely
+    from screening.sources.ids import name_uniquely
 
     items: list[SourceItem] = []
     notes: tuple[str, ...] = ()
@@ -74,7 +83,7 @@ def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
 def _read_paths(paths: Sequence[Path], recursive: bool) -> Given:
     """What is in files and folders; one that cannot be read is an item with the reason."""
     from screening.sources.files import open_paths
-    from screening.sources.names import clean_id
+    from screening.sources.ids import clean_id
 
     name = clean_id(str(paths[0]))
     try:

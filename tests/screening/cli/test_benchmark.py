@@ -17,7 +17,7 @@ from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from models.training.config import TrainingConfig
 from screening.benchmark.data import forget_changed, held_out, shared_dataset
 from screening.benchmark.runs import RunResult
-from screening.benchmark.variants import ARCHITECTURE_VARIANTS, Run, Variant, plan
+from screening.benchmark.variants import ARCHITECTURE_VARIANTS, BenchmarkRun, Variant, plan
 from screening.benchmark.vb_gaps import gap_rows, label_counts, largest_cell
 from screening.cli.app import app
 from screening.cli.benchmark import _suited
@@ -217,10 +217,12 @@ def test_perfect_predictions_find_every_gap(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path, n=150)
     config = TrainingConfig(name="b", labels=(labels,), structures=structures)
     variant = Variant(name="v", architecture="gatgnn")
-    true = held_out(config, Run(variant=variant, setting="sumnorm-kl", seed=0)).spectra.numpy()
+    true = held_out(
+        config, BenchmarkRun(variant=variant, setting="sumnorm-kl", seed=0)
+    ).spectra.numpy()
 
     def result(setting: str, prediction: np.ndarray, seed: int = 0) -> RunResult:
-        run = Run(variant=variant, setting=setting, seed=seed)
+        run = BenchmarkRun(variant=variant, setting=setting, seed=seed)
         return RunResult(run, prediction, {}, 1, 1.0)
 
     shape = true / true.sum(-1, keepdims=True)
