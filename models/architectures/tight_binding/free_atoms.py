@@ -67,7 +67,8 @@ def free_atoms() -> FreeAtoms:
     bound = np.zeros((N_ELEMENTS + 1, 3), np.float32)
     electrons = np.zeros(N_ELEMENTS + 1, np.float32)
     flat = {}
-    for row in csv.DictReader(files(__package__).joinpath("free_atoms.csv").open()):
+    table = files(__package__).joinpath("free_atoms.csv").read_text()
+    for row in csv.DictReader(table.splitlines()):
         z = ATOMIC_NUMBERS[row["element"]]
         for column, shell in enumerate(SHELLS):
             bound[z, column] = bool(row[shell])
@@ -77,12 +78,12 @@ def free_atoms() -> FreeAtoms:
         if row["f"]:
             flat[z] = float(row["f"])
     for z, other in STAND_INS.items():
-        for table in (levels, bound, electrons):
-            table[z] = table[other]
+        for values in (levels, bound, electrons):
+            values[z] = values[other]
         if other in flat:
             flat[z] = flat[other]
-    for table in (levels, bound, electrons):
-        table.setflags(write=False)
+    for values in (levels, bound, electrons):
+        values.setflags(write=False)
     return FreeAtoms(levels, bound, electrons, flat)
 
 

@@ -1,9 +1,9 @@
 """Makes ``free_atoms.csv``: PBE levels of the free atoms, computed with GPAW's atom.
 
-``python -m models.architectures.tight_binding.make_free_atoms`` writes the table again, in two
-minutes; it needs the extra ``gpaw``. The atoms are spherical and spin-paired, in the configurations
-that GPAW makes its PAW sets for, scalar-relativistic. What is written is, for the valence shells
-s, p, d and f of each element, the level and the electrons in it.
+``python -m models.architectures.tight_binding.make_free_atoms`` writes the table again, in some
+minutes; it needs the extra ``gpaw``. The atoms are spherical and spin-paired, in the
+configurations that GPAW makes its PAW sets for, scalar-relativistic. What is written is, for the
+valence shells s, p, d and f of each element, the level and the electrons in it.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ _FADING = 6.0
 _FULL = 1.3  # times the nearest distance: bonds up to here count fully
 _OUTLIER = 4.0
 _LARGEST = 15.0  # eV, of an integral before the network corrects it
-_WINDOW = 6.0  # eV; levels beyond do not reach the grid
+_BEYOND = 2.0  # eV; levels farther from a grid than this do not reach it
 # Weights of the loss besides the Wasserstein distance in eV, see `TightBinding.losses`.
 _L1, _OCCUPIED, _GAP = 0.3, 0.3, 0.1
 
@@ -200,9 +200,9 @@ class TightBinding(StatesArchitecture):
     21 Slater-Koster integrals, which begin with Harrison's powers of the distance, and its part in
     the crystal field of its two ends. The spectrum is that of the levels of this Hamiltonian. The
     electrons of the atoms fill them, so that metal or insulator, band edges and Fermi level
-    follow; only energies are learned. Its limits: orbitals are orthogonal, electrons do not see
-    each other but through what is learned, there is no spin, and only the width of bands tells
-    of states far above the band edges.
+    follow; only energies are learned. Its limits: orbitals are orthogonal, there is no spin, charge
+    moves levels only as far as that is learned, and what ten orbitals lack of the continuum is left
+    to the broadening.
 
     Its logits are logarithms of states/eV/cell: softmax makes the shape of them, and no second
     model is needed for the scale. Needs graphs with edge vectors and `NEIGHBORS` neighbours.
@@ -303,16 +303,14 @@ class TightBinding(StatesArchitecture):
         """
         if spectra is None:
             raise ModelError("tight binding learns from labels in states/eV/cell")
-        totals = []
+        totals, electrons = [], self.n_electrons(batch)
         for member in self.networks:
-            found = self.bands(batch, member, bands)
-            for row, (crystal, label) in enumerate(zip(found, spectra, strict=True)):
+            of_crystals = zip(self.bands(batch, member, bands), spectra, electrons, strict=True)
+            for row, (crystal, label, n) in enumerate(of_crystals):
                 loss = self._shape_loss(self._spectrum(crystal, member), label)
                 if bands is not None:
-                    electrons = self.n_electrons(batch)[row]
-                    loss = loss + self._band_loss(
-                        crystal, member, electrons, bands.gap[row], bands.occupied[row]
-                    )
+                    gap, occupied = bands.gap[row], bands.occupied[row]
+                    loss = loss + self._band_loss(crystal, member, n, gap, occupied)
                 totals.append(loss)
         total = torch.stack(totals).mean()
         return {"total": total, "prediction": total}
@@ -392,8 +390,7 @@ class TightBinding(StatesArchitecture):
         counted = bands.mesh.weights > 0
         relative = from_edges(bands.levels[counted], bands.edges)
         counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(relative)
-        ends = self.edges[[0, -1]] + torch.tensor([-1.0, 1.0]).to(self.edges) * (_WINDOW - 4)
-        near = (relative > ends[0]) & (relative < ends[1])
+        near = (relative > self.edges[0] - _BEYOND) & (relative < self.edges[-1] + _BEYOND)
         below = states_below(relative[near], counts[near], self.edges, member.log_width)
         return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
 
@@ -416,7 +413,7 @@ class TightBinding(StatesArchitecture):
             counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(below)
             if bands.edges.filled is not None:
                 below, counts = (x[:, : bands.edges.filled] for x in (below, counts))
-            near = (below > float(depths[0]) - 3) & (below < 3)
+            near = (below > depths[0] - _BEYOND) & (below < _BEYOND)
             states = states_below(below[near], counts[near], depths, member.log_width)
             states = (states[-1] - states).clamp(max=electrons)
             off = (states - occupied.clamp(max=electrons)).abs().sum() * (DEPTHS[1] - DEPTHS[0])
