@@ -143,12 +143,12 @@ class WorkerPool:
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    end_with_parent()
+    _end_with_parent()
     if prepare:
         prepare(*arguments)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Make this worker process end when its parent does, even when that is killed."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
