@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from models.spectra.metrics import wasserstein_of_shapes
 Output = Literal["absolute", "sum-normalized", "max-normalized"]
 
 
-class Setting(nn.Module):
+class Setting(nn.Module, ABC):
     """A scaling of spectra together with the loss that goes with it.
 
     `target` turns labels into what the network learns, `activate` turns the network's output
@@ -47,6 +48,7 @@ class Setting(nn.Module):
             Atoms in each cell.
         """
 
+    @abstractmethod
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
         """Scaled labels, shape (B, K').
 
@@ -55,12 +57,12 @@ class Setting(nn.Module):
         spectra : Tensor, shape (B, K')
         n_atoms : Tensor, shape (B,)
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def activate(self, logits: Tensor) -> Tensor:
         """Prediction in the space of the targets, shape (B, K')."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean loss over the batch.
 
@@ -69,7 +71,6 @@ class Setting(nn.Module):
         logits, target : Tensor, shape (B, K')
             What the network gives, and scaled labels.
         """
-        raise NotImplementedError
 
     def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
         """Spectra, shape (B, K').
@@ -167,7 +168,15 @@ class SumNormWD(_SumNorm):
         return wasserstein_of_shapes(self.activate(logits), target).mean()
 
 
-class MaxNormMSE(Setting):
+class _MaxNorm(Setting):
+    output = "max-normalized"
+
+    @override
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        return spectra / spectra.amax(-1, keepdim=True)
+
+
+class MaxNormMSE(_MaxNorm):
     """Maximum 1, squared error, summed over the bins.
 
     The sum is as large as the other settings' losses; the mean over the bins would hardly count
@@ -181,11 +190,6 @@ class MaxNormMSE(Setting):
     """
 
     name = "maxnorm-mse"
-    output = "max-normalized"
-
-    @override
-    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        return spectra / spectra.amax(-1, keepdim=True)
 
     @override
     def activate(self, logits: Tensor) -> Tensor:
@@ -199,7 +203,7 @@ class MaxNormMSE(Setting):
         return (self.activate(logits) - target).square().sum(-1).mean()
 
 
-class MaxNormMAE(Setting):
+class MaxNormMAE(_MaxNorm):
     """Maximum 1, absolute error; the prediction itself may have another maximum.
 
     As on the JARVIS leaderboard: where a peak is uncertain the error is smallest when the
@@ -207,11 +211,6 @@ class MaxNormMAE(Setting):
     """
 
     name = "maxnorm-mae"
-    output = "max-normalized"
-
-    @override
-    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        return spectra / spectra.amax(-1, keepdim=True)
 
     @override
     def activate(self, logits: Tensor) -> Tensor:

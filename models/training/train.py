@@ -20,20 +20,10 @@ from models.data.splits import Split, split_of
 from models.spectra.metrics import spectrum_metrics, standard_errors
 from models.training.card import ModelCard, label_branch_in_words
 from models.training.checkpoint import Checkpoint, save_checkpoint
-from models.training.config import TrainingConfig, load_dataset, read_training_config
-from models.training.fit import Hardware, Trained, is_main_process, train_setting
+from models.training.config import TrainingConfig, load_dataset
+from models.training.fit import Hardware, Trained, train_setting
 from models.training.resume import TrainingProgress
 from models.zoo import SCALE, SHAPE
-
-__all__ = [
-    "Hardware",
-    "TrainedPredictor",
-    "TrainingConfig",
-    "evaluate",
-    "is_main_process",
-    "read_training_config",
-    "train_predictor",
-]
 
 
 @dataclass(frozen=True)
