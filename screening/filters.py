@@ -1,35 +1,109 @@
-"""Which candidates are worth a prediction: the filters of the paper, and the funnel they make."""
+"""Which candidates are worth a prediction: the filters of the paper.
+
+A filter is a small object, and a field of :class:`ScreeningFilters` that has it in its
+annotation. Funnels, reasons and the options of `screen run` follow from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from models.crystal import ATOMIC_NUMBERS
-from screening.candidate import Candidate
-from screening.errors import ScreeningError
-from screening.options import Options
+from screening.user_input import UserInput
 
-READABLE = "readable"
-"""First stage of every funnel: has the material a structure that can be used?"""
+if TYPE_CHECKING:
+    from screening.candidate import Candidate
 
-FILTERS = (
+UNKNOWN = "unknown"  # compared by identity
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What one option asks of a candidate.
+
+    Parameters
+    ----------
+    name : str
+        In funnels and documents.
+    reason : callable
+        Of a candidate and the value of the option: why the candidate is dropped, in words; None
+        if it passes, `UNKNOWN` if its source does not know what is asked.
+    asked : str
+        What a source may not know of a candidate, in words; empty if every source knows it.
+    of_cell : bool
+        The verdict depends on the cell. Such filters come last: the cell is reduced to the
+        primitive one before, which is dearer than all filters.
+    """
+
+    name: str
+    reason: Callable[[Candidate, Any], str | None]
+    asked: str = ""
+    of_cell: bool = False
+
+
+def _above(value: float | None, limit: float, what: str) -> str | None:
+    if value is None:
+        return UNKNOWN
+    return None if value <= limit else f"{value:g} {what}, more than {limit:g}"
+
+
+def _is_true(value: bool | None, reason: str) -> str | None:
+    if value is None:
+        return UNKNOWN
+    return reason if value else None
+
+
+def _many_elements(candidate: Candidate, most: int) -> str | None:
+    n = candidate.nelements
+    return None if n <= most else f"{n} elements, more than {most}"
+
+
+def _lacks_elements(candidate: Candidate, elements: frozenset[str]) -> str | None:
+    missing = elements.difference(candidate.elements)
+    return f"without {', '.join(sorted(missing))}" if missing else None
+
+
+def _has_elements(candidate: Candidate, elements: frozenset[str]) -> str | None:
+    excluded = elements.intersection(candidate.elements)
+    return f"with {', '.join(sorted(excluded))}" if excluded else None
+
+
+def _large_cell(candidate: Candidate, most: int) -> str | None:
+    n = candidate.nsites
+    return None if n <= most else f"{n} atoms in the cell, more than {most}"
+
+
+ENERGY_ABOVE_HULL = Filter(
     "energy_above_hull",
-    "n_elements",
-    "band_gap",
-    "nonmagnetic",
-    "without_edos",
-    "elements",
-    "exclude_elements",
-    "n_sites",
+    lambda candidate, most: _above(candidate.energy_above_hull, most, "eV/atom above hull"),
+    asked="the energy above hull",
 )
-"""Names of the filters, in the order in which they are applied; the cell's size comes last."""
+N_ELEMENTS = Filter("n_elements", _many_elements)
+BAND_GAP = Filter(
+    "band_gap",
+    lambda candidate, most: _above(candidate.band_gap, most, "eV band gap"),
+    asked="the band gap",
+)
+NONMAGNETIC = Filter(
+    "nonmagnetic",
+    lambda candidate, _: _is_true(candidate.is_magnetic, "magnetic"),
+    asked="whether it is magnetic",
+)
+WITHOUT_EDOS = Filter(
+    "without_edos",
+    lambda candidate, _: _is_true(candidate.has_edos, "has a DFT DOS already"),
+    asked="whether it has a DFT DOS",
+)
+ELEMENTS = Filter("elements", _lacks_elements)
+EXCLUDE_ELEMENTS = Filter("exclude_elements", _has_elements)
+N_SITES = Filter("n_sites", _large_cell, of_cell=True)
 
 
-class ScreeningFilters(Options):
+class ScreeningFilters(UserInput):
     """What a candidate must be like; the defaults are the paper's.
 
     Parameters
@@ -47,25 +121,48 @@ class ScreeningFilters(Options):
         Keep only what is not magnetic.
     without_edos : bool
         Keep only what has no DFT electronic DOS yet.
+    unknown : {'keep', 'drop'}
+        What to do with a candidate whose property is not known. It is counted either way.
     elements : frozenset of str
         Keep only materials that contain *all* of these, other elements beside them allowed.
     exclude_elements : frozenset of str
         Drop materials that contain any of these.
-    unknown : {'keep', 'drop'}
-        What to do with a candidate whose property is not known. It is counted either way.
     """
 
-    command_line: ClassVar = {"max_energy_above_hull": "--max-ehull", "max_band_gap": "--max-gap"}
+    command_line: ClassVar = {
+        "max_energy_above_hull": "--max-ehull",
+        "max_band_gap": "--max-gap",
+        "nonmagnetic": "--nonmagnetic/--any-magnetism",
+        "without_edos": "--without-edos/--any-edos",
+    }
 
-    max_energy_above_hull: float | None = Field(default=0.5, ge=0)
-    max_elements: int | None = Field(default=4, ge=1)
-    max_sites: int | None = Field(default=None, ge=1)
-    max_band_gap: float | None = Field(default=0.0, ge=0)
-    nonmagnetic: bool = True
-    without_edos: bool = True
-    elements: frozenset[str] = frozenset()
-    exclude_elements: frozenset[str] = frozenset()
-    unknown: Literal["keep", "drop"] = "keep"
+    max_energy_above_hull: Annotated[float | None, ENERGY_ABOVE_HULL] = Field(
+        default=0.5, ge=0, description="Largest energy above hull, eV/atom (or inf)."
+    )
+    max_elements: Annotated[int | None, N_ELEMENTS] = Field(
+        default=4, ge=1, description="Largest number of elements."
+    )
+    max_sites: Annotated[int | None, N_SITES] = Field(
+        default=None,
+        ge=1,
+        description="Largest primitive cell, atoms: what DFT can afford. Default: any.",
+    )
+    max_band_gap: Annotated[float | None, BAND_GAP] = Field(
+        default=0.0, ge=0, description="Largest band gap, eV (or inf)."
+    )
+    nonmagnetic: Annotated[bool, NONMAGNETIC] = Field(default=True, description="Magnetism.")
+    without_edos: Annotated[bool, WITHOUT_EDOS] = Field(default=True, description="Known DFT DOS.")
+    unknown: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="Candidates with a property that the source does not know. "
+        "Default: drop for mp, keep for files.",
+    )
+    elements: Annotated[frozenset[str], ELEMENTS] = Field(
+        default=frozenset(), description="All of these must be there: Mg,Si."
+    )
+    exclude_elements: Annotated[frozenset[str], EXCLUDE_ELEMENTS] = Field(
+        default=frozenset(), description="None of these may: U,Th."
+    )
 
     @field_validator("elements", "exclude_elements", mode="before")
     @classmethod
@@ -74,6 +171,8 @@ class ScreeningFilters(Options):
             symbols = symbols.replace(",", " ").replace("-", " ").split()
         if not isinstance(symbols, Iterable):
             return symbols
+        from models.crystal import ATOMIC_NUMBERS  # with NumPy, which `screen --help` does without
+
         symbols = [str(s).strip() for s in symbols]
         wrong = [s for s in symbols if ATOMIC_NUMBERS.get(s, 0) < 1]
         if wrong:
@@ -95,86 +194,33 @@ class ScreeningFilters(Options):
     def judge(self, candidate: Candidate) -> FilterVerdict:
         """Apply the filters in order, up to the first one that drops the candidate."""
         unknown: list[str] = []
-        for name, check in self._checks():
-            reason = check(candidate)
+        for filter, limit in switched_on(self):
+            reason = filter.reason(candidate, limit)
             if reason is None:
                 continue
             if reason is UNKNOWN:
-                unknown.append(name)
+                unknown.append(filter.name)
                 if self.unknown == "keep":
                     continue
-                reason = f"{WORDS[name]} is not known"
-            return FilterVerdict(False, name, reason, tuple(unknown))
+                reason = f"{filter.asked} is not known"
+            return FilterVerdict(False, filter.name, reason, tuple(unknown))
         return FilterVerdict(True, None, None, tuple(unknown)) if unknown else PASSED
 
     def active(self) -> tuple[str, ...]:
-        """Names of the filters that are switched on, in order."""
-        return tuple(name for name, _ in self._checks())
-
-    def _checks(self) -> list[tuple[str, Check]]:
-        on = {
-            "energy_above_hull": self.max_energy_above_hull is not None,
-            "n_elements": self.max_elements is not None,
-            "band_gap": self.max_band_gap is not None,
-            "nonmagnetic": self.nonmagnetic,
-            "without_edos": self.without_edos,
-            "elements": bool(self.elements),
-            "exclude_elements": bool(self.exclude_elements),
-            "n_sites": self.max_sites is not None,
-        }
-        return [(name, getattr(self, f"_check_{name}")) for name in FILTERS if on[name]]
-
-    def _check_energy_above_hull(self, candidate: Candidate) -> str | None:
-        return _above(candidate.energy_above_hull, self.max_energy_above_hull, "eV/atom above hull")
-
-    def _check_band_gap(self, candidate: Candidate) -> str | None:
-        return _above(candidate.band_gap, self.max_band_gap, "eV band gap")
-
-    def _check_n_elements(self, candidate: Candidate) -> str | None:
-        n = candidate.nelements
-        most = self.max_elements
-        return None if most is None or n <= most else f"{n} elements, more than {most}"
-
-    def _check_nonmagnetic(self, candidate: Candidate) -> str | None:
-        return _is_true(candidate.is_magnetic, "magnetic")
-
-    def _check_without_edos(self, candidate: Candidate) -> str | None:
-        return _is_true(candidate.has_edos, "has a DFT DOS already")
-
-    def _check_elements(self, candidate: Candidate) -> str | None:
-        missing = self.elements.difference(candidate.elements)
-        return f"without {', '.join(sorted(missing))}" if missing else None
-
-    def _check_exclude_elements(self, candidate: Candidate) -> str | None:
-        excluded = self.exclude_elements.intersection(candidate.elements)
-        return f"with {', '.join(sorted(excluded))}" if excluded else None
-
-    def _check_n_sites(self, candidate: Candidate) -> str | None:
-        n = candidate.nsites
-        most = self.max_sites
-        return None if most is None or n <= most else f"{n} atoms in the cell, more than {most}"
+        """Names of the filters that are switched on, in the order of application."""
+        return tuple(filter.name for filter, _ in switched_on(self))
 
 
-UNKNOWN = "unknown"  # compared by identity
-WORDS = {
-    "energy_above_hull": "the energy above hull",
-    "band_gap": "the band gap",
-    "nonmagnetic": "whether it is magnetic",
-    "without_edos": "whether it has a DFT DOS",
-}
-Check = Callable[[Candidate], str | None]
+@lru_cache(maxsize=8)
+def switched_on(filters: ScreeningFilters) -> tuple[tuple[Filter, Any], ...]:
+    """Filters that are switched on and their limits, in the order of application."""
+    limits = ((f, getattr(filters, name)) for name, f in filters.in_annotations(Filter).items())
+    on = [(f, limit) for f, limit in limits if not _is_off(limit)]
+    return tuple(sorted(on, key=lambda pair: pair[0].of_cell))
 
 
-def _above(value: float | None, limit: float | None, what: str) -> str | None:
-    if value is None:
-        return UNKNOWN
-    return None if limit is None or value <= limit else f"{value:g} {what}, more than {limit:g}"
-
-
-def _is_true(value: bool | None, reason: str) -> str | None:
-    if value is None:
-        return UNKNOWN
-    return reason if value else None
+def _is_off(limit: Any) -> bool:
+    return limit is None or limit is False or limit == frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,100 +245,3 @@ class FilterVerdict:
 
 
 PASSED = FilterVerdict(True)
-
-
-@dataclass
-class FilterCount:
-    """How many candidates one filter saw, dropped, and could not judge."""
-
-    name: str
-    entered: int = 0
-    dropped: int = 0
-    unknown: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts as a plain dict."""
-        return {
-            "name": self.name,
-            "entered": self.entered,
-            "dropped": self.dropped,
-            "unknown": self.unknown,
-        }
-
-
-@dataclass
-class Funnel:
-    """Counts of what every filter did, in the order of application.
-
-    Parameters
-    ----------
-    stages : list of FilterCount
-        What came in and could be read, then one for each filter that is switched on.
-
-    Examples
-    --------
-    >>> funnel = Funnel.of(ScreeningFilters(without_edos=False))
-    >>> [stage.name for stage in funnel.stages]
-    ['readable', 'energy_above_hull', 'n_elements', 'band_gap', 'nonmagnetic']
-    """
-
-    stages: list[FilterCount]
-
-    @classmethod
-    def of(cls, filters: ScreeningFilters) -> Funnel:
-        """Empty funnel of a set of filters."""
-        return cls([FilterCount(name) for name in (READABLE, *filters.active())])
-
-    @property
-    def entered(self) -> int:
-        """Materials that came in."""
-        return self.stages[0].entered
-
-    @property
-    def passed(self) -> int:
-        """Candidates that passed every filter."""
-        return self.stages[-1].entered - self.stages[-1].dropped
-
-    def add(self, verdict: FilterVerdict) -> None:
-        """Count one candidate."""
-        for stage in self.stages:
-            stage.entered += 1
-            if stage.name in verdict.unknown:
-                stage.unknown += 1
-            if stage.name == verdict.dropped_by:
-                stage.dropped += 1
-                return
-
-    def add_unreadable(self) -> None:
-        """Count one material whose structure could not be used."""
-        self.add(FilterVerdict(False, READABLE))
-
-    def merge(self, other: Funnel) -> None:
-        """Add the counts of another part of the same run.
-
-        Raises
-        ------
-        ScreeningError
-            If the other funnel has other filters.
-        """
-        if [s.name for s in self.stages] != [s.name for s in other.stages]:
-            raise ScreeningError("cannot add up the funnels of different filters")
-        for mine, theirs in zip(self.stages, other.stages, strict=True):
-            mine.entered += theirs.entered
-            mine.dropped += theirs.dropped
-            mine.unknown += theirs.unknown
-
-    def emptied_by(self) -> str | None:
-        """Name of the stage that dropped the last ones, None if any passed or none came."""
-        if self.passed or not self.entered:
-            return None
-        return next(s.name for s in reversed(self.stages) if s.entered)
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """The stages as plain dicts with the keys name, entered, dropped, unknown."""
-        return [stage.as_dict() for stage in self.stages]
-
-    @classmethod
-    def from_dicts(cls, stages: Iterable[dict[str, Any]]) -> Funnel:
-        """Inverse of :meth:`as_dicts`."""
-        return cls([FilterCount(**stage) for stage in stages])

@@ -1,21 +1,22 @@
-"""The VB-gap criteria: which spectra have an empty range just below the valence band edge."""
+"""Which spectra have an empty range just below the valence band edge: the criteria applied."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, model_validator
 
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, Spectrum
+from screening.criteria import Criterion, GapCriteria, Ranges
 from screening.errors import ScreeningError
-from screening.options import Options
 
-CRITERIA = ("max_dos", "min_width", "min_upper_edge", "max_upper_edge")
+__all__ = ["CRITERIA", "GapCriteria", "Gaps", "find_gaps"]
+
+CRITERIA = GapCriteria.names()
 EMPTY = 0.05  # states/eV/atom: below it a range counts as empty; see `find_gaps`
 THRESHOLD_STEP = 0.1  # by which part of it `max_dos` is moved to see whether a verdict is robust
 EDGE_STEP = EDOS_GRID.width  # eV; the same for the limits of width and upper edge
@@ -25,65 +26,6 @@ _CHUNK = 1 << 17  # DOS values worked on at a time
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
-
-
-class GapCriteria(Options):
-    """The four numbers that define a VB gap (paper, 'Predicting electronic DOS').
-
-    A spectrum has a VB gap when a contiguous energy range has
-
-    (i) a DOS below `max_dos` at every point,
-    (ii) a width of at least `min_width`,
-    (iii) its upper edge at `min_upper_edge` or above, and
-    (iv) its upper edge at `max_upper_edge` or below,
-
-    with energies relative to the valence band maximum (the Fermi level in a metal).
-
-    The paper looks for a *single* gap. By its own limits no spectrum can have two: upper edges
-    that lie within 0.75 eV of each other leave no room for a second range of 1 eV. Whether
-    further empty ranges deeper in the valence band matter is not said, and the counts of the
-    paper are of these four criteria; `single_gap` is therefore off by default. It would refuse
-    metals such as MgAl, which the paper confirms: the foot of a free-electron band is below
-    1 state/eV as well.
-
-    Parameters
-    ----------
-    max_dos : float
-        States/eV; of the cell as in the paper, so that small cells pass more easily, or of an
-        atom with `per_atom`.
-    min_width, min_upper_edge, max_upper_edge : float
-        In eV.
-    per_atom : bool
-        Divide the DOS by the number of atoms in the cell first.
-    single_gap : bool
-        Ask also that no other range below the band edge, however deep on the grid, meets (i)
-        and (ii).
-    band : {'valence', 'conduction'}
-        ``'conduction'`` asks for the mirror image: a range above the conduction band minimum,
-        with its *lower* edge between ``-max_upper_edge`` and ``-min_upper_edge``.
-    """
-
-    max_dos: float = Field(default=1.0, gt=0)
-    min_width: float = Field(default=1.0, ge=0)
-    min_upper_edge: float = -1.0
-    max_upper_edge: float = -0.25
-    per_atom: bool = False
-    single_gap: bool = False
-    band: Literal["valence", "conduction"] = "valence"
-
-    @model_validator(mode="after")
-    def _interval_is_not_empty(self) -> Self:
-        if self.min_upper_edge > self.max_upper_edge:
-            raise ValueError(
-                f"min_upper_edge ({self.min_upper_edge:g} eV) is above "
-                f"max_upper_edge ({self.max_upper_edge:g} eV): nothing can pass"
-            )
-        return self
-
-    @property
-    def unit(self) -> str:
-        """Unit of `max_dos` and of every DOS that a verdict reports."""
-        return "states/eV/atom" if self.per_atom else "states/eV/cell"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +56,8 @@ class Gaps:
         Ranges that lie wholly below `criteria.max_upper_edge` and are wide enough.
     margins : ndarray, shape (B, 4)
         By how much the range keeps (positive) or misses (negative) each limit, in the order of
-        `CRITERIA`: in `criteria.unit`, then three times in eV. Without a range the first is that
-        of the lowest DOS anywhere on the grid, and the others are NaN.
+        `criteria.names()`: in `criteria.unit`, then three times in eV. Without a range the first
+        is that of the lowest DOS anywhere on the grid, and the others are NaN.
     robust : ndarray of bool, shape (B,)
         `is_gap` survives small changes of the limits.
     score : ndarray, shape (B,)
@@ -140,13 +82,13 @@ class Gaps:
 
     @property
     def holds(self) -> BoolArray:
-        """Which criteria the range meets, in the order of `CRITERIA`, shape (B, 4)."""
+        """Which criteria the range meets, in the order of `criteria.names()`, shape (B, 4)."""
         exists = ~np.isnan(self.upper_edge)
         return (self.margins >= -TOLERANCE) & exists[:, None]
 
     def row(self, i: int) -> dict[str, Any]:
         """Verdict on spectrum `i` in plain Python values, None where there is no number."""
-        margins = dict(zip(CRITERIA, map(_plain, self.margins[i]), strict=True))
+        margins = dict(zip(self.criteria.names(), map(_plain, self.margins[i]), strict=True))
         exists = margins["min_width"] is not None
         holds = {name: exists and (m or 0.0) >= -TOLERANCE for name, m in margins.items()}
         if self.criteria.single_gap:
@@ -307,66 +249,39 @@ def find_gaps(
 
 @dataclass(frozen=True)
 class _Limits:
-    """The criteria (ii) to (iv), in eV."""
+    """The criteria (ii) to (iv), each with its limit in eV."""
 
+    criteria: tuple[tuple[Criterion, float], ...]
     min_width: float
-    min_upper_edge: float
-    max_upper_edge: float
     single: bool
 
     @classmethod
     def of(cls, criteria: GapCriteria) -> Self:
-        return cls(
-            criteria.min_width,
-            criteria.min_upper_edge,
-            criteria.max_upper_edge,
-            criteria.single_gap,
-        )
+        return cls(criteria.limits(), criteria.min_width, criteria.single_gap)
 
     def tightened(self, by: float) -> _Limits:
-        return _Limits(
-            self.min_width + by, self.min_upper_edge + by, self.max_upper_edge - by, self.single
-        )
+        moved = ((criterion, limit + criterion.sign * by) for criterion, limit in self.criteria)
+        return _Limits(tuple(moved), self.min_width + by, self.single)
 
-    def margins(self, ranges: _Ranges) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def margins(self, ranges: Ranges) -> list[FloatArray]:
         """How far each range is within each limit, in eV, shape (R,) each."""
-        return (
-            ranges.upper - ranges.lower - self.min_width,
-            ranges.upper - self.min_upper_edge,
-            self.max_upper_edge - ranges.upper,
-        )
+        return [criterion.margin(ranges, limit) for criterion, limit in self.criteria]
 
-    def count(self, ranges: _Ranges, n: int) -> IntArray:
+    def counted(self, ranges: Ranges) -> BoolArray:
+        """Which ranges count as one of their row's, however deep, shape (R,)."""
+        margins = [c.margin(ranges, limit) for c, limit in self.criteria if c.of_any_depth]
+        counted: BoolArray = np.min(margins, axis=0) >= -TOLERANCE
+        return counted
+
+    def count(self, ranges: Ranges, n: int) -> IntArray:
         """Ranges of each of the n rows that are wide enough and below the band edge."""
-        wide, _, below = self.margins(ranges)
-        counted = (wide >= -TOLERANCE) & (below >= -TOLERANCE)
-        return np.bincount(ranges.row[counted], minlength=n)
+        return np.bincount(ranges.row[self.counted(ranges)], minlength=n)
 
-    def verdicts(self, ranges: _Ranges, n: int) -> BoolArray:
+    def verdicts(self, ranges: Ranges, n: int) -> BoolArray:
         """Which of the n rows have a range that meets all limits."""
         passes = np.zeros(n, bool)
         passes[ranges.row[np.min(self.margins(ranges), axis=0) >= -TOLERANCE]] = True
         return passes & (self.count(ranges, n) == 1) if self.single else passes
-
-
-@dataclass(frozen=True)
-class _Ranges:
-    """R ranges of a batch: the row, the first and the last bin, and the edges of each."""
-
-    row: IntArray
-    first: IntArray
-    last: IntArray
-    lower: FloatArray
-    upper: FloatArray
-
-    def take(self, which: IntArray | BoolArray) -> _Ranges:
-        return _Ranges(
-            self.row[which],
-            self.first[which],
-            self.last[which],
-            self.lower[which],
-            self.upper[which],
-        )
 
 
 def _judge(
@@ -387,7 +302,7 @@ def _judge(
     chosen = dos if len(row) == n else dos[row]
     inside = (bins >= best.first[:, None]) & (bins <= best.last[:, None])
     largest[row] = np.where(inside, chosen, -np.inf).max(axis=1, initial=-np.inf)
-    margins = np.full((n, 4), np.nan)
+    margins = np.full((n, 1 + len(limits.criteria)), np.nan)
     margins[:, 0] = criteria.max_dos - np.where(np.isnan(largest), dos.min(axis=1), largest)
     margins[row, 1:] = np.column_stack(limits.margins(best))
 
@@ -395,19 +310,19 @@ def _judge(
     if criteria.single_gap:
         violation += _surplus(ranges, best, limits, n)[row]
     emptiness = np.where(inside, np.clip(1.0 - chosen / criteria.max_dos, 0.0, 1.0), 0.0)
-    score = np.full(n, -_worst_violation(edges, limits))
+    score = np.full(n, -_worst_violation(edges, criteria))
     score[row] = np.where(violation > 0, -violation, emptiness @ np.diff(edges))
 
     has_core = np.zeros(n, bool)
-    wide = margins[row, 1] >= -TOLERANCE
+    wide = best.width - criteria.min_width >= -TOLERANCE
     cores = np.where(inside[wide], chosen[wide], np.inf)
-    has_core[row[wide]] = _has_wide_range(edges, cores, empty[row[wide]], limits.min_width)
+    has_core[row[wide]] = _has_wide_range(edges, cores, empty[row[wide]], criteria.min_width)
 
     robust = _is_robust(edges, dos, criteria, is_gap)
     return lower, upper, largest, runs_off, is_gap, has_core, n_ranges, margins, robust, score
 
 
-def _find_ranges(edges: FloatArray, dos: FloatArray, threshold: float | FloatArray) -> _Ranges:
+def _find_ranges(edges: FloatArray, dos: FloatArray, threshold: float | FloatArray) -> Ranges:
     """All maximal runs of bins below the threshold, in order of row and energy."""
     below = dos < threshold
     starts, ends = below.copy(), below.copy()
@@ -416,7 +331,7 @@ def _find_ranges(edges: FloatArray, dos: FloatArray, threshold: float | FloatArr
     size = dos.shape[1]  # indices of the flat array: a nonzero of two dimensions is far slower
     row, first = np.divmod(np.flatnonzero(starts), size)
     last = np.flatnonzero(ends) - row * size
-    return _Ranges(row, first, last, edges[first], edges[last + 1])
+    return Ranges(row, first, last, edges[first], edges[last + 1])
 
 
 def _has_wide_range(
@@ -425,7 +340,7 @@ def _has_wide_range(
     """Which of the rows are below the threshold over such a width."""
     ranges = _find_ranges(edges, dos, threshold)
     found = np.zeros(len(dos), bool)
-    found[ranges.row[ranges.upper - ranges.lower >= width - TOLERANCE]] = True
+    found[ranges.row[ranges.width >= width - TOLERANCE]] = True
     return found
 
 
@@ -433,10 +348,9 @@ def _is_robust(
     edges: FloatArray, dos: FloatArray, criteria: GapCriteria, is_gap: BoolArray
 ) -> BoolArray:
     """Whether the verdicts stay the same when the limits move; see `find_gaps`."""
-    limits = _Limits.of(criteria)
     robust = np.ones(len(dos), bool)
     # A row without a range that is wide enough for the loosest limits is a negative by all.
-    loosest = criteria.max_dos * (1 + THRESHOLD_STEP), limits.min_width - EDGE_STEP
+    loosest = criteria.max_dos * (1 + THRESHOLD_STEP), criteria.min_width - EDGE_STEP
     open_rows = np.flatnonzero(_has_wide_range(edges, dos, *loosest))
     for passes in _moved_verdicts(edges, dos[open_rows], criteria):
         robust[open_rows] &= passes == is_gap[open_rows]
@@ -450,19 +364,19 @@ def _moved_verdicts(
     limits = _Limits.of(criteria)
     for factor in (1 - THRESHOLD_STEP, 1.0, 1 + THRESHOLD_STEP):
         ranges = _find_ranges(edges, dos, criteria.max_dos * factor)
-        wide = ranges.upper - ranges.lower >= limits.min_width - EDGE_STEP - TOLERANCE
+        wide = ranges.width >= criteria.min_width - EDGE_STEP - TOLERANCE
         ranges = ranges.take(wide)  # the others are too narrow for all limits
         for step in (-EDGE_STEP, 0.0, EDGE_STEP):
             yield limits.tightened(step).verdicts(ranges, len(dos))
 
 
-def _best_of_each_row(ranges: _Ranges, limits: _Limits) -> _Ranges:
+def _best_of_each_row(ranges: Ranges, limits: _Limits) -> Ranges:
     """One range of each row that has any: least violation, then widest, then uppermost."""
     if not len(ranges.row):
         return ranges
     violation = np.round(_violation(ranges, limits), 9)
     least = _best_per_row(-violation, ranges.row)
-    width = np.where(least, np.round(ranges.upper - ranges.lower, 9), -1.0)
+    width = np.where(least, np.round(ranges.width, 9), -1.0)
     widest = np.flatnonzero(_best_per_row(width, ranges.row))
     uppermost = np.diff(ranges.row[widest], append=-1) != 0
     return ranges.take(widest[uppermost])
@@ -475,32 +389,31 @@ def _best_per_row(values: FloatArray, row: IntArray) -> BoolArray:
     return values == np.repeat(largest, np.diff(starts, append=len(row)))
 
 
-def _violation(ranges: _Ranges, limits: _Limits) -> FloatArray:
+def _violation(ranges: Ranges, limits: _Limits) -> FloatArray:
     """By how much each range fails (ii) to (iv) in all, in eV; exactly 0 for a gap."""
     missing = (np.where(m < -TOLERANCE, -m, 0.0) for m in limits.margins(ranges))
     total: FloatArray = sum(missing, np.zeros(len(ranges.row)))
     return total
 
 
-def _surplus(ranges: _Ranges, best: _Ranges, limits: _Limits, n: int) -> FloatArray:
+def _surplus(ranges: Ranges, best: Ranges, limits: _Limits, n: int) -> FloatArray:
     """By how much the other ranges of each row are too wide to be none, in eV, shape (n,)."""
-    wide, _, below = limits.margins(ranges)
     reported = np.full(n, -1)
     reported[best.row] = best.first
-    others = (wide >= -TOLERANCE) & (below >= -TOLERANCE) & (ranges.first != reported[ranges.row])
-    excess = np.maximum(wide[others], TOLERANCE)
+    others = limits.counted(ranges) & (ranges.first != reported[ranges.row])
+    excess = np.maximum((ranges.width - limits.min_width)[others], TOLERANCE)
     surplus: FloatArray = np.bincount(ranges.row[others], excess, minlength=n).astype(float)
     return surplus
 
 
-def _worst_violation(edges: FloatArray, limits: _Limits) -> float:
+def _worst_violation(edges: FloatArray, criteria: GapCriteria) -> float:
     """The violation of a range of width 0 at the end of the grid farthest from the interval.
 
     More than 0 even where such a range would do: there is none below the threshold.
     """
     bottom, top = float(edges[0]), float(edges[-1])
-    distance = max(limits.min_upper_edge - bottom, top - limits.max_upper_edge, 0.0)
-    return max(limits.min_width + distance, TOLERANCE)
+    distance = max(criteria.min_upper_edge - bottom, top - criteria.max_upper_edge, 0.0)
+    return max(criteria.min_width + distance, TOLERANCE)
 
 
 def _array(values: Any) -> np.ndarray:

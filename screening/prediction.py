@@ -20,7 +20,7 @@ from models.training.card import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError
-from screening.gap import GapCriteria, find_gaps
+from screening.gap import CRITERIA, GapCriteria, find_gaps
 from screening.sources.given import ALONE, read_given
 
 if TYPE_CHECKING:
@@ -461,10 +461,9 @@ _VERDICT = (
     "is_gap", "kind", "robust", "lower_edge", "upper_edge", "width", "is_lower_bound", "max_dos",
     "n_ranges", "score",
 )  # fmt: skip
-_MARGINS = ("max_dos", "min_width", "min_upper_edge", "max_upper_edge")
 _COLUMNS = (
     "material_id", "formula", "nsites", "cell_multiplicity", "reduction_problem",
-    *_VERDICT, *(f"margin_{name}" for name in _MARGINS),
+    *_VERDICT, *(f"margin_{name}" for name in CRITERIA),
     "model_id", "elements_not_trained_on", "remarks", "reason",
 )  # fmt: skip
 
@@ -478,7 +477,7 @@ def _flat_row(item: Prediction | Unreadable) -> dict[str, Any]:
     if isinstance(item, Unreadable):
         return {"material_id": item.material_id, "reason": item.reason}
     row = item.row()
-    row |= {f"margin_{name}": row["margins"][name] for name in _MARGINS}
+    row |= {f"margin_{name}": row["margins"][name] for name in CRITERIA}
     row["elements_not_trained_on"] = " ".join(row["elements_not_trained_on"])
     row["remarks"] = "; ".join(row["remarks"])
     return {name: row[name] for name in _COLUMNS if name in row}

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
@@ -40,7 +40,8 @@ from models.training.card import DEFAULT_EDOS, model_id, trained_elements
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError
-from screening.filters import FilterCount, FilterVerdict, Funnel, ScreeningFilters
+from screening.filters import FilterVerdict, ScreeningFilters
+from screening.funnel import Funnel
 from screening.gap import GapCriteria, Gaps, find_gaps
 from screening.sources import Source, mark_known_edos, open_source
 from screening.sources.ids import read_material_ids
@@ -257,28 +258,18 @@ def filter_candidates(
             )
             # Of an interrupted run the same candidates come again; their verdicts stay.
             store.upsert_candidates(documents, keep_existing=True)
-            stages = [*_stages_of_source(source, funnel.entered), *funnel.as_dicts()]
+            stages = funnel.stages
+            if source.applied:
+                stages = funnel.stages_behind(source.name, source.applied)
             noted = run.source | {"notes": list(source.notes)}
             changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
             run = Run.model_validate(run.model_dump() | changes)
             store.put_run(run)
             for stage in stages:
-                log.info(
-                    "%(name)s: %(entered)d in, %(dropped)d dropped, %(unknown)d unknown", stage
-                )
+                counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
+                log.info("%s: %d in, %d dropped, %d unknown", *counts)
         shards = store.shards(run_id, state="pending")
         return {"funnel": [count.model_dump() for count in run.funnel], "shards": shards}
-
-
-def _stages_of_source(source: Source, read: int) -> list[dict[str, Any]]:
-    """Stages that the source has applied itself, and what a limit left unread, if anything."""
-    if not source.applied:
-        return []
-    funnel = Funnel([replace(s, name=f"{source.name}: {s.name}") for s in source.applied])
-    if funnel.passed > read:
-        unread = FilterCount(f"{source.name}: limit", funnel.passed, funnel.passed - read)
-        funnel.stages.append(unread)
-    return funnel.as_dicts()
 
 
 def _open_source(source: str, filters: ScreeningFilters, options: dict[str, Any]) -> Source:

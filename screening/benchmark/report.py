@@ -1,51 +1,32 @@
-"""What a benchmark says: VB gaps, studies, tables on disk and the report."""
+"""What a benchmark says: all its tables, on disk and as a report for people."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from models.crystal import Crystal
-from models.data.dataset import SpectrumDataset, usable_settings, with_structures
+from models.data.dataset import SpectrumDataset
 from models.data.splits import split_of
 from models.errors import named
 from models.spectra.settings import SETTINGS
-from models.spectra.spectrum import EnergyGrid
 from models.training.config import TrainingConfig
-from screening.benchmark import studies
-from screening.benchmark.runs import (
-    NEAREST_COMPOSITION,
-    REFERENCES,
-    REGIMES,
-    Run,
-    RunResult,
-    config_of,
-    crystals_of,
-    held_out,
-    kept_model,
-    labels_for,
-    measure,
-    on_file,
-    on_subclass,
-    predict,
-    reference,
-    shared_dataset,
-    split_for,
+from screening.benchmark.data import config_of, shared_dataset
+from screening.benchmark.runs import RunResult, reference
+from screening.benchmark.studies import (
+    GROUPS,
+    error_study,
+    external_rows,
+    subclass_results,
+    unrelaxed_study,
 )
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.tables import (
     Row,
-    deviation,
     figure_title,
-    finite,
     markdown,
     mean_and_std,
     table,
@@ -54,17 +35,8 @@ from screening.benchmark.tables import (
     to_markdown,
     write_csv,
 )
-from screening.classification import ConfusionMatrix
-from screening.gap import GapCriteria, find_gaps
-
-RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
-STRAINS = (-0.04, -0.02, 0.02, 0.04)
-GROUPS = {  # of the study of errors: key in the documents, and what the tables call it
-    "n_elements": "number of elements",
-    "n_sites": "number of sites",
-    "similarity": "similarity of the nearest training composition",
-    "roughness": "share of fast Fourier components",
-}
+from screening.benchmark.variants import REFERENCES, Run
+from screening.benchmark.vb_gaps import gap_rows, label_counts
 
 GAP_NOTE = (
     "Counts summed over seeds; 95 % intervals of precision, recall and F1 for as many materials as "
@@ -80,11 +52,6 @@ SPLIT_NOTES = {
     "chemsys": "All materials of one chemical system are in one part, so no test material has a "
     "polymorph, or another compound of the same elements, among the training materials.",
 }
-MATERIALS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # by their number of elements
-    "all": lambda n: n > 0,
-    "compounds": lambda n: n > 1,
-    "elements": lambda n: n == 1,
-}
 
 
 def unit_of(setting: str, energy_unit: str) -> str:
@@ -98,273 +65,7 @@ def unit_of(setting: str, energy_unit: str) -> str:
 # VB gaps.
 
 
-def gap_rows(config: TrainingConfig, results: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of the VB gap, with counts summed over seeds.
-
-    A normalised spectrum is multiplied with the sum that the Standard-MAE model of the same
-    variant, seed and training set predicts. The first row is a reference that knows nothing but
-    the size of the cell: see :func:`largest_cell`.
-
-    Returns
-    -------
-    list of dict
-        One for each kind of run on all test ``materials``, then on the compounds among them and
-        on the elements, where there are any; ``precision``, ``recall`` and ``f1`` have
-        ``value``, the 95 % interval ``low`` to ``high`` (of the test materials, however many
-        seeds) and ``std`` over seeds.
-    """
-    verdicts = _verdicts(config, results)
-    if verdicts:
-        verdicts = _size_reference(config) | verdicts
-    return [
-        {"materials": materials, "model": name, "setting": setting, "fraction": fraction}
-        | _over_seeds([v.matrix(materials) for v in of_seeds])
-        for materials in MATERIALS
-        for (name, setting, fraction), of_seeds in verdicts.items()
-        if of_seeds[0].of(materials).any()
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Verdicts:
-    """Which test materials have a VB gap: predicted, and by the labels; shape (n,) each."""
-
-    predicted: np.ndarray
-    true: np.ndarray
-    n_elements: np.ndarray
-
-    def of(self, materials: str) -> np.ndarray:
-        """Which of them are all materials, compounds, or elements; shape (n,), bool."""
-        return MATERIALS[materials](self.n_elements)
-
-    def matrix(self, materials: str) -> ConfusionMatrix:
-        rows = self.of(materials)
-        return ConfusionMatrix.of(zip(self.predicted[rows], self.true[rows], strict=True))
-
-
-_OfRuns = dict[tuple[str, str, float], list[_Verdicts]]  # by model, setting and fraction
-
-
-def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
-    """Verdicts of each seed of each kind of run that has a scale."""
-    scales = {
-        (r.run.variant.name, r.run.fraction, r.run.seed): r.prediction.sum(-1, keepdims=True)
-        for r in results
-        if r.run.setting == "standard-mae"
-    }
-    verdicts: _OfRuns = defaultdict(list)
-    for result in results:
-        run = result.run
-        scale = scales.get((run.variant.name, run.fraction, run.seed))
-        # Scaled, the nearest composition's shape is its spectrum again.
-        again = run.variant == NEAREST_COMPOSITION and run.setting != "standard-mae"
-        if scale is None or again:
-            continue
-        dos = result.prediction
-        if SETTINGS[run.setting].output != "absolute":
-            dos = dos / dos.sum(-1, keepdims=True) * scale
-        test = held_out(config, run)
-        true = has_gap(test.spectra.numpy(), test.grid)
-        found = _Verdicts(has_gap(dos, test.grid), true, studies.n_elements(test))
-        verdicts[run.variant.name, run.setting, run.fraction].append(found)
-    return verdicts
-
-
-def has_gap(dos: np.ndarray, grid: EnergyGrid) -> np.ndarray:
-    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,)."""
-    return find_gaps(grid, dos, GapCriteria()).is_gap
-
-
-def _size_reference(config: TrainingConfig) -> _OfRuns:
-    """What the verdicts would be if a small cell were all that it takes."""
-    dataset = shared_dataset(config)
-    split = split_of(dataset, config.split_seed, config.split_by)
-    train, test = dataset.subset(split.train), dataset.subset(split.test)
-    largest = largest_cell(train.graphs.n_atoms.numpy(), has_gap(train.spectra.numpy(), train.grid))
-    predicted = test.graphs.n_atoms.numpy() <= largest
-    true = has_gap(test.spectra.numpy(), test.grid)
-    name = f"cell of at most {largest} atom{'s' * (largest != 1)}"
-    return {(name, "-", 1.0): [_Verdicts(predicted, true, studies.n_elements(test))]}
-
-
-def largest_cell(n_atoms: np.ndarray, true: np.ndarray) -> int:
-    """Number N of atoms for which 'at most N atoms' finds the VB gaps with the best F1.
-
-    Parameters
-    ----------
-    n_atoms : ndarray, shape (n,)
-        Of the training materials.
-    true : ndarray, shape (n,), bool
-        Which of them have a VB gap.
-
-    Returns
-    -------
-    int
-        The smallest of several; 0 if none has a VB gap.
-    """
-    sizes = np.unique(n_atoms)
-    found = n_atoms[:, None] <= sizes
-    f1 = 2 * (found & true[:, None]).sum(0) / (found.sum(0) + true.sum())
-    return int(sizes[f1.argmax()]) if true.any() else 0
-
-
-def label_counts(config: TrainingConfig) -> list[dict[str, Any]]:
-    """How many labels there are, by cell size, number of elements, and element.
-
-    Returns
-    -------
-    list of dict
-        ``by`` and ``value``; how many ``materials`` there are in all, in ``train``,
-        ``validation`` and ``test``, and how many labels have a VB gap, in all (``vb_gaps``) and
-        in the test (``test_vb_gaps``); None where labels have no scale.
-    """
-    dataset = shared_dataset(config)
-    split = split_of(dataset, config.split_seed, config.split_by)
-    parts = {name: np.zeros(len(dataset), bool) for name in ("train", "validation", "test")}
-    for name, part in parts.items():
-        part[getattr(split, name)] = True
-    gaps = None if dataset.shapes_only else has_gap(dataset.spectra.numpy(), dataset.grid)
-    rows = []
-    for by, value, members in _label_groups(dataset):
-        row: dict[str, Any] = {"by": by, "value": value, "materials": int(members.sum())}
-        row |= {name: int((members & part).sum()) for name, part in parts.items()}
-        for name, some in (("vb_gaps", members), ("test_vb_gaps", members & parts["test"])):
-            row[name] = None if gaps is None else int((gaps & some).sum())
-        rows.append(row)
-    return rows
-
-
-def _label_groups(dataset: SpectrumDataset) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Kind, value and members (n,) of each group of labels that is counted."""
-    numbers = {"atoms in the cell": dataset.graphs.n_atoms.numpy()}
-    numbers["number of elements"] = studies.n_elements(dataset)
-    for by, values in numbers.items():
-        for value in np.unique(values):
-            yield by, str(value), values == value
-    systems = [set(system.split("-")) for system in dataset.chemical_systems]
-    for symbol in dataset.elements:
-        yield "element", symbol, np.array([symbol in system for system in systems])
-
-
-def _over_seeds(matrices: list[ConfusionMatrix]) -> dict[str, Any]:
-    pooled = sum(matrices[1:], matrices[0])
-    document = replace(pooled, repeats=len(matrices)).as_dict()
-    for name in ("precision", "recall", "f1"):
-        values = [getattr(m, name).value for m in matrices]
-        defined = [v for v in values if v is not None]
-        document[name]["std"] = deviation(defined) if len(defined) > 1 else None
-    return {"seeds": len(matrices)} | document
-
-
 # Studies.
-
-
-def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[dict[str, Any]]:
-    """Errors of the first seed by elements, sites, similar training data and roughness.
-
-    Returns
-    -------
-    list of dict
-        One for each result: ``model``, ``setting``, a list of bins for each key of `GROUPS`, and
-        the ``examples`` of the quintiles (ids, best to worst).
-    """
-    documents = []
-    for result in results:
-        run = result.run
-        dataset = shared_dataset(config)
-        split = split_for(dataset, config, run)
-        train, test = dataset.subset(split.train), held_out(config, run)
-        label = labels_for(run.setting, test)
-        errors = studies.material_errors(result.prediction, label)
-        by_quantile = partial(studies.errors_by_quantile, errors)
-        bins = {
-            "n_elements": studies.errors_by(errors, studies.n_elements(test).tolist()),
-            "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
-            "similarity": by_quantile(studies.similar_in_training(test, train)),
-            "roughness": by_quantile(studies.roughness(label)),
-        }
-        examples = [test.material_ids[i] for i in studies.quintile_examples(errors)]
-        documents.append(
-            {"model": run.variant.name, "setting": run.setting}
-            | {key: [asdict(b) for b in found] for key, found in bins.items()}
-            | {"examples": examples}
-        )
-    return documents
-
-
-def unrelaxed_study(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path
-) -> list[dict[str, Any]]:
-    """How errors grow when the test structures are rattled or strained.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the runs, with their models.
-    """
-    documents: list[dict[str, Any]] = []
-    for run in runs:
-        checkpoint = kept_model(config, run, folder)
-        test = held_out(config, run)
-        crystals = crystals_of(config, test.material_ids)
-        for kind, amount, change in _distortions():
-            changed = {i: change(crystal) for i, crystal in crystals.items()}
-            distorted = with_structures(test, changed, checkpoint.card.graph)
-            figures = measure(run.setting, predict(checkpoint, distorted), distorted)
-            what: dict[str, Any] = {"model": run.variant.name, "setting": run.setting}
-            what |= {"distortion": kind, "amount": amount, "n": len(distorted)}
-            documents.append(what | {key: finite(value) for key, value in figures.items()})
-    return documents
-
-
-def _distortions() -> list[tuple[str, float, Any]]:
-    def unchanged(crystal: Crystal) -> Crystal:
-        return crystal
-
-    rattles = [("rattle (Å)", a, partial(studies.rattled, amount=a, seed=0)) for a in RATTLES]
-    strains = [("strain", s, partial(studies.strained, strain=s)) for s in STRAINS]
-    return [("none", 0.0, unchanged), *rattles, *strains]
-
-
-def subclass_results(
-    config: TrainingConfig, results: Sequence[RunResult], subclasses: Sequence[Subclass]
-) -> list[RunResult]:
-    """Results on each subclass, the three ways of training of a model beside each other."""
-    # Global models are those of the runs that were repeated on the subclasses, and the reference.
-    repeated = [r.run.whole for r in results if r.run.subclass]
-    found = []
-    for subclass in subclasses:
-        for result in results:
-            run = result.run
-            if run.subclass is None and (run in repeated or run.variant in REFERENCES):
-                found.append(on_subclass(config, result, subclass))
-            elif run.subclass == subclass:
-                found.append(result)
-    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
-    return sorted(
-        found,
-        key=lambda r: (
-            subclasses.index(r.run.subclass),
-            r.run.setting,
-            order[r.run.variant.name],
-            REGIMES.index(r.run.regime),
-        ),
-    )
-
-
-def external_rows(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path, files: Iterable[Path]
-) -> list[dict[str, Any]]:
-    """Figures on the labels of other files, one row for each file and kind of run."""
-    documents = []
-    for file in files:
-        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
-        results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
-        documents += [{"file": file.name} | row for row in to_document(table(results))]
-    return documents
-
-
-# The whole.
 
 
 class Benchmark:
@@ -490,9 +191,6 @@ def _unnested(row: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict)
         flat |= {f"{key}_{part}": v for part, v in value.items()} if nested else {key: value}
     return flat
-
-
-# The report.
 
 
 def report(benchmark: Benchmark) -> str:

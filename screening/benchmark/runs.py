@@ -1,165 +1,46 @@
-"""Architectures and settings compared on one data set, over several seeds."""
+"""Trainings of a benchmark: done once, measured, and kept in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
-from models.architectures.registry import ARCHITECTURES, graphs_for, model_config
-from models.crystal import Crystal
+from models.architectures.registry import model_config
 from models.data.dataset import SpectrumDataset, refuse_settings
-from models.data.label_files import edos_labels, read_crystals
-from models.data.splits import Split, fold, split_of
 from models.errors import ModelError
-from models.graphs.graph import GraphConfig, edge_budget_batches
+from models.files import write_whole
+from models.graphs.graph import edge_budget_batches
 from models.predictor import EDGE_BUDGET
-from models.processes import deaf_to_interrupts, end_with_parent, kill_workers
+from models.processes import WorkerDiedError, WorkerPool
 from models.spectra.metrics import spectrum_metrics
 from models.spectra.phonons import phonon_figures
 from models.spectra.settings import SETTINGS
 from models.training.card import label_branch_collapsed, label_branch_in_words
 from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from models.training.config import TrainingConfig, load_dataset
+from models.training.config import TrainingConfig
 from models.training.fit import train_setting
-from screening.benchmark.studies import nearest_in_training
+from screening.benchmark import data
+from screening.benchmark.data import (
+    MIN_TEST,
+    config_of,
+    forget_changed,
+    held_out,
+    labels_for,
+    nearest_in_training,
+    shared_dataset,
+    split_for,
+    state_of,
+)
 from screening.benchmark.subclasses import Subclass
-
-Regime = Literal["global", "subclass only", "fine-tuned"]
-REGIMES: tuple[Regime, ...] = get_args(Regime)
-FINE_TUNING_RATE = 0.1  # of the learning rate: the weights are good already
-FINE_TUNING_EPOCHS = 0.25  # of the epochs
-LOADED = 4  # data sets that a process keeps; architectures differ in the graphs they need
-MIN_TRAIN, MIN_VALIDATION, MIN_TEST = 4, 1, 2  # materials of a subclass; R2 needs two
-
-
-class Variant(BaseModel):
-    """A row of a benchmark table: an architecture with its configuration.
-
-    Parameters
-    ----------
-    name : str
-        What the tables call it.
-    architecture : str
-    model : dict
-        Configuration of the architecture.
-    training : dict
-        Fields of :class:`models.training.config.TrainingConfig` that differ for it.
-    epochs : float
-        Part of the benchmark's epochs that it is trained for.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    architecture: str
-    model: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    epochs: float = Field(1.0, gt=0)
-
-
-def _plus(what: str = "", **model: Any) -> Variant:
-    """Mat2Spec+ with smaller batches, so more steps in an epoch, and stronger weight decay."""
-    return Variant(
-        name=f"mat2spec+ {what}".strip(),
-        architecture="mat2spec+",
-        model=model,
-        training={"batch_size": 32, "weight_decay": 1.0},
-        epochs=0.5,
-    )
-
-
-def _springs(what: str = "", **model: Any) -> Variant:
-    """Springs in few epochs: there is little to learn, and each step takes eigenvalues."""
-    return Variant(
-        name=f"springs {what}".strip(),
-        architecture="springs",
-        model=model,
-        training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
-        epochs=0.06,
-    )
-
-
-_TRAINED_OTHERWISE = {"mat2spec+": _plus(), "springs": _springs()}
-ARCHITECTURE_VARIANTS = tuple(
-    _TRAINED_OTHERWISE.get(a, Variant(name=a, architecture=a)) for a in ARCHITECTURES
-)
-ABLATION_VARIANTS = (
-    Variant(
-        name="mat2spec without label embedding",
-        architecture="mat2spec",
-        model={"label_embedding": False},
-    ),
-    Variant(name="mat2spec without projector", architecture="mat2spec", model={"projector": False}),
-    Variant(
-        name="mat2spec without contrastive loss",
-        architecture="mat2spec",
-        model={"loss_weights": {"contrastive": 0.0}},
-    ),
-    Variant(
-        name="mat2spec without alignment loss",
-        architecture="mat2spec",
-        model={"loss_weights": {"alignment": 0.0}},
-    ),
-    _plus("with one member", members=1),
-    _plus("without element properties", properties=False),
-    _plus("without statistics", statistics=False),
-    _plus("without spectra of sites", site_resolved=False),
-    _plus("without kernel regression", kernel=0),
-    _plus("with strained structures", strain=0.02),
-    Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
-    _springs("with one member", members=1),
-    _springs("without kernel regression", kernel=0),
-)
-MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
-NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")
-REFERENCES = (MEAN_SPECTRUM, NEAREST_COMPOSITION)  # nothing is trained for them
-
-
-class Run(BaseModel):
-    """One training of a benchmark, and what it is measured on.
-
-    Parameters
-    ----------
-    fraction : float
-        Part of the training materials that is used.
-    subclass : Subclass, optional
-        Only its test materials are measured.
-    regime : {'global', 'subclass only', 'fine-tuned'}
-        Trained on all materials, on those of the subclass, or on all and then on those.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: Variant
-    setting: str
-    seed: int
-    fraction: float = Field(1.0, gt=0, le=1)
-    subclass: Subclass | None = None
-    regime: Regime = "global"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        part = "" if self.fraction == 1 else f", {self.fraction:g} of the data"
-        of = "" if self.subclass is None else f", {self.subclass.name} {self.regime}"
-        return f"{self.variant.name}, {self.setting}, seed {self.seed}{part}{of}"
-
-    @property
-    def whole(self) -> Run:
-        """The run of the same kind with all materials for training and for the test."""
-        return self.model_copy(update={"fraction": 1.0, "subclass": None, "regime": "global"})
+from screening.benchmark.variants import MEAN_SPECTRUM, Run, Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,33 +64,6 @@ class RunResult:
     n_train: int
     seconds: float
     remarks: tuple[str, ...] = ()
-
-
-def plan(
-    variants: Sequence[Variant],
-    settings: Sequence[str],
-    seeds: int,
-    fractions: Sequence[float] = (1.0,),
-) -> list[Run]:
-    """All combinations, the first seed of everything first."""
-    return [
-        Run(variant=v, setting=s, seed=seed, fraction=f)
-        for seed in range(seeds)
-        for f in fractions
-        for v in variants
-        for s in settings
-    ]
-
-
-def plan_subclasses(whole: Sequence[Run], subclasses: Sequence[Subclass]) -> list[Run]:
-    """For each run with all materials one on each subclass alone, and one fine-tuned to it."""
-    return [
-        run.model_copy(update={"subclass": subclass, "regime": regime})
-        for run in whole
-        for subclass in subclasses
-        for regime in REGIMES
-        if regime != "global"
-    ]
 
 
 def run_all(
@@ -236,7 +90,7 @@ def run_all(
         If the data cannot be used, or a worker process dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _forget_changed()
+    forget_changed()
     results: dict[int, RunResult] = {}
     missing = []
     for i, run in enumerate(runs):
@@ -266,26 +120,23 @@ def _results(
     for run in runs:
         shared_dataset(config_of(config, run))
     # The workers get what was read here: a file may grow in the meantime.
-    read = (_states, _loaded)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, read) as pool:
+    read = data.what_was_read()
+    train = partial(_train_numbered, config, folder)
+    with WorkerPool(min(workers, len(runs)), _prepare_worker, read) as pool:
         try:
-            with deaf_to_interrupts():
-                futures = {pool.submit(train_run, config, r, folder): i for i, r in enumerate(runs)}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
+            for (i, _), result in pool.as_done(train, list(enumerate(runs))):
+                yield i, result
+        except WorkerDiedError:
             raise ModelError("a training process died; out of memory? use fewer workers") from None
-        except BaseException:  # Ctrl-C, or an error of a run, waits for no other run
-            kill_workers(pool)
-            raise
 
 
-def _start_worker(states: dict, loaded: dict) -> None:
-    """One thread, and an end with the parent instead of another epoch."""
-    _states.update(states)
-    _loaded.update(loaded)
-    end_with_parent()
+def _train_numbered(config: TrainingConfig, folder: Path, numbered: tuple[int, Run]) -> RunResult:
+    return train_run(config, numbered[1], folder)
+
+
+def _prepare_worker(*read: Any) -> None:
+    """One thread, and what the parent has read."""
+    data.take_as_read(*read)
     torch.set_num_threads(1)
 
 
@@ -321,11 +172,14 @@ def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResu
 
     Parameters
     ----------
+    config : TrainingConfig
     variant : Variant
-        Of :data:`REFERENCES`. The mean spectrum is the same for every material; the nearest
-        composition's is that of the training material whose composition is the most similar
-        (:func:`screening.benchmark.studies.nearest_in_training`). Where spectra grow with the cell
-        both are taken per atom, and multiplied with the atoms of the material.
+        One of `REFERENCES`. The mean spectrum is the same for every material; the nearest
+        composition's is that of the training material whose composition is the most similar.
+        Where spectra grow with the cell both are taken per atom, and multiplied with the atoms
+        of the material.
+    setting : str
+        Name of the scaling and loss.
     """
     run = Run(variant=variant, setting=setting, seed=0)
     dataset = shared_dataset(config)
@@ -379,134 +233,6 @@ def on_file(config: TrainingConfig, run: Run, folder: Path, file: Path) -> RunRe
     return RunResult(run, prediction, figures, len(split.train), 0.0)
 
 
-def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
-    """The training configuration of a run."""
-    changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
-    changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
-    changes["epochs"] = max(1, round(run.variant.epochs * config.epochs))
-    chosen = TrainingConfig.model_validate(config.model_dump() | changes)
-    if run.regime != "fine-tuned":
-        return chosen
-    gentle = {
-        "learning_rate": FINE_TUNING_RATE * chosen.learning_rate,
-        "epochs": max(1, round(FINE_TUNING_EPOCHS * chosen.epochs)),
-    }
-    return chosen.model_copy(update=gentle)
-
-
-# Data.
-
-_Files = tuple[Path, ...]
-_State = tuple[str, ...]  # hash of each file: a copy has the same results
-_states: dict[_Files, _State] = {}
-_loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
-
-
-def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
-    """The data set of a configuration; a process reads files and builds graphs once.
-
-    Raises
-    ------
-    ModelError
-        If the files are others than those that earlier runs have read.
-    """
-    files, state = _files(config), _state(config)
-    key = (config.target, files, graphs_for(config.architecture, config.graph))
-    if key not in _loaded:
-        while len(_loaded) >= LOADED:
-            del _loaded[next(iter(_loaded))]
-        dataset = load_dataset(config)
-        if _read_state(files) != state:
-            names = ", ".join(path.name for path in files)
-            raise ModelError(f"{names}: changed during the benchmark; copy them and begin again")
-        _loaded[key] = dataset
-    return _loaded[key]
-
-
-def _files(config: TrainingConfig) -> _Files:
-    return tuple(path for path in (*config.labels, config.structures) if path is not None)
-
-
-def _state(config: TrainingConfig) -> _State:
-    """State of the files of a data set when this process first asked for it.
-
-    Labels may be added to a file while runs that began without them go on.
-    """
-    files = _files(config)
-    if files not in _states:
-        _states[files] = _read_state(files)
-    return _states[files]
-
-
-def _read_state(files: _Files) -> _State:
-    try:
-        return tuple(_digest(path) for path in files)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}") from None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _forget_changed() -> None:
-    """Read files again that have changed since."""
-    for files in [files for files, state in _states.items() if _read_state(files) != state]:
-        del _states[files]
-        for key in [key for key in _loaded if key[1] == files]:
-            del _loaded[key]
-
-
-def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
-    """Structures of some materials of a data set, by `material_id`."""
-    if config.target == "edos":
-        found = edos_labels(config.labels, config.structures).crystals
-    else:
-        found = read_crystals(config.labels[0], set(material_ids))
-    return {i: found[i] for i in material_ids}
-
-
-def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Split:
-    """What a run is trained, validated and tested on.
-
-    Raises
-    ------
-    ModelError
-        If its subclass has too few materials in one of the parts.
-    """
-    split = split_of(dataset, config.split_seed, config.split_by)
-    if run.subclass is not None:
-        split = _within(split, run.subclass.members(dataset), run)
-    return replace(split, train=part_of(dataset, split.train, run.fraction))
-
-
-def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
-    assert run.subclass is not None
-    train, validation, test = (p[inside[p]] for p in (split.train, split.validation, split.test))
-    counts = (len(train), len(validation), len(test))
-    needed = (MIN_TRAIN, MIN_VALIDATION, MIN_TEST)
-    if any(n < least for n, least in zip(counts, needed, strict=True)):
-        raise ModelError(
-            f"{run.subclass.name}: {counts[0]} training, {counts[1]} validation and {counts[2]} "
-            f"test materials; at least {needed[0]}, {needed[1]} and {needed[2]} are needed"
-        )
-    return replace(split, test=test) if run.regime == "global" else Split(train, validation, test)
-
-
-def held_out(config: TrainingConfig, run: Run) -> SpectrumDataset:
-    """The materials that the prediction of a run is for, in its order."""
-    chosen = config_of(config, run) if run.variant not in REFERENCES else config
-    dataset = shared_dataset(chosen)
-    return dataset.subset(split_for(dataset, chosen, run).test)
-
-
-def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:
-    """A part of the materials; a smaller part is contained in a larger one."""
-    order = sorted(indices, key=lambda i: fold(dataset.material_ids[i], seed=12_345))
-    return np.sort(order[: max(2, round(fraction * len(indices)))])
-
-
 # Measuring.
 
 
@@ -532,14 +258,6 @@ def predict(checkpoint: Checkpoint, test: SpectrumDataset) -> np.ndarray:
     return spectra
 
 
-def labels_for(setting: str, dataset: SpectrumDataset) -> np.ndarray:
-    """What predictions of a setting are compared with, shape (n, K')."""
-    kind = SETTINGS[setting](dataset.grid.size, dataset.extensive)
-    if kind.output == "absolute":
-        return dataset.spectra.numpy()
-    return kind.target(dataset.spectra, dataset.graphs.n_atoms).numpy()
-
-
 def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict[str, float]:
     """Figures of decoded spectra; what is normalised is compared with normalised labels."""
     label = labels_for(setting, test)
@@ -561,7 +279,7 @@ def _stem(folder: Path, config: TrainingConfig, run: Run) -> Path:
     elsewhere = {"name", "description", "attribution", "limits", "labels", "structures", "half"}
     document = chosen.model_dump(mode="json", exclude=elsewhere) | {"model": model}
     what = run.model_dump(mode="json", include={"fraction", "subclass", "regime"})
-    text = json.dumps([document, what, _state(config)], sort_keys=True)
+    text = json.dumps([document, what, state_of(config)], sort_keys=True)
     return folder / f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -580,9 +298,7 @@ def _write(folder: Path, config: TrainingConfig, result: RunResult) -> None:
         "seconds": round(result.seconds, 1),
         "remarks": result.remarks,
     }
-    unfinished = stem.with_suffix(".part")
-    unfinished.write_text(json.dumps(document, indent=2) + "\n")
-    os.replace(unfinished, stem.with_suffix(".json"))
+    write_whole(stem.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
 
 
 def _read(folder: Path, config: TrainingConfig, run: Run) -> RunResult | None:

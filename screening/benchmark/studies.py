@@ -1,16 +1,40 @@
-"""When to trust a prediction: how errors depend on the material and on its structure."""
+"""When to trust a prediction: errors by material, by distortion, on subclasses and other labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from models.crystal import Crystal
-from models.data.dataset import SpectrumDataset
-from models.spectra.metrics import wasserstein_distances
+from models.data.dataset import usable_settings, with_structures
+from models.training.config import TrainingConfig
+from screening.benchmark.data import (
+    crystals_of,
+    held_out,
+    labels_for,
+    n_elements,
+    shared_dataset,
+    similar_in_training,
+    split_for,
+)
+from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
+from screening.benchmark.subclasses import Subclass
+from screening.benchmark.tables import finite, table, to_document
+from screening.benchmark.variants import REFERENCES, REGIMES, Run
+
+RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
+STRAINS = (-0.04, -0.02, 0.02, 0.04)
+GROUPS = {  # of the study of errors: key in the documents, and what the tables call it
+    "n_elements": "number of elements",
+    "n_sites": "number of sites",
+    "similarity": "similarity of the nearest training composition",
+    "roughness": "share of fast Fourier components",
+}
 
 
 @dataclass(frozen=True)
@@ -65,36 +89,6 @@ def _bin(label: str, errors: np.ndarray) -> Bin:
     return Bin(label, len(errors), float(errors.mean()), float(median), float(low), float(high))
 
 
-def n_elements(dataset: SpectrumDataset) -> np.ndarray:
-    """Number of elements of each material, shape (n,)."""
-    return np.array([system.count("-") + 1 for system in dataset.chemical_systems])
-
-
-def similar_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
-    """Cosine similarity of each composition to the nearest training composition, shape (n,)."""
-    return _similarity(test, train).max(1)
-
-
-def nearest_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
-    """Weights of the training materials with the most similar composition, shape (n, n_train).
-
-    Each row has the sum 1. Training materials as similar as the nearest one (to 1e-6), such as
-    polymorphs, share it equally.
-    """
-    similarity = _similarity(test, train)
-    nearest = similarity >= similarity.max(1, keepdims=True) - 1e-6
-    return nearest / nearest.sum(1, keepdims=True)
-
-
-def _similarity(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
-    a, b = (_unit(d.graphs.composition().double()) for d in (test, train))
-    return (a @ b.T).numpy()
-
-
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    return rows / rows.norm(dim=1, keepdim=True)
-
-
 def roughness(label: np.ndarray, above: float = 0.25) -> np.ndarray:
     """Share of a spectrum's variation in its fast Fourier components, shape (n,).
 
@@ -127,6 +121,106 @@ def strained(crystal: Crystal, strain: float) -> Crystal:
     return Crystal(crystal.lattice * (1 + strain), crystal.frac_coords, crystal.atomic_numbers)
 
 
-def shape_change(prediction: np.ndarray, reference: np.ndarray, width: float) -> float:
-    """Mean Wasserstein distance between two predictions of the same materials."""
-    return float(wasserstein_distances(prediction, reference, width).mean())
+def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[dict[str, Any]]:
+    """Errors of the first seed by elements, sites, similar training data and roughness.
+
+    Returns
+    -------
+    list of dict
+        One for each result: ``model``, ``setting``, a list of bins for each key of `GROUPS`, and
+        the ``examples`` of the quintiles (ids, best to worst).
+    """
+    documents = []
+    for result in results:
+        run = result.run
+        dataset = shared_dataset(config)
+        split = split_for(dataset, config, run)
+        train, test = dataset.subset(split.train), held_out(config, run)
+        label = labels_for(run.setting, test)
+        errors = material_errors(result.prediction, label)
+        by_quantile = partial(errors_by_quantile, errors)
+        bins = {
+            "n_elements": errors_by(errors, n_elements(test).tolist()),
+            "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
+            "similarity": by_quantile(similar_in_training(test, train)),
+            "roughness": by_quantile(roughness(label)),
+        }
+        examples = [test.material_ids[i] for i in quintile_examples(errors)]
+        documents.append(
+            {"model": run.variant.name, "setting": run.setting}
+            | {key: [asdict(b) for b in found] for key, found in bins.items()}
+            | {"examples": examples}
+        )
+    return documents
+
+
+def unrelaxed_study(
+    config: TrainingConfig, runs: Iterable[Run], folder: Path
+) -> list[dict[str, Any]]:
+    """How errors grow when the test structures are rattled or strained.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the runs, with their models.
+    """
+    documents: list[dict[str, Any]] = []
+    for run in runs:
+        checkpoint = kept_model(config, run, folder)
+        test = held_out(config, run)
+        crystals = crystals_of(config, test.material_ids)
+        for kind, amount, change in _distortions():
+            changed = {i: change(crystal) for i, crystal in crystals.items()}
+            distorted = with_structures(test, changed, checkpoint.card.graph)
+            figures = measure(run.setting, predict(checkpoint, distorted), distorted)
+            what: dict[str, Any] = {"model": run.variant.name, "setting": run.setting}
+            what |= {"distortion": kind, "amount": amount, "n": len(distorted)}
+            documents.append(what | {key: finite(value) for key, value in figures.items()})
+    return documents
+
+
+def _distortions() -> list[tuple[str, float, Any]]:
+    def unchanged(crystal: Crystal) -> Crystal:
+        return crystal
+
+    rattles = [("rattle (Å)", a, partial(rattled, amount=a, seed=0)) for a in RATTLES]
+    strains = [("strain", s, partial(strained, strain=s)) for s in STRAINS]
+    return [("none", 0.0, unchanged), *rattles, *strains]
+
+
+def subclass_results(
+    config: TrainingConfig, results: Sequence[RunResult], subclasses: Sequence[Subclass]
+) -> list[RunResult]:
+    """Results on each subclass, the three ways of training of a model beside each other."""
+    # Global models are those of the runs that were repeated on the subclasses, and the reference.
+    repeated = [r.run.whole for r in results if r.run.subclass]
+    found = []
+    for subclass in subclasses:
+        for result in results:
+            run = result.run
+            if run.subclass is None and (run in repeated or run.variant in REFERENCES):
+                found.append(on_subclass(config, result, subclass))
+            elif run.subclass == subclass:
+                found.append(result)
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
+    return sorted(
+        found,
+        key=lambda r: (
+            subclasses.index(r.run.subclass),
+            r.run.setting,
+            order[r.run.variant.name],
+            REGIMES.index(r.run.regime),
+        ),
+    )
+
+
+def external_rows(
+    config: TrainingConfig, runs: Iterable[Run], folder: Path, files: Iterable[Path]
+) -> list[dict[str, Any]]:
+    """Figures on the labels of other files, one row for each file and kind of run."""
+    documents = []
+    for file in files:
+        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
+        results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
+        documents += [{"file": file.name} | row for row in to_document(table(results))]
+    return documents

@@ -32,7 +32,7 @@ class Row:
     subclass : str
         Name of the subclass that was tested; empty for all materials.
     regime : str
-        See :class:`screening.benchmark.runs.Run`.
+        See :class:`screening.benchmark.variants.Run`.
     std : dict
         NaN for a single seed.
     seconds : float
@@ -50,6 +50,19 @@ class Row:
     mean: dict[str, float]
     std: dict[str, float]
     seconds: float
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """What was trained and tested, for JSON and CSV."""
+        subclass = {"subclass": self.subclass, "trained_on": self.regime} if self.subclass else {}
+        return subclass | {
+            "model": self.name,
+            "setting": self.setting,
+            "fraction": self.fraction,
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            "seeds": self.n_seeds,
+        }
 
 
 def table(results: Iterable[RunResult]) -> list[Row]:
@@ -88,20 +101,21 @@ def to_markdown(rows: Sequence[Row], unit: str) -> str:
 
     Parameters
     ----------
+    rows : sequence of Row
+        With the same figures.
     unit : str
         Of the energy axis, and so of WD.
     """
-    keys = _figure_keys(rows)
-    titles = [figure_title(key, unit) for key in keys]
     by_subclass = any(row.subclass for row in rows)
-    first = ["materials", "trained on"] if by_subclass else []
-    first = [*first, "model", "setting", "training set", "test set", "seeds"]
-    lines = [_line([*first, *titles]), _line(["---"] * (len(first) + len(keys)))]
-    for row in rows:
-        cells = [row.subclass, row.regime] if by_subclass else []
-        cells += [row.name, row.setting, *map(str, (row.n_train, row.n_test, row.n_seeds))]
-        lines.append(_line([*cells, *(mean_and_std(row.mean[k], row.std[k]) for k in keys)]))
-    return "\n".join(lines) + "\n"
+    return markdown(
+        [
+            ({"materials": row.subclass, "trained on": row.regime} if by_subclass else {})
+            | {"model": row.name, "setting": row.setting, "training set": row.n_train}
+            | {"test set": row.n_test, "seeds": row.n_seeds}
+            | {figure_title(k, unit): mean_and_std(m, row.std[k]) for k, m in row.mean.items()}
+            for row in rows
+        ]
+    )
 
 
 def figure_title(key: str, unit: str) -> str:
@@ -112,27 +126,27 @@ def figure_title(key: str, unit: str) -> str:
 def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Table for JSON; None where there is no number."""
     return [
-        {
-            **_what(row),
-            "mean": {k: finite(v) for k, v in row.mean.items()},
-            "std": {k: finite(v) for k, v in row.std.items()},
-            "seconds": round(row.seconds, 1),
-        }
+        row.what
+        | {part: {k: finite(v) for k, v in getattr(row, part).items()} for part in ("mean", "std")}
+        | {"seconds": round(row.seconds, 1)}
         for row in rows
     ]
 
 
 def to_csv(rows: Sequence[Row], path: Path) -> None:
-    """Table with a column for the mean and one for the deviation of each figure."""
-    keys = _figure_keys(rows)
+    """Table with a column for the mean and one for the deviation of each figure.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        With the same figures.
+    path : Path
+        File to write.
+    """
     write_csv(
         [
-            _what(row)
-            | {
-                f"{key}_{part}": finite(getattr(row, part)[key])
-                for key in keys
-                for part in ("mean", "std")
-            }
+            row.what
+            | {f"{k}_{p}": finite(getattr(row, p)[k]) for k in row.mean for p in ("mean", "std")}
             | {"seconds": round(row.seconds, 1)}
             for row in rows
         ],
@@ -157,28 +171,8 @@ def mean_and_std(mean: float, std: float) -> str:
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Rows with the same keys as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_text(v) for v in r.values()] for r in rows)]
-    return "\n".join(map(_line, lines)) + "\n"
-
-
-def _what(row: Row) -> dict[str, Any]:
-    subclass = {"subclass": row.subclass, "trained_on": row.regime} if row.subclass else {}
-    return subclass | {
-        "model": row.name,
-        "setting": row.setting,
-        "fraction": row.fraction,
-        "n_train": row.n_train,
-        "n_test": row.n_test,
-        "seeds": row.n_seeds,
-    }
-
-
-def _figure_keys(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row.mean))
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(_text, r.values()) for r in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _text(value: Any) -> str:

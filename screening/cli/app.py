@@ -77,7 +77,8 @@ app.callback()(config.apply_settings)
 
 
 def _add(name: str, command: Callable[..., None]) -> None:
-    app.command(name, epilog=_examples(name))(logged(command))
+    kind = getattr(command, "command_class", None)
+    app.command(name, cls=kind, epilog=_examples(name))(logged(command))
 
 
 _add("run", run.run)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from models.data.dataset import SpectrumDataset
     from models.spectra.spectrum import EnergyGrid
     from models.training.config import TrainingConfig
-    from screening.benchmark.runs import Run, RunResult, Variant
+    from screening.benchmark.runs import RunResult
     from screening.benchmark.subclasses import Subclass
+    from screening.benchmark.variants import Run, Variant
 
 
 class Target(StrEnum):
@@ -113,9 +114,10 @@ def benchmark(
     """
     from models.data.splits import split_of
     from models.training.config import TrainingConfig
+    from screening.benchmark.data import shared_dataset
     from screening.benchmark.figures import draw
     from screening.benchmark.report import Benchmark
-    from screening.benchmark.runs import run_all, shared_dataset
+    from screening.benchmark.runs import run_all
     from screening.cli import resumable
     from screening.cli.console import print_json, stderr, stdout
 
@@ -209,7 +211,7 @@ def _command_line(context: typer.Context) -> str:
 
 
 def _variants(names: list[str] | None) -> list[Variant]:
-    from screening.benchmark.runs import ARCHITECTURE_VARIANTS
+    from screening.benchmark.variants import ARCHITECTURE_VARIANTS
     from screening.errors import ScreeningError
 
     by_name = {variant.name: variant for variant in ARCHITECTURE_VARIANTS}
@@ -238,7 +240,7 @@ def _settings(
 def _runs(
     variants: list[Variant], settings: tuple[str, ...], seeds: int, studies: set[Study]
 ) -> list[Run]:
-    from screening.benchmark.runs import ABLATION_VARIANTS, plan
+    from screening.benchmark.variants import ABLATION_VARIANTS, plan
 
     runs = plan(variants, settings, seeds)
     if Study.size in studies:
@@ -268,7 +270,7 @@ def _subclasses(
 ) -> list[Subclass]:
     """The chosen subclasses; by default those with enough materials."""
     from models.errors import ModelError
-    from screening.benchmark.runs import shared_dataset, split_for
+    from screening.benchmark.data import shared_dataset, split_for
     from screening.benchmark.subclasses import SUBCLASSES, subclass_of
 
     dataset, usable = shared_dataset(config), []
@@ -287,7 +289,7 @@ def _subclasses(
 def _subclass_runs(
     runs: list[Run], variants: list[Variant], subclasses: list[Subclass]
 ) -> list[Run]:
-    from screening.benchmark.runs import plan_subclasses
+    from screening.benchmark.variants import plan_subclasses
 
     whole = [run for run in runs if run == run.whole and run.variant in variants]
     return plan_subclasses(whole, subclasses)

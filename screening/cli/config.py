@@ -10,7 +10,7 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    from screening.settings import Setting
+    from screening.cli.preferences import Preference
 
 
 def config(
@@ -28,9 +28,9 @@ def config(
     """
     from db.store import mask_uri
     from screening.cli.console import print_json, stdout, table
-    from screening.settings import read_settings
+    from screening.cli.preferences import read_preferences
 
-    settings = [_as_given(context, setting) for setting in read_settings()]
+    settings = [_as_given(context, setting) for setting in read_preferences()]
     rows = [(s.name, s.value and mask_uri(s.value), s.origin) for s in settings]
     if as_json:
         print_json([{"name": name, "value": value, "from": origin} for name, value, origin in rows])
@@ -38,9 +38,9 @@ def config(
     stdout().print(table(None, ("setting", "value", "from"), rows))
 
 
-def _as_given(context: typer.Context, setting: Setting) -> Setting:
+def _as_given(context: typer.Context, setting: Preference) -> Preference:
     """The setting, or what the command line says instead."""
-    from screening.settings import COMMAND_LINE
+    from screening.cli.preferences import COMMAND_LINE
 
     source = context.get_parameter_source(setting.name)
     if source is None or source.name != "COMMANDLINE":
@@ -64,9 +64,9 @@ def apply_settings(
     ] = False,
 ) -> None:
     """Make environment and screen.yaml the defaults of the command that comes."""
-    from screening.settings import DEFAULT, read_settings
+    from screening.cli.preferences import DEFAULT, read_preferences
 
-    given = {s.name: s.value for s in read_settings() if s.origin != DEFAULT and s.value}
+    given = {s.name: s.value for s in read_preferences() if s.origin != DEFAULT and s.value}
     context.default_map = _defaults(context.command, given)
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 import os
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
+import typer.main
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from screening.user_input import UserInput
 
 DEFAULT_DB = "screening.sqlite"
 
@@ -70,45 +84,6 @@ Where = Annotated[
 LaunchPadFile = Annotated[Path, typer.Option("--launchpad", help="FireWorks' launchpad file.")]
 DEFAULT_LAUNCHPAD = Path("launchpad.yaml")
 
-_GAP = "VB gap"
-MaxDos = Annotated[
-    float,
-    typer.Option("--max-dos", rich_help_panel=_GAP, help="Largest DOS in the gap, states/eV/cell."),
-]
-MinWidth = Annotated[
-    float, typer.Option("--min-width", rich_help_panel=_GAP, help="Smallest width of the gap, eV.")
-]
-MinUpperEdge = Annotated[
-    float,
-    typer.Option(
-        "--min-upper-edge", rich_help_panel=_GAP, help="Lowest upper edge, eV from the VBM."
-    ),
-]
-MaxUpperEdge = Annotated[
-    float,
-    typer.Option(
-        "--max-upper-edge", rich_help_panel=_GAP, help="Highest upper edge, eV from the VBM."
-    ),
-]
-PerAtom = Annotated[
-    bool,
-    typer.Option(
-        "--per-atom/--per-cell", rich_help_panel=_GAP, help="What the DOS threshold is for."
-    ),
-]
-SingleGap = Annotated[
-    bool,
-    typer.Option(
-        "--single-gap/--no-single-gap",
-        rich_help_panel=_GAP,
-        help="No second range of that width, however deep below the VBM.",
-    ),
-]
-Band = Annotated[
-    Literal["valence", "conduction"],
-    typer.Option("--band", rich_help_panel=_GAP, help="Below the VBM, or above the CBM."),
-]
-
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Read the subfolders of a folder, too.")
 ]
@@ -141,3 +116,133 @@ def check_folder_of(db: str) -> None:
     folder = Path(db).expanduser().parent
     if "://" not in db and not folder.is_dir():
         raise ScreeningError(f"--db {db}: there is no folder {folder}; make it first")
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """The options that set the fields of a model.
+
+    Parameters
+    ----------
+    where : str
+        Module and name of a :class:`screening.user_input.UserInput`. It is imported when its
+        command is used: `screen --help` does without pydantic.
+    panel : str
+        Where the help shows them.
+    unset : tuple of str
+        Fields whose default the command decides.
+    """
+
+    where: str
+    panel: str
+    unset: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> type[UserInput]:
+        """Has the names, types, defaults and descriptions."""
+        model: type[UserInput] = pkgutil.resolve_name(self.where)
+        return model
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """Parameters of a command, in the order of the fields."""
+        model = self.model
+        parameters = []
+        for name, field in model.model_fields.items():
+            kind, default = self._kind(name, field)
+            words = typer.Option(
+                model.option(name), help=field.description, rich_help_panel=self.panel
+            )
+            annotation: Any = Annotated[kind, words]
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+                )
+            )
+        return parameters
+
+    def take(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of the fields that are set, taken out of those of a command.
+
+        Infinity switches off what can be off.
+        """
+        taken = {name: values.pop(name) for name in self.model.model_fields}
+        return {
+            name: None if value == math.inf and self._can_be_off(name) else value
+            for name, value in taken.items()
+            if value is not None
+        }
+
+    def _kind(self, name: str, field: FieldInfo) -> tuple[Any, Any]:
+        """Type and default on the command line, which has no sets: they are typed as text."""
+        if isinstance(field.default, frozenset):
+            return str | None, None
+        if name in self.unset:
+            return field.annotation | None, None  # type: ignore[operator]
+        if field.default is None or not self._can_be_off(name):
+            return field.annotation, field.default
+        (kind,) = (part for part in get_args(field.annotation) if part is not NoneType)
+        return kind, field.default
+
+    def _can_be_off(self, name: str) -> bool:
+        return NoneType in get_args(self.model.model_fields[name].annotation)
+
+
+GAP_CRITERIA = FieldOptions("screening.criteria:GapCriteria", "VB gap")
+
+
+def from_fields(**groups: FieldOptions) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of some models.
+
+    Parameters
+    ----------
+    **groups : FieldOptions
+        By the parameter of the command that takes their values as a dict.
+
+    Returns
+    -------
+    callable
+        Decorator; the decorated function has the class of its command in `command_class`.
+    """
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+
+        class WithFields(TyperCommand):
+            """A command that gets the options of the fields when it is used."""
+
+            is_complete = False
+
+            def get_params(self, ctx: Any) -> list[Any]:
+                if not self.is_complete:
+                    whole = _with_parameters(self.callback, list(signature.parameters), groups)
+                    self.params, self.callback = whole.params, whole.callback
+                    self.is_complete = True
+                return super().get_params(ctx)
+
+        @functools.wraps(command)
+        def with_groups(**values: Any) -> None:
+            command(**{name: group.take(values) for name, group in groups.items()}, **values)
+
+        own = [p for name, p in signature.parameters.items() if name not in groups]
+        with_groups.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        with_groups.command_class = WithFields  # type: ignore[attr-defined]
+        return with_groups
+
+    return with_options
+
+
+def _with_parameters(callback: Any, names: list[str], groups: dict[str, FieldOptions]) -> Any:
+    """Click's command of a callback with the parameters of groups at their places in `names`."""
+    own = dict(inspect.signature(callback).parameters)
+    parameters = []
+    for name in names:
+        parameters += groups[name].parameters() if name in groups else [own.pop(name)]
+
+    def command(**values: Any) -> None:
+        callback.__wrapped__(**values)
+
+    parameters += own.values()
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    alone = typer.Typer(add_completion=False)
+    alone.command()(command)
+    return typer.main.get_command(alone)

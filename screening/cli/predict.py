@@ -17,17 +17,13 @@ if TYPE_CHECKING:
     from screening.prediction import Prediction, Predictions
 
 
+@options.from_fields(criteria=options.GAP_CRITERIA)
 def predict(
     files: Annotated[
         list[Path], typer.Argument(help="Structure files, tables, or folders of them.")
     ],
-    max_dos: options.MaxDos = 1.0,
-    min_width: options.MinWidth = 1.0,
-    min_upper_edge: options.MinUpperEdge = -1.0,
-    max_upper_edge: options.MaxUpperEdge = -0.25,
-    per_atom: options.PerAtom = False,
-    single_gap: options.SingleGap = False,
-    band: options.Band = "valence",
+    *,
+    criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     recursive: options.Recursive = False,
     plot: Annotated[
@@ -42,23 +38,14 @@ def predict(
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
     from screening.cli.console import stderr
-    from screening.gap import GapCriteria
+    from screening.criteria import GapCriteria
     from screening.prediction import predict as predict_all
 
-    criteria = GapCriteria.from_options(
-        max_dos=max_dos,
-        min_width=min_width,
-        min_upper_edge=min_upper_edge,
-        max_upper_edge=max_upper_edge,
-        per_atom=per_atom,
-        single_gap=single_gap,
-        band=band,
-    )
     results = predict_all(
         files,
         checkpoint=checkpoint,
         device=device,
-        criteria=criteria,
+        criteria=GapCriteria.from_options(**criteria),
         keep_cell=keep_cell,
         recursive=recursive,
         workers=workers or options.default_workers(),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +24,12 @@ NAMED = 3  # failures in one line
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
+@options.from_fields(
+    filters=options.FieldOptions(
+        "screening.filters:ScreeningFilters", _FILTERS, unset=("unknown",)
+    ),
+    criteria=options.GAP_CRITERIA,
+)
 def run(
     source: Annotated[
         str | None,
@@ -34,46 +39,8 @@ def run(
             "Default: mp if there is a key, else prototypes."
         ),
     ] = None,
-    max_ehull: Annotated[
-        float,
-        typer.Option(rich_help_panel=_FILTERS, help="Largest energy above hull, eV/atom (or inf)."),
-    ] = 0.5,
-    max_elements: Annotated[
-        int, typer.Option(rich_help_panel=_FILTERS, help="Largest number of elements.")
-    ] = 4,
-    max_sites: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_FILTERS,
-            help="Largest primitive cell, atoms: what DFT can afford. Default: any.",
-        ),
-    ] = None,
-    max_gap: Annotated[
-        float, typer.Option(rich_help_panel=_FILTERS, help="Largest band gap, eV (or inf).")
-    ] = 0.0,
-    nonmagnetic: Annotated[
-        bool,
-        typer.Option("--nonmagnetic/--any-magnetism", rich_help_panel=_FILTERS, help="Magnetism."),
-    ] = True,
-    without_edos: Annotated[
-        bool,
-        typer.Option("--without-edos/--any-edos", rich_help_panel=_FILTERS, help="Known DFT DOS."),
-    ] = True,
-    unknown: Annotated[
-        Literal["keep", "drop"] | None,
-        typer.Option(
-            rich_help_panel=_FILTERS,
-            help="Candidates with a property that the source does not know. "
-            "Default: drop for mp, keep for files.",
-        ),
-    ] = None,
-    elements: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_FILTERS, help="All of these must be there: Mg,Si."),
-    ] = None,
-    exclude_elements: Annotated[
-        str | None, typer.Option(rich_help_panel=_FILTERS, help="None of these may: U,Th.")
-    ] = None,
+    *,
+    filters: dict[str, Any],
     known_edos: Annotated[
         Path | None,
         typer.Option(
@@ -88,13 +55,7 @@ def run(
             rich_help_panel=_FILTERS, help="Stop when so many candidates have passed the filters."
         ),
     ] = None,
-    max_dos: options.MaxDos = 1.0,
-    min_width: options.MinWidth = 1.0,
-    min_upper_edge: options.MinUpperEdge = -1.0,
-    max_upper_edge: options.MaxUpperEdge = -0.25,
-    per_atom: options.PerAtom = False,
-    single_gap: options.SingleGap = False,
-    band: options.Band = "valence",
+    criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
@@ -131,26 +92,8 @@ def run(
         db=db,
         source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
         source_options=_source_options(source, known_edos, mp_api_key_file, refresh, recursive),
-        filters={
-            "max_energy_above_hull": _finite(max_ehull),
-            "max_elements": max_elements,
-            "max_sites": max_sites,
-            "max_band_gap": _finite(max_gap),
-            "nonmagnetic": nonmagnetic,
-            "without_edos": without_edos,
-            "elements": elements or [],
-            "exclude_elements": exclude_elements or [],
-            "unknown": unknown or ("drop" if source == "mp" else "keep"),
-        },
-        criteria={
-            "max_dos": max_dos,
-            "min_width": min_width,
-            "min_upper_edge": min_upper_edge,
-            "max_upper_edge": max_upper_edge,
-            "per_atom": per_atom,
-            "single_gap": single_gap,
-            "band": band,
-        },
+        filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
+        criteria=criteria,
         checkpoint=checkpoint,
         device=device,
         workers=workers or options.default_workers(),
@@ -201,11 +144,6 @@ def _source_options(
         if key_file is not None:
             given["api_key_file"] = str(key_file.resolve())
     return given
-
-
-def _finite(limit: float) -> float | None:
-    """None, which switches a filter off, for infinity."""
-    return None if math.isinf(limit) and limit > 0 else limit
 
 
 def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:

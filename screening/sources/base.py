@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from screening.candidate import Candidate, SourceItem, Unreadable
-from screening.filters import FilterCount
+
+if TYPE_CHECKING:
+    from screening.funnel import Funnel
 
 UnknownPolicy = Literal["keep", "drop"]
 
@@ -34,7 +36,7 @@ class Source(ABC):
     database_version: str | None = None
     """Release of the database that the candidates come from."""
 
-    applied: Sequence[FilterCount] = ()
+    applied: Funnel | None = None
     """What filters that the source has applied itself did, before its candidates came out."""
 
     @property

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import models
 from models.data.label_files import LABEL_EDGES
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from screening import gap
+from screening.criteria import Criterion
 from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps
 
@@ -635,3 +637,29 @@ def test_wrong_criteria_are_one_clear_line(options, message):
     with pytest.raises(ScreeningError, match=message) as caught:
         GapCriteria.from_options(**options)
     assert "\n" not in str(caught.value)
+
+
+# --- one more criterion ---------------------------------------------------------------------
+
+
+class Shallow(GapCriteria):
+    """A gap that does not begin too far below the band edge."""
+
+    min_lower_edge: Annotated[float, Criterion(lambda ranges: ranges.lower, 1)] = -2.0
+
+
+def test_a_new_criterion_is_an_object_and_a_field():
+    rng = np.random.default_rng(3)
+    dos = rng.choice([0.0, 5.0], (400, 32)).repeat(4, axis=1)
+    plain, shallow = find_gaps(EDOS_GRID, dos), find_gaps(EDOS_GRID, dos, Shallow())
+    row = shallow.row(0)
+    assert list(row["holds"]) == list(row["margins"]) == [*CRITERIA, "min_lower_edge"]
+    np.testing.assert_allclose(shallow.margins[:, 4], shallow.lower_edge + 2.0)
+    assert shallow.is_gap.any()
+    # By hand: the widest range that meets the paper's criteria reaches too deep, or does not.
+    everything = find_gaps(EDOS_GRID, dos, Shallow(min_lower_edge=-100.0))
+    assert (everything.is_gap == plain.is_gap).all()
+    deep = plain.lower_edge < -2.0 - 1e-9
+    assert (shallow.is_gap == plain.is_gap & ~deep).all()
+    assert (plain.is_gap & deep).any()
+    assert (shallow.score[plain.is_gap & deep] < 0).all()

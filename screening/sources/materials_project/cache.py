@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from screening.errors import ScreeningError
-from screening.filters import FilterCount
+from screening.funnel import Funnel
 from screening.sources.base import digest
 from screening.sources.materials_project.client import ATTRIBUTION
 
@@ -58,18 +58,14 @@ class Facts:
     database_version : str
     retrieved : str
         ISO 8601, UTC.
-    funnel : list of dict
+    funnel : Funnel
         What each filter dropped on the server.
     """
 
     query: str
     database_version: str
     retrieved: str
-    funnel: list[dict[str, Any]] = field(default_factory=list)
-
-    def counts(self) -> list[FilterCount]:
-        """The funnel on the server."""
-        return [FilterCount(**stage) for stage in self.funnel]
+    funnel: Funnel
 
     def metadata(self) -> dict[str, str]:
         """For the metadata of the table."""
@@ -77,7 +73,7 @@ class Facts:
             "database_version": self.database_version,
             "query": self.query,
             "retrieved": self.retrieved,
-            "funnel": json.dumps(self.funnel),
+            "funnel": json.dumps(self.funnel.as_dicts()),
             "attribution": ATTRIBUTION,
         }
 
@@ -94,7 +90,7 @@ class Facts:
                 text["query"],
                 text["database_version"],
                 text["retrieved"],
-                json.loads(text["funnel"]),
+                Funnel.from_dicts(json.loads(text["funnel"])),
             )
         except (OSError, pa.ArrowException, KeyError, ValueError):
             return None

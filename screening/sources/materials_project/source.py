@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
-from screening.filters import ScreeningFilters
+from screening.filters import ScreeningFilters, switched_on
+from screening.funnel import Funnel
 from screening.sources.base import Source, digest
 from screening.sources.checks import flag, number
 from screening.sources.materials_project.cache import Facts, Layout, TableCache, default_cache
@@ -45,6 +48,15 @@ FIELDS = (
     "has_props",
     "last_updated",
 )
+ON_SERVER: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "energy_above_hull": lambda most: {"energy_above_hull_max": most},
+    "n_elements": lambda most: {"nelements_max": most},
+    "band_gap": lambda most: {"band_gap_max": most},
+    "nonmagnetic": lambda _: {"ordering": "NM"},
+    "elements": lambda elements: {"elements": ",".join(sorted(elements))},
+    "exclude_elements": lambda elements: {"exclude_elements": ",".join(sorted(elements))},
+}
+"""Criteria in the API's names for the filters that the server can apply."""
 Progress = Callable[[int, int], object]
 
 
@@ -70,22 +82,11 @@ class Query:
     @classmethod
     def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> Query:
         """The part of the filters that the server can apply."""
-        drop = filters.unknown == "drop"
-        stages: list[tuple[str, dict[str, Any]]] = []
-        if filters.max_energy_above_hull is not None and drop:
-            most = filters.max_energy_above_hull
-            stages.append(("energy_above_hull", {"energy_above_hull_max": most}))
-        if filters.max_elements is not None:
-            stages.append(("n_elements", {"nelements_max": filters.max_elements}))
-        if filters.max_band_gap is not None and drop:
-            stages.append(("band_gap", {"band_gap_max": filters.max_band_gap}))
-        if filters.nonmagnetic and drop:
-            stages.append(("nonmagnetic", {"ordering": "NM"}))
-        if filters.elements:
-            stages.append(("elements", {"elements": ",".join(sorted(filters.elements))}))
-        if filters.exclude_elements:
-            excluded = ",".join(sorted(filters.exclude_elements))
-            stages.append(("exclude_elements", {"exclude_elements": excluded}))
+        stages = [
+            (filter.name, ON_SERVER[filter.name](limit))
+            for filter, limit in switched_on(filters)
+            if filter.name in ON_SERVER and (filters.unknown == "drop" or not filter.asked)
+        ]
         return cls(tuple(stages), tuple(sorted(set(material_ids))))
 
     def criteria(self, stages: int | None = None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class MaterialsProjectSource(Source):
         self._table = table
         self._missing = list(missing)
         self.facts = facts
-        self.applied = facts.counts()
+        self.applied = facts.funnel
         self.database_version = facts.database_version
         self.description = f"{NAME} {facts.database_version}: {table.total:,} materials"
 
@@ -245,13 +246,12 @@ def _fetch(
     """Fill the cache with the answer to a query."""
     cache.prepare(client.database_version)
     funnel = _server_funnel(client, query)
-    total = _expected(funnel)
+    total = funnel.passed
     if not total and not query.material_ids:
-        emptied = next(s["name"] for s in reversed(funnel) if s["entered"])
         raise ScreeningError(
-            f"the Materials Project has no such material: the filter {emptied} drops the last of "
-            f"the {funnel[0]['entered']:,} materials that reach it"
-            if funnel[0]["entered"]
+            f"the Materials Project has no such material: the filter {funnel.emptied_by()} drops "
+            f"the last of the {funnel.entered:,} materials that reach it"
+            if funnel.entered
             else "the Materials Project's server has no materials"
         )
     arguments = query.arguments()
@@ -281,17 +281,12 @@ def _fetch(
     return facts
 
 
-def _server_funnel(client: MaterialsProjectClient, query: Query) -> list[dict[str, Any]]:
+def _server_funnel(client: MaterialsProjectClient, query: Query) -> Funnel:
     """What each filter drops on the server; the first stage is the whole database."""
-    counts = [client.count(query.criteria(n)) for n in range(len(query.stages) + 1)]
-    funnel = [{"name": "database", "entered": counts[0], "dropped": 0, "unknown": 0}]
-    for (name, _), before, after in zip(query.stages, counts, counts[1:], strict=False):
-        funnel.append({"name": name, "entered": before, "dropped": before - after, "unknown": 0})
-    return funnel
-
-
-def _expected(funnel: list[dict[str, Any]]) -> int:
-    return int(funnel[-1]["entered"] - funnel[-1]["dropped"])
+    names = [name for name, _ in query.stages]
+    counts = [client.count(query.criteria(n)) for n in range(len(names) + 1)]
+    dropped = {name: n - left for name, (n, left) in zip(names, pairwise(counts), strict=True)}
+    return Funnel(("database", *names), counts[0], Counter(dropped))
 
 
 def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:

@@ -15,30 +15,36 @@ from models.graphs.graph import GraphBatch, GraphConfig
 from models.spectra.spectrum import PHDOS_PAPER_GRID
 from models.training import fit as fitting
 from models.training.config import TrainingConfig
+from screening.benchmark import data
 from screening.benchmark import runs as benchmark
+from screening.benchmark.data import (
+    config_of,
+    held_out,
+    labels_for,
+    part_of,
+    shared_dataset,
+    split_for,
+)
 from screening.benchmark.runs import (
+    RunResult,
+    kept_model,
+    measure,
+    on_file,
+    on_subclass,
+    predict,
+    reference,
+    run_all,
+)
+from screening.benchmark.subclasses import Subclass
+from screening.benchmark.variants import (
     ABLATION_VARIANTS,
     MEAN_SPECTRUM,
     NEAREST_COMPOSITION,
     Run,
-    RunResult,
     Variant,
-    held_out,
-    kept_model,
-    labels_for,
-    measure,
-    on_file,
-    on_subclass,
-    part_of,
     plan,
     plan_subclasses,
-    predict,
-    reference,
-    run_all,
-    shared_dataset,
-    split_for,
 )
-from screening.benchmark.subclasses import Subclass
 from tests.models.model_examples import (
     random_crystals,
     small_dataset,
@@ -173,12 +179,12 @@ def test_two_workers_give_the_same_results(tmp_path: Path) -> None:
 def test_a_variant_can_change_the_training(tmp_path: Path) -> None:
     faster = TINY.model_copy(update={"training": {"learning_rate": 0.5}, "epochs": 0.25})
     run = Run(variant=faster, setting="sumnorm-kl", seed=4)
-    chosen = benchmark.config_of(config(tmp_path), run)
+    chosen = config_of(config(tmp_path), run)
     assert (chosen.learning_rate, chosen.seed, chosen.settings) == (0.5, 4, ("sumnorm-kl",))
     assert chosen.architecture == "gatgnn"
     longer = config(tmp_path).model_copy(update={"epochs": 40})
-    assert benchmark.config_of(longer, run).epochs == 10
-    assert benchmark.config_of(longer.model_copy(update={"epochs": 1}), run).epochs == 1
+    assert config_of(longer, run).epochs == 10
+    assert config_of(longer.model_copy(update={"epochs": 1}), run).epochs == 1
 
 
 # Data.
@@ -193,8 +199,8 @@ def test_files_are_read_once_for_runs_with_the_same_graphs(
         loaded.append(chosen.graph)
         return load(chosen)
 
-    load = benchmark.load_dataset
-    monkeypatch.setattr(benchmark, "load_dataset", counted)
+    load = data.load_dataset
+    monkeypatch.setattr(data, "load_dataset", counted)
     chosen = config(tmp_path)
     run_all(chosen, plan([TINY], ["maxnorm-mse", "sumnorm-kl"], 2), tmp_path / "runs")
     assert len(loaded) == 1
@@ -235,7 +241,7 @@ def test_few_data_sets_are_kept(tmp_path: Path) -> None:
     chosen = config(tmp_path)
     for neighbors in range(1, 9):
         shared_dataset(chosen.model_copy(update={"graph": GraphConfig(neighbors=neighbors)}))
-    assert len(benchmark._loaded) == benchmark.LOADED
+    assert len(data._loaded) == data.LOADED
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -266,7 +272,7 @@ def test_fine_tuning_begins_with_the_global_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a learning rate of almost nothing only batch statistics move the predictions."""
-    monkeypatch.setattr(benchmark, "FINE_TUNING_RATE", 1e-9)
+    monkeypatch.setattr(data, "FINE_TUNING_RATE", 1e-9)
     chosen = config(tmp_path, weight_decay=0)
     (whole,) = plan([TINY], ["standard-mae"], 1)
     alone, tuned = plan_subclasses([whole], [LIGHT])
@@ -282,7 +288,7 @@ def test_fine_tuning_begins_with_the_global_model(
 def test_fine_tuning_is_gentle_and_short(tmp_path: Path) -> None:
     chosen = config(tmp_path, epochs=200)
     (whole,) = plan([TINY], ["maxnorm-mse"], 1)
-    tuned = benchmark.config_of(chosen, plan_subclasses([whole], [LIGHT])[1])
+    tuned = config_of(chosen, plan_subclasses([whole], [LIGHT])[1])
     assert (tuned.epochs, tuned.learning_rate) == (50, pytest.approx(1e-4))
 
 
@@ -436,7 +442,7 @@ def abort(*_: Any) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_start_worker", abort)
+    monkeypatch.setattr(benchmark, "_prepare_worker", abort)
     runs = plan([TINY], ["maxnorm-mse"], 2)
     with pytest.raises(ModelError, match="a training process died"):
         run_all(config(tmp_path), runs, tmp_path / "runs", workers=2)

@@ -8,7 +8,7 @@ from models.crystal import Crystal
 from models.data.dataset import with_structures
 from models.errors import ModelError
 from models.graphs.graph import GraphConfig
-from screening.benchmark import studies
+from screening.benchmark import data, studies
 from tests.models.model_examples import random_crystal, random_crystals, rocksalt, small_dataset
 
 
@@ -42,17 +42,17 @@ def test_fewer_materials_than_bins() -> None:
 
 def test_number_of_elements() -> None:
     expected = [len(c.elements) for c in random_crystals(20)]
-    assert studies.n_elements(small_dataset(20)).tolist() == expected
+    assert data.n_elements(small_dataset(20)).tolist() == expected
 
 
 def test_similarity_is_one_for_the_same_composition_and_zero_without_common_elements() -> None:
     dataset = small_dataset(30)
-    similar = studies.similar_in_training(dataset.subset([4, 9]), dataset)
+    similar = data.similar_in_training(dataset.subset([4, 9]), dataset)
     np.testing.assert_allclose(similar, 1.0, rtol=1e-6)
     fe = with_structures(
         dataset.subset([0]), {"x-000": Crystal(3 * np.eye(3), [[0, 0, 0]], [92])}, GraphConfig()
     )
-    assert studies.similar_in_training(fe, dataset).tolist() == [0.0]
+    assert data.similar_in_training(fe, dataset).tolist() == [0.0]
 
 
 def test_roughness_separates_slow_from_fast() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from screening.benchmark.runs import Regime, Run, RunResult, Variant
+from screening.benchmark.runs import RunResult
 from screening.benchmark.subclasses import SUBCLASSES
 from screening.benchmark.tables import (
     Row,
@@ -19,6 +19,7 @@ from screening.benchmark.tables import (
     to_markdown,
     write_csv,
 )
+from screening.benchmark.variants import Regime, Run, Variant
 
 
 def result(

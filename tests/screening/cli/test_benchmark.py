@@ -15,17 +15,10 @@ from models.data.splits import split_of
 from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from models.training.config import TrainingConfig
-from screening.benchmark.report import gap_rows, label_counts, largest_cell
-from screening.benchmark.runs import (
-    ARCHITECTURE_VARIANTS,
-    Run,
-    RunResult,
-    Variant,
-    _forget_changed,
-    held_out,
-    plan,
-    shared_dataset,
-)
+from screening.benchmark.data import forget_changed, held_out, shared_dataset
+from screening.benchmark.runs import RunResult
+from screening.benchmark.variants import ARCHITECTURE_VARIANTS, Run, Variant, plan
+from screening.benchmark.vb_gaps import gap_rows, label_counts, largest_cell
 from screening.cli.app import app
 from screening.cli.benchmark import _suited
 from screening.errors import ScreeningError
@@ -301,7 +294,7 @@ def test_the_references_are_fitted_to_training_materials_only(tmp_path: Path) ->
     write_rows(files[0], rows)
     (run,) = plan([ARCHITECTURE_VARIANTS[1]], ["standard-mae"], 1)
     config = config.model_copy(update={"labels": (files[0],), "name": "again"})
-    _forget_changed()
+    forget_changed()
     true = held_out(config, run).spectra.numpy()
     size, model = gap_rows(config, [RunResult(run, true, {}, 1, 1.0)])[:2]
     assert size["model"] == "cell of at most 5 atoms"

@@ -522,7 +522,8 @@ def test_papers_predicted_positives_that_have_a_structure(data):
 
 @pytest.mark.data
 def test_snapshot_gives_the_candidates_of_the_paper_s_filters(data):
-    from screening.filters import Funnel, ScreeningFilters
+    from screening.filters import ScreeningFilters
+    from screening.funnel import Funnel
 
     filters = ScreeningFilters()
     funnel = Funnel.of(filters)

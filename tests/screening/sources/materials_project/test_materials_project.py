@@ -11,7 +11,8 @@ import pytest
 from models.crystal import ELEMENTS
 from screening.candidate import Candidate, Unreadable
 from screening.errors import ScreeningError
-from screening.filters import Funnel, ScreeningFilters
+from screening.filters import ScreeningFilters
+from screening.funnel import Funnel
 from screening.sources import open_source
 from screening.sources.materials_project import source as materials_project
 from screening.sources.materials_project.client import find_api_key, usual_id
@@ -289,7 +290,7 @@ def test_candidates_are_what_the_database_holds(mp, server):
 @pytest.mark.mongo
 def test_funnel_of_the_server_accounts_for_the_whole_database(mp, server):
     _, _, collection = server
-    stages = mp().applied
+    stages = mp().applied.stages
     current = {"deprecated": False, "builder_meta.license": "BY-C"}
     assert stages[0].entered == collection.count_documents(current)
     for stage, following in itertools.pairwise(stages):

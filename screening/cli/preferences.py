@@ -1,4 +1,4 @@
-"""Settings that stay the same from command to command.
+"""What users set once for all commands.
 
 In rising order: defaults, environment variables (``SCREEN_DB``), ``screen.yaml`` in the working
 folder, the command line.
@@ -21,6 +21,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from models.errors import field_errors
 from screening.errors import ScreeningError
 
 FILE = "screen.yaml"
@@ -29,7 +30,7 @@ COMMAND_LINE = "command line"
 DEFAULT = "default"
 
 
-class Settings(BaseSettings):
+class Preferences(BaseSettings):
     """What users set once instead of typing it with every command.
 
     Parameters
@@ -70,16 +71,16 @@ class Settings(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A setting and where its value comes from; the value of `db` may hold a password."""
+class Preference:
+    """A preference and where its value comes from; the value of `db` may hold a password."""
 
     name: str
     value: str | None
     origin: str
 
 
-def read_settings() -> tuple[Setting, ...]:
-    """All settings that environment, file and defaults give.
+def read_preferences() -> tuple[Preference, ...]:
+    """All that environment, file and defaults give.
 
     Raises
     ------
@@ -87,13 +88,13 @@ def read_settings() -> tuple[Setting, ...]:
         In one line, if one of them is wrong; without its value, which may be a secret.
     """
     in_file = _in_file()
-    in_environment = EnvSettingsSource(Settings)()
+    in_environment = EnvSettingsSource(Preferences)()
     try:
-        values = Settings().model_dump(mode="json")
+        values = Preferences().model_dump(mode="json")
     except ValidationError as error:
         raise ScreeningError(_in_words(error, in_file)) from None
     return tuple(
-        Setting(
+        Preference(
             name,
             value,
             FILE if name in in_file else _variable(name) if name in in_environment else DEFAULT,
@@ -121,9 +122,11 @@ def _in_file() -> Mapping[str, Any]:
 
 
 def _in_words(error: ValidationError, in_file: Mapping[str, Any]) -> str:
-    first = error.errors()[0]
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"{FILE}: there is no setting {name}; there are {', '.join(Settings.model_fields)}"
+    first = field_errors(error)[0]
+    name = first.field.partition(".")[0]
+    if name not in Preferences.model_fields:
+        return (
+            f"{FILE}: there is no setting {name}; there are {', '.join(Preferences.model_fields)}"
+        )
     where = f"{FILE}, {name}" if name in in_file else _variable(name)
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{where}: {first.message[:1].lower()}{first.message[1:]}"

@@ -10,8 +10,7 @@ import pytest
 
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
-from screening.benchmark import figures as benchmark_figures
-from screening.benchmark import plots as model_plots
+from screening.benchmark import figures
 from screening.benchmark.studies import Bin
 from screening.benchmark.tables import Row
 from tests.screening.figures import cut_off, overlapping
@@ -29,7 +28,7 @@ def test_a_radar_has_the_best_on_the_outer_ring_of_every_axis() -> None:
         row("middle", {"r2": 0.5, "mae": 2.0, "wd": 2.0}),
         row("bad", {"r2": 0.1, "mae": 3.0, "wd": 8.0}),
     ]
-    figure = model_plots.plot_radar(rows, ["r2", "mae", "wd"], ["R2", "MAE", "WD"], "sumnorm-kl")
+    figure = figures.plot_radar(rows, ["r2", "mae", "wd"], ["R2", "MAE", "WD"], "sumnorm-kl")
     radii = {line.get_label(): line.get_ydata()[:3] for line in figure.axes[0].lines}
     np.testing.assert_allclose(radii["good"], [1, 1, 0.6])
     np.testing.assert_allclose(radii["middle"], [0.6, 0.6, 1])
@@ -45,7 +44,7 @@ LABELS = ["R²", "MAE", "MSE", "WD", "C$_V$", "mean\nfrequency"]
 @pytest.mark.parametrize("n", [3, 4, 6])
 def test_nothing_of_a_radar_is_cut_or_covered(n: int) -> None:
     rows = [row(name, dict.fromkeys(SIX, float(i))) for i, name in enumerate(LONG)]
-    figure = model_plots.plot_radar(rows, SIX[:n], LABELS[:n], "Phonon DOS, sum 1")
+    figure = figures.plot_radar(rows, SIX[:n], LABELS[:n], "Phonon DOS, sum 1")
     assert not cut_off(figure)
     assert not overlapping(figure)
     axes = figure.axes[0]
@@ -65,17 +64,17 @@ def test_nothing_of_a_radar_is_cut_or_covered(n: int) -> None:
 def test_long_names_and_units_are_not_cut() -> None:
     unit = "share of the spectrum in a bin"
     errors = {name: np.arange(9.0) / 1000 for name in ("mean spectrum", "nearest composition")}
-    figures = [
-        model_plots.plot_error_boxes(errors, unit, "Electronic DOS, sum 1, 82 test materials"),
-        model_plots.plot_data_size(
+    drawn = [
+        figures.plot_error_boxes(errors, unit, "Electronic DOS, sum 1, 82 test materials"),
+        figures.plot_data_size(
             [row(n, {"mae": i + k}, n_train=k) for i, n in enumerate(LONG) for k in (50, 400)],
             "mae", f"MAE ({unit})", "Phonon DOS, maximum 1",
         ),
-        model_plots.plot_unrelaxed(
+        figures.plot_unrelaxed(
             {n: [(0.0, 1.0), (0.1, 2.0)] for n in LONG}, "Strain", f"MAE ({unit})", "Phonon DOS"
         ),
     ]  # fmt: skip
-    for figure in figures:
+    for figure in drawn:
         assert not cut_off(figure)
 
 
@@ -84,7 +83,7 @@ def test_bins_leave_no_panel_empty(n: int) -> None:
     bins = [Bin("1", 12, 0.5, 0.4, 0.3, 0.6), Bin("2 to 4", 34, 0.7, 0.6, 0.5, 0.9)]
     groups = {f"Share of fast Fourier components {i}": bins for i in range(n)}
     unit = "share of the spectrum in a bin"
-    figure = model_plots.plot_bins(groups, unit, "mat2spec+: Electronic DOS, sum 1, seed 0")
+    figure = figures.plot_bins(groups, unit, "mat2spec+: Electronic DOS, sum 1, seed 0")
     assert len(figure.axes) == n
     assert all(axes.axison and axes.has_data() for axes in figure.axes)
     assert not cut_off(figure)
@@ -92,14 +91,14 @@ def test_bins_leave_no_panel_empty(n: int) -> None:
 
 def test_equal_models_are_all_the_best() -> None:
     rows = [row(name, {"r2": 0.5, "mae": 1.0, "wd": 1.0}) for name in "ab"]
-    figure = model_plots.plot_radar(rows, ["r2", "mae", "wd"], ["R2", "MAE", "WD"], "s")
+    figure = figures.plot_radar(rows, ["r2", "mae", "wd"], ["R2", "MAE", "WD"], "s")
     heights = [line.get_ydata() for line in figure.axes[0].lines]
     np.testing.assert_allclose(heights[0], heights[1])
 
 
 def test_boxes_have_a_place_for_every_model_and_the_unit() -> None:
     errors = {"a": np.arange(9.0), "b": np.arange(9.0) + 5}
-    axes = model_plots.plot_error_boxes(errors, "states/eV/cell", "title").axes[0]
+    axes = figures.plot_error_boxes(errors, "states/eV/cell", "title").axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
     assert "states/eV/cell" in axes.get_ylabel()
     assert axes.get_ylim()[0] == 0
@@ -107,7 +106,7 @@ def test_boxes_have_a_place_for_every_model_and_the_unit() -> None:
 
 def test_bins_say_how_many_materials_they_hold() -> None:
     bins = [Bin("1", 12, 0.5, 0.4, 0.3, 0.6), Bin("2 to 4", 34, 0.7, 0.6, 0.5, 0.9)]
-    figure = model_plots.plot_bins({"Number of elements": bins}, "of the maximum", "gatgnn")
+    figure = figures.plot_bins({"Number of elements": bins}, "of the maximum", "gatgnn")
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2 to 4"]
     assert [t.get_text() for t in axes.texts] == ["n = 12", "n = 34"]
@@ -119,7 +118,7 @@ def test_bins_say_how_many_materials_they_hold() -> None:
 
 def test_the_size_of_the_training_set_is_on_the_axis_in_numbers() -> None:
     rows = [row("a", {"mae": 1.0}, n_train=400), row("a", {"mae": 2.0}, n_train=50)]
-    axes = model_plots.plot_data_size(rows, "mae", "MAE", "sumnorm-kl").axes[0]
+    axes = figures.plot_data_size(rows, "mae", "MAE", "sumnorm-kl").axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["50", "400"]
     assert axes.get_xscale() == "log"
     (line,) = [
@@ -136,7 +135,7 @@ def test_subclasses_have_a_bar_for_each_way_of_training() -> None:
         for subclass in ("oxides", "halides")
         for i, regime in enumerate(("global", "fine-tuned"))
     ]
-    figure = model_plots.plot_subclasses(rows, "mae", "MAE", "sumnorm-kl")
+    figure = figures.plot_subclasses(rows, "mae", "MAE", "sumnorm-kl")
     assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     for axes in figure.axes:
         assert [t.get_text() for t in axes.get_xticklabels()] == ["oxides", "halides"]
@@ -147,7 +146,7 @@ def test_subclasses_have_a_bar_for_each_way_of_training() -> None:
 
 def test_a_single_seed_has_no_error_bar() -> None:
     rows = [Row("a", "s", 1.0, "oxides", "global", 9, 9, 1, {"mae": 1.0}, {"mae": math.nan}, 1.0)]
-    axes = model_plots.plot_subclasses(rows, "mae", "MAE", "s").axes[0]
+    axes = figures.plot_subclasses(rows, "mae", "MAE", "s").axes[0]
     (bars,) = axes.collections
     assert not any(len(segment) for segment in bars.get_segments())
 
@@ -155,9 +154,7 @@ def test_a_single_seed_has_no_error_bar() -> None:
 def test_quintiles_show_label_and_prediction_in_their_unit() -> None:
     centers, spectra = np.linspace(-4, 4, 8), np.arange(40.0).reshape(5, 8)
     names = [f"mp-{i}" for i in range(5)]
-    figure = model_plots.plot_quintiles(
-        centers, spectra, spectra + 1, names, "eV", "states/eV/cell"
-    )
+    figure = figures.plot_quintiles(centers, spectra, spectra + 1, names, "eV", "states/eV/cell")
     assert len(figure.axes) == 5
     assert [axes.get_title(loc="left") for axes in figure.axes] == names
     for i, axes in enumerate(figure.axes):
@@ -171,7 +168,7 @@ def test_quintiles_show_label_and_prediction_in_their_unit() -> None:
 
 def test_distortions_have_a_line_for_each_model() -> None:
     lines = {"a": [(-0.02, 2.0), (0.0, 1.0)], "b": [(-0.02, 3.0), (0.0, 2.5)]}
-    axes = model_plots.plot_unrelaxed(lines, "Isotropic strain", "MAE", "s").axes[0]
+    axes = figures.plot_unrelaxed(lines, "Isotropic strain", "MAE", "s").axes[0]
     assert {line.get_label(): line.get_ydata().tolist() for line in axes.lines} == {
         "a": [2.0, 1.0],
         "b": [3.0, 2.5],
@@ -184,12 +181,12 @@ def test_distortions_have_a_line_for_each_model() -> None:
 @pytest.mark.parametrize("grid", [EDOS_GRID, PHDOS_GRID])
 def test_titles_say_what_is_predicted_and_not_which_loss(setting: str, grid: EnergyGrid) -> None:
     benchmark = SimpleNamespace(dataset=SimpleNamespace(grid=grid))
-    title = benchmark_figures._spectra(benchmark, setting)
+    title = figures._spectra(benchmark, setting)
     assert title.startswith("Electronic DOS, " if grid is EDOS_GRID else "Phonon DOS, ")
     assert not any(loss in title.lower() for loss in ("mae", "mse", "wd", "kl", "norm", "standard"))
 
 
 @pytest.mark.parametrize("unit", ["eV", "cm^-1"])
 def test_every_energy_axis_has_a_name(unit: str) -> None:
-    assert unit in model_plots.AXIS
-    assert unit in model_plots.DENSITY
+    assert unit in figures.AXIS
+    assert unit in figures.DENSITY

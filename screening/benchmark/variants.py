@@ -1,0 +1,159 @@
+"""What a benchmark trains: variants of the architectures, and the runs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.architectures.registry import ARCHITECTURES
+from screening.benchmark.subclasses import Subclass
+
+Regime = Literal["global", "subclass only", "fine-tuned"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+
+
+class Variant(BaseModel):
+    """A row of a benchmark table: an architecture with its configuration.
+
+    Parameters
+    ----------
+    name : str
+        What the tables call it.
+    architecture : str
+    model : dict
+        Configuration of the architecture.
+    training : dict
+        Fields of :class:`models.training.config.TrainingConfig` that differ for it.
+    epochs : float
+        Part of the benchmark's epochs that it is trained for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    epochs: float = Field(1.0, gt=0)
+
+
+def _plus(what: str = "", **model: Any) -> Variant:
+    """Mat2Spec+ with smaller batches, so more steps in an epoch, and stronger weight decay."""
+    return Variant(
+        name=f"mat2spec+ {what}".strip(),
+        architecture="mat2spec+",
+        model=model,
+        training={"batch_size": 32, "weight_decay": 1.0},
+        epochs=0.5,
+    )
+
+
+def _springs(what: str = "", **model: Any) -> Variant:
+    """Springs in few epochs: there is little to learn, and each step takes eigenvalues."""
+    return Variant(
+        name=f"springs {what}".strip(),
+        architecture="springs",
+        model=model,
+        training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
+        epochs=0.06,
+    )
+
+
+_TRAINED_OTHERWISE = {"mat2spec+": _plus(), "springs": _springs()}
+ARCHITECTURE_VARIANTS = tuple(
+    _TRAINED_OTHERWISE.get(a, Variant(name=a, architecture=a)) for a in ARCHITECTURES
+)
+ABLATION_VARIANTS = (
+    Variant(
+        name="mat2spec without label embedding",
+        architecture="mat2spec",
+        model={"label_embedding": False},
+    ),
+    Variant(name="mat2spec without projector", architecture="mat2spec", model={"projector": False}),
+    Variant(
+        name="mat2spec without contrastive loss",
+        architecture="mat2spec",
+        model={"loss_weights": {"contrastive": 0.0}},
+    ),
+    Variant(
+        name="mat2spec without alignment loss",
+        architecture="mat2spec",
+        model={"loss_weights": {"alignment": 0.0}},
+    ),
+    _plus("with one member", members=1),
+    _plus("without element properties", properties=False),
+    _plus("without statistics", statistics=False),
+    _plus("without spectra of sites", site_resolved=False),
+    _plus("without kernel regression", kernel=0),
+    _plus("with strained structures", strain=0.02),
+    Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
+    _springs("with one member", members=1),
+    _springs("without kernel regression", kernel=0),
+)
+MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
+NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")
+REFERENCES = (MEAN_SPECTRUM, NEAREST_COMPOSITION)  # nothing is trained for them
+
+
+class Run(BaseModel):
+    """One training of a benchmark, and what it is measured on.
+
+    Parameters
+    ----------
+    fraction : float
+        Part of the training materials that is used.
+    subclass : Subclass, optional
+        Only its test materials are measured.
+    regime : {'global', 'subclass only', 'fine-tuned'}
+        Trained on all materials, on those of the subclass, or on all and then on those.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Variant
+    setting: str
+    seed: int
+    fraction: float = Field(1.0, gt=0, le=1)
+    subclass: Subclass | None = None
+    regime: Regime = "global"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        part = "" if self.fraction == 1 else f", {self.fraction:g} of the data"
+        of = "" if self.subclass is None else f", {self.subclass.name} {self.regime}"
+        return f"{self.variant.name}, {self.setting}, seed {self.seed}{part}{of}"
+
+    @property
+    def whole(self) -> Run:
+        """The run of the same kind with all materials for training and for the test."""
+        return self.model_copy(update={"fraction": 1.0, "subclass": None, "regime": "global"})
+
+
+def plan(
+    variants: Sequence[Variant],
+    settings: Sequence[str],
+    seeds: int,
+    fractions: Sequence[float] = (1.0,),
+) -> list[Run]:
+    """All combinations, the first seed of everything first."""
+    return [
+        Run(variant=v, setting=s, seed=seed, fraction=f)
+        for seed in range(seeds)
+        for f in fractions
+        for v in variants
+        for s in settings
+    ]
+
+
+def plan_subclasses(whole: Sequence[Run], subclasses: Sequence[Subclass]) -> list[Run]:
+    """For each run with all materials one on each subclass alone, and one fine-tuned to it."""
+    return [
+        run.model_copy(update={"subclass": subclass, "regime": regime})
+        for run in whole
+        for subclass in subclasses
+        for regime in REGIMES
+        if regime != "global"
+    ]
