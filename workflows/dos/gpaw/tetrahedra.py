@@ -102,6 +102,13 @@ class BandMesh:
 
         In a band gap, where that is a whole range, it is the range's middle.
 
+        Parameters
+        ----------
+        n_electrons : float
+            In the cell.
+        accuracy : float
+            In eV.
+
         Raises
         ------
         ValueError

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Lattice, Structure
 
-from workflows.dos.document import DosDocument, DosError
-from workflows.dos.gpaw.maker import GpawDosMaker, compute_dos
+from workflows.dos.document import DosDocument
+from workflows.dos.errors import DosError
+from workflows.dos.gpaw.maker import GpawDosMaker
+from workflows.dos.gpaw.run import compute_dos
 
 
 @dataclass(frozen=True)
