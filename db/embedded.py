@@ -26,11 +26,10 @@ import numpy as np
 import orjson
 from pydantic import BaseModel
 
-from db import documents as schema
 from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
-from db.documents import VERDICT_FIELDS, Verdict
+from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
-from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
+from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode, check_version
 from db.waiting import Watch
 
 APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
@@ -299,7 +298,15 @@ class Table:
             raise StoreError(f"{self.name} {key}: {name} {error}") from None
 
     def raw(self, names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
-        """Fields of a document from the values of some columns."""
+        """Fields of a document from the values of some columns.
+
+        Parameters
+        ----------
+        names : list of str
+            Of columns.
+        row : tuple
+            What is stored in them.
+        """
         raw = {}
         columns = self.columns
         for name, value in zip(names, row, strict=True):
@@ -334,7 +341,7 @@ class EmbeddedStore(ScreeningStore):
         self._closed = False
         self._inherited: list[sqlite3.Connection] = []
         self._watch = Watch(self.location)
-        with errors_in_words(self.location):
+        with _errors_in_words(self.location):
             self._connected()
 
     def close(self) -> None:
@@ -469,7 +476,7 @@ class EmbeddedStore(ScreeningStore):
         """The connection, for this thread alone, with errors in the user's words."""
         if self._owner != os.getpid():  # another thread of the parent may hold the lock for ever
             self._lock = threading.RLock()
-        with self._lock, errors_in_words(self.location):
+        with self._lock, _errors_in_words(self.location):
             yield self._connected()
 
     @contextmanager
@@ -505,7 +512,7 @@ class EmbeddedStore(ScreeningStore):
         try:
             if self._is_empty(connection):
                 self._create(connection)
-            self._check_version(connection)
+            self._check_origin(connection)
             self._set_up(connection)
             self._add_columns(connection)
         except BaseException:
@@ -527,7 +534,7 @@ class EmbeddedStore(ScreeningStore):
                 connection.execute(index)
             connection.execute("CREATE TABLE blobs (name TEXT PRIMARY KEY, body BLOB NOT NULL)")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _add_columns(self, connection: sqlite3.Connection) -> None:
@@ -543,20 +550,10 @@ class EmbeddedStore(ScreeningStore):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         connection.execute("COMMIT")
 
-    def _check_version(self, connection: sqlite3.Connection) -> None:
+    def _check_origin(self, connection: sqlite3.Connection) -> None:
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise StoreError(f"{self.location} is a database of another program; name another file")
-        version = _pragma(connection, "user_version")
-        if version > schema.SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.location} has schema version {version}, this program knows "
-                f"{schema.SCHEMA_VERSION}; install a newer version of it"
-            )
-        if version < schema.SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.location} has schema version {version}, {schema.SCHEMA_VERSION} is needed; "
-                "run `screen db migrate`"
-            )
+        check_version(self.location, _pragma(connection, "user_version"))
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         if _journal_mode(connection) != "wal":
@@ -569,7 +566,7 @@ class EmbeddedStore(ScreeningStore):
 
 
 @contextmanager
-def errors_in_words(location: str) -> Iterator[None]:
+def _errors_in_words(location: str) -> Iterator[None]:
     """Turn the errors of SQLite and of the file system into StoreErrors."""
     try:
         yield

@@ -27,8 +27,8 @@ def validator(model: type[BaseModel]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from db.documents import GridDoc
-    >>> validator(GridDoc)["$jsonSchema"]["properties"]["size"]
+    >>> from db.documents import FilterCount
+    >>> validator(FilterCount)["$jsonSchema"]["properties"]["dropped"]
     {'bsonType': ['int', 'long'], 'minimum': 0}
     """
     schema = model.model_json_schema()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from db.documents import utc_now
 from db.errors import StoreError
-from db.store import MONGODB_SCHEMES, ScreeningStore, open_store
+from db.open import open_store
+from db.store import MONGODB_SCHEMES, ScreeningStore
 
 ENVIRONMENT = "SCREEN_DB"
 FROM_ENVIRONMENT = f"${ENVIRONMENT}"

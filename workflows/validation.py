@@ -10,7 +10,7 @@ import numpy as np
 from jobflow import Flow, Maker, OnMissing, job
 
 from db.collections import VALIDATIONS, Query, conditions
-from db.documents import CandidateDoc, GridDoc, PredictionDoc, Run, ValidationDoc, utc_now
+from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -215,7 +215,7 @@ def validation_of(
         "nsites": nsites,
         "state": "magnetic" if document.is_magnetic else "done",
         "spectrum": spectrum,
-        "grid": GridDoc(**EDOS_GRID.model_dump()),
+        "grid": EDOS_GRID,
         "efermi": document.efermi,
         "vbm": document.vbm,
         "cbm": document.cbm,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, PredictionKey, Verdict
+from db.documents import CandidateDoc, GapDoc, PredictionDoc, PredictionKey, Verdict
 from models.spectra.spectrum import EDOS_GRID
 from screening.gap import GapCriteria, Gaps, find_gaps
 
@@ -65,7 +65,7 @@ def prediction_documents(
     model : str
         Id of the model.
     """
-    grid = GridDoc(**EDOS_GRID.model_dump())
+    grid = EDOS_GRID
     gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(

@@ -31,7 +31,7 @@ class EnergyGrid(BaseModel):
     [-3.96875, 3.96875]
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     start: float
     width: float = Field(gt=0)

@@ -75,7 +75,8 @@ def _checkpoint(name: str | None) -> tuple[bool, str]:
 
 
 def _database(db: str) -> tuple[bool, str]:
-    from db.store import mask_uri, open_store
+    from db.open import open_store
+    from db.store import mask_uri
 
     options.check_folder_of(db)
     if "://" not in db and not Path(db).expanduser().exists():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.cli import logs, options, program
+from screening.cli import logs, options
+from screening.cli.invocation import InterruptionError, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -186,7 +187,6 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    from screening.cli import InterruptionError
     from screening.cli.console import progress_bars
     from workflows.local import run_flow
     from workflows.progress import reporting_to
@@ -218,7 +218,7 @@ def _note_interruption(db: str, run_id: str) -> None:
 
 
 def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout
     from screening.cli.rows import CandidateRow
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
     from models.training.train import TrainedPredictor
@@ -49,7 +50,6 @@ def train(
         read_training_config,
         train_predictor,
     )
-    from screening.cli import resumable
     from screening.cli.console import stderr, stdout
 
     chosen = read_training_config(

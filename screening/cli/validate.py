@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def validate(
     wide: options.Wide = False,
 ) -> None:
     """Calculate the DFT DOS of a run's positives and of random negatives."""
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stderr
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.dos.engines import dos_maker
     from workflows.launchpad import open_launchpad, submit
@@ -268,7 +269,6 @@ def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Calculate one after the other, or several at a time in processes of their own."""
-    from screening.cli import resumable
     from screening.cli.calculations import CalculationsShown
     from workflows.local import validate_all
 
@@ -316,9 +316,9 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """Show the state of a run's DFT workflows on the launchpad, and of its validations."""
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout, table
+    from screening.cli.stored import existing, find_run
     from workflows import launchpad as fireworks
 
     with fireworks.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
@@ -363,9 +363,9 @@ def metrics(
     calculations without a verdict would say; there is an estimate only where something supports
     one.
     """
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stdout, table
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.metrics import run_metrics
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from monty.json import MontyEncoder
 
-from db.store import open_store
+from db.open import open_store
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import AnalyticDosMaker

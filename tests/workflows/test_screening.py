@@ -11,7 +11,7 @@ from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 
 from db.documents import CandidateDoc
-from db.store import open_store
+from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import model_id

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from db.store import open_store
+from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import DEFAULT_EDOS
 from screening.gap import find_gaps

@@ -13,9 +13,10 @@ import pytest
 from pymatgen.core import Structure
 
 from db.documents import ValidationDoc
-from db.store import open_store
+from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from screening.cli.show import _dft_properties, find_validation
+from screening.cli.show import _dft_properties
+from screening.cli.stored import find_validation
 from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.dos.toy_engine import LINE

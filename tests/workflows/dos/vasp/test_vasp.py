@@ -17,7 +17,7 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Incar, Kpoints
 
-from db.store import open_store
+from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID, align_edos, align_integral
 from tests.benchmarks.dos_campaign import materials
 from tests.workflows.dos.vasp.vasp_files import write_run
