@@ -52,8 +52,8 @@ def config_of(config: TrainingConfig, run: BenchmarkRun) -> TrainingConfig:
 
 _Files = tuple[Path, ...]
 _State = tuple[str, ...]  # hash of each file: a copy has the same results
-_states: dict[_Files, _State] = {}
-_loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
+states_read: dict[_Files, _State] = {}
+datasets_read: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
 
 
 def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
@@ -66,15 +66,15 @@ def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
     """
     files, state = _files(config), state_of(config)
     key = (config.target, files, graphs_for(config.architecture, config.graph))
-    if key not in _loaded:
-        while len(_loaded) >= LOADED:
-            del _loaded[next(iter(_loaded))]
+    if key not in datasets_read:
+        while len(datasets_read) >= LOADED:
+            del datasets_read[next(iter(datasets_read))]
         dataset = load_dataset(config)
         if _read_state(files) != state:
             names = ", ".join(path.name for path in files)
             raise ModelError(f"{names}: changed during the benchmark; copy them and begin again")
-        _loaded[key] = dataset
-    return _loaded[key]
+        datasets_read[key] = dataset
+    return datasets_read[key]
 
 
 def _files(config: TrainingConfig) -> _Files:
@@ -87,30 +87,21 @@ def state_of(config: TrainingConfig) -> _State:
     Labels may be added to a file while runs that began without them go on.
     """
     files = _files(config)
-    if files not in _states:
-        _states[files] = _read_state(files)
-    return _states[files]
+    if files not in states_read:
+        states_read[files] = _read_state(files)
+    return states_read[files]
 
 
-def what_was_read() -> tuple[Any, ...]:
-    """What this process has read, for :func:`take_as_read` in another one."""
-    return _states, _loaded
-
-
-def take_as_read(
-    states: dict[_Files, _State], loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset]
-) -> None:
+def take_as_read(states: dict[Any, Any], loaded: dict[Any, Any]) -> None:
     """Use what another process has read: a file may grow in the meantime.
 
     Parameters
     ----------
-    states : dict of tuple of str
-        Hash of each file, by the files.
-    loaded : dict of SpectrumDataset
-        By target, files and graphs.
+    states, loaded : dict
+        Those of this module there.
     """
-    _states.update(states)
-    _loaded.update(loaded)
+    states_read.update(states)
+    datasets_read.update(loaded)
 
 
 def _read_state(files: _Files) -> _State:
@@ -127,10 +118,10 @@ def _digest(path: Path) -> str:
 
 def forget_changed() -> None:
     """Read files again that have changed since."""
-    for files in [files for files, state in _states.items() if _read_state(files) != state]:
-        del _states[files]
-        for key in [key for key in _loaded if key[1] == files]:
-            del _loaded[key]
+    for files in [files for files, state in states_read.items() if _read_state(files) != state]:
+        del states_read[files]
+        for key in [key for key in datasets_read if key[1] == files]:
+            del datasets_read[key]
 
 
 def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:

@@ -13,15 +13,7 @@ import numpy as np
 from models.crystal import Crystal
 from models.data.dataset import usable_settings, with_structures
 from models.training.config import TrainingConfig
-from screening.benchmark.data import (
-    crystals_of,
-    held_out,
-    labels_for,
-    n_elements,
-    shared_dataset,
-    similar_in_training,
-    split_for,
-)
+from screening.benchmark import data
 from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.tables import finite, table, to_document
@@ -172,16 +164,16 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
     documents = []
     for result in results:
         run = result.run
-        dataset = shared_dataset(config)
-        split = split_for(dataset, config, run)
-        train, test = dataset.subset(split.train), held_out(config, run)
-        label = labels_for(run.setting, test)
+        dataset = data.shared_dataset(config)
+        split = data.split_for(dataset, config, run)
+        train, test = dataset.subset(split.train), data.held_out(config, run)
+        label = data.labels_for(run.setting, test)
         errors = material_errors(result.prediction, label)
         by_quantile = partial(errors_by_quantile, errors)
         bins = {
-            "n_elements": errors_by(errors, n_elements(test).tolist()),
+            "n_elements": errors_by(errors, data.n_elements(test).tolist()),
             "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
-            "similarity": by_quantile(similar_in_training(test, train)),
+            "similarity": by_quantile(data.similar_in_training(test, train)),
             "roughness": by_quantile(roughness(label)),
         }
         examples = [test.material_ids[i] for i in quintile_examples(errors)]
@@ -209,8 +201,8 @@ def unrelaxed_study(
     documents: list[dict[str, Any]] = []
     for run in runs:
         checkpoint = kept_model(config, run, folder)
-        test = held_out(config, run)
-        crystals = crystals_of(config, test.material_ids)
+        test = data.held_out(config, run)
+        crystals = data.crystals_of(config, test.material_ids)
         for kind, amount, change in _distortions():
             changed = {i: change(crystal) for i, crystal in crystals.items()}
             distorted = with_structures(test, changed, checkpoint.card.graph)
@@ -283,7 +275,7 @@ def external_rows(
     """
     documents = []
     for file in files:
-        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
+        usable = usable_settings(data.shared_dataset(config.model_copy(update={"labels": (file,)})))
         results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
         documents += [{"file": file.name} | row for row in to_document(table(results))]
     return documents
