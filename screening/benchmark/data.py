@@ -40,14 +40,14 @@ def config_of(config: TrainingConfig, run: BenchmarkRun) -> TrainingConfig:
     changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
     changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
     changes["epochs"] = max(1, round(run.variant.epochs * config.epochs))
-    chosen = TrainingConfig.model_validate(config.model_dump() | changes)
+    own = TrainingConfig.model_validate(config.model_dump() | changes)
     if run.regime != "fine-tuned":
-        return chosen
+        return own
     gentle = {
-        "learning_rate": FINE_TUNING_RATE * chosen.learning_rate,
-        "epochs": max(1, round(FINE_TUNING_EPOCHS * chosen.epochs)),
+        "learning_rate": FINE_TUNING_RATE * own.learning_rate,
+        "epochs": max(1, round(FINE_TUNING_EPOCHS * own.epochs)),
     }
-    return chosen.model_copy(update=gentle)
+    return own.model_copy(update=gentle)
 
 
 _Files = tuple[Path, ...]
@@ -133,10 +133,10 @@ def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str
     material_ids : sequence of str
     """
     if config.target == "edos":
-        found = edos_labels(config.labels, config.structures).crystals
+        crystals = edos_labels(config.labels, config.structures).crystals
     else:
-        found = read_crystals(config.labels[0], set(material_ids))
-    return {i: found[i] for i in material_ids}
+        crystals = read_crystals(config.labels[0], set(material_ids))
+    return {i: crystals[i] for i in material_ids}
 
 
 def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: BenchmarkRun) -> Split:
@@ -181,9 +181,9 @@ def held_out(config: TrainingConfig, run: BenchmarkRun) -> SpectrumDataset:
         Of the benchmark.
     run : BenchmarkRun
     """
-    chosen = config_of(config, run) if run.variant not in REFERENCES else config
-    dataset = shared_dataset(chosen)
-    return dataset.subset(split_for(dataset, chosen, run).test)
+    own = config_of(config, run) if run.variant not in REFERENCES else config
+    dataset = shared_dataset(own)
+    return dataset.subset(split_for(dataset, own, run).test)
 
 
 def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:

@@ -239,11 +239,11 @@ def _trained_otherwise(config: TrainingConfig, runs: Sequence[BenchmarkRun]) -> 
     """A line for each model that is not trained as the benchmark says."""
     lines = []
     for variant, run in {run.variant.name: run for run in runs}.items():
-        chosen = config_of(config, run.whole)
+        own = config_of(config, run.whole)
         fields = ("epochs", *run.variant.training)
-        changed = [f for f in fields if getattr(chosen, f) != getattr(config, f)]
+        changed = [f for f in fields if getattr(own, f) != getattr(config, f)]
         if changed:
-            what = ", ".join(f"{f.replace('_', ' ')} {getattr(chosen, f):g}" for f in changed)
+            what = ", ".join(f"{f.replace('_', ' ')} {getattr(own, f):g}" for f in changed)
             lines.append(f"- {variant}: {what}\n")
     return lines
 
@@ -312,12 +312,12 @@ def _renamed(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(k, k): v for k, v in row.items() if k not in ("by", "value")}
 
 
-def _proportion(found: dict[str, Any]) -> str:
-    if found["value"] is None:
+def _proportion(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
         return "not defined"
-    std = math.nan if found["std"] is None else found["std"]
-    estimate = mean_and_std(round(found["value"], 2), std)
-    return f"{found['low']:.2f} to {found['high']:.2f} ({estimate})"
+    std = math.nan if estimate["std"] is None else estimate["std"]
+    value = mean_and_std(round(estimate["value"], 2), std)
+    return f"{estimate['low']:.2f} to {estimate['high']:.2f} ({value})"
 
 
 def _subclass_section(rows: Sequence[Row], unit: str) -> str:

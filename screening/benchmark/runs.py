@@ -85,9 +85,9 @@ def run_all(
     data.forget_changed()
     results: dict[int, RunResult] = {}
     for i, run in enumerate(runs):
-        if (kept := _read(folder, config, run)) is not None:
-            results[i] = kept
-            announce(kept, False)
+        if (done_before := _read(folder, config, run)) is not None:
+            results[i] = done_before
+            announce(done_before, False)
     missing = [i for i in range(len(runs)) if i not in results]
     # What is fine-tuned needs the model of another run.
     first = [i for i in missing if runs[i].regime != "fine-tuned"]
@@ -140,13 +140,11 @@ def train_run(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> RunRes
     run : BenchmarkRun
     folder : Path
     """
-    chosen, remarks = data.config_of(config, run), list[str]()
-    dataset = data.shared_dataset(chosen)
-    split = data.split_for(dataset, chosen, run)
+    own, remarks = data.config_of(config, run), list[str]()
+    dataset = data.shared_dataset(own)
+    split = data.split_for(dataset, own, run)
     start = kept_model(config, run.whole, folder) if run.regime == "fine-tuned" else None
-    trained = train_setting(
-        chosen, run.setting, dataset, split, start=start, announce=remarks.append
-    )
+    trained = train_setting(own, run.setting, dataset, split, start=start, announce=remarks.append)
     if trained.label_branch and label_branch_collapsed(trained.label_branch):
         remarks.append(label_branch_in_words(trained.label_branch))
     if run == run.whole:
@@ -243,11 +241,11 @@ def on_file(config: TrainingConfig, run: BenchmarkRun, folder: Path, file: Path)
     ModelError
         If no other material is in the file, or its labels lack the scale that the setting needs.
     """
-    chosen = data.config_of(config, run)
-    known = data.shared_dataset(chosen)
-    split = data.split_for(known, chosen, run)
+    own = data.config_of(config, run)
+    known = data.shared_dataset(own)
+    split = data.split_for(known, own, run)
     seen = {known.material_ids[i] for i in (*split.train, *split.validation)}
-    other = data.shared_dataset(chosen.model_copy(update={"labels": (file,)}))
+    other = data.shared_dataset(own.model_copy(update={"labels": (file,)}))
     refuse_settings(other, [run.setting])
     rows = [i for i, material_id in enumerate(other.material_ids) if material_id not in seen]
     if len(rows) < data.MIN_TEST:
@@ -313,11 +311,11 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
 
 
 def _stem(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> Path:
-    chosen = data.config_of(config, run)
+    own = data.config_of(config, run)
     # Defaults of an architecture may change, so they are part of what was trained.
-    model = model_config(chosen.architecture, chosen.model).model_dump(mode="json")
+    model = model_config(own.architecture, own.model).model_dump(mode="json")
     elsewhere = {"name", "description", "attribution", "limits", "labels", "structures", "half"}
-    document = chosen.model_dump(mode="json", exclude=elsewhere) | {"model": model}
+    document = own.model_dump(mode="json", exclude=elsewhere) | {"model": model}
     what = run.model_dump(mode="json", include={"fraction", "subclass", "regime"})
     text = json.dumps([document, what, data.state_of(config)], sort_keys=True)
     return folder / f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

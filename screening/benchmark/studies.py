@@ -179,7 +179,7 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
         examples = [test.material_ids[i] for i in quintile_examples(errors)]
         documents.append(
             {"model": run.variant.name, "setting": run.setting}
-            | {key: [asdict(b) for b in found] for key, found in bins.items()}
+            | {key: [asdict(b) for b in of_group] for key, of_group in bins.items()}
             | {"examples": examples}
         )
     return documents
@@ -238,17 +238,17 @@ def subclass_results(
     """
     # Global models are those of the runs that were repeated on the subclasses, and the reference.
     repeated = [r.run.whole for r in results if r.run.subclass]
-    found = []
+    measured = []
     for subclass in subclasses:
         for result in results:
             run = result.run
             if run.subclass is None and (run in repeated or run.variant in REFERENCES):
-                found.append(on_subclass(config, result, subclass))
+                measured.append(on_subclass(config, result, subclass))
             elif run.subclass == subclass:
-                found.append(result)
-    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
+                measured.append(result)
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in measured))}
     return sorted(
-        found,
+        measured,
         key=lambda r: (
             subclasses.index(r.run.subclass),
             r.run.setting,

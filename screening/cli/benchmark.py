@@ -156,24 +156,24 @@ def benchmark(
             run_all(other, whole, out / "runs", processes, announce) for other in others
         ]
     beside = [
-        Benchmark(other, found, (), out)
-        for other, found in zip(others, beside_results, strict=True)
+        Benchmark(other, of_split, (), out)
+        for other, of_split in zip(others, beside_results, strict=True)
     ]
     command = _command_line(context)
-    found = Benchmark(config, results, tuple(subclasses), out, beside, command)
+    outcome = Benchmark(config, results, tuple(subclasses), out, beside, command)
     if Study.errors in studies:
-        found.add_errors()
+        outcome.add_errors()
     if Study.unrelaxed in studies:
-        found.add_unrelaxed()
+        outcome.add_unrelaxed()
     if test:
-        found.add_external(test)
-    found.write()
+        outcome.add_external(test)
+    outcome.write()
     if plots:
-        draw(found)
+        draw(outcome)
     if json:
-        print_json(found.document)
+        print_json(outcome.document)
     else:
-        stdout().print(found.report, highlight=False, soft_wrap=True)
+        stdout().print(outcome.report, highlight=False, soft_wrap=True)
 
 
 # The results do not depend on them.
