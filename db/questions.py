@@ -373,9 +373,7 @@ def _distances(
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
     if metric == "wasserstein":
-        with np.errstate(invalid="ignore"):  # a spectrum without states has no shape
-            distances = wasserstein_distances(spectra, target, grid.width)
-        return np.nan_to_num(distances, nan=np.inf)
+        return wasserstein_distances(spectra, target, grid.width)
     mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
     return mean
 
