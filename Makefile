@@ -19,6 +19,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }

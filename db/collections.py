@@ -129,6 +129,12 @@ def conditions(**equal: Any) -> tuple[Condition, ...]:
 def field_kind(collection: Collection[Any], field: str) -> Kind:
     """What a field holds.
 
+    Parameters
+    ----------
+    collection : Collection
+    field : str
+        Of a document, or of a model in it: ``"gap.width"``.
+
     Raises
     ------
     StoreError
@@ -146,6 +152,12 @@ def field_kind(collection: Collection[Any], field: str) -> Kind:
 def field_type(collection: Collection[Any], field: str) -> Any:
     """Type of the values of a field, without None.
 
+    Parameters
+    ----------
+    collection : Collection
+    field : str
+        Of a document, or of a model in it: ``"gap.width"``.
+
     Examples
     --------
     >>> field_type(CANDIDATES, "gap.is_gap")
@@ -160,7 +172,13 @@ def field_type(collection: Collection[Any], field: str) -> Any:
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of up to `size` items, one after the other."""
+    """Lists of up to `size` items, one after the other.
+
+    Parameters
+    ----------
+    items : iterable
+    size : int
+    """
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

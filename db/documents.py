@@ -27,6 +27,8 @@ from pydantic import (
     model_validator,
 )
 
+from models.spectra.spectrum import EnergyGrid
+
 SCHEMA_VERSION = 1
 # Validation context of what a store reads. It was checked when it was written: spectra are not
 # rounded again, and of free dicts no more is asked than that a hand has left them JSON.
@@ -270,15 +272,6 @@ class GapDoc(Model):
     is_gap_fine: Flag | None = None
 
 
-class GridDoc(Model):
-    """Uniform grid: the left edge of the first bin, the bin width (both in `unit`), the bins."""
-
-    start: Number
-    width: Annotated[Number, Field(gt=0)]
-    size: Annotated[Count, Field(gt=0)]
-    unit: Identifier = "eV"
-
-
 class FilterCount(Model):
     """What one filter of the funnel did."""
 
@@ -439,7 +432,7 @@ class PredictionDoc(Document):
     model_id: Identifier
     formula: Text = ""
     nsites: Count = 0
-    grid: GridDoc
+    grid: EnergyGrid
     spectrum: SpectrumValues
     gap: GapDoc
     score: Number
@@ -491,7 +484,7 @@ class ValidationDoc(Document):
     state: ValidationState = "queued"
     run_ids: list[Identifier] = Field(default_factory=list)
     spectrum: SpectrumValues | None = None
-    grid: GridDoc | None = None
+    grid: EnergyGrid | None = None
     efermi: Number | None = None
     vbm: Number | None = None
     cbm: Number | None = None
@@ -533,6 +526,6 @@ def _check_reason(state: str, reason: str | None) -> None:
         raise ValueError(f"state {state!r} needs a reason")
 
 
-def _check_size(spectrum: list[float], grid: GridDoc) -> None:
+def _check_size(spectrum: list[float], grid: EnergyGrid) -> None:
     if len(spectrum) != grid.size:
         raise ValueError(f"spectrum has {len(spectrum)} values, its grid has {grid.size} bins")

@@ -1,8 +1,9 @@
 """The embedded store: one SQLite file, for one machine.
 
-Scalar fields are columns, nested ones JSON text, spectra little-endian float32 blobs, times
-milliseconds since 1970, structures zlib-compressed JSON that only a reader who asks for them
-reads. The file is in write-ahead-log mode: readers never wait, writers wait for each other.
+Each field of a document is a column: scalars as they are, nested ones as JSON text, spectra as
+little-endian float32 blobs, times as milliseconds since 1970, structures as zlib-compressed JSON
+that only a reader who asks for them reads. The file is in write-ahead-log mode: readers never
+wait, writers wait for each other.
 It needs a local disk; a network file system cannot keep the log.
 """
 
@@ -14,23 +15,22 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import orjson
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
-from db import documents as schema
 from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
-from db.documents import VERDICT_FIELDS, Verdict
+from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
-from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode
+from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode, check_version
 from db.waiting import Watch
 
 APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
@@ -129,97 +129,24 @@ JSON = Codec("TEXT", _to_json, _from_json)
 SPECTRUM = Codec("BLOB", _to_blob, _from_blob)
 STRUCTURE = Codec("BLOB", _compress, _decompress)
 
+OF_TYPES = {str: TEXT, int: INTEGER, float: REAL, bool: BOOL, AwareDatetime: TIME}
+OF_FIELDS = {"spectrum": SPECTRUM, "structure": STRUCTURE}
+
+
+def _codec(collection: Collection[Any], field: str) -> Codec:
+    kind = field_type(collection, field)
+    if get_origin(kind) is Literal:
+        kind = type(get_args(kind)[0])
+    return OF_FIELDS.get(field) or OF_TYPES.get(kind, JSON)
+
+
 COLUMNS: dict[str, dict[str, Codec]] = {
-    "runs": {
-        "schema_version": INTEGER,
-        "run_id": TEXT,
-        "state": TEXT,
-        "parameters": JSON,
-        "versions": JSON,
-        "funnel": JSON,
-        "counts": JSON,
-        "model_id": TEXT,
-        "selection": JSON,
-        "source": JSON,
-        "created_at": TIME,
-        "updated_at": TIME,
-        "finished_at": TIME,
-        "error": TEXT,
-    },
-    "candidates": {
-        "schema_version": INTEGER,
-        "run_id": TEXT,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "formula": TEXT,
-        "chemsys": TEXT,
-        "elements": JSON,
-        "nelements": INTEGER,
-        "nsites": INTEGER,
-        "cell_multiplicity": INTEGER,
-        "reduction_problem": TEXT,
-        "energy_above_hull": REAL,
-        "band_gap": REAL,
-        "is_magnetic": BOOL,
-        "has_edos": BOOL,
-        "origin": JSON,
-        "shard": INTEGER,
-        "state": TEXT,
-        "reason": TEXT,
-        "model_id": TEXT,
-        "gap": JSON,
-        "is_positive": BOOL,
-        "score": REAL,
-        "structure": STRUCTURE,
-        "remarks": JSON,
-        "unseen_elements": JSON,
-        "has_isolated_atoms": BOOL,
-        "out_of_domain": BOOL,
-        "is_positive_per_atom": BOOL,
-    },
-    "predictions": {
-        "schema_version": INTEGER,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "model_id": TEXT,
-        "formula": TEXT,
-        "nsites": INTEGER,
-        "grid": JSON,
-        "spectrum": SPECTRUM,
-        "gap": JSON,
-        "score": REAL,
-        "created_at": TIME,
-    },
-    "validations": {
-        "schema_version": INTEGER,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "engine": TEXT,
-        "recipe": TEXT,
-        "formula": TEXT,
-        "nsites": INTEGER,
-        "state": TEXT,
-        "run_ids": JSON,
-        "spectrum": SPECTRUM,
-        "grid": JSON,
-        "efermi": REAL,
-        "vbm": REAL,
-        "cbm": REAL,
-        "band_gap": REAL,
-        "gap": JSON,
-        "is_positive": BOOL,
-        "prediction_model_id": TEXT,
-        "mae": REAL,
-        "wd": REAL,
-        "raw_dos": JSON,
-        "job_uuids": JSON,
-        "wall_time": REAL,
-        "warnings": JSON,
-        "error": TEXT,
-        "created_at": TIME,
-        "updated_at": TIME,
-    },
+    collection.name: {
+        field: _codec(collection, field) for field in collection.document.model_fields
+    }
+    for collection in COLLECTIONS
 }
+"""The codec of each column of each table."""
 
 
 @dataclass(frozen=True)
@@ -279,13 +206,21 @@ class Table:
         """Columns that a reader gets."""
         return [name for name in self.columns if with_structure or name != "structure"]
 
-    def row(self, document: BaseModel) -> list[Any]:
-        """Values of the columns for a document."""
+    def row(self, document: BaseModel, names: Iterable[str]) -> list[Any]:
+        """Values of columns for a document.
+
+        Parameters
+        ----------
+        document : BaseModel
+            Of the collection, or a part of one that has its key.
+        names : iterable of str
+            Of the columns.
+        """
         row = []
-        for name, codec in self.columns.items():
-            value = getattr(document, name)
-            if value is not None and codec.encode is not None:
-                value = self._encoded(document, name, codec.encode, value)
+        for name in names:
+            value, encode = getattr(document, name), self.columns[name].encode
+            if value is not None and encode is not None:
+                value = self._encoded(document, name, encode, value)
             row.append(value)
         return row
 
@@ -299,7 +234,15 @@ class Table:
             raise StoreError(f"{self.name} {key}: {name} {error}") from None
 
     def raw(self, names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
-        """Fields of a document from the values of some columns."""
+        """Fields of a document from the values of some columns.
+
+        Parameters
+        ----------
+        names : list of str
+            Of columns.
+        row : tuple
+            What is stored in them.
+        """
         raw = {}
         columns = self.columns
         for name, value in zip(names, row, strict=True):
@@ -334,7 +277,7 @@ class EmbeddedStore(ScreeningStore):
         self._closed = False
         self._inherited: list[sqlite3.Connection] = []
         self._watch = Watch(self.location)
-        with errors_in_words(self.location):
+        with _errors_in_words(self.location):
             self._connected()
 
     def close(self) -> None:
@@ -424,7 +367,7 @@ class EmbeddedStore(ScreeningStore):
 
     def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
         table = TABLES[collection.name]
-        rows = [table.row(document) for document in documents]
+        rows = [table.row(document, table.columns) for document in documents]
         with self._transaction() as connection:
             connection.executemany(table.write(mode), rows)
 
@@ -432,15 +375,7 @@ class EmbeddedStore(ScreeningStore):
         table = TABLES[CANDIDATES.name]
         assignments = ", ".join(f"{field} = ?" for field in VERDICT_FIELDS)
         sql = f"UPDATE {table.name} SET {assignments} WHERE {table.by_key}"
-        rows = [
-            [
-                _to_json(value) if field == "gap" and value is not None else value
-                for field in VERDICT_FIELDS
-                for value in [getattr(verdict, field)]
-            ]
-            + list(verdict.key)
-            for verdict in verdicts
-        ]
+        rows = [[*table.row(verdict, VERDICT_FIELDS), *verdict.key] for verdict in verdicts]
         with self._transaction() as connection:
             return connection.executemany(sql, rows).rowcount
 
@@ -469,7 +404,7 @@ class EmbeddedStore(ScreeningStore):
         """The connection, for this thread alone, with errors in the user's words."""
         if self._owner != os.getpid():  # another thread of the parent may hold the lock for ever
             self._lock = threading.RLock()
-        with self._lock, errors_in_words(self.location):
+        with self._lock, _errors_in_words(self.location):
             yield self._connected()
 
     @contextmanager
@@ -505,7 +440,7 @@ class EmbeddedStore(ScreeningStore):
         try:
             if self._is_empty(connection):
                 self._create(connection)
-            self._check_version(connection)
+            self._check_origin(connection)
             self._set_up(connection)
             self._add_columns(connection)
         except BaseException:
@@ -527,7 +462,7 @@ class EmbeddedStore(ScreeningStore):
                 connection.execute(index)
             connection.execute("CREATE TABLE blobs (name TEXT PRIMARY KEY, body BLOB NOT NULL)")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _add_columns(self, connection: sqlite3.Connection) -> None:
@@ -543,20 +478,10 @@ class EmbeddedStore(ScreeningStore):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         connection.execute("COMMIT")
 
-    def _check_version(self, connection: sqlite3.Connection) -> None:
+    def _check_origin(self, connection: sqlite3.Connection) -> None:
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise StoreError(f"{self.location} is a database of another program; name another file")
-        version = _pragma(connection, "user_version")
-        if version > schema.SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.location} has schema version {version}, this program knows "
-                f"{schema.SCHEMA_VERSION}; install a newer version of it"
-            )
-        if version < schema.SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.location} has schema version {version}, {schema.SCHEMA_VERSION} is needed; "
-                "run `screen db migrate`"
-            )
+        check_version(self.location, _pragma(connection, "user_version"))
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         if _journal_mode(connection) != "wal":
@@ -569,7 +494,7 @@ class EmbeddedStore(ScreeningStore):
 
 
 @contextmanager
-def errors_in_words(location: str) -> Iterator[None]:
+def _errors_in_words(location: str) -> Iterator[None]:
     """Turn the errors of SQLite and of the file system into StoreErrors."""
     try:
         yield
@@ -591,7 +516,10 @@ def _rows(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> li
 
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
-    """Switch to the write-ahead log, which SQLite does not wait for by itself."""
+    """Switch to the write-ahead log, which SQLite does not wait for by itself.
+
+    A loop of its own: to import tenacity takes 35 ms, and most commands open such a store.
+    """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -43,13 +43,13 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
 )
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
-from db import documents as schema
 from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
-from db.documents import VERDICT_FIELDS, Verdict
+from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.schema import validator
-from db.store import ScreeningStore, WriteMode, mask_uri
+from db.store import ScreeningStore, WriteMode, check_version, mask_uri
 from db.waiting import Watch
 
 DEFAULT_DATABASE = "screening"
@@ -60,6 +60,7 @@ PATIENCE = 60.0  # s that a server may be away
 OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
 TIMEOUT = 30.0  # s for one operation
 MIN_TIMEOUT = 1.0  # s for the last attempt
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # s between two attempts
 IDS_PAGE = 100_000  # identifiers in a message
 PAGE = 5000  # documents that a reader takes at a time
 PAGE_WITH_STRUCTURES = 2500
@@ -116,8 +117,6 @@ class MongoStore(ScreeningStore):
         ``mongodb://...`` or ``mongodb+srv://...``.
     patience : float
         Seconds that a server may be away before an operation gives up.
-    any_version : bool
-        Open a database of an older schema version too, for its migration.
 
     Raises
     ------
@@ -125,7 +124,7 @@ class MongoStore(ScreeningStore):
         If no server answers, refuses the user, or holds another program's collections.
     """
 
-    def __init__(self, uri: str, patience: float = PATIENCE, *, any_version: bool = False) -> None:
+    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
         super().__init__(mask_uri(uri))
         self.patience = patience
         self._uri = uri
@@ -135,7 +134,7 @@ class MongoStore(ScreeningStore):
         self._closed = False
         self._opened = False
         self._watch = Watch(self.location)
-        self._open(any_version)
+        self._open()
 
     def close(self) -> None:
         """Close the connections; may be called twice."""
@@ -303,52 +302,29 @@ class MongoStore(ScreeningStore):
             for fields in INDEXES[collection.name]:
                 self._call(partial(self._make_index, collection, fields))
 
-    def version(self) -> int:
-        """Schema version of the database."""
-        meta = self._call(self._meta)
-        version = (meta or {}).get("schema_version")
-        if not isinstance(version, int):
-            raise StoreError(f"{self.location} has no schema version; it is not a store")
-        return version
-
-    def mark(self, version: int, *, ready: bool) -> None:
+    def _mark(self, *, ready: bool) -> None:
         """Note the schema version, and whether the set-up for it is done."""
-        known = {"schema_version": version, "ready": ready, "validators": VALIDATORS}
-        update = {"$set": known}
-        self.attempt(lambda database: database[META].update_one(_META_KEY, update, upsert=True))
-
-    def attempt(self, operation: Callable[[Database[Raw]], T]) -> T:
-        """Result of an idempotent operation, tried again while a server is away."""
-        return self._call(lambda: operation(self._database()))
+        known = {"schema_version": SCHEMA_VERSION, "ready": ready, "validators": VALIDATORS}
+        self._call(
+            lambda: self._database()[META].update_one(_META_KEY, {"$set": known}, upsert=True)
+        )
 
     def _meta(self) -> Raw | None:
         return self._database()[META].find_one(_META_KEY)
 
-    def _open(self, any_version: bool) -> None:
+    def _open(self) -> None:
         patience, self.patience = self.patience, min(self.patience, OPEN_PATIENCE)
         meta = self._call(self._meta)
         self.patience, self._opened = patience, True
-        if any_version:
-            return
         if meta is None:
             self._call(self._refuse_foreign)
         else:
-            self._check_version(meta.get("schema_version"))
+            check_version(self.location, meta.get("schema_version"))
         # An earlier version of this program may have set up validators that know less.
         if meta is None or not meta.get("ready") or meta.get("validators") != VALIDATORS:
-            self.mark(schema.SCHEMA_VERSION, ready=False)
+            self._mark(ready=False)
             self.set_up()
-            self.mark(schema.SCHEMA_VERSION, ready=True)
-
-    def _check_version(self, version: Any) -> None:
-        if version == schema.SCHEMA_VERSION:
-            return
-        what = f"{self.location} has schema version {version!r:.20}"
-        if isinstance(version, int) and version < schema.SCHEMA_VERSION:
-            raise StoreError(f"{what}, {schema.SCHEMA_VERSION} is needed; run `screen db migrate`")
-        raise StoreError(
-            f"{what}, this program knows {schema.SCHEMA_VERSION}; install a newer version of it"
-        )
+            self._mark(ready=True)
 
     def _refuse_foreign(self) -> None:
         database = self._database()
@@ -439,22 +415,26 @@ class MongoStore(ScreeningStore):
 
         Errors that the caller can say more about are passed on, all others become StoreErrors.
         """
-        start = time.monotonic()
-        pause = 0.05
-        while True:
-            left = start + self.patience - time.monotonic()
-            try:
-                with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
-                    return operation()
-            except (DocumentTooLarge, InvalidDocument, DuplicateKeyError):
-                raise
-            except PyMongoError as error:
-                if not is_passing(error):
-                    raise StoreError(self._in_words(error)) from error
-                if time.monotonic() + pause > start + self.patience:
-                    raise StoreError(self._gave_up(error)) from error
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
+        end = time.monotonic() + self.patience
+
+        def attempt() -> T:
+            left = end - time.monotonic()
+            with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
+                return operation()
+
+        again = Retrying(
+            retry=retry_if_exception(is_passing),
+            wait=wait_exponential(FIRST_PAUSE, max=LONGEST_PAUSE),
+            stop=stop_before_delay(self.patience),
+            reraise=True,
+        )
+        try:
+            return again(attempt)
+        except DuplicateKeyError:
+            raise
+        except PyMongoError as error:
+            words = self._gave_up if is_passing(error) else self._in_words
+            raise StoreError(words(error)) from error
 
     def _gave_up(self, error: PyMongoError) -> str:
         if not self._opened:
@@ -477,8 +457,10 @@ class MongoStore(ScreeningStore):
         return f"{self.location} failed: {_one_line(error)}"
 
 
-def is_passing(error: PyMongoError) -> bool:
-    """Whether the same operation may succeed a little later."""
+def is_passing(error: BaseException) -> bool:
+    """Whether the operation that failed may succeed a little later."""
+    if not isinstance(error, PyMongoError) or isinstance(error, DuplicateKeyError):
+        return False
     if isinstance(error, BulkWriteError):
         return _is_passing_bulk(error.details or {})
     if isinstance(error, ConfigurationError):

@@ -27,12 +27,13 @@ from db.documents import (
     FINISHED,
     CandidateDoc,
     FilterCount,
-    GridDoc,
     PredictionDoc,
     ValidationDoc,
 )
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
+from models.spectra.metrics import wasserstein_distances
+from models.spectra.spectrum import EnergyGrid
 
 Range = tuple[float | None, float | None]
 Metric = Literal["wasserstein", "mae"]
@@ -183,7 +184,15 @@ def comparisons(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Comparison]:
-    """Candidates of a run that were predicted and calculated, with both verdicts."""
+    """Candidates of a run that were predicted and calculated, with both verdicts.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     found = []
     for batch in batched(_finished(store, None, engine, recipe), BATCH):
         keys = {(run_id, validation.material_id) for validation in batch}
@@ -210,7 +219,15 @@ def disagreements(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Comparison]:
-    """Comparisons in which prediction and calculation differ, highest score first."""
+    """Comparisons in which prediction and calculation differ, highest score first.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     differing = [
         c for c in comparisons(store, run_id, engine=engine, recipe=recipe) if not c.agrees
     ]
@@ -263,7 +280,18 @@ def agreements(
     engine: str | None = None,
     recipe: str | None = None,
 ) -> list[Agreement]:
-    """Precision and recall for each run, model, engine and recipe; newest run first."""
+    """Precision and recall for each run, model, engine and recipe; newest run first.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str, optional
+        All runs without it.
+    model_id : str, optional
+        Only candidates that this model judged.
+    engine, recipe : str, optional
+        Only calculations with these.
+    """
     run_ids = [run.run_id for run in store.runs()] if run_id is None else [run_id]
     table: dict[tuple[str, str | None, str, str], Counter[tuple[bool, bool]]]
     table = defaultdict(Counter)
@@ -300,7 +328,7 @@ class Neighbour:
 def nearest_spectra(
     store: ScreeningStore,
     spectrum: Sequence[float] | np.ndarray,
-    grid: GridDoc,
+    grid: EnergyGrid,
     *,
     model_id: str | None = None,
     metric: Metric = "wasserstein",
@@ -313,7 +341,7 @@ def nearest_spectra(
     store : ScreeningStore
     spectrum : sequence of float, length ``grid.size``
         In states/eV/cell.
-    grid : GridDoc
+    grid : EnergyGrid
         Predictions on other grids are left out.
     model_id : str, optional
     metric : {'wasserstein', 'mae'}
@@ -341,22 +369,15 @@ def nearest_spectra(
 
 
 def _distances(
-    target: np.ndarray, spectra: np.ndarray, grid: GridDoc, metric: Metric
+    target: np.ndarray, spectra: np.ndarray, grid: EnergyGrid, metric: Metric
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
-    if metric == "mae":
-        mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
-        return mean
-    cumulated = np.cumsum(_scaled(spectra), axis=1) - np.cumsum(_scaled(target))
-    area: np.ndarray = np.abs(cumulated).sum(axis=1) * grid.width
-    return area
-
-
-def _scaled(spectra: np.ndarray) -> np.ndarray:
-    """Spectra with sum 1; one that is zero everywhere stays so."""
-    total = spectra.sum(axis=-1, keepdims=True)
-    scaled: np.ndarray = np.divide(spectra, total, out=np.zeros_like(spectra), where=total != 0)
-    return scaled
+    if metric == "wasserstein":
+        with np.errstate(invalid="ignore"):  # a spectrum without states has no shape
+            distances = wasserstein_distances(spectra, target, grid.width)
+        return np.nan_to_num(distances, nan=np.inf)
+    mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
+    return mean
 
 
 @dataclass(frozen=True)
@@ -372,6 +393,11 @@ class Funnel:
 
 def funnel(store: ScreeningStore, run_id: str) -> Funnel:
     """Counts of a run: what each filter dropped, candidates by state, positives, validated.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""JSON Schema validators for MongoDB, made from the pydantic models."""
+"""JSON Schema validators for MongoDB, made from the pydantic models.
+
+With them the server refuses what no program could read, also from a hand in mongosh.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ def validator(model: type[BaseModel]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from db.documents import GridDoc
-    >>> validator(GridDoc)["$jsonSchema"]["properties"]["size"]
+    >>> from db.documents import FilterCount
+    >>> validator(FilterCount)["$jsonSchema"]["properties"]["dropped"]
     {'bsonType': ['int', 'long'], 'minimum': 0}
     """
     schema = model.model_json_schema()

@@ -39,9 +39,9 @@ def to_dataframe(
 
     Examples
     --------
-    >>> from db.documents import GapDoc, GridDoc
-    >>> to_dataframe([GridDoc(start=-4.0, width=0.0625, size=128)]).to_dict("records")
-    [{'start': -4.0, 'width': 0.0625, 'size': 128, 'unit': 'eV'}]
+    >>> from db.documents import FilterCount
+    >>> to_dataframe([FilterCount(name="band_gap", entered=9, dropped=5)]).to_dict("records")
+    [{'name': 'band_gap', 'entered': 9, 'dropped': 5, 'unknown': 0}]
     """
     import pandas as pd
 
@@ -58,6 +58,11 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table to a .csv, .json (a list of objects) or .parquet file.
 
     Free dicts are JSON text in CSV and parquet, lists in CSV.
+
+    Parameters
+    ----------
+    table : DataFrame
+    path : str or Path
 
     Raises
     ------

@@ -16,7 +16,7 @@ import numpy as np
 from models.crystal import Crystal
 from models.distances import has_isolated_atoms
 from models.spectra.spectrum import EDOS_GRID, Spectrum
-from models.training.card import model_name, predictor_folder
+from models.zoo import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.errors import ScreeningError

@@ -31,7 +31,7 @@ SMALL = (
 SKIPPED = {
     "make test": "runs this test",
     ".venv/bin/pip install": "installs GPAW",
-    "python -m workflows.dos.reference": "needs hours of DFT and reference spectra",
+    "python -m tests.benchmarks.gpaw_reference": "needs hours of DFT and reference spectra",
     "screen fetch": "needs a Materials Project key",
     "screen train": "needs what `screen fetch` gets",
     "make retrain": "needs reference spectra and an hour",

@@ -13,7 +13,17 @@ _report: ContextVar[Report] = ContextVar("report", default=lambda stage, done, t
 
 
 def advance(stage: str, done: int, total: int | None = None) -> None:
-    """Say that `done` more items of a stage are finished."""
+    """Say how far a stage is.
+
+    Parameters
+    ----------
+    stage : str
+        Such as ``"scored"``.
+    done : int
+        Items that were finished since the last call.
+    total : int, optional
+        If it is known.
+    """
     _report.get()(stage, done, total)
 
 

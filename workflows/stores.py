@@ -1,4 +1,8 @@
-"""Which store a job writes to, without a password in the job's specification."""
+"""Which store a job writes to, without a password in the job's specification.
+
+It is ours, beside jobflow's JobStore and not a maggma store in it: maggma's embedded store
+(`MontyStore`) lost or doubled documents with two workers or after a kill.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from pathlib import Path
 
 from db.documents import utc_now
 from db.errors import StoreError
-from db.store import MONGODB_SCHEMES, ScreeningStore, open_store
+from db.open import open_store
+from db.store import MONGODB_SCHEMES, ScreeningStore
 
 ENVIRONMENT = "SCREEN_DB"
 FROM_ENVIRONMENT = f"${ENVIRONMENT}"
@@ -44,7 +49,14 @@ def open_reference(reference: str) -> ScreeningStore:
 
 @contextmanager
 def store_of_run(reference: str, run_id: str) -> Iterator[ScreeningStore]:
-    """Open the store for a job of a run; if the job fails, the run says why."""
+    """Open the store for a job of a run; if the job fails, the run says why.
+
+    Parameters
+    ----------
+    reference : str
+        See :func:`store_reference`.
+    run_id : str
+    """
     with open_reference(reference) as store:
         try:
             yield store

@@ -6,19 +6,19 @@ import math
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
-from models.architectures.parts.layers import GaussianBasis
+from models.architectures.interface import Architecture, ArchitectureConfig, GraphNeeds
+from models.architectures.parts.layers import GaussianBasis, register_tables
 from models.elements import N_DESCRIPTORS, element_descriptors
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
-from models.spectra.settings import Setting
 
 
-class E3NNConfig(BaseModel):
+class E3NNConfig(ArchitectureConfig):
     """Size of the network; the default trains on a workstation.
 
     Parameters
@@ -36,8 +36,6 @@ class E3NNConfig(BaseModel):
     neighbors : float
         Typical number of neighbours, which messages are normalised with.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scalars: int = Field(64, gt=0)
     vectors: int = Field(16, gt=0)
@@ -64,6 +62,12 @@ class Convolution(nn.Module):
 
     Every path of the tensor product that leads to an irrep of `irreps_out` is taken, with
     weights that a perceptron makes from the length of the edge.
+
+    Parameters
+    ----------
+    irreps_in, irreps_edge, irreps_out : Irreps
+        Of the atoms' features, the edges' harmonics and the result.
+    config : E3NNConfig
     """
 
     def __init__(self, irreps_in: Any, irreps_edge: Any, irreps_out: Any, config: E3NNConfig):
@@ -101,13 +105,23 @@ class Convolution(nn.Module):
     def forward(
         self, atoms: Tensor, harmonics: Tensor, lengths: Tensor, batch: GraphBatch
     ) -> Tensor:
-        """Features (N, in) of atoms and harmonics and length basis of edges to (N, out)."""
+        """New features of the atoms, shape (N, dim of `irreps_out`).
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, dim of `irreps_in`)
+        harmonics : Tensor, shape (E, dim of `irreps_edge`)
+            Of the edges' directions.
+        lengths : Tensor, shape (E, gaussians)
+            Basis functions of the edges' lengths.
+        batch : GraphBatch
+        """
         messages = self.product(self.before(atoms)[batch.neighbor], harmonics, self.radial(lengths))
         received = scatter(messages, batch.center, dim=0, dim_size=len(atoms))
         return self.self_interaction(atoms) + self.after(received / math.sqrt(self.neighbors))
 
 
-class E3NN(nn.Module):
+class E3NN(Architecture):
     """Crystal graphs to spectra with Euclidean-equivariant convolutions.
 
     The features of an atom are scalars, vectors and second-rank tensors which turn with the
@@ -133,16 +147,16 @@ class E3NN(nn.Module):
     Z. Chen et al., Adv. Sci. 8, 2004214 (2021).
     """
 
+    Config = E3NNConfig
+    graph_needs = GraphNeeds(vectors=True)
     descriptors: Tensor
 
     def __init__(self, size: int, config: E3NNConfig = E3NNConfig()) -> None:
-        super().__init__()
+        super().__init__(size, config)
         o3 = _o3()
         from e3nn.nn import Gate
 
-        self.config = config
-        table = torch.from_numpy(element_descriptors().copy())
-        self.register_buffer("descriptors", table, persistent=False)
+        register_tables(self, descriptors=element_descriptors())
         self.embed_element = nn.Linear(N_DESCRIPTORS, config.scalars)
         self.basis = GaussianBasis(config.gaussians, config.cutoff)
         self.harmonics = o3.SphericalHarmonics(
@@ -173,8 +187,3 @@ class E3NN(nn.Module):
         atoms = F.silu(self.last(atoms, harmonics, lengths, batch))
         crystals = scatter(atoms, batch.graph_index, dim=0, dim_size=len(batch), reduce="mean")
         return self.head(crystals)
-
-    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
-        """The prediction loss for scaled labels `target` (B, K')."""
-        prediction = setting.loss(self(batch), target)
-        return {"total": prediction, "prediction": prediction}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.parts.layers import EncoderConfig, GraphEncoder, mlp
 from models.graphs.graph import GraphBatch
-from models.spectra.settings import Setting
 
 
-class GATGNNConfig(BaseModel):
+class GATGNNConfig(ArchitectureConfig):
     """Size of GATGNN.
 
     Parameters
@@ -23,14 +23,12 @@ class GATGNNConfig(BaseModel):
         In the perceptron.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     encoder: EncoderConfig = EncoderConfig()
     hidden: tuple[int, ...] = (256, 256)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class GATGNN(nn.Module):
+class GATGNN(Architecture):
     """Crystal graphs to spectra with graph attention (Louis et al. 2020) and a perceptron.
 
     Parameters
@@ -44,9 +42,10 @@ class GATGNN(nn.Module):
     S.-Y. Louis et al., Phys. Chem. Chem. Phys. 22, 18141 (2020).
     """
 
+    Config = GATGNNConfig
+
     def __init__(self, size: int, config: GATGNNConfig = GATGNNConfig()) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(size, config)
         self.encoder = GraphEncoder(config.encoder)
         widths = [config.encoder.width, *config.hidden]
         self.head = nn.Sequential(mlp(widths, config.dropout), nn.Linear(widths[-1], size))
@@ -54,8 +53,3 @@ class GATGNN(nn.Module):
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
         return self.head(self.encoder(batch))
-
-    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
-        """The prediction loss for scaled labels `target` (B, K')."""
-        prediction = setting.loss(self(batch), target)
-        return {"total": prediction, "prediction": prediction}

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
+from models.architectures.interface import ArchitectureConfig
 from models.architectures.parts.crystal_statistics import CrystalStatistics
-from models.architectures.parts.kernel_regression import KernelRegression
-from models.architectures.parts.layers import GaussianBasis, share_of_group
-from models.elements import N_DESCRIPTORS, N_PROPERTIES, element_descriptors, element_properties
+from models.architectures.parts.ensemble import RegressedEnsemble, logits_of
+from models.architectures.parts.layers import GaussianBasis, register_tables, share_of_group
+from models.elements import element_descriptors, element_properties
 from models.graphs.graph import GraphBatch
-from models.spectra.settings import Setting
-
-_EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
-_OUTLIER = 5.0  # deviations at which a statistic is cut off: a material unlike the training set
+from models.spectra.settings import Output, Setting
 
 
-class Mat2SpecPlusConfig(BaseModel):
+class Mat2SpecPlusConfig(ArchitectureConfig):
     """Size and parts of Mat2Spec+; each part can be left out, to see what it is worth.
 
     Parameters
@@ -58,8 +57,6 @@ class Mat2SpecPlusConfig(BaseModel):
         Deviation of a random isotropic strain of each training structure; 0: none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     members: int = Field(5, gt=0)
     layers: int = Field(2, gt=0)
     width: int = Field(64, gt=0)
@@ -72,7 +69,7 @@ class Mat2SpecPlusConfig(BaseModel):
     statistics: bool = True
     site_resolved: bool = True
     kernel: float = Field(0.4, ge=0, lt=1)
-    output: Literal["absolute", "sum-normalized", "max-normalized"] | None = None
+    output: Output | None = None
     strain: float = Field(0.0, ge=0, lt=0.2)
 
     @property
@@ -101,7 +98,16 @@ class GatedConvolution(nn.Module):
         self.edge = nn.Linear(width, 2 * width, bias=False)
 
     def forward(self, atoms: Tensor, edges: Tensor, weight: Tensor, batch: GraphBatch) -> Tensor:
-        """Features (N, width) of atoms and (E, width) of edges of `weight` (E,) to (N, width)."""
+        """New features of the atoms, shape (N, width).
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        edges : Tensor, shape (E, width)
+        weight : Tensor, shape (E,)
+            Of the edges' messages.
+        batch : GraphBatch
+        """
         normed = self.norm(atoms)
         both = self.center(normed).index_select(0, batch.center)
         both = both + self.neighbor(normed).index_select(0, batch.neighbor)
@@ -140,13 +146,11 @@ class _Member(nn.Module):
     def __init__(self, size: int, config: Mat2SpecPlusConfig) -> None:
         super().__init__()
         self.config = config
-        width, n_inputs = config.width, N_DESCRIPTORS
-        table = torch.from_numpy(element_descriptors().copy())
+        width, descriptors = config.width, element_descriptors()
         if config.properties:
-            table = torch.cat([table, torch.from_numpy(element_properties().copy())], dim=1)
-            n_inputs += N_PROPERTIES
-        self.register_buffer("descriptors", table, persistent=False)
-        self.embed_element = nn.Linear(n_inputs, width)
+            descriptors = np.concatenate([descriptors, element_properties()], axis=1)
+        register_tables(self, descriptors=descriptors)
+        self.embed_element = nn.Linear(descriptors.shape[1], width)
         self.embed_distance = nn.Linear(config.gaussians, width)
         self.convolutions = nn.ModuleList(GatedConvolution(width) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -200,11 +204,10 @@ def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Ten
     share : Tensor, shape (N, 1)
         Of each site in its crystal's spectrum.
     """
-    spectra = scatter(share * logits.softmax(-1), graph, dim=0, dim_size=n_graphs)
-    return (spectra + _EMPTY).log()
+    return logits_of(scatter(share * logits.softmax(-1), graph, dim=0, dim_size=n_graphs))
 
 
-class Mat2SpecPlus(nn.Module):
+class Mat2SpecPlus(RegressedEnsemble):
     """Crystal graphs to spectra; a variant of Mat2Spec for small training sets.
 
     Of Mat2Spec it keeps the input, the settings and the interface. What differs, and what each
@@ -215,7 +218,7 @@ class Mat2SpecPlus(nn.Module):
     - the elements' properties as numbers, and statistics of elements, bonds and sites;
     - in the SumNorm settings a spectrum for each site, mixed in learned shares;
     - an ensemble of networks, trained side by side, averaged with a kernel regression on the
-      statistics (:meth:`fit`);
+      statistics;
     - no label branch: the probabilistic embedding and its losses did not help here.
 
     Parameters
@@ -225,48 +228,24 @@ class Mat2SpecPlus(nn.Module):
     config : Mat2SpecPlusConfig
     """
 
-    center: Tensor
-    scale: Tensor
+    Config = Mat2SpecPlusConfig
+    config: Mat2SpecPlusConfig
+    outlier = 5.0
 
     def __init__(self, size: int, config: Mat2SpecPlusConfig = Mat2SpecPlusConfig()) -> None:
-        super().__init__()
-        self.config = config
-        self.statistics = CrystalStatistics()
+        members = (_Member(size, config) for _ in range(config.members))
+        super().__init__(size, config, members, config.kernel_share)
         self.basis = GaussianBasis(config.gaussians, config.cutoff)
-        self.register_buffer("center", torch.zeros(CrystalStatistics.size))
-        self.register_buffer("scale", torch.ones(CrystalStatistics.size))
-        self.members = nn.ModuleList(_Member(size, config) for _ in range(config.members))
-        if config.kernel_share:
-            self.kernel = KernelRegression(size, CrystalStatistics.size)
-
-    def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Fit what is not trained, to all training materials and their scaled labels (n, K').
-
-        These are the scales of the statistics and the kernel regression.
-        """
-        statistics = self.statistics(batch)
-        self.center.copy_(statistics.mean(0))
-        self.scale.copy_(statistics.std(0, correction=0).clamp_min(1e-3))
-        if self.config.kernel_share:
-            self.kernel.fit(self._standardized(batch), target)
-
-    def _standardized(self, batch: GraphBatch) -> Tensor:
-        """Statistics with mean 0 and deviation 1 over the training set, shape (B, size)."""
-        scaled = (self.statistics(batch) - self.center) / self.scale
-        return scaled.clamp(-_OUTLIER, _OUTLIER)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        shared, share = self._shared(batch), self.config.kernel_share
+        shared = self._shared(batch)
         logits = self._member_logits(batch, shared).mean(0)
-        if not share or not self.kernel.fitted:
+        if not self.regresses:
             return logits
-        regression = self.kernel(shared.statistics)
         if self.config.output == "absolute":
-            return (1 - share) * logits + share * regression
-        positive = regression.clamp_min(0)
-        distribution = positive / positive.sum(-1, keepdim=True).clamp_min(_EMPTY)
-        return ((1 - share) * logits.softmax(-1) + share * distribution + _EMPTY).log()
+            return self.averaged(logits, shared.statistics, shapes=False)
+        return logits_of(self.averaged(logits.softmax(-1), shared.statistics))
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
@@ -282,15 +261,16 @@ class Mat2SpecPlus(nn.Module):
             batch.graph_index,
             self.basis(batch.distance),
             envelope * batch.edge_multiplicity / self.config.neighbors,
-            self._standardized(batch),
+            self.standardized(batch),
         )
 
-    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
-        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
+    @override
+    def losses(
+        self, batch: GraphBatch, target: Tensor, setting: Setting, spectra: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Mean prediction loss of the members, for strained structures if they are asked for."""
         strained = self._strained(batch) if self.config.strain else batch
-        members = self.member_logits(strained)
-        prediction = torch.stack([setting.loss(logits, target) for logits in members]).mean()
-        return {"total": prediction, "prediction": prediction}
+        return super().losses(strained, target, setting, spectra)
 
     def _strained(self, batch: GraphBatch) -> GraphBatch:
         """The structures, each larger or smaller by a random factor."""

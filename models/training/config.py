@@ -44,7 +44,10 @@ class TrainingConfig(BaseModel):
     epochs, batch_size : int
         The paper has 200 epochs; its text batches of 128, the authors' code of 256.
     learning_rate, weight_decay : float
-        Of AdamW; the rate is halved after each quarter of the epochs.
+        Of AdamW.
+    schedule : {'halved', 'one-cycle'}
+        The rate is halved after each quarter of the epochs, or rises to `learning_rate` during the
+        first 15 % of the steps and falls to zero at the end.
     patience : int, optional
         Stop when the validation error has not fallen for so many epochs.
     half : bool
@@ -74,6 +77,7 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["halved", "one-cycle"] = "halved"
     patience: int | None = Field(None, gt=0)
     half: bool = False
     seed: int = Field(0, ge=0)
@@ -85,7 +89,14 @@ class TrainingConfig(BaseModel):
 
 
 def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
-    """Read a YAML file; relative paths in it are relative to the file, and `changes` go before it.
+    """Read a YAML file.
+
+    Parameters
+    ----------
+    path : Path
+        Relative paths in the file are relative to it.
+    **changes
+        Fields that go before those of the file; None and ``()`` are as if not given.
 
     Raises
     ------

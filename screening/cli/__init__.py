@@ -6,32 +6,13 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
-NAMES = ("screen", "edos")
+from screening.cli.invocation import InterruptionError, program
+
+# On top of all packages: of `screening`, the command line alone may import `workflows`.
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-class InterruptionError(Exception):
-    """Ctrl-C in a command that can say how to go on."""
-
-
-@contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Say how to go on after a Ctrl-C in the block."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptionError(how) from None
-
-
-def program() -> str:
-    """Name by which the user called the program."""
-    name = Path(sys.argv[0]).name
-    return name if name in NAMES else NAMES[0]
 
 
 def script() -> None:

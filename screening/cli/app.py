@@ -15,13 +15,13 @@ from screening.cli import (
     fetch,
     history,
     predict,
-    program,
     run,
     show,
     similar,
     train,
     validate,
 )
+from screening.cli.invocation import program
 from screening.cli.logs import logged
 
 EXAMPLES = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
     from models.data.dataset import SpectrumDataset
@@ -116,7 +117,6 @@ def benchmark(
     from screening.benchmark.report import Benchmark
     from screening.benchmark.runs import run_all
     from screening.benchmark.variants import plan_subclasses
-    from screening.cli import resumable
     from screening.cli.console import print_json, stderr, stdout
 
     config = TrainingConfig(

@@ -70,7 +70,14 @@ class CalculationsShown:
                 self._console.print(f"{name}: begun, {position}")
 
     def ended(self, candidate: CandidateDoc, verdict: str) -> None:
-        """Say what came out of one, and how long it took."""
+        """Say what came out of one, and how long it took.
+
+        Parameters
+        ----------
+        candidate : CandidateDoc
+        verdict : str
+            In words.
+        """
         name = candidate.material_id
         seconds = time.monotonic() - self._began.get(name, time.monotonic())
         self._left.pop(name, None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -49,6 +50,13 @@ def table(
 
     A plain name stands for a column that stays at every width and may fold; what else a column
     can do is in :class:`screening.cli.fitting_table.Column`.
+
+    Parameters
+    ----------
+    title : str or None
+    columns : sequence of str or Column
+    rows : iterable of sequence
+        As many values each as there are columns.
     """
     rows = [["-" if cell is None else cell for cell in row] for row in rows]
     described = [
@@ -58,6 +66,23 @@ def table(
     return FittingTable(
         title, described, [[_cell(value) for value in row] for row in rows], numeric
     )
+
+
+def table_of(
+    title: str | None, columns: Mapping[Column, str | Callable[[Any], Any]], rows: Sequence[Any]
+) -> FittingTable:
+    """Table of objects.
+
+    Parameters
+    ----------
+    title : str or None
+    columns : mapping
+        Of each column the attribute that it shows, or a function of the object.
+    rows : sequence
+        The objects.
+    """
+    values = [attrgetter(cell) if isinstance(cell, str) else cell for cell in columns.values()]
+    return table(title, list(columns), [[value(row) for value in values] for row in rows])
 
 
 def _is_number(value: Any) -> bool:

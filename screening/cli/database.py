@@ -29,9 +29,9 @@ def copy(
     from dataclasses import asdict
 
     from db.copy import copy_store
-    from db.store import open_store
-    from screening.cli.candidates import existing
+    from db.open import open_store
     from screening.cli.console import print_json, progress_bars, stderr, stdout, table
+    from screening.cli.stored import existing
     from screening.errors import ScreeningError
     from workflows.progress import reporting_to, steps_of
 
@@ -61,16 +61,11 @@ def copy(
 
 @app.command()
 def migrate(db: options.Db = options.DEFAULT_DB) -> None:
-    """Bring the database to the present schema version; nobody else may write meanwhile."""
+    """Bring the database to the present schema: add the fields and indexes that it lacks."""
     from db.documents import SCHEMA_VERSION
-    from db.migrations import migrate_store
-    from db.store import mask_uri
-    from screening.cli.candidates import existing
+    from db.open import open_store
     from screening.cli.console import stdout
+    from screening.cli.stored import existing
 
-    done = migrate_store(existing(db))
-    if done:
-        words = f"migrated to schema version {done[-1]}, in {len(done)} steps"
-    else:
-        words = f"has the present schema version {SCHEMA_VERSION}"
-    stdout().print(f"{mask_uri(db)} {words}")
+    with open_store(existing(db)) as store:  # which adds what an older one lacks
+        stdout().print(f"{store.location} has the present schema version {SCHEMA_VERSION}")

@@ -19,8 +19,9 @@ def doctor(
     mp_api_key_file: options.MpApiKeyFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check key, database, GPU, checkpoint, GPAW and VASP; exits with 1 if screening cannot run."""
+    """Check key, database, GPU, checkpoint, DFT engines; exits with 1 if screening cannot run."""
     from screening.cli.console import print_json, stdout, table
+    from workflows.dos.engines import ENGINES
 
     findings = [
         _look("software", _software),
@@ -28,8 +29,7 @@ def doctor(
         _look("database", lambda: _database(db)),
         _look("Materials Project key", lambda: _key(mp_api_key_file)),
         _look("GPU", _gpu),
-        _look("GPAW", _gpaw),
-        _look("VASP", _vasp),
+        *map(_engine, ENGINES),
     ]
     if as_json:
         print_json([{"what": w, "usable": ok, "found": found} for w, ok, found in findings])
@@ -63,7 +63,8 @@ def _software() -> tuple[bool, str]:
 
 def _checkpoint(name: str | None) -> tuple[bool, str]:
     from models.predictor import SpectrumPredictor
-    from models.training.card import ModelCard, predictor_folder, shipped_predictors
+    from models.training.card import ModelCard
+    from models.zoo import predictor_folder, shipped_predictors
 
     predictor = SpectrumPredictor.load(predictor_folder(name), device="cpu")
     card = ModelCard.read(predictor.folder)
@@ -75,7 +76,8 @@ def _checkpoint(name: str | None) -> tuple[bool, str]:
 
 
 def _database(db: str) -> tuple[bool, str]:
-    from db.store import mask_uri, open_store
+    from db.open import open_store
+    from db.store import mask_uri
 
     options.check_folder_of(db)
     if "://" not in db and not Path(db).expanduser().exists():
@@ -99,15 +101,13 @@ def _gpu() -> tuple[bool, str]:
     return True, torch.cuda.get_device_name()
 
 
-def _gpaw() -> tuple[bool, str]:
-    from workflows.dos.gpaw import maker as gpaw
+def _engine(name: str) -> Finding:
+    from workflows.dos.engines import engine_class
 
-    lacking = gpaw.missing()
-    return not lacking, "; ".join(lacking) or gpaw.engine_version()
+    maker = engine_class(name)
 
+    def check() -> tuple[bool, str]:
+        lacking = maker.missing()
+        return not lacking, "; ".join(lacking) or maker.installed()
 
-def _vasp() -> tuple[bool, str]:
-    from workflows.dos.vasp import maker as vasp
-
-    lacking = vasp.missing()
-    return not lacking, "; ".join(lacking) or "VASP command and POTCARs found"
+    return _look(maker.title, check)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
     from screening.training_sets.training_set import FetchReport
@@ -57,7 +58,6 @@ def _fetch(
     quiet: bool,
     **more: Any,
 ) -> None:
-    from screening.cli import resumable
     from screening.cli.console import print_json, progress_bars, stderr, stdout
     from screening.sources.materials_project.client import ATTRIBUTION
     from workflows.progress import reporting_to, steps_of

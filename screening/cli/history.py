@@ -21,9 +21,9 @@ def history(
     wide: options.Wide = False,
 ) -> None:
     """List what all runs, models and calculations say of a material, oldest first."""
-    from db.store import open_store
-    from screening.cli.candidates import existing
+    from db.open import open_store
     from screening.cli.rows import HistoryRow, deliver
+    from screening.cli.stored import existing
     from screening.errors import ScreeningError
 
     with open_store(existing(db)) as store:
@@ -34,35 +34,21 @@ def history(
 
 
 def _history_table(material_id: str, rows: Sequence[HistoryRow]) -> Any:
-    from screening.cli.console import table
+    from screening.cli.console import table_of
     from screening.cli.fitting_table import Column
 
-    columns = (
-        Column("when", 1),
-        Column("what"),
-        Column("by", 5),
-        Column("run"),
-        Column("state", 2),
-        Column("VB gap", 2),
-        Column("from eV", 3),
-        Column("to eV", 3),
-        Column("remark", 4, folds=True),
-    )
-    cells = [
-        (
-            f"{row.time:%Y-%m-%d %H:%M}" if row.time else None,
-            row.what,
-            row.by,
-            row.run_id,
-            row.state,
-            row.is_positive,
-            row.gap_lower_edge,
-            row.gap_upper_edge,
-            row.remark,
-        )
-        for row in rows
-    ]
-    return table(f"{material_id} (times in UTC)", columns, cells)
+    columns: dict[Column, Any] = {
+        Column("when", 1): lambda row: f"{row.time:%Y-%m-%d %H:%M}" if row.time else None,
+        Column("what"): "what",
+        Column("by", 5): "by",
+        Column("run"): "run_id",
+        Column("state", 2): "state",
+        Column("VB gap", 2): "is_positive",
+        Column("from eV", 3): "gap_lower_edge",
+        Column("to eV", 3): "gap_upper_edge",
+        Column("remark", 4, folds=True): "remark",
+    }
+    return table_of(f"{material_id} (times in UTC)", columns, rows)
 
 
 def runs(
@@ -72,9 +58,9 @@ def runs(
     wide: options.Wide = False,
 ) -> None:
     """List the runs with their states and counts, newest first."""
-    from db.store import open_store
-    from screening.cli.candidates import existing
+    from db.open import open_store
     from screening.cli.rows import RunRow, deliver
+    from screening.cli.stored import existing
 
     with open_store(existing(db)) as store:
         rows = [RunRow.of(run, store.candidate_counts(run.run_id)) for run in store.runs()]
@@ -82,35 +68,20 @@ def runs(
 
 
 def _runs_table(rows: Sequence[RunRow]) -> Any:
-    from screening.cli.console import ago, table
+    from screening.cli.console import ago, table_of
     from screening.cli.fitting_table import Column
 
-    columns: tuple[Column, ...] = (
-        Column("run"),
-        Column("begun", 2),
-        Column("state"),
-        Column("source", 3),
-        Column("rejected", 6),
-        Column("failed", 4),
-        Column("pending", 5),
-        Column("screened", 2),
-        Column("positive", 1),
-    )
+    columns: dict[Column, Any] = {
+        Column("run"): "run_id",
+        Column("begun", 2): lambda row: ago(row.created_at),
+        Column("state"): "state",
+        Column("source", 3): lambda row: " ".join(filter(None, (row.source, row.database_version))),
+        Column("rejected", 6): "rejected",
+        Column("failed", 4): "failed",
+        Column("pending", 5): "pending",
+        Column("screened", 2): "screened",
+        Column("positive", 1): "positive",
+    }
     if any(row.error for row in rows):
-        columns += (Column("error", 1, folds=True),)
-    cells = [
-        (
-            row.run_id,
-            ago(row.created_at),
-            row.state,
-            " ".join(filter(None, (row.source, row.database_version))),
-            row.rejected,
-            row.failed,
-            row.pending,
-            row.screened,
-            row.positive,
-            row.error,
-        )[: len(columns)]
-        for row in rows
-    ]
-    return table(f"{len(rows)} runs", columns, cells)
+        columns[Column("error", 1, folds=True)] = "error"
+    return table_of(f"{len(rows)} runs", columns, rows)

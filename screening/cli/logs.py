@@ -128,7 +128,14 @@ def write_to(path: Path) -> None:
 
 
 def log_file_of_run(db: str, run_id: str) -> Path:
-    """Where the log of a run is: beside the embedded database, or here; its folder is made."""
+    """Where the log of a run is: beside the embedded database, or here; its folder is made.
+
+    Parameters
+    ----------
+    db : str
+        Path or URI of the store.
+    run_id : str
+    """
     beside = Path("screening" if "://" in db else db).expanduser()
     folder = beside.with_suffix(".logs")
     folder.mkdir(exist_ok=True)

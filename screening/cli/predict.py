@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.cli import options, program
+from screening.cli import options
+from screening.cli.invocation import program
 
 if TYPE_CHECKING:
     from screening.candidate import Unreadable

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from db.store import History
 
 MP_IDS = ("mp-", "mvc-")
+EDGES = ("lower_edge", "upper_edge", "width")
 
 
 @dataclass(frozen=True)
@@ -60,42 +61,26 @@ class CandidateRow:
 
     @classmethod
     def of(cls, candidate: CandidateDoc, run: Run) -> Self:
-        """Row of a candidate."""
+        """Row of a candidate.
+
+        Parameters
+        ----------
+        candidate : CandidateDoc
+        run : Run
+            That it is in.
+        """
         from screening.domain import doubts
 
         gap = candidate.gap
+        names = ("source", "database_version", "last_updated")
+        origin: dict[str, Any] = {name: candidate.origin.get(name) for name in names}
         return cls(
-            material_id=candidate.material_id,
-            formula=candidate.formula,
-            chemsys=candidate.chemsys,
-            nsites=candidate.nsites,
-            cell_multiplicity=candidate.cell_multiplicity,
-            reduction_problem=candidate.reduction_problem,
-            energy_above_hull=candidate.energy_above_hull,
-            band_gap=candidate.band_gap,
-            **_gap(gap),
-            gap_width_is_lower_bound=gap.is_lower_bound if gap else None,
-            gap_max_dos=gap.max_dos if gap else None,
-            gap_kind=gap.kind if gap else None,
-            gap_robust=gap.robust if gap else None,
-            gap_n_ranges=gap.n_ranges if gap else None,
+            **_same(cls, candidate),
+            **_gap(gap, *EDGES, "max_dos", "kind", "robust", "n_ranges"),
             **_margins(gap),
-            score=candidate.score,
-            is_positive=candidate.is_positive,
-            is_positive_per_atom=candidate.is_positive_per_atom,
-            out_of_domain=candidate.out_of_domain,
-            unseen_elements=candidate.unseen_elements,
-            has_isolated_atoms=candidate.has_isolated_atoms,
-            remarks=candidate.remarks,
+            gap_width_is_lower_bound=gap.is_lower_bound if gap else None,
             doubts=doubts(candidate),
-            state=candidate.state,
-            reason=candidate.reason,
-            model_id=candidate.model_id,
-            structure_hash=candidate.structure_hash,
-            run_id=run.run_id,
-            source=candidate.origin.get("source"),
-            database_version=candidate.origin.get("database_version"),
-            last_updated=candidate.origin.get("last_updated"),
+            **origin,
             attribution=attribution_of(candidate.material_id, run),
         )
 
@@ -122,23 +107,21 @@ class DisagreementRow:
 
     @classmethod
     def of(cls, pair: Comparison, run: Run) -> Self:
-        """Row of a comparison."""
+        """Row of a comparison.
+
+        Parameters
+        ----------
+        pair : Comparison
+        run : Run
+            That the candidate is in.
+        """
         candidate, validation = pair.candidate, pair.validation
         return cls(
-            material_id=candidate.material_id,
-            formula=candidate.formula,
-            nsites=candidate.nsites,
+            **_same(cls, validation) | _same(cls, candidate),
             predicted_positive=candidate.is_positive,
             dft_positive=validation.is_positive,
-            predicted_width=_gap(candidate.gap)["gap_width"],
-            dft_width=_gap(validation.gap)["gap_width"],
-            score=candidate.score,
-            mae=validation.mae,
-            wd=validation.wd,
-            model_id=candidate.model_id,
-            engine=validation.engine,
-            recipe=validation.recipe,
-            run_id=run.run_id,
+            predicted_width=candidate.gap.width if candidate.gap else None,
+            dft_width=validation.gap.width if validation.gap else None,
             attribution=attribution_of(candidate.material_id, run),
         )
 
@@ -165,15 +148,10 @@ class NeighbourRow:
         """Row of a neighbour."""
         prediction = neighbour.prediction
         return cls(
+            **_same(cls, prediction),
+            **_gap(prediction.gap, *EDGES),
             distance=neighbour.distance,
-            material_id=prediction.material_id,
-            formula=prediction.formula,
-            nsites=prediction.nsites,
-            **_gap(prediction.gap),
             is_gap=prediction.gap.is_gap,
-            score=prediction.score,
-            model_id=prediction.model_id,
-            structure_hash=prediction.structure_hash,
             attribution=attribution_of(prediction.material_id),
         )
 
@@ -209,47 +187,54 @@ class HistoryRow:
 
     @classmethod
     def _candidate(cls, candidate: CandidateDoc, run: Run | None) -> Self:
-        return cls(
+        return cls._of(
+            candidate,
+            run,
             time=run.created_at if run else None,
             what="candidate",
             by=candidate.origin.get("source"),
             run_id=candidate.run_id,
             state=candidate.state,
             is_positive=candidate.is_positive,
-            **_gap(candidate.gap),
-            structure_hash=candidate.structure_hash,
             remark=candidate.reason,
-            attribution=attribution_of(candidate.material_id, run),
         )
 
     @classmethod
     def _prediction(cls, prediction: PredictionDoc) -> Self:
-        return cls(
+        return cls._of(
+            prediction,
             time=prediction.created_at,
             what="prediction",
             by=prediction.model_id,
-            run_id=None,
-            state=None,
             is_positive=prediction.gap.is_gap,
-            **_gap(prediction.gap),
-            structure_hash=prediction.structure_hash,
-            remark=None,
-            attribution=attribution_of(prediction.material_id),
         )
 
     @classmethod
     def _validation(cls, validation: ValidationDoc) -> Self:
-        return cls(
+        return cls._of(
+            validation,
             time=validation.created_at,
             what="validation",
             by=f"{validation.engine} {validation.recipe}",
             run_id=", ".join(validation.run_ids) or None,
             state=validation.state,
             is_positive=validation.is_positive,
-            **_gap(validation.gap),
-            structure_hash=validation.structure_hash,
             remark=validation.error,
-            attribution=attribution_of(validation.material_id),
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        document: CandidateDoc | PredictionDoc | ValidationDoc,
+        run: Run | None = None,
+        **happened: Any,
+    ) -> Self:
+        unknown: dict[str, Any] = dict.fromkeys(("run_id", "state", "remark"))
+        return cls(
+            **unknown | happened,
+            **_gap(document.gap, *EDGES),
+            structure_hash=document.structure_hash,
+            attribution=attribution_of(document.material_id, run),
         )
 
 
@@ -274,34 +259,38 @@ class RunRow:
 
     @classmethod
     def of(cls, run: Run, states: dict[str, int]) -> Self:
-        """Row of a run whose candidates are in these states."""
-        return cls(
-            run_id=run.run_id,
-            state=run.state,
-            source=run.source.get("name"),
-            database_version=run.source.get("database_version"),
-            model_id=run.model_id,
-            rejected=states.get("rejected", 0),
-            pending=states.get("pending", 0),
-            failed=states.get("failed", 0),
-            screened=states.get("screened", 0),
-            positive=run.counts.get("positive"),
-            created_at=run.created_at,
-            finished_at=run.finished_at,
-            error=run.error,
-            attribution=run.source.get("attribution"),
-        )
+        """Row of a run whose candidates are in these states.
+
+        Parameters
+        ----------
+        run : Run
+        states : dict of str to int
+            Candidates in each state.
+        """
+        named = ("rejected", "pending", "failed", "screened")
+        counts = {name: states.get(name, 0) for name in named}
+        of_source = {
+            "source": run.source.get("name"),
+            "database_version": run.source.get("database_version"),
+            "attribution": run.source.get("attribution"),
+        }
+        return cls(**_same(cls, run) | counts | of_source, positive=run.counts.get("positive"))
 
 
 Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow
 
 
-def _gap(gap: GapDoc | None) -> dict[str, float | None]:
-    names = ("lower_edge", "upper_edge", "width")
+def _same(row: type[Row], document: Any) -> dict[str, Any]:
+    """Fields of a row that the document has under the same name."""
+    names = (field.name for field in fields(row))
+    return {name: getattr(document, name) for name in names if hasattr(document, name)}
+
+
+def _gap(gap: GapDoc | None, *names: str) -> dict[str, Any]:
     return {f"gap_{name}": getattr(gap, name) if gap else None for name in names}
 
 
-def _margins(gap: GapDoc | None) -> dict[str, float | None]:
+def _margins(gap: GapDoc | None) -> dict[str, Any]:
     from db.documents import MarginsDoc
 
     margins = (gap and gap.margins) or MarginsDoc()
@@ -313,6 +302,12 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
 
     What the source itself said when the run was made; an id of the Materials Project says it
     where the source did not.
+
+    Parameters
+    ----------
+    material_id : str
+    run : Run, optional
+        That the material is in.
     """
     from screening.sources.materials_project.client import ATTRIBUTION
 
@@ -321,7 +316,17 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
 
 
 def cell_in_words(nsites: int, multiplicity: int | None, problem: str | None) -> str:
-    """What became of the cell that the source gave; `nsites` of the one that was judged."""
+    """What became of the cell that the source gave.
+
+    Parameters
+    ----------
+    nsites : int
+        Atoms of the cell that was judged.
+    multiplicity : int or None
+        Primitive cells in the cell as given; None if it was not reduced.
+    problem : str or None
+        Why it could not be reduced.
+    """
     if problem is not None:
         return f"kept as given: {problem}"
     if multiplicity is None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.cli import logs, options, program
+from screening.cli import logs, options
+from screening.cli.invocation import InterruptionError, program
 
 if TYPE_CHECKING:
     from db.documents import Run
@@ -147,7 +148,7 @@ def _source_options(
 
 
 def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
-    from models.training.card import predictor_folder
+    from models.zoo import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
     return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
@@ -156,7 +157,7 @@ def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
     from models.spectra.spectrum import EDOS_GRID
-    from models.training.card import check_predictor
+    from models.zoo import check_predictor
     from screening.sources.ids import read_material_ids
 
     maker.parameters()  # checks filters and criteria
@@ -171,13 +172,14 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
 
 
 def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
-    from workflows.screening import new_run_id, resumable_run
+    from workflows.local import resumable_run
+    from workflows.screening import new_run_id
 
     return resumable_run(db, maker.parameters()) if resume else new_run_id()
 
 
 def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
-    from workflows.launch import open_launchpad, submit_screening
+    from workflows.launchpad import open_launchpad, submit_screening
 
     with open_launchpad(launchpad) as pad:
         submit_screening(pad, maker, run_id)
@@ -185,8 +187,8 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:
     """Run the flow in this process."""
-    from screening.cli import InterruptionError
     from screening.cli.console import progress_bars
+    from workflows.local import run_flow
     from workflows.progress import reporting_to
 
     flow = maker.make(run_id)
@@ -204,7 +206,7 @@ def _note_interruption(db: str, run_id: str) -> None:
     from contextlib import suppress
     from threading import Thread
 
-    from workflows.screening import note_interruption
+    from workflows.local import note_interruption
 
     def note() -> None:
         with suppress(Exception):
@@ -215,16 +217,8 @@ def _note_interruption(db: str, run_id: str) -> None:
     noting.join(PROMPT_BACK)
 
 
-def run_flow(flow: Any) -> None:
-    """Run a flow here and now; what fails raises its own error."""
-    from jobflow import JobStore, run_locally
-    from maggma.stores import MemoryStore
-
-    run_locally(flow, log=False, store=JobStore(MemoryStore()), raise_immediately=True)
-
-
 def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
-    from db.store import open_store
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout
     from screening.cli.rows import CandidateRow
 
@@ -319,7 +313,7 @@ def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
 
 
 def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:
-    from workflows.screening import domains
+    from workflows.domains import domains
 
     if run.selection:
         remarks.print(domains(store, run.run_id).in_words())

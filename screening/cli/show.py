@@ -14,8 +14,7 @@ from screening.cli import options
 if TYPE_CHECKING:
     import numpy as np
 
-    from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
-    from db.store import ScreeningStore
+    from db.documents import CandidateDoc, GapDoc, PredictionDoc, ValidationDoc
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
 
@@ -31,10 +30,10 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show a material's properties, verdict and spectra in the newest run that has it."""
-    from db.store import open_store
-    from screening.cli.candidates import existing
+    from db.open import open_store
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of
+    from screening.cli.stored import existing, find_prediction, find_validation, in_runs
 
     with open_store(existing(db)) as store:
         chosen, candidate = in_runs(store, run, material_id)[0]
@@ -50,53 +49,6 @@ def show(
         _print(candidate, prediction, validation)
         if attribution:
             stderr().print(attribution)
-
-
-def in_runs(
-    store: ScreeningStore, run_id: str | None, material_id: str
-) -> list[tuple[Run, CandidateDoc]]:
-    """A material in each run that has it, newest first; only in the one that is asked for.
-
-    Raises
-    ------
-    ScreeningError
-        If no run, or not the one that is asked for, has it.
-    """
-    from db.collections import CANDIDATES, Query, conditions
-    from screening.cli.candidates import find_run
-    from screening.errors import ScreeningError
-
-    asked = None if run_id is None else find_run(store, run_id)
-    query = Query(CANDIDATES, conditions(material_id=material_id))
-    found = {candidate.run_id: candidate for candidate in store.find(query)}
-    having = [(run, found[run.run_id]) for run in store.runs() if run.run_id in found]
-    if not having:
-        raise ScreeningError(f"{material_id} is in no run of {store.location}")
-    if asked is None:
-        return having
-    if asked.run_id not in found:
-        raise ScreeningError(
-            f"{material_id} is not in run {asked.run_id}; the newest that has it is "
-            f"{having[0][0].run_id}"
-        )
-    return [(asked, found[asked.run_id])]
-
-
-def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
-    """What the run's model predicts for a candidate, None if it has not."""
-    if candidate.structure_hash is None or candidate.model_id is None:
-        return None
-    key = (candidate.material_id, candidate.structure_hash, candidate.model_id)
-    return next(iter(store.predictions([key])), None)
-
-
-def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
-    """The newest finished calculation of a candidate's structure; None without one."""
-    from db.documents import FINISHED
-
-    finished = store.validations(material_ids=[candidate.material_id], state=FINISHED)
-    same = [v for v in finished if v.structure_hash == candidate.structure_hash and v.spectrum]
-    return max(same, key=lambda validation: validation.updated_at, default=None)
 
 
 def _document(
@@ -115,12 +67,8 @@ def _document(
     return document
 
 
-def gap_range(candidate: CandidateDoc) -> tuple[float, float] | None:
-    """Edges of the gap of a positive, in eV."""
-    return _edges(candidate.gap)
-
-
 def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
+    """Edges of the range if it is a gap, in eV."""
     if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
         return None
     return gap.lower_edge, gap.upper_edge
@@ -134,8 +82,7 @@ def _write_plot(
 ) -> None:
     import numpy as np
 
-    from models.spectra.spectrum import EnergyGrid
-    from models.training.card import model_name
+    from models.zoo import model_name
     from screening.errors import ScreeningError
     from screening.report.plots import formula_text, plot_edos, save_figure
 
@@ -144,14 +91,13 @@ def _write_plot(
     threshold = None
     if candidate.gap and not candidate.gap.per_atom:
         threshold = candidate.gap.criteria.get("max_dos")
-    centers = EnergyGrid(**prediction.grid.model_dump()).centers
     dft = _dft_spectrum(validation)
     comparable = validation if dft is not None else None
     figure = plot_edos(
-        centers,
+        prediction.grid.centers,
         np.array(prediction.spectrum),
         f"{formula_text(candidate.formula)} ({candidate.material_id})",
-        gap_range(candidate),
+        _edges(candidate.gap),
         threshold,
         dft,
         model_name(prediction.model_id),
@@ -177,7 +123,6 @@ def _print(
 ) -> None:
     import numpy as np
 
-    from models.spectra.spectrum import EnergyGrid
     from screening.cli.console import stdout, table
     from screening.report.plots import terminal_edos
 
@@ -188,17 +133,18 @@ def _print(
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
     if prediction is not None:
-        grid = EnergyGrid(**prediction.grid.model_dump())
         dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
         if validation is not None and dft is not None:
             title += f" (blue) and by {validation.engine} (red dots)"
         spectrum = np.array(prediction.spectrum)
-        edges = gap_range(candidate)
+        edges = _edges(candidate.gap)
         width = min(PLOT_WIDTH, console.width)
         color = sys.stdout.isatty()
         print(
-            terminal_edos(grid.centers, spectrum, title, edges, width=width, color=color, dft=dft)
+            terminal_edos(
+                prediction.grid.centers, spectrum, title, edges, width=width, color=color, dft=dft
+            )
         )
 
 
@@ -220,7 +166,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     ]
     if gap is not None and gap.width:
         rows.append(("gap or nearest miss (eV)", _span(gap)))
-        rows.append((f"largest DOS in it ({_unit(gap)})", _number(gap.max_dos)))
+        rows.append((f"largest DOS in it ({_unit(gap.per_atom)})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
     if gap is not None:
         rows.append(("kind", gap.kind))
@@ -261,8 +207,9 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
     ]
     if (gap := validation.gap) is not None:
         if gap.width:
+            unit = _unit(gap.per_atom)
             rows.append((f"gap or nearest miss by {engine} (eV)", _span(gap)))
-            rows.append((f"largest DOS in it ({_unit(gap)}), {engine}", _number(gap.max_dos)))
+            rows.append((f"largest DOS in it ({unit}), {engine}", _number(gap.max_dos)))
         rows.append((f"kind by {engine}", gap.kind))
         rows.append((f"verdict by {engine} is robust", gap.robust))
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
@@ -280,21 +227,30 @@ def _span(gap: GapDoc) -> str:
     return f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}, width {bound}{gap.width:.2f}"
 
 
-def _unit(gap: GapDoc) -> str:
-    return "states/eV/atom" if gap.per_atom else "states/eV/cell"
+def _unit(per_atom: bool) -> str:
+    return "states/eV/atom" if per_atom else "states/eV/cell"
 
 
 def criteria_table(
     holds: Mapping[str, bool], margins: Mapping[str, float | None], per_atom: bool
 ) -> Any:
-    """Which criteria hold, and by how much, for the terminal."""
+    """Which criteria hold, and by how much, for the terminal.
+
+    Parameters
+    ----------
+    holds : mapping of str to bool
+        By the name of the criterion.
+    margins : mapping of str to float or None
+        By which it holds (positive) or fails: states/eV for ``"max_dos"``, else eV.
+    per_atom : bool
+        The DOS was judged per atom, not per cell.
+    """
     from screening.cli.console import table
 
-    dos_unit = "states/eV/atom" if per_atom else "states/eV/cell"
     rows = []
     for name, is_met in holds.items():
         margin = margins.get(name)
-        unit = dos_unit if name == "max_dos" else "eV"
+        unit = _unit(per_atom) if name == "max_dos" else "eV"
         rows.append((name, is_met, None if margin is None else f"{margin:+.3f} {unit}"))
     return table("Verdict", ("criterion", "holds", "margin"), rows)
 

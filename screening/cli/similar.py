@@ -30,12 +30,11 @@ def similar(
 
     The material is taken from the newest run that predicted its spectrum.
     """
+    from db.open import open_store
     from db.questions import nearest_spectra
-    from db.store import open_store
-    from screening.cli.candidates import existing
     from screening.cli.console import stderr
     from screening.cli.rows import NeighbourRow, deliver
-    from screening.cli.show import find_prediction, in_runs
+    from screening.cli.stored import existing, find_prediction, in_runs
     from screening.errors import ScreeningError
 
     with open_store(existing(db)) as store:
@@ -61,30 +60,17 @@ def similar(
 
 
 def _table(title: str, unit: str, rows: Sequence[NeighbourRow]) -> Any:
-    from screening.cli.console import table
+    from screening.cli.console import table_of
     from screening.cli.fitting_table import Column
 
-    columns = (
-        Column("material"),
-        Column("formula", 1),
-        Column(f"distance {unit}"),
-        Column("atoms", 5),
-        Column("VB gap", 2),
-        Column("from eV", 3),
-        Column("to eV", 3),
-        Column("score eV", 4),
-    )
-    cells = [
-        (
-            row.material_id,
-            row.formula,
-            f"{row.distance:.4f}",
-            row.nsites,
-            row.is_gap,
-            row.gap_lower_edge,
-            row.gap_upper_edge,
-            row.score,
-        )
-        for row in rows
-    ]
-    return table(title, columns, cells)
+    columns: dict[Column, Any] = {
+        Column("material"): "material_id",
+        Column("formula", 1): "formula",
+        Column(f"distance {unit}"): lambda row: f"{row.distance:.4f}",
+        Column("atoms", 5): "nsites",
+        Column("VB gap", 2): "is_gap",
+        Column("from eV", 3): "gap_lower_edge",
+        Column("to eV", 3): "gap_upper_edge",
+        Column("score eV", 4): "score",
+    }
+    return table_of(title, columns, rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
     from models.training.train import TrainedPredictor
@@ -43,13 +44,9 @@ def train(
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
     from models.predictor import usable_device
-    from models.training.train import (
-        Hardware,
-        is_main_process,
-        read_training_config,
-        train_predictor,
-    )
-    from screening.cli import resumable
+    from models.training.config import read_training_config
+    from models.training.fit import Hardware, is_main_process
+    from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
 
     training = read_training_config(

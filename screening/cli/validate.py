@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from screening.cli import options
+from screening.cli.invocation import resumable
+from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
-    from db.store import ScreeningStore
     from workflows.dos.cost import CostEstimate
-    from workflows.validation import Metrics, ValidationFlowMaker, ValidationPlan
+    from workflows.metrics import Metrics
+    from workflows.plan import ValidationPlan
+    from workflows.validation import ValidationFlowMaker
 
 ASK = 20  # calculations that are started without a question
 
 
+def _known_engine(name: str) -> str:
+    if name not in ENGINES:
+        known = ", ".join(map(repr, ENGINES))
+        raise typer.BadParameter(f"{name!r} is not one of {known}.")
+    return name
+
+
+Engine = Annotated[
+    str,
+    typer.Option(callback=_known_engine, metavar=f"[{'|'.join(ENGINES)}]", help="DFT program."),
+]
+
+
 def validate(
     run: options.RunId = None,
-    engine: Annotated[Literal["gpaw", "vasp"], typer.Option(help="DFT program.")] = "gpaw",
+    engine: Engine = "gpaw",
     preset: Annotated[
         Literal["fast", "standard", "accurate"] | None,
         typer.Option(help="Of GPAW; standard by default."),
@@ -75,16 +89,14 @@ def validate(
     wide: options.Wide = False,
 ) -> None:
     """Calculate the DFT DOS of a run's positives and of random negatives."""
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stderr
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
-    from workflows.validation import (
-        ValidationFlowMaker,
-        choose_validation,
-        dos_maker,
-        record_plan,
-    )
+    from workflows.dos.engines import dos_maker
+    from workflows.launchpad import open_launchpad, submit
+    from workflows.plan import choose_validation, plan_cost, record_plan
+    from workflows.validation import ValidationFlowMaker
 
     given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
     engine_options = {k: v for k, v in given.items() if v is not None}
@@ -106,17 +118,18 @@ def validate(
             draw=draw,
             in_domain=not out_of_domain,
         )
-        cost = _cost(store, plan, engine, recipe, preset)
+        cost = plan_cost(store, plan, maker.dos_maker)
         if dry_run:
             _show_plan(plan, cost, recipe, workers, as_json, wide)
             return
         remarks.print(_plan_in_words(plan, recipe))
-        if plan.todo and not on_launchpad:
-            _check_installed(engine)
+        if plan.todo and not on_launchpad and (lacking := maker.dos_maker.missing()):
+            raise ScreeningError("; ".join(lacking))
         _confirm(plan, cost, 1 if on_launchpad else workers, yes)
         record_plan(store, plan)
         if on_launchpad:
-            n = _submit(launchpad, store, maker, plan)
+            with open_launchpad(launchpad) as pad:
+                n = submit(pad, store, maker, plan.todo)
             remarks.print(
                 f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
             )
@@ -129,16 +142,6 @@ def validate(
         print_json(_plan_document(plan, cost, recipe, workers) | {"results": results})
     if not on_launchpad:
         remarks.print(f"`screen metrics --run {chosen.run_id}` shows precision and recall")
-
-
-def _cost(
-    store: ScreeningStore, plan: ValidationPlan, engine: str, recipe: str, preset: str | None
-) -> CostEstimate:
-    from workflows.dos.cost import estimate_cost
-
-    finished = store.validations(engine=engine, recipe=recipe, state="done")
-    known = [(v.nsites, v.wall_time) for v in finished if v.wall_time]
-    return estimate_cost([candidate.nsites for candidate in plan.todo], known, preset)
 
 
 def _plan_in_words(plan: ValidationPlan, recipe: str) -> str:
@@ -262,33 +265,14 @@ def _predicted(candidate: CandidateDoc) -> str:
     return "VB gap" if candidate.is_positive else "no VB gap"
 
 
-def _submit(
-    file: Path, store: ScreeningStore, maker: ValidationFlowMaker, plan: ValidationPlan
-) -> int:
-    from workflows.launch import open_launchpad, submit
-
-    with open_launchpad(file) as launchpad:
-        return submit(launchpad, store, maker, plan.todo)
-
-
-def _check_installed(engine: str) -> None:
-    from screening.errors import ScreeningError
-    from workflows.dos.gpaw import maker as gpaw
-    from workflows.dos.vasp import maker as vasp
-
-    lacking = {"gpaw": gpaw, "vasp": vasp}[engine].missing()
-    if lacking:
-        raise ScreeningError("; ".join(lacking))
-
-
 def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Calculate one after the other, or several at a time in processes of their own."""
-    from screening.cli import resumable
     from screening.cli.calculations import CalculationsShown
+    from workflows.local import validate_all
 
-    outcomes = _one_by_one(maker, plan) if workers == 1 else _in_processes(maker, plan, workers)
+    outcomes = validate_all(maker, plan.todo, workers)
     results = []
     with (
         resumable("the same command goes on with what is left"),
@@ -315,66 +299,6 @@ def _verdict(outcome: dict[str, Any]) -> str:
     return f"{words},{nearest} {edges}, width {bound}{gap['width']:.2f} eV"
 
 
-Outcomes = Generator[tuple["CandidateDoc", dict[str, Any]], None, None]
-
-
-def _one_by_one(maker: ValidationFlowMaker, plan: ValidationPlan) -> Outcomes:
-    from workflows.validation import validate_here
-
-    _silence_warnings()
-    for candidate in plan.todo:
-        yield candidate, validate_here(maker, candidate)
-
-
-def _in_processes(maker: ValidationFlowMaker, plan: ValidationPlan, workers: int) -> Outcomes:
-    """Outcomes as they come; when the caller stops early, so do the calculations."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-    from tempfile import TemporaryDirectory
-
-    from models.processes import deaf_to_interrupts
-    from screening.errors import ScreeningError
-    from workflows.validation import validate_here
-
-    context = multiprocessing.get_context("spawn")
-    with (
-        TemporaryDirectory(prefix="screen-validate-") as folder,
-        ProcessPoolExecutor(workers, context, _start_worker, (folder,)) as pool,
-    ):
-        with deaf_to_interrupts():
-            tasks = {pool.submit(validate_here, maker, c): c for c in plan.todo}
-        try:
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
-        except BrokenProcessPool:
-            raise ScreeningError(
-                "a worker process was killed (no memory left?); what is done is kept, and the "
-                "same command goes on with what is left"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()  # an engine that it runs ends with it
-            raise
-
-
-def _start_worker(folder: str) -> None:
-    """Leave Ctrl-C to the main process, and temporary files in a folder that it removes."""
-    import signal
-    import tempfile
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tempfile.tempdir = folder
-    _silence_warnings()
-
-
-def _silence_warnings() -> None:
-    import warnings
-
-    warnings.simplefilter("ignore")
-
-
 def status(
     run: options.RunId = None,
     rerun_failed: Annotated[
@@ -392,21 +316,21 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """Show the state of a run's DFT workflows on the launchpad, and of its validations."""
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout, table
-    from workflows import launch
+    from screening.cli.stored import existing, find_run
+    from workflows import launchpad as fireworks
 
-    with launch.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
+    with fireworks.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
         chosen = find_run(store, run)
         if rerun_lost:
-            lost = launch.rerun_lost(pad, store, chosen.run_id, lost_after)
+            lost = fireworks.rerun_lost(pad, store, chosen.run_id, lost_after)
             stderr().print(f"{lost} lost jobs made ready again")
-        launch.record_failures(pad, store, chosen.run_id)
+        fireworks.record_failures(pad, store, chosen.run_id)
         if rerun_failed:
-            failed = launch.rerun_failed(pad, store, chosen.run_id)
+            failed = fireworks.rerun_failed(pad, store, chosen.run_id)
             stderr().print(f"{failed} fizzled jobs made ready again")
-        states = launch.workflow_states(pad, chosen.run_id)
+        states = fireworks.workflow_states(pad, chosen.run_id)
         validations = Counter(v.state for v in store.validations(run_id=chosen.run_id))
     counts = Counter(state.state for state in states)
     reasons = {s.material_id: s.reason for s in states if s.reason}
@@ -439,21 +363,21 @@ def metrics(
     calculations without a verdict would say; there is an estimate only where something supports
     one.
     """
-    from db.store import open_store
-    from screening.cli.candidates import existing, find_run
+    from db.open import open_store
     from screening.cli.console import print_json, stdout, table
+    from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
-    from workflows.validation import run_metrics
+    from workflows.metrics import run_metrics
 
     with open_store(existing(db)) as store:
         chosen = find_run(store, run)
-        found = run_metrics(store, chosen)
-    if not found:
+        results = run_metrics(store, chosen)
+    if not results:
         raise ScreeningError(f"run {chosen.run_id} has no validations; `screen validate` first")
     if as_json:
-        print_json({"run_id": chosen.run_id, "metrics": [m.as_dict() for m in found]})
+        print_json({"run_id": chosen.run_id, "metrics": [result.as_dict() for result in results]})
         return
-    for result in found:
+    for result in results:
         title = f"Run {chosen.run_id}, {result.engine}, {result.recipe}"
         stdout().print(
             table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))

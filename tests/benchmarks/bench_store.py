@@ -35,16 +35,18 @@ from db.collections import (
     batched,
     conditions,
 )
-from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Verdict
+from db.documents import CandidateDoc, GapDoc, PredictionDoc, Verdict
 from db.mongodb import MongoStore, _filter, _upsert, _verdict_update
-from db.store import BATCH, ScreeningStore, open_store
+from db.open import open_store
+from db.store import BATCH, ScreeningStore
+from models.spectra.spectrum import EnergyGrid
 
 PREDICTED = 10_000
 POINTS = 500
 SITES = 16
 RUN = "bench"
 MODEL = "mat2spec-bench"
-GRID = GridDoc(start=-4.0, width=0.0625, size=128)
+GRID = EnergyGrid(start=-4.0, width=0.0625, size=128)
 
 
 @dataclass

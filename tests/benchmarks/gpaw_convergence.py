@@ -1,6 +1,6 @@
 """Convergence of the GPAW presets: DOS of 10 materials against tighter settings.
 
-    python tests/benchmarks/gpaw_convergence.py --runs RUNS [--out FILE] [--only Mo Cu]
+    python -m tests.benchmarks.gpaw_convergence --runs RUNS [--out FILE] [--only Mo Cu]
 
 RUNS keeps one DOS a file, so that a stopped benchmark goes on where it was. The reference has
 550 eV, 0.22/Å for the density and 0.10/Å (metals: 0.07/Å) for the DOS; presets are compared with
@@ -20,7 +20,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos
-from workflows.dos.campaign import Material, run
+from tests.benchmarks.dos_campaign import Material, run
 from workflows.dos.document import DosDocument
 from workflows.dos.gpaw.maker import GpawDosMaker
 

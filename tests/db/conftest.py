@@ -12,7 +12,8 @@ import pytest
 
 from db.collections import COLLECTIONS
 from db.embedded import COLUMNS, JSON
-from db.store import ScreeningStore, open_store
+from db.open import open_store
+from db.store import ScreeningStore
 
 STORES = ("embedded", pytest.param("mongodb", marks=pytest.mark.mongo))
 

@@ -11,14 +11,14 @@ from db.documents import (
     CandidateDoc,
     FilterCount,
     GapDoc,
-    GridDoc,
     PredictionDoc,
     Run,
     ValidationDoc,
     Verdict,
 )
+from models.spectra.spectrum import EnergyGrid
 
-GRID = GridDoc(start=-4.0, width=0.0625, size=128, unit="eV")
+GRID = EnergyGrid(start=-4.0, width=0.0625, size=128, unit="eV")
 START = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=UTC)
 STRUCTURE = {
     "@module": "pymatgen.core.structure",

@@ -21,7 +21,8 @@ from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Quer
 from db.documents import SCHEMA_VERSION
 from db.embedded import COLUMNS, EmbeddedStore
 from db.errors import StoreError
-from db.store import BATCH, open_store
+from db.open import open_store
+from db.store import BATCH
 from tests.db.db_examples import candidate, prediction, run, verdict
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
@@ -106,7 +107,10 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [(SCHEMA_VERSION + 1, "install a newer version"), (SCHEMA_VERSION - 1, "screen db migrate")],
+    [
+        (SCHEMA_VERSION + 1, "install a newer version"),
+        (SCHEMA_VERSION - 1, "restore it from a copy"),
+    ],
 )
 def test_another_schema_version(tmp_path: Path, version: int, message: str) -> None:
     path = tmp_path / "store.sqlite"

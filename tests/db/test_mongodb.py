@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,8 +29,9 @@ from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, VALIDATIONS, Co
 from db.documents import SCHEMA_VERSION
 from db.errors import StoreError
 from db.mongodb import INDEXES, MongoStore, is_passing
+from db.open import open_store
 from db.schema import validator
-from db.store import mask_uri, open_store
+from db.store import mask_uri
 from tests.db.db_examples import candidate, prediction, run, validation
 from tests.db.fake_mongo import HELLO, FakeMongo, Proxy
 
@@ -240,7 +241,7 @@ def test_the_server_refuses_a_wrong_document(
 @pytest.mark.mongo
 @pytest.mark.parametrize(
     "value",
-    [bson.ObjectId(), datetime(2026, 1, 1), b"bytes"],
+    [bson.ObjectId(), datetime(2026, 1, 1, tzinfo=UTC), b"bytes"],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_json_is_named(mongo_database: str, value: Any) -> None:
@@ -288,7 +289,7 @@ def test_another_programs_collections_are_left_alone(fresh_mongo: str) -> None:
     ("version", "message"),
     [
         (SCHEMA_VERSION + 1, "install a newer version"),
-        (SCHEMA_VERSION - 1, "screen db migrate"),
+        (SCHEMA_VERSION - 1, "restore it from a copy"),
         ("one", "install a newer"),
     ],
 )

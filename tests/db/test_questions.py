@@ -14,7 +14,6 @@ import pytest
 
 import db
 from db.collections import CANDIDATES, Condition, Query, conditions
-from db.documents import GridDoc
 from db.errors import StoreError
 from db.questions import (
     agreements,
@@ -27,6 +26,7 @@ from db.questions import (
 )
 from db.store import ScreeningStore
 from db.tables import to_dataframe, write_table
+from models.spectra.spectrum import EnergyGrid
 from tests.db.db_examples import GRID, START, candidate, gap, prediction, run, validation, verdict
 
 PAGE = Path(db.__file__).with_name("QUERIES.md")
@@ -162,7 +162,13 @@ def test_nearest_spectra(filled: ScreeningStore) -> None:
     assert numbers([first.prediction]) == [min(means, key=means.__getitem__)]
     assert first.distance == pytest.approx(min(means.values()))
     assert nearest_spectra(filled, target.spectrum, GRID, model_id="other") == []
-    assert nearest_spectra(filled, [1.0], GridDoc(start=0.0, width=1.0, size=1)) == []
+    assert nearest_spectra(filled, [1.0, 1.0], EnergyGrid(start=0.0, width=1.0, size=2)) == []
+
+
+def test_a_spectrum_without_states_is_the_farthest(store: ScreeningStore) -> None:
+    store.upsert_predictions([prediction(1), prediction(2, spectrum=np.zeros(128))])
+    near, far = nearest_spectra(store, prediction(1).spectrum, GRID)
+    assert (near.distance, far.distance) == (0.0, np.inf)
 
 
 def test_wasserstein_distance_is_in_the_units_of_the_grid(store: ScreeningStore) -> None:
@@ -249,7 +255,7 @@ def examples(language: str) -> list[str]:
 
 def test_the_python_examples_run(filled: ScreeningStore, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("db.store.open_store", lambda uri: filled)
+    monkeypatch.setattr("db.open.open_store", lambda uri: filled)
     names: dict[str, Any] = {}
     for example in examples("python"):
         exec(example, names)

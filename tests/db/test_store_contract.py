@@ -14,8 +14,9 @@ import pytest
 from db.collections import CANDIDATES, PREDICTIONS, Condition, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc
 from db.errors import StoreError
+from db.open import open_store
 from db.questions import find_candidates
-from db.store import BATCH, ScreeningStore, open_store
+from db.store import BATCH, ScreeningStore
 from tests.db.db_examples import START, candidate, gap, prediction, run, validation, verdict
 
 

@@ -115,7 +115,7 @@ def test_identifiers_are_only_ever_identifiers(
 
 @relaxed
 @given(
-    field=identifiers.filter(lambda text: text not in CandidateDoc.model_fields)
+    field=identifiers.filter(lambda text: text.partition(".")[0] not in CandidateDoc.model_fields)
     | st.sampled_from(["gap", "gap.$where", "origin.source", "structure.sites"]),
     relation=identifiers.filter(lambda text: text not in OPERATORS),
     value=json_values,
@@ -307,7 +307,7 @@ def test_times_are_utc_milliseconds() -> None:
     assert document.created_at == datetime(2026, 3, 1, 10, 0, 0, 123000, tzinfo=UTC)
     assert utc_now().microsecond % 1000 == 0
     with pytest.raises(ValidationError, match="timezone"):
-        run(created_at=datetime(2026, 3, 1))
+        run(created_at=datetime(2026, 3, 1))  # noqa: DTZ001
 
 
 def test_spectra_are_single_precision() -> None:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jobflow import Flow, Maker, job
+from jobflow import job
 from pymatgen.core import Structure
 
-from workflows.dos.document import UNKNOWN, DosDocument, DosError
+from workflows.dos.base import DosMaker
+from workflows.dos.document import DosDocument
+from workflows.dos.errors import DosError
 
 RECIPE = "analytic-for-tests"
 EFERMI = 5.0  # eV
@@ -80,8 +82,8 @@ def analytic_dos(
 
 
 @dataclass
-class AnalyticDosMaker(Maker):
-    """Same interface as the engines' makers.
+class AnalyticDosMaker(DosMaker):
+    """A formula instead of GPAW.
 
     Parameters
     ----------
@@ -95,23 +97,30 @@ class AnalyticDosMaker(Maker):
         Formula for which no flow can be made.
     """
 
-    name: str = "analytic DOS"
+    engine = "gpaw"
+    title = "a formula"
+
+    name: str = "analytic_dos"
     seconds: float = 0.0
     log: str | None = None
     failing: str = ""
     refused: str = ""
 
     @property
-    def engine(self) -> str:
-        return "gpaw"
-
-    @property
     def recipe(self) -> str:
         return RECIPE
 
-    def make(self, structure: Structure, material_id=None, source=UNKNOWN) -> Flow:
-        formula = structure.composition.reduced_formula
-        if formula == self.refused:
-            raise DosError(f"no data set for {formula}")
-        dos = analytic_dos(structure, material_id, self.seconds, self.log, self.failing)
-        return Flow([dos], output=dos.output, name=self.name)
+    @staticmethod
+    def missing() -> list[str]:
+        return []
+
+    @staticmethod
+    def installed() -> str:
+        return "a formula"
+
+    def check(self, structure: Structure) -> None:
+        if structure.composition.reduced_formula == self.refused:
+            raise DosError(f"no data set for {self.refused}")
+
+    def jobs(self, structure: Structure, material_id, source) -> list:
+        return [analytic_dos(structure, material_id, self.seconds, self.log, self.failing)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from db.store import ScreeningStore, open_store
+from db.open import open_store
+from db.store import ScreeningStore
 from tests.workflows.launchpads import new_database
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from db.documents import CandidateDoc, GapDoc, GridDoc, PredictionDoc, Run, ValidationDoc
+from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
 from screening.gap import GapCriteria
+from workflows.plan import ValidationPlan, choose_validation, record_plan
 
-GRID = GridDoc(**EDOS_GRID.model_dump())
+GRID = EDOS_GRID
 MODEL = "model-1"
 
 
@@ -116,3 +117,12 @@ def validation(document: CandidateDoc, is_gap: bool | None, **changes) -> Valida
             "is_positive": is_gap,
         }
     return ValidationDoc(**(fields | changes))
+
+
+def plan_validation(
+    store: ScreeningStore, run: Run, engine: str, recipe: str, **options
+) -> ValidationPlan:
+    """Choose what to calculate and write the choice down, as `screen validate` does."""
+    plan = choose_validation(store, run, engine, recipe, **options)
+    record_plan(store, plan)
+    return plan

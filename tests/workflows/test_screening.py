@@ -11,10 +11,10 @@ from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 
 from db.documents import CandidateDoc
-from db.store import open_store
+from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import model_id
+from models.zoo import model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
@@ -22,9 +22,13 @@ from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
+from tests.workflows.screened_run import plan_validation
+from workflows.domains import domains
+from workflows.hardware import worker_processes
+from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
-from workflows.screening import ScreeningFlowMaker, domains, resumable_run
-from workflows.validation import ValidationFlowMaker, plan_validation, validate_here
+from workflows.screening import ScreeningFlowMaker
+from workflows.validation import ValidationFlowMaker
 
 PASSWORD = "correct-horse"
 
@@ -54,10 +58,7 @@ def maker(tmp_path, structure_table):
 
 
 def run(maker, run_id=None):
-    store = JobStore(MemoryStore())
-    flow = maker.make(run_id)
-    responses = run_locally(flow, log=False, store=store, raise_immediately=True)
-    return responses[flow.output.uuid][1].output
+    return run_flow(maker.make(run_id))
 
 
 def documents(db, run_id):
@@ -164,6 +165,25 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path)
         resumable_run(maker.db, maker.parameters())
 
 
+def test_a_run_is_resumed_with_the_same_model_wherever_it_lies(maker, tmp_path):
+    def interrupt(stage, done, total):
+        raise StoppedError
+
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "broken")
+    copy = tmp_path / "elsewhere" / Path(maker.checkpoint).name
+    shutil.copytree(maker.checkpoint, copy)
+    maker.checkpoint = str(copy)
+    assert resumable_run(maker.db, maker.parameters()) == "broken"
+    assert run(maker, "broken")["counts"]["screened"] == 7
+    card = copy / "sumnorm-kl.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"weights_sha256": "0" * 64}))
+    with open_store(maker.db) as store:
+        store.put_run(store.run("broken").model_copy(update={"state": "interrupted"}))
+    with pytest.raises(ScreeningError, match="broken differs in checkpoint"):
+        resumable_run(maker.db, maker.parameters())
+
+
 def test_resuming_with_other_options_names_the_difference(maker):
     def interrupt(stage, done, total):
         raise StoppedError
@@ -228,17 +248,56 @@ def test_known_edos_are_not_screened_again(maker, tmp_path):
 
 def test_the_flow_survives_json_and_becomes_a_firework(maker):
     flow = json.loads(json.dumps(maker.make("r"), cls=MontyEncoder), cls=MontyDecoder)
-    assert [job.name for job in flow.jobs] == [
-        "query",
-        "filter_candidates",
-        "score",
-        "select",
-        "store_selection",
-        "summarise",
-    ]
+    assert [job.name for job in flow.jobs] == ["prepare", "finish"]
     workflow = flow_to_workflow(maker.make("r"), store=JobStore(MemoryStore()))
-    assert len(workflow.fws) == 6
+    assert len(workflow.fws) == 2
     assert len(json.dumps(workflow.to_dict(), cls=MontyEncoder)) < 100_000
+
+
+class ScoredError(Exception):
+    pass
+
+
+@pytest.fixture
+def scored_with(maker, monkeypatch):
+    """Device and processes with which a scoring job predicts."""
+
+    class Predictor:
+        def __init__(self, device):
+            self.device = device
+
+        def predict_parts(self, crystals, workers):
+            raise ScoredError(self.device, workers)
+
+    monkeypatch.setattr("workflows.screening._predictor", lambda _, device: Predictor(device))
+
+    def score(device, workers):
+        maker.device, maker.workers = device, workers
+        with pytest.raises(ScoredError) as scored:
+            run(maker)
+        return scored.value.args
+
+    return score
+
+
+def test_a_worker_brings_its_own_device_and_cores(scored_with, monkeypatch):
+    monkeypatch.delenv("SCREEN_DEVICE", raising=False)
+    monkeypatch.delenv("SCREEN_WORKERS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 7}, raising=False)
+    assert scored_with(None, None) == ("auto", 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert scored_with(None, None) == ("auto", 8)
+    monkeypatch.setenv("SCREEN_DEVICE", "cuda")
+    monkeypatch.setenv("SCREEN_WORKERS", "12")
+    assert scored_with(None, None) == ("cuda", 12)
+    assert scored_with("cpu", 1) == ("cpu", 1)  # of a run in this process
+
+
+@pytest.mark.parametrize("number", ["none", "0", "-1", "1.5"])
+def test_a_wrong_number_of_processes_is_told_in_one_line(monkeypatch, number):
+    monkeypatch.setenv("SCREEN_WORKERS", number)
+    with pytest.raises(ScreeningError, match=f"^SCREEN_WORKERS: '{number}' is no number of"):
+        worker_processes()
 
 
 def test_a_password_never_enters_a_specification(maker):
@@ -375,7 +434,7 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
             remarks = ("sites within 0.01 Å of each other were merged",)
             yield Candidate("m", crystal, 0.0, 0.0, remarks=remarks)
 
-    monkeypatch.setattr("workflows.screening._open_source", lambda *_: Reader())
+    monkeypatch.setattr("workflows.screening.open_source_of_run", lambda *_: Reader())
     monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
     summary = run(maker)
     with open_store(maker.db) as store:

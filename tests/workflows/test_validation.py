@@ -23,22 +23,22 @@ from tests.workflows.analytic_dos import (
 from tests.workflows.screened_run import (
     candidate,
     crystal,
+    plan_validation,
     put_prediction,
     put_run,
     validation,
     with_gap,
 )
 from workflows.dos.document import SourceFacts
+from workflows.dos.engines import dos_maker
+from workflows.local import validate_here
+from workflows.metrics import run_metrics
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
-    dos_maker,
     key_of,
-    plan_validation,
-    run_metrics,
     store_failure,
     store_validation,
-    validate_here,
     validation_of,
 )
 
@@ -629,7 +629,7 @@ def test_a_run_without_validations(store, run):
 def test_spectra_of_these_tests_are_what_they_say(store, run):
     """`with_gap` stands in for DFT spectra in the tests of precision and recall."""
     from screening.gap import GapCriteria
-    from workflows.screening import judge
+    from workflows.verdicts import judge
 
     gaps = judge(np.array([with_gap(True), with_gap(False)]), [1, 1], GapCriteria())
     assert gaps.is_gap.tolist() == [True, False]

@@ -8,7 +8,7 @@ from statistics import median
 
 SMALL_CELL = 10  # atoms
 SMALL_EXPONENT, LARGE_EXPONENT = 0.8, 2.0
-FIRST_ATOM = {"fast": 40.0, "standard": 80.0, "accurate": 150.0}  # s, of a cell of one atom
+FIRST_ATOM = 80.0  # s, of a cell of one atom
 ENOUGH = 3  # calculations of the same recipe that tell more than the model does
 
 
@@ -33,7 +33,7 @@ class CostEstimate:
 
 
 def estimate_cost(
-    sizes: Sequence[int], known: Iterable[tuple[int, float]], preset: str | None = None
+    sizes: Sequence[int], known: Iterable[tuple[int, float]], first_atom: float = FIRST_ATOM
 ) -> CostEstimate:
     """Estimate from calculations of the same recipe, or from a model.
 
@@ -41,9 +41,8 @@ def estimate_cost(
     fit to 312 PBE calculations of cells of 1 to 10 atoms with GPAW, which single times miss by a
     factor of 2 (the number of electrons or the volume instead of the atoms: no better). Beyond,
     the square is assumed: cubic in the atoms for a wave vector, of which larger cells need fewer.
-    Without known times a cell of one atom takes `FIRST_ATOM`: 80 s is about the median of
-    ``workflows/dos/results/elements_standard.json``, and ``convergence.md`` has half of it for
-    ``fast`` and about twice for ``accurate``.
+    Without known times a cell of one atom takes `first_atom`: 80 s is about the median of
+    ``tests/benchmarks/results/elements_standard.json``.
 
     Parameters
     ----------
@@ -51,8 +50,9 @@ def estimate_cost(
         Atoms in each cell.
     known : iterable of (int, float)
         Atoms and wall time in s of finished calculations with the same recipe.
-    preset : str, optional
-        Of GPAW; what has none is taken for ``"standard"``.
+    first_atom : float
+        Time of a cell of one atom in s; see
+        :attr:`workflows.dos.base.DosMaker.first_atom_time`.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def estimate_cost(
         scale = median(scales)
         basis = f"rough: from the atoms, and {len(scales)} calculations with this recipe"
     else:
-        scale = FIRST_ATOM.get(preset or "standard", FIRST_ATOM["standard"])
+        scale = first_atom
         basis = "rough, easily wrong by 3: from the atoms, no times with this recipe are known"
     return CostEstimate(tuple(round(scale * _growth(n), 6) for n in sizes), basis)
 

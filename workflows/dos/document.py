@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,9 +23,10 @@ from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
 from pymatgen.electronic_structure.dos import Dos
 
+from models.errors import describe
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
-
-Engine = Literal["gpaw", "vasp"]
+from workflows.dos.engines import ENGINES
+from workflows.dos.errors import DosError, WindowError
 
 CELL_MOMENT, SITE_MOMENT = 0.05, 0.1  # Bohr magnetons; what is smaller is noise
 WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
@@ -52,14 +54,6 @@ UNKNOWN = SourceFacts()
 """Of a source that knows neither."""
 
 
-class DosError(RuntimeError):
-    """A DOS that cannot be computed or used; the message is one line: what, why, what to do."""
-
-
-class WindowError(DosError):
-    """A DOS that does not reach from 4 eV below the VBM to 4 eV above the CBM."""
-
-
 def recipe_id(name: str, settings: Mapping[str, Any]) -> str:
     """Name of a recipe with a fingerprint of its settings.
 
@@ -82,6 +76,12 @@ def recipe_id(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def _known_engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"there is no engine {name!r}")
+    return name
+
+
 def _plain_numbers(values: Any) -> Any:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
@@ -90,6 +90,7 @@ def _structure_of_dict(structure: Any) -> Any:
     return Structure.from_dict(structure) if isinstance(structure, Mapping) else structure
 
 
+Engine = Annotated[str, AfterValidator(_known_engine)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_plain_numbers)]
 PymatgenStructure = Annotated[
     Structure,
@@ -114,7 +115,8 @@ class DosDocument(BaseModel):
         Reduced formula; filled in from `structure`.
     structure : Structure
         As computed, that is after the relaxation if there was one.
-    engine : {'gpaw', 'vasp'}
+    engine : str
+        A name in :data:`workflows.dos.engines.ENGINES`.
     engine_version : str
     recipe : str
         See :func:`recipe_id`.
@@ -202,12 +204,9 @@ class DosDocument(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            reason = f"{where}: {first['msg']}".removeprefix(": ").removeprefix("Value error, ")
-            engine, structure = fields["engine"], fields["structure"]
-            formula = structure.composition.reduced_formula
-            raise DosError(f"output of {engine} for {formula} is wrong: {reason}") from error
+            formula = fields["structure"].composition.reduced_formula
+            what = f"output of {fields['engine']} for {formula}"
+            raise DosError(f"{what} is wrong: {describe(error)}") from error
 
     @model_validator(mode="before")
     @classmethod

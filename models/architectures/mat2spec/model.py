@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from typing_extensions import override
 
+from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.mat2spec.losses import (
     AlignmentDirection,
     alignment_loss,
@@ -26,6 +28,10 @@ class LossWeights(BaseModel):
     The prediction loss is the mean of both branches'. The paper's text has 1, 1.1 and 1; the
     authors' code 1 for the *sum* of both branches' prediction losses (here 2), 1.1 and 0.1. With
     hundreds of labels an alignment of 1.1 collapses the label branch, see :class:`Mat2Spec`.
+
+    Parameters
+    ----------
+    prediction, alignment, contrastive : float
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +41,7 @@ class LossWeights(BaseModel):
     contrastive: float = Field(0.1, ge=0)
 
 
-class Mat2SpecConfig(BaseModel):
+class Mat2SpecConfig(ArchitectureConfig):
     """Size and losses of Mat2Spec.
 
     Sizes are the paper's; where its text and the authors' code differ, or their label branch
@@ -78,8 +84,6 @@ class Mat2SpecConfig(BaseModel):
         False: the ablation that contrasts the embeddings themselves.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     encoder: EncoderConfig = EncoderConfig()
     latent: int = Field(128, gt=0)
     components: int = Field(10, gt=0)
@@ -100,7 +104,17 @@ class Mat2SpecConfig(BaseModel):
 
 
 class GaussianHead(nn.Module):
-    """Features (..., n) to the mean and log-variance of `components` Gaussians."""
+    """Features to the mean and log-variance of Gaussians.
+
+    Parameters
+    ----------
+    size : int
+        Features.
+    components : int
+        Gaussians.
+    latent : int
+        Their dimension.
+    """
 
     def __init__(self, size: int, components: int, latent: int) -> None:
         super().__init__()
@@ -117,7 +131,12 @@ class GaussianHead(nn.Module):
 
 
 def sample(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Draw from diagonal Gaussians so that gradients reach their parameters."""
+    """Draw from diagonal Gaussians so that gradients reach their parameters.
+
+    Parameters
+    ----------
+    mean, logvar : Tensor, of one shape
+    """
     return mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
 
 
@@ -137,7 +156,14 @@ class FeatureEncoder(nn.Module):
 
 
 class LabelEncoder(nn.Module):
-    """Spectra (B, K') to mixing weights over the K' bins' Gaussians."""
+    """Spectra (B, K') to mixing weights over the K' bins' Gaussians.
+
+    Parameters
+    ----------
+    config : Mat2SpecConfig
+    size : int
+        Bins K'.
+    """
 
     def __init__(self, config: Mat2SpecConfig, size: int) -> None:
         super().__init__()
@@ -166,7 +192,7 @@ class LabelEncoder(nn.Module):
         return target
 
 
-class Mat2Spec(nn.Module):
+class Mat2Spec(Architecture):
     """Crystal graphs to spectra.
 
     The alignment's bound (:func:`~.losses.alignment_loss`) vanishes only where all components of
@@ -188,9 +214,11 @@ class Mat2Spec(nn.Module):
     >>> logits = Mat2Spec(128)(batch)  # doctest: +SKIP
     """
 
+    Config = Mat2SpecConfig
+    config: Mat2SpecConfig
+
     def __init__(self, size: int, config: Mat2SpecConfig = Mat2SpecConfig()) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(size, config)
         self.encoder = GraphEncoder(config.encoder)
         self.features = FeatureEncoder(config)
         beside = 0 if config.graph_beside_latent == "neither" else config.encoder.width
@@ -213,8 +241,9 @@ class Mat2Spec(nn.Module):
         """Whether the labels are embedded in training."""
         return self.config.label_embedding
 
+    @override
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Take the statistics of the scaled labels (n, K') that the label encoder needs."""
+        """Take the statistics of the scaled labels that the label encoder needs."""
         if self.has_label_branch:
             self.labels.fit(target)
 
@@ -223,6 +252,7 @@ class Mat2Spec(nn.Module):
         embedding = self.encoder(batch)
         return self.predictor(self._feature_embedding(embedding, *self.features(embedding)))
 
+    @override
     def losses(
         self,
         batch: GraphBatch,
@@ -230,7 +260,7 @@ class Mat2Spec(nn.Module):
         setting: Setting,
         spectra: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of both branches for scaled labels `target` (B, K'); ``"total"`` is minimised."""
+        """Losses of both branches; ``"total"`` is minimised."""
         weights = self.config.loss_weights
         embedding = self.encoder(batch)
         beta, feature = self.features(embedding)
@@ -262,6 +292,7 @@ class Mat2Spec(nn.Module):
             "contrastive": contrastive,
         }
 
+    @override
     def label_logits(
         self, batch: GraphBatch, target: Tensor, spectra: Tensor | None = None
     ) -> Tensor:

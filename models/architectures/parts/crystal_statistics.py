@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
+from models.architectures.parts.layers import register_tables
 from models.elements import (
     N_PROPERTIES,
     PROPERTIES,
@@ -47,13 +48,12 @@ class CrystalStatistics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        tables = {
-            "properties": element_properties(),
-            "radii": covalent_radii(),
-            "masses": atomic_masses(),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
+        register_tables(
+            self,
+            properties=element_properties(),
+            radii=covalent_radii(),
+            masses=atomic_masses(),
+        )
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Statistics of shape (B, size)."""

@@ -6,13 +6,22 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
+from models.architectures.interface import ArchitectureConfig, GraphNeeds
 from models.architectures.parts.crystal_statistics import N_SITE, CrystalStatistics
-from models.architectures.parts.kernel_regression import KernelRegression
+from models.architectures.parts.ensemble import (
+    RegressedEnsemble,
+    distribution,
+    logits_of,
+    scales,
+    standardized,
+)
+from models.architectures.parts.layers import register_tables
 from models.architectures.springs.lattice_dynamics import (
     Springs,
     alike,
@@ -23,16 +32,13 @@ from models.architectures.springs.lattice_dynamics import (
 from models.elements import N_PROPERTIES, atomic_masses, element_properties
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
-from models.spectra.settings import Setting
 from models.spectra.spectrum import PHDOS_GRID, EnergyGrid
 
 N_FEATURES = 3 + 2 * (N_PROPERTIES + N_SITE)  # of a bond
-_EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
-_OUTLIER = 4.0  # deviations at which a number that describes a bond or a crystal is cut off
 _STIFFNESS, _SOFTENING = (5.9, -3.0), -3.0  # before training, see _Member
 
 
-class SpringsConfig(BaseModel):
+class SpringsConfig(ArchitectureConfig):
     """Size and parts of the model of springs.
 
     Parameters
@@ -57,8 +63,6 @@ class SpringsConfig(BaseModel):
     grid : EnergyGrid
         Of the spectra, in cm^-1; filled in when a model is trained.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     members: int = Field(5, gt=0)
     hidden: int = Field(128, gt=0)
@@ -122,7 +126,7 @@ class _Member(nn.Module):
         return Springs(longitudinal, longitudinal * transverse.sigmoid())
 
 
-class SpringModel(nn.Module):
+class SpringModel(RegressedEnsemble):
     """Crystals to phonon spectra with the sum 1, through springs between the atoms.
 
     Each edge of the graph is a spring along the bond and one across it, whose force constants a
@@ -144,8 +148,12 @@ class SpringModel(nn.Module):
         If the grid of the configuration has another number of bins.
     """
 
-    center: Tensor
-    scale: Tensor
+    Config = SpringsConfig
+    graph_needs = GraphNeeds(vectors=True)
+    unit, output = "cm^-1", "sum-normalized"
+    predicts = "phonon spectra with the sum 1 (sumnorm-wd, sumnorm-kl)"
+    config: SpringsConfig
+    outlier = 4.0  # also of a number that describes a bond
     bond_center: Tensor
     bond_scale: Tensor
     properties: Tensor
@@ -153,54 +161,34 @@ class SpringModel(nn.Module):
     edges: Tensor
 
     def __init__(self, size: int, config: SpringsConfig = SpringsConfig()) -> None:
-        super().__init__()
         if size != config.grid.size:
             raise ModelError(f"springs: {size} bins, but a grid of {config.grid.size}")
-        self.config = config
-        self.statistics = CrystalStatistics()
-        tables = {
-            "properties": element_properties(),
-            "masses": atomic_masses(),
-            "edges": config.grid.edges.astype("float32"),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
-        for name, n in (("", CrystalStatistics.size), ("bond_", N_FEATURES)):
-            self.register_buffer(f"{name}center", torch.zeros(n))
-            self.register_buffer(f"{name}scale", torch.ones(n))
-        self.members = nn.ModuleList(_Member(config) for _ in range(config.members))
-        if config.kernel:
-            self.kernel = KernelRegression(size, CrystalStatistics.size)
+        members = (_Member(config) for _ in range(config.members))
+        super().__init__(size, config, members, config.kernel)
+        register_tables(
+            self,
+            properties=element_properties(),
+            masses=atomic_masses(),
+            edges=config.grid.edges.astype("float32"),
+        )
+        self.register_buffer("bond_center", torch.zeros(N_FEATURES))
+        self.register_buffer("bond_scale", torch.ones(N_FEATURES))
 
+    @override
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Fit what is not trained, to all training materials and their scaled labels (n, K').
-
-        These are the scales of the numbers that describe bonds and crystals, and the kernel
-        regression.
-        """
-        statistics, bonds = self.statistics(batch), self._bonds(batch)
-        features = bonds.features[bonds.within > 0]
-        self.center.copy_(statistics.mean(0))
-        self.scale.copy_(statistics.std(0, correction=0).clamp_min(1e-3))
-        self.bond_center.copy_(features.mean(0))
-        self.bond_scale.copy_(features.std(0, correction=0).clamp_min(1e-3))
-        if self.config.kernel:
-            self.kernel.fit(self._standardized(batch), target)
+        """Fit the scales of the numbers that describe bonds and crystals, and the regression."""
+        bonds = self._bonds(batch)
+        self.bond_center, self.bond_scale = scales(bonds.features[bonds.within > 0])
+        super().fit(batch, target)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        spectra, share = self.member_spectra(batch).mean(0), self.config.kernel
-        if share and self.kernel.fitted:
-            regression = _distribution(self.kernel(self._standardized(batch)).clamp_min(0))
-            spectra = (1 - share) * spectra + share * regression
-        return _logits(spectra)
+        spectra = self.member_spectra(batch).mean(0)
+        return logits_of(self.averaged(spectra, self.standardized(batch)))
 
-    def losses(self, batch: GraphBatch, target: Tensor, setting: Setting) -> dict[str, Tensor]:
-        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
-        members = self.member_spectra(batch)
-        losses = [setting.loss(_logits(spectra), target) for spectra in members]
-        prediction = torch.stack(losses).mean()
-        return {"total": prediction, "prediction": prediction}
+    def member_logits(self, batch: GraphBatch) -> Tensor:
+        """Logits of each member, shape (members, B, K')."""
+        return logits_of(self.member_spectra(batch))
 
     def member_spectra(self, batch: GraphBatch) -> Tensor:
         """Spectra of each member, with the sum 1, shape (members, B, K').
@@ -212,17 +200,17 @@ class SpringModel(nn.Module):
         """
         if batch.vector is None:
             raise ModelError("the architecture springs needs graphs with edge vectors")
-        found, order = [], []
+        spectra, order = [], []
         for graphs, sizes in alike(batch, self.config.mesh):
-            found.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
+            spectra.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
             order.append(graphs)
-        return torch.cat(found, dim=1)[:, torch.cat(order).argsort()]
+        return torch.cat(spectra, dim=1)[:, torch.cat(order).argsort()]
 
     def springs(self, batch: GraphBatch) -> list[Springs]:
         """The springs that each member sees in the edges."""
-        bonds, statistics = self._bonds(batch), self._standardized(batch)
-        features = (bonds.features - self.bond_center) / self.bond_scale
-        bonds = replace(bonds, features=features.clamp(-_OUTLIER, _OUTLIER))
+        bonds, statistics = self._bonds(batch), self.standardized(batch)
+        features = standardized(bonds.features, self.bond_center, self.bond_scale, self.outlier)
+        bonds = replace(bonds, features=features)
         graph = batch.graph_index[batch.center]
         return [member(bonds, statistics, graph) for member in self.members]
 
@@ -234,12 +222,7 @@ class SpringModel(nn.Module):
                 modes = frequencies(batch, springs, masses, mesh)
                 smearing = self.config.grid.width * member.smearing.exp().clamp(0.2, 3)
                 spectra.append(smeared(modes, self.edges, smearing))
-        return _distribution(torch.stack(spectra))
-
-    def _standardized(self, batch: GraphBatch) -> Tensor:
-        """Statistics with mean 0 and deviation 1 over the training set, shape (B, size)."""
-        scaled = (self.statistics(batch) - self.center) / self.scale
-        return scaled.clamp(-_OUTLIER, _OUTLIER)
+        return distribution(torch.stack(spectra))
 
     def _bonds(self, batch: GraphBatch) -> _Bonds:
         relative, n_nodes = self.statistics.relative_distance(batch), len(batch.atomic_numbers)
@@ -252,13 +235,3 @@ class SpringModel(nn.Module):
         lengths = torch.stack([log_distance, relative, ratio], dim=1)
         features = torch.cat([lengths, center + neighbor, (center - neighbor).abs()], dim=1)
         return _Bonds(features, log_distance, ratio, (ratio < self.config.reach).float())
-
-
-def _distribution(spectra: Tensor) -> Tensor:
-    """Spectra with the sum 1."""
-    return spectra / spectra.sum(-1, keepdim=True).clamp_min(_EMPTY)
-
-
-def _logits(spectra: Tensor) -> Tensor:
-    """What softmax makes the spectra of; a spectrum of zeros becomes a flat one."""
-    return (spectra + _EMPTY).log()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import train_setting
 from screening.benchmark.runs import predict
+from tests.models.architectures.battery import ArchitectureBattery
 from tests.models.model_examples import (
     SMALL_GRID,
     batch_of,
@@ -25,6 +27,11 @@ from tests.models.model_examples import (
 )
 
 SIZE = 16
+
+
+class TestMat2SpecPlus(ArchitectureBattery):
+    name = "mat2spec+"
+    small: ClassVar = {"members": 2, "width": 32, "hidden": 64, "dropout": 0.0}
 
 
 def small(**changes: object) -> Mat2SpecPlusConfig:
@@ -134,13 +141,13 @@ def test_statistics_are_standardised_and_cut_off_far_from_the_training_set() -> 
     """Of a material unlike all others the perceptron sees no more than that it is."""
     model, batch = Mat2SpecPlus(SIZE, small()), batch_of(random_crystals(8))
     model.fit(batch, torch.ones(8, SIZE))
-    scaled = model._standardized(batch)
+    scaled = model.standardized(batch)
     torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-3, rtol=0)
     varied = model.scale > 1e-3
     torch.testing.assert_close(
         scaled.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-3, rtol=0
     )
-    assert model._standardized(with_distances(batch, 3.0)).abs().max() <= 5
+    assert model.standardized(with_distances(batch, 3.0)).abs().max() <= 5
 
 
 @pytest.mark.parametrize("name", ["sumnorm-kl", "standard-mae", "maxnorm-mae"])

@@ -18,10 +18,14 @@ from models.graphs.graph import GraphBatch
 from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
 from models.training import train as training
-from models.training.card import ZOO, ModelCard
+from models.training.callbacks import SaveState
+from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint
-from models.training.fit import GraphLoader, SaveState, label_branch_losses, train_setting
-from models.training.train import TrainingConfig, read_training_config, train_predictor
+from models.training.config import TrainingConfig, read_training_config
+from models.training.fit import label_branch_losses, train_setting
+from models.training.module import GraphLoader
+from models.training.train import train_predictor
+from models.zoo import ZOO
 from tests.models.model_examples import (
     labelled_crystals,
     random_crystals,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from db.store import open_store
+from db.open import open_store
 from tests.conftest import crystal_row
 
 

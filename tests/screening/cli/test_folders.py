@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from db.store import open_store
+from db.open import open_store
 from models.crystal import Crystal
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from db.store import open_store
+from db.open import open_store
 from tests.conftest import crystal_row
 
 PROMPTLY = 5.0  # s; alone on a machine it takes less than one

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from db.store import open_store
+from db.open import open_store
 from models.training.card import ModelCard
 from screening.sources.materials_project.client import ATTRIBUTION
 from screening.sources.materials_project.documents import usual_id

@@ -11,7 +11,7 @@ import pytest
 
 from db.collections import COLLECTIONS, Query
 from db.documents import GapDoc, ValidationDoc, Verdict
-from db.store import open_store
+from db.open import open_store
 from tests.conftest import crystal_row
 
 EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from db.documents import Run, ValidationDoc
-from db.store import open_store
+from db.open import open_store
 from screening.cli import console as output
 from screening.cli.console import table
 from screening.cli.fitting_table import Column

@@ -13,14 +13,17 @@ import pytest
 from pymatgen.core import Structure
 
 from db.documents import ValidationDoc
-from db.store import open_store
+from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from screening.cli.show import _dft_properties, find_validation
+from screening.cli.show import _dft_properties
+from screening.cli.stored import find_validation
 from screening.cli.validate import _verdict
 from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
-from workflows.launch import open_launchpad
+from workflows.dos.engines import ENGINES, dos_maker
+from workflows.launchpad import open_launchpad
 
 DB = "screening.sqlite"
 
@@ -49,8 +52,7 @@ def run(screen):
 def formula(monkeypatch):
     """Let `screen` calculate by a formula."""
     use = {"maker": AnalyticDosMaker()}
-    monkeypatch.setattr("workflows.validation.dos_maker", lambda engine, **_: use["maker"])
-    monkeypatch.setattr("workflows.dos.gpaw.maker.missing", list)
+    monkeypatch.setattr("workflows.dos.engines.dos_maker", lambda engine, **_: use["maker"])
     return use
 
 
@@ -171,12 +173,11 @@ def test_without_the_engine(screen, run, monkeypatch):
 
 SCRIPT = """
 import sys
-import workflows.dos.gpaw.maker, workflows.validation
+import workflows.dos.engines
 from tests.workflows.analytic_dos import AnalyticDosMaker
-workflows.dos.gpaw.maker.missing = list
 seconds, log, *arguments = sys.argv[1:]
 maker = AnalyticDosMaker(seconds=float(seconds), log=log)
-workflows.validation.dos_maker = lambda engine, **options: maker
+workflows.dos.engines.dos_maker = lambda engine, **options: maker
 sys.argv = ["screen", "validate", *arguments]
 from screening.cli import main
 main()
@@ -497,12 +498,35 @@ def test_a_launchpad_with_a_wrong_field(screen, site, run):
     assert validations() == {}
 
 
+# a new engine is one folder and one line
+
+
+def test_a_new_engine_on_the_command_line(screen, monkeypatch):
+    monkeypatch.setitem(ENGINES, *next(iter(LINE.items())))
+    with open_store(DB) as store:
+        put_run(store, {"a": crystal(0), "b": crystal(1, "Cu"), "c": crystal(2)}, ["a", "b"])
+    plan = json.loads(screen("validate", "--engine", "toy", "--dry-run", "--json").out)
+    assert plan["estimated_hours"] == pytest.approx(3.0)
+    outcome = screen("validate", "--engine", "toy")
+    assert outcome.code == 0
+    assert "b Cu: the toy has no Cu" in outcome.err
+    with open_store(DB) as store:
+        found = {v.material_id: v for v in store.validations(engine="toy")}
+    assert {m: v.state for m, v in found.items()} == {"a": "done", "b": "failed", "c": "done"}
+    assert found["a"].recipe == dos_maker("toy").recipe
+    findings = json.loads(screen("doctor", "--json").out)
+    assert {"what": "Toy", "usable": True, "found": "a formula"} in findings
+    assert "'abinit' is not one of 'gpaw', 'vasp', 'toy'" in (
+        screen("validate", "--engine", "abinit").err
+    )
+
+
 # one real calculation
 
 
 @pytest.mark.dft
 def test_aluminium_with_gpaw(screen):
-    from workflows.dos.gpaw.maker import missing
+    from workflows.dos.gpaw.installation import missing
 
     for problem in missing():
         pytest.skip(problem)

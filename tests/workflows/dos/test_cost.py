@@ -6,16 +6,18 @@ from statistics import median
 
 import pytest
 
-import workflows.dos
 from workflows.dos.cost import estimate_cost
+from workflows.dos.engines import dos_maker
 
-RESULTS = Path(workflows.dos.__file__).parent / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def test_without_known_times_the_published_times_are_met_within_the_stated_factor():
     rows = json.loads((RESULTS / "elements_standard.json").read_text())["rows"]
     rows += json.loads((RESULTS / "vb_gaps_standard.json").read_text())["rows"]
-    estimate = estimate_cost([row["n_sites"] for row in rows], [], "standard")
+    estimate = estimate_cost(
+        [row["n_sites"] for row in rows], [], dos_maker("gpaw").first_atom_time
+    )
     ratios = [
         row["wall_time"] / seconds for row, seconds in zip(rows, estimate.seconds, strict=True)
     ]
@@ -33,8 +35,9 @@ def test_known_times_of_the_recipe_decide():
 
 @pytest.mark.parametrize("known", [[], [(1, 10.0)], [(0, 1.0)] * 5, [(1, 0.0)] * 5])
 def test_too_few_times_do_not(known):
-    assert estimate_cost([1], known, "fast").seconds == (40.0,)
-    assert estimate_cost([1], known, None).seconds == (80.0,)
+    first_atom = dos_maker("gpaw", preset="fast").first_atom_time
+    assert estimate_cost([1], known, first_atom).seconds == (40.0,)
+    assert estimate_cost([1], known).seconds == (80.0,)
 
 
 def test_nothing_takes_no_time():

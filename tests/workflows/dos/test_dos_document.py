@@ -6,7 +6,8 @@ from monty.json import MontyDecoder, MontyEncoder
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 
-from workflows.dos.document import DosDocument, DosError, recipe_id
+from workflows.dos.document import DosDocument, recipe_id
+from workflows.dos.errors import DosError
 
 SILICON = Structure(
     Lattice([[0, 2.73, 2.73], [2.73, 0, 2.73], [2.73, 2.73, 0]]),

@@ -3,7 +3,7 @@ import sys
 import threading
 import time
 
-from workflows.dos.document import DosError
+from workflows.dos.errors import DosError
 from workflows.dos.limited import one_thread_environment, run_limited
 
 

@@ -11,80 +11,29 @@ process with one OpenMP thread and a wall-time limit.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseResult
-from jobflow import Flow, Job, Maker, job
+from jobflow import Flow, Job, job
 from pymatgen.core import Lattice, Structure
 
-from workflows.dos.document import UNKNOWN, DosDocument, DosError, SourceFacts, recipe_id
-from workflows.dos.elements import engine_warnings
-from workflows.dos.gpaw.settings import PAW_ELEMENTS, PRESETS, GpawSettings
-from workflows.dos.limited import one_thread_environment, run_limited
+from workflows.dos.base import DosMaker
+from workflows.dos.cost import FIRST_ATOM
+from workflows.dos.document import DosDocument, SourceFacts, recipe_id
+from workflows.dos.errors import DosError
+from workflows.dos.gpaw import installation
+from workflows.dos.gpaw.calculation import check, compute_dos, run_gpaw
+from workflows.dos.gpaw.settings import PRESETS, GpawSettings
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-INSTALL = "GPAW_CONFIG=$PWD/workflows/dos/gpaw/siteconfig.py pip install gpaw gpaw-data"
 RELAX_ECUT = 600.0  # eV; a stress converges later with the cutoff than a DOS
-DEFAULT_MOMENT = 0.6  # Bohr magnetons of an element without a moment in the MP recipe
-
-_PROJECT = Path(__file__).resolve().parents[3]
-
-
-def missing() -> list[str]:
-    """One line for each thing that this machine lacks to run GPAW; empty if it can.
-
-    Building and submitting flows needs none of it.
-    """
-    lacking = [name for name in ("gpaw", "gpaw_data") if importlib.util.find_spec(name) is None]
-    if lacking:
-        return [f"GPAW is not installed ({' and '.join(lacking)}): run {INSTALL}"]
-    return []
-
-
-def check_structure(structure: Structure) -> None:
-    """Refuse what GPAW cannot compute, before anything is submitted.
-
-    Raises
-    ------
-    DosError
-        If a site is partially occupied or an element has no PAW set; it is named.
-    """
-    if not structure.is_ordered:
-        raise DosError("structure has partial occupancies; order it first")
-    unknown = sorted({element.symbol for element in structure.elements} - PAW_ELEMENTS)
-    if unknown:
-        raise DosError(
-            f"GPAW has no PBE data set for {', '.join(unknown)}; "
-            "use the VASP engine or leave the material out"
-        )
-
-
-@cache
-def engine_version() -> str:
-    """Versions of GPAW and of its data sets.
-
-    Raises
-    ------
-    DosError
-        If one of them is not installed.
-    """
-    try:
-        return f"{version('gpaw')} (gpaw-data {version('gpaw-data')})"
-    except PackageNotFoundError:
-        raise DosError(f"GPAW is not installed: run {INSTALL}") from None
+FIRST_ATOM_TIMES = {"fast": 40.0, "standard": FIRST_ATOM, "accurate": 150.0}  # s
 
 
 def settings_of(
@@ -120,78 +69,16 @@ def settings_of(
         ) from None
 
 
-def run_gpaw(
-    task: str, structure: Structure, settings: GpawSettings, wall_time_limit: float
-) -> dict[str, Any]:
-    """Run GPAW in a child process and read its result.
-
-    GPAW's log is written to ``gpaw-<task>.txt`` in the working directory.
+def recipe_of(settings: GpawSettings, preset: str) -> str:
+    """Recipe that a document of these settings has.
 
     Parameters
     ----------
-    task : {'static', 'relax', 'dos'}
-    structure : Structure
     settings : GpawSettings
-    wall_time_limit : float
-        In s.
-
-    Returns
-    -------
-    dict
-        See :mod:`workflows.dos.gpaw.worker`.
-
-    Raises
-    ------
-    DosError
-        If GPAW is missing or lacks an element, a step does not converge, or the limit is
-        reached.
+    preset : str
+        Goes into the name.
     """
-    for problem in missing():
-        raise DosError(problem)
-    check_structure(structure)
-    request = {
-        "task": task,
-        "settings": asdict(settings),
-        "cell": structure.lattice.matrix.tolist(),
-        "numbers": [site.specie.Z for site in structure],
-        "frac_coords": structure.frac_coords.tolist(),
-        "magmoms": _initial_moments(structure) if settings.spin_polarized else None,
-    }
-    log = Path(f"gpaw-{task}.txt").resolve()
-    with tempfile.TemporaryDirectory(prefix="gpaw-") as folder:
-        request_file, result_file = Path(folder, "request.json"), Path(folder, "result.json")
-        request_file.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "workflows.dos.gpaw.worker"]
-        status = run_limited(
-            [*command, str(request_file), str(result_file)],
-            limit=wall_time_limit,
-            log=log,
-            environment=one_thread_environment(_with_project_on_path(os.environ)),
-        )
-        if status != 0 or not result_file.exists():
-            raise DosError(f"GPAW ended with status {status}: {_last_line(log)} (log: {log})")
-        result: dict[str, Any] = json.loads(result_file.read_text())
-    if "error" in result:
-        raise DosError(f"{structure.composition.reduced_formula}: {result['error']} (log: {log})")
-    return result
-
-
-def _with_project_on_path(environment: Any) -> dict[str, str]:
-    paths = [str(_PROJECT), environment.get("PYTHONPATH", "")]
-    return {**environment, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-
-
-def _initial_moments(structure: Structure) -> list[float]:
-    """The Materials Project's initial moments, in Bohr magnetons, all parallel."""
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    moments = MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]
-    return [float(moments.get(site.specie.symbol, DEFAULT_MOMENT)) for site in structure]
+    return recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
 
 
 @dataclass
@@ -225,7 +112,7 @@ class GpawStaticMaker(AseMaker):
 
     def _get_calculator(self) -> Calculator:
         """Calculator that names the engine in task documents; it computes nothing here."""
-        for problem in missing():
+        for problem in installation.missing():
             raise DosError(problem)
         from gpaw import GPAW
 
@@ -281,7 +168,14 @@ class GpawRelaxMaker(GpawStaticMaker):
         )
 
     def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:
-        """Relax a structure in a child process; see :meth:`GpawStaticMaker.run_ase`."""
+        """Relax a structure, in a child process.
+
+        Parameters
+        ----------
+        mol_or_struct : Structure
+        prev_dir : None
+            Not used; here because other makers have it.
+        """
         started = time.perf_counter()
         result = run_gpaw("relax", mol_or_struct, self.settings, self.wall_time_limit)
         species = [site.specie for site in mol_or_struct]
@@ -296,7 +190,7 @@ class GpawRelaxMaker(GpawStaticMaker):
 
 
 @dataclass
-class GpawDosMaker(Maker):
+class GpawDosMaker(DosMaker):
     """DOS of a structure with GPAW.
 
     Parameters
@@ -325,17 +219,17 @@ class GpawDosMaker(Maker):
     to a launchpad; ``flow.output`` is a :class:`~workflows.dos.document.DosDocument`.
     """
 
+    engine = "gpaw"
+    title = "GPAW"
+    missing = staticmethod(installation.missing)
+    installed = staticmethod(installation.installed)
+
     name: str = "GPAW DOS"
     preset: str = "standard"
     relax: bool = False
     spin_polarized: bool = False
     wall_time_limit: float = 3600.0
     user_settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def engine(self) -> str:
-        """``'gpaw'``."""
-        return "gpaw"
 
     @property
     def settings(self) -> GpawSettings:
@@ -349,31 +243,29 @@ class GpawDosMaker(Maker):
         """Recipe of the documents; known before anything runs."""
         return recipe_of(self.settings, self.preset)
 
-    def make(
-        self,
-        structure: Structure,
-        material_id: str | None = None,
-        source: SourceFacts = UNKNOWN,
-    ) -> Flow:
-        """Flow from a structure to a :class:`~workflows.dos.document.DosDocument`.
+    @property
+    def first_atom_time(self) -> float:
+        """Time in s that a cell of one atom takes; see ``tests/benchmarks/results``."""
+        return FIRST_ATOM_TIMES[self.preset]
+
+    def check(self, structure: Structure) -> None:
+        """Refuse what GPAW cannot compute; see :func:`workflows.dos.gpaw.calculation.check`."""
+        check(structure)
+
+    def jobs(
+        self, structure: Structure, material_id: str | None, source: SourceFacts
+    ) -> list[Job | Flow]:
+        """Relaxation, if any, and DOS; see :meth:`DosMaker.jobs`.
 
         Parameters
         ----------
         structure : Structure
-            Ordered.
-        material_id : str, optional
-            Goes into the document.
-        source : SourceFacts, optional
+        material_id : str or None
+        source : SourceFacts
             Not used: the bands themselves decide the k-mesh, and `relax` alone the relaxation.
-
-        Raises
-        ------
-        DosError
-            If GPAW cannot compute the structure, or an option is wrong.
         """
-        check_structure(structure)
         recipe = self.recipe
-        jobs: list[Job] = []
+        jobs: list[Job | Flow] = []
         started_from = structure
         if self.relax:
             relaxation = GpawRelaxMaker(
@@ -384,16 +276,8 @@ class GpawDosMaker(Maker):
             ).make(structure)
             jobs.append(relaxation)
             started_from = relaxation.output.structure
-        dos = gpaw_dos(
-            started_from, asdict(self.settings), recipe, self.wall_time_limit, material_id
-        )
-        dos.name = self.name
-        return Flow([*jobs, dos], output=dos.output, name=self.name)
-
-
-def recipe_of(settings: GpawSettings, preset: str) -> str:
-    """Recipe that a document of these settings has."""
-    return recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
+        settings = asdict(self.settings)
+        return [*jobs, gpaw_dos(started_from, settings, recipe, self.wall_time_limit, material_id)]
 
 
 @job(output_schema=DosDocument)
@@ -404,53 +288,17 @@ def gpaw_dos(
     wall_time_limit: float,
     material_id: str | None = None,
 ) -> DosDocument:
-    """Job that computes a DOS with GPAW; see :func:`compute_dos`."""
-    return compute_dos(structure, GpawSettings(**settings), recipe, wall_time_limit, material_id)
-
-
-def compute_dos(
-    structure: Structure,
-    settings: GpawSettings,
-    recipe: str,
-    wall_time_limit: float = 3600.0,
-    material_id: str | None = None,
-) -> DosDocument:
-    """DOS of a structure with GPAW, now.
+    """Job that computes a DOS with GPAW.
 
     Parameters
     ----------
     structure : Structure
-    settings : GpawSettings
+    settings : dict
+        Fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
     recipe : str
-        See :func:`recipe_of`.
     wall_time_limit : float
         In s.
     material_id : str, optional
-
-    Raises
-    ------
-    DosError
-        See :func:`run_gpaw`; also if the DOS misses its window.
+        See :func:`~workflows.dos.gpaw.calculation.compute_dos`.
     """
-    started = time.perf_counter()
-    result = run_gpaw("dos", structure, settings, wall_time_limit)
-    symbols = {site.specie.symbol for site in structure}
-    notes = engine_warnings(symbols, "gpaw", settings.spin_polarized)
-    if result.pop("safer_mixing"):
-        notes.append(
-            "the density converged only with safer mixing and "
-            f"{2 * settings.smearing:g} eV smearing"
-        )
-    return DosDocument.checked(
-        material_id=material_id,
-        structure=structure,
-        engine="gpaw",
-        engine_version=engine_version(),
-        recipe=recipe,
-        settings=settings.as_dict(),
-        band_gap=result["cbm"] - result["vbm"],
-        wall_time=time.perf_counter() - started,
-        is_spin_polarized=settings.spin_polarized,
-        warnings=tuple(notes),
-        **result,
-    )
+    return compute_dos(structure, GpawSettings(**settings), recipe, wall_time_limit, material_id)

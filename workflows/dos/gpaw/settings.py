@@ -79,7 +79,8 @@ PRESETS = {
 """``fast`` for tests and a first look, ``standard`` for spectra and verdicts, ``accurate`` to see
 what hangs on the mesh. For metals ``standard`` is about as fine as the Materials Project's DOS (500
 k-points per reciprocal volume, 0.126/Å). With 0.18/Å the VB gaps of MgAl and SrMg had other
-verdicts than with any finer mesh; with 0.12, 0.10 and 0.08/Å both have a gap (``results``)."""
+verdicts than with any finer mesh; with 0.12, 0.10 and 0.08/Å both have a gap
+(``tests/benchmarks/results``)."""
 
 
 def k_mesh(

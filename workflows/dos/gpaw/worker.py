@@ -24,6 +24,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from models.files import write_whole
 from workflows.dos.bands import SMALL_GAP, band_edges
 from workflows.dos.gpaw.settings import GpawSettings, k_mesh
 from workflows.dos.gpaw.tetrahedra import BandMesh
@@ -41,7 +42,13 @@ class WorkerError(Exception):
 
 
 def main(request_file: Path, result_file: Path) -> None:
-    """Do what a request asks for and write the result, whole or not at all."""
+    """Do what a request asks for and write the result, whole or not at all.
+
+    Parameters
+    ----------
+    request_file, result_file : Path
+        See the module.
+    """
     _watch_parent()
     warnings.filterwarnings("ignore")
     request = json.loads(request_file.read_text())
@@ -49,9 +56,7 @@ def main(request_file: Path, result_file: Path) -> None:
         result = run(request)
     except WorkerError as error:
         result = {"error": str(error)}
-    partial = result_file.with_suffix(".partial")
-    partial.write_text(json.dumps(result))
-    partial.replace(result_file)
+    write_whole(result_file, json.dumps(result))
 
 
 def _watch_parent() -> None:
@@ -103,7 +108,14 @@ def _with_safer_mixing(task: Callable[[bool], dict[str, Any]]) -> dict[str, Any]
 
 
 def symmetric_mesh(atoms: Atoms, spacing: float) -> tuple[int, int, int]:
-    """Divisions of a k-mesh that has the symmetry of the crystal; `spacing` in 1/Å."""
+    """Divisions of a k-mesh that has the symmetry of the crystal.
+
+    Parameters
+    ----------
+    atoms : Atoms
+    spacing : float
+        Largest distance of k-points in 1/Å, with the factor 2 pi.
+    """
     import spglib
 
     crystal = (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers)
@@ -116,6 +128,8 @@ def calculator(atoms: Atoms, settings: GpawSettings, safer: bool) -> Any:
 
     Parameters
     ----------
+    atoms : Atoms
+    settings : GpawSettings
     safer : bool
         Small mixing steps, a longer eigensolver step, wider smearing and three times the steps.
     """
@@ -142,7 +156,15 @@ def calculator(atoms: Atoms, settings: GpawSettings, safer: bool) -> Any:
 
 
 def static(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict[str, Any]:
-    """Total energy (eV/cell), forces (eV/Å) and stress (eV/Å^3, Voigt)."""
+    """Total energy (eV/cell), forces (eV/Å) and stress (eV/Å^3, Voigt).
+
+    Parameters
+    ----------
+    atoms : Atoms
+    settings : GpawSettings
+    safer : bool
+        See :func:`calculator`.
+    """
     atoms.calc = calculator(atoms, settings, safer)
     return {
         "energy": atoms.get_potential_energy(),
@@ -153,7 +175,15 @@ def static(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict[str, Any]:
 
 
 def relax(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict[str, Any]:
-    """Cell (Å) and fractional coordinates of least energy, symmetry kept."""
+    """Cell (Å) and fractional coordinates of least energy, symmetry kept.
+
+    Parameters
+    ----------
+    atoms : Atoms
+    settings : GpawSettings
+    safer : bool
+        See :func:`calculator`.
+    """
     from ase.constraints import FixSymmetry
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS
@@ -178,6 +208,13 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
     """Static run, bands at fixed density on the denser mesh, DOS by tetrahedra.
 
     All energies are in eV on GPAW's axis, the DOS is in states/eV/cell with both spins.
+
+    Parameters
+    ----------
+    atoms : Atoms
+    settings : GpawSettings
+    safer : bool
+        See :func:`calculator`.
     """
     atoms.calc = calc = calculator(atoms, settings, safer)
     energy = atoms.get_potential_energy()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 import yaml
@@ -9,8 +11,34 @@ from models.architectures.mat2spec.model import LossWeights, Mat2Spec, Mat2SpecC
 from models.architectures.registry import build_model
 from models.errors import ModelError
 from models.spectra.settings import SETTINGS
-from models.training.card import ZOO
+from models.zoo import ZOO
+from tests.models.architectures.battery import ArchitectureBattery
 from tests.models.model_examples import batch_of, random_crystals, random_spectra
+
+
+class TestMat2Spec(ArchitectureBattery):
+    name = "mat2spec"
+    small: ClassVar = {
+        "encoder": {"layers": 2, "width": 32},
+        "latent": 16,
+        "components": 10,
+        "embedding": 128,
+        "projection": 48,
+        "dropout": 0.0,
+    }
+    seed, learning_rate, steps = 3, 5e-3, 200  # both branches learn, from noisy latents
+
+    def test_the_label_branch_learns_from_the_labels(self) -> None:
+        """With eq. 10's alignment and the graph beside the latent, both losses are the same."""
+        _, setting, batch, target = self.prepared("sumnorm-kl")
+        model = self.trained()
+        with torch.inference_mode():
+            true, shuffled = (
+                setting.loss(model.label_logits(batch, target.roll(n, 0)), target).item()
+                for n in (0, 4)
+            )
+        assert shuffled > 5 * true
+
 
 SIZE = 16
 SMALL = {

@@ -20,16 +20,17 @@ from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 
-from workflows.dos import dos_maker
-from workflows.dos.campaign import materials
-from workflows.dos.campaign import run as run_campaign
-from workflows.dos.document import DosDocument, DosError
-from workflows.dos.gpaw import maker as gpaw
+from tests.benchmarks.dos_campaign import materials
+from tests.benchmarks.dos_campaign import run as run_campaign
+from tests.benchmarks.gpaw_reference import judge_vb_gap
+from workflows.dos.document import DosDocument
+from workflows.dos.engines import dos_maker
+from workflows.dos.errors import DosError
+from workflows.dos.gpaw import calculation as gpaw
 from workflows.dos.gpaw import worker as gpaw_worker
-from workflows.dos.gpaw.maker import GpawDosMaker, GpawRelaxMaker, GpawStaticMaker
+from workflows.dos.gpaw.maker import GpawDosMaker, GpawRelaxMaker, GpawStaticMaker, recipe_of
 from workflows.dos.gpaw.settings import PAW_ELEMENTS, PRESETS, k_mesh
 from workflows.dos.gpaw.tetrahedra import BandMesh
-from workflows.dos.reference import judge_vb_gap
 
 ALUMINIUM = Structure(
     Lattice([[0, 2.02, 2.02], [2.02, 0, 2.02], [2.02, 2.02, 0]]), ["Al"], [[0, 0, 0]]
@@ -65,7 +66,7 @@ def fake_worker(monkeypatch, tmp_path):
     """Replaces the child process by a program that writes a given result."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpaw, "missing", list)
-    monkeypatch.setattr(gpaw, "engine_version", lambda: "26.7.0 (test)")
+    monkeypatch.setattr(gpaw, "installed", lambda: "26.7.0 (test)")
     requests = []
 
     def use(result=None, status=0, output=""):
@@ -218,8 +219,6 @@ def test_wrong_options_are_named(options, message):
 def test_engine_by_name():
     assert dos_maker("gpaw", preset="fast") == GpawDosMaker(preset="fast")
     assert dos_maker("vasp").engine == "vasp"
-    with pytest.raises(DosError, match="no DOS engine 'abinit'"):
-        dos_maker("abinit")
 
 
 def test_missing_gpaw_is_one_line_with_the_command(monkeypatch):
@@ -339,7 +338,7 @@ def test_silicon_through_the_flow(tmp_path, monkeypatch):
 def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = PRESETS["fast"]
-    document = gpaw.compute_dos(ALUMINIUM, settings, gpaw.recipe_of(settings, "fast"))
+    document = gpaw.compute_dos(ALUMINIUM, settings, recipe_of(settings, "fast"))
     assert document.is_metal
     energies, dos = np.array(document.energies), np.array(document.dos)
     below = energies <= document.efermi

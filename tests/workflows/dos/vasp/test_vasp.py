@@ -17,17 +17,22 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Incar, Kpoints
 
-from db.store import open_store
+from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID, align_edos, align_integral
+from tests.benchmarks.dos_campaign import materials
 from tests.workflows.dos.vasp.vasp_files import write_run
 from tests.workflows.launchpads import make_site
-from tests.workflows.screened_run import put_run
-from workflows.dos.campaign import materials
-from workflows.dos.document import DosDocument, DosError, SourceFacts
-from workflows.dos.vasp import maker as vasp
-from workflows.dos.vasp.maker import VaspDosMaker, read_dos, vasp_dos
-from workflows.launch import open_launchpad, submit
-from workflows.validation import ValidationFlowMaker, plan_validation
+from tests.workflows.screened_run import (
+    plan_validation,
+    put_run,
+)
+from workflows.dos.document import DosDocument, SourceFacts
+from workflows.dos.errors import DosError
+from workflows.dos.vasp import installation as vasp
+from workflows.dos.vasp.maker import VaspDosMaker, vasp_dos
+from workflows.dos.vasp.output import read_dos
+from workflows.launchpad import open_launchpad, submit
+from workflows.validation import ValidationFlowMaker
 
 SILICON = Structure(
     Lattice([[0, 2.73, 2.73], [2.73, 0, 2.73], [2.73, 2.73, 0]]),

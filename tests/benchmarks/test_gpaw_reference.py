@@ -1,7 +1,6 @@
 """Comparison with published DOS, on DOS that are known exactly."""
 
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,11 @@ from scipy.stats import wasserstein_distance
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor
 from models.spectra.spectrum import EDOS_GRID
-from workflows.dos import campaign, reference
-from workflows.dos.document import DosDocument, DosError
+from tests.benchmarks import dos_campaign, gpaw_reference
+from tests.benchmarks.gpaw_reference import compare_element, eligible_elements, judge_vb_gap
+from workflows.dos.document import DosDocument
+from workflows.dos.errors import DosError
 from workflows.dos.gpaw.maker import GpawDosMaker
-from workflows.dos.reference import compare_element, eligible_elements, judge_vb_gap
 
 ENERGIES = np.arange(-15.0, 8.0, 0.01)
 
@@ -98,7 +98,7 @@ def test_vb_gap_is_found_and_reported_beside_the_paper():
     none = judge_vb_gap(document(between((-8.0, 8.0))), paper=None)
     assert not none.is_gap
     assert none.gap is None
-    table = reference.vb_gaps_table([gap, none])
+    table = gpaw_reference.vb_gaps_table([gap, none])
     assert "| gap | gap | -2.0" in table
     assert "| unknown | no gap | - to - |" in table
 
@@ -149,7 +149,7 @@ def test_campaign_goes_on_where_it_was_and_keeps_failures(tmp_path, monkeypatch)
             "frac_coords": [np.zeros(3)] * 2,
         }
     )
-    todo, calls = campaign.materials(table), []
+    todo, calls = dos_campaign.materials(table), []
     assert [m.structure.formula for m in todo] == ["Al1", "Mg1"]
 
     def compute(structure, settings, recipe, limit, material_id):
@@ -158,14 +158,14 @@ def test_campaign_goes_on_where_it_was_and_keeps_failures(tmp_path, monkeypatch)
             raise DosError("did not converge")
         return document(between((-6, 8)), material_id=material_id)
 
-    monkeypatch.setattr(campaign, "compute_dos", compute)
-    first = list(campaign.run(todo, GpawDosMaker(), tmp_path))
-    again = list(campaign.run(todo, GpawDosMaker(), tmp_path))
+    monkeypatch.setattr(dos_campaign, "compute_dos", compute)
+    first = list(dos_campaign.run(todo, GpawDosMaker(), tmp_path))
+    again = list(dos_campaign.run(todo, GpawDosMaker(), tmp_path))
     assert calls == ["mp-1", "mp-2"]
     assert first[0] == again[0] == document(between((-6, 8)))
     assert str(first[1]) == str(again[1]) == "did not converge"
-    assert not list(tmp_path.glob(f"*.{os.getpid()}"))
-    list(campaign.run(todo, GpawDosMaker(preset="fast"), tmp_path))
+    assert not list(tmp_path.glob("*.unfinished"))
+    list(dos_campaign.run(todo, GpawDosMaker(preset="fast"), tmp_path))
     assert calls == ["mp-1", "mp-2"] * 2  # another recipe is another file
 
 
@@ -182,9 +182,9 @@ def test_results_are_written_as_json_and_table(tmp_path, monkeypatch):
             "dos": [shape],
         }
     ).to_parquet(tmp_path / "edos_mp_elements.parquet")
-    monkeypatch.setattr(campaign, "compute_dos", lambda *args: document(shape))
+    monkeypatch.setattr(dos_campaign, "compute_dos", lambda *args: document(shape))
     maker = GpawDosMaker()
-    reference.compare_elements(tmp_path, tmp_path / "runs", tmp_path / "out", maker, 5)
+    gpaw_reference.compare_elements(tmp_path, tmp_path / "runs", tmp_path / "out", maker, 5)
     result = json.loads((tmp_path / "out" / "elements_standard.json").read_text())
     assert result["recipe"] == maker.recipe
     assert result["median_wd"] == pytest.approx(0.0, abs=1e-9)
@@ -210,9 +210,9 @@ def test_vb_gaps_are_written_with_spectra_and_figure(tmp_path, monkeypatch):
     def compute(structure, settings, recipe, limit, material_id):
         return document(materials[material_id][0], material_id=material_id)
 
-    monkeypatch.setattr(campaign, "compute_dos", compute)
+    monkeypatch.setattr(dos_campaign, "compute_dos", compute)
     out = tmp_path / "out"
-    reference.check_vb_gaps(tmp_path, tmp_path / "runs", out, GpawDosMaker(), materials)
+    gpaw_reference.check_vb_gaps(tmp_path, tmp_path / "runs", out, GpawDosMaker(), materials)
 
     predictor = SpectrumPredictor.load(device="cpu")
     result = json.loads((out / "vb_gaps_standard.json").read_text())

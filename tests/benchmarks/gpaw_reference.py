@@ -2,8 +2,8 @@
 
 ::
 
-    python -m workflows.dos.reference elements --data DATA --runs RUNS --out OUT
-    python -m workflows.dos.reference vb-gaps  --data DATA --runs RUNS --out OUT
+    python -m tests.benchmarks.gpaw_reference elements --data DATA --runs RUNS --out OUT
+    python -m tests.benchmarks.gpaw_reference vb-gaps  --data DATA --runs RUNS --out OUT
 
 DATA holds ``edos_mp_elements.parquet`` and ``paper_predicted_positives.parquet``; RUNS keeps one
 DOS a file, so that a stopped run goes on where it was; OUT gets ``<what>_<preset>.json`` and
@@ -29,15 +29,16 @@ from numpy.typing import ArrayLike, NDArray
 from models.predictor import SpectrumPredictor
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
-from models.training.card import model_name
+from models.zoo import model_name
 from screening.gap import GapCriteria, find_gaps
 from screening.report.plots import EdosPanel, formula_text, plot_edos_panels, save_figure
-from workflows.dos.campaign import materials, run
-from workflows.dos.document import DosDocument, DosError
-from workflows.dos.elements import ACTINIDES, LANTHANIDES, MAGNETIC_3D
+from tests.benchmarks.dos_campaign import materials, run
+from workflows.dos.document import DosDocument
+from workflows.dos.errors import DosError
 from workflows.dos.gpaw.maker import GpawDosMaker
-from workflows.screening import judge
+from workflows.dos.remarks import ACTINIDES, LANTHANIDES, MAGNETIC_3D
 from workflows.validation import judge_fine
+from workflows.verdicts import judge
 
 MAX_VOLUME_PER_ATOM = 45.0  # Å^3; chains of alkali atoms and molecules in boxes are left out
 MIN_VOLUME_PER_ATOM = 9.0  # Å^3; below it are cells far from equilibrium
@@ -395,7 +396,7 @@ def _write(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.dos.reference")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gpaw_reference")
     parser.add_argument("what", choices=["elements", "vb-gaps"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the parquet files")
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps each DOS")

@@ -10,13 +10,18 @@ import pytest
 import yaml
 from monty.json import MontyEncoder
 
-from db.store import open_store
+from db.open import open_store
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
-from tests.workflows.screened_run import candidate, crystal, put_run
-from workflows.launch import (
+from tests.workflows.screened_run import (
+    candidate,
+    crystal,
+    plan_validation,
+    put_run,
+)
+from workflows.launchpad import (
     GONE,
     LaunchPadFile,
     open_launchpad,
@@ -24,9 +29,11 @@ from workflows.launch import (
     rerun_failed,
     rerun_lost,
     submit,
+    submit_screening,
     workflow_states,
 )
-from workflows.validation import ValidationFlowMaker, plan_validation
+from workflows.screening import ScreeningFlowMaker
+from workflows.validation import ValidationFlowMaker
 
 # the file
 
@@ -132,6 +139,9 @@ def test_the_worker_and_the_queue_of_the_guide():
 
     (block,) = shown("my_fworker.yaml")
     assert FWorker.from_dict(yaml.safe_load(block)).query["spec._category"] == {"$in": ["gpaw"]}
+    for name, category in (("cpu", "screening"), ("gpu", "prediction")):
+        (block,) = shown(f"{name}_fworker.yaml")
+        assert FWorker.from_dict(yaml.safe_load(block)).category == [category]
     (block,) = shown("my_qadapter.yaml")
     script = CommonAdapter.from_dict(yaml.safe_load(block)).get_script_str("/launches")
     for line in (
@@ -357,8 +367,33 @@ def test_the_screening_run_of_the_guide(site, pad, store, structure_table, monke
     (run,) = store.runs()
     assert (run.state, run.error) == ("done", None)
     assert run.counts["screened"] == 3
-    shards = list(pad.fireworks.find({"name": "score_shard"}))
-    assert [shard["state"] for shard in shards] == ["COMPLETED", "COMPLETED"]
-    assert {shard["spec"]["_category"] for shard in shards} == {"screening"}
+    jobs = list(pad.fireworks.find())
+    assert {job["state"] for job in jobs} == {"COMPLETED"}
+    names = Counter(job["name"] for job in jobs)
+    assert names == {"prepare": 1, "score_shard": 2, "store_inputs": 1, "finish": 1}
+    assert {job["name"]: job["spec"]["_category"] for job in jobs} == {
+        "prepare": "screening",
+        "score_shard": "prediction",
+        "store_inputs": "screening",
+        "finish": "screening",
+    }
     for name, content in every_document(site.uri).items():
         assert SECRET not in content, name
+
+
+@pytest.mark.mongo
+def test_a_submitted_run_knows_nothing_of_the_hardware_it_was_submitted_from(
+    site, pad, structure_table
+):
+    table = structure_table([crystal_row("m", 3.3, ["Na", "Cl"])])
+    maker = ScreeningFlowMaker(db=site.db, source=str(table), device="cuda", workers=5)
+    submit_screening(pad, maker, "run-1")
+    (prepared,) = pad.fireworks.find({"name": "prepare"})
+    assert "cuda" not in json.dumps(prepared, default=str)
+    (site.folder / "cpu_fworker.yaml").write_text("name: cpu\ncategory: screening\nquery: '{}'\n")
+    worker = site.start_worker("-w", site.folder / "cpu_fworker.yaml")
+    assert worker.wait(120) == 0
+    (scoring,) = pad.fireworks.find({"name": "score_shard"})
+    assert scoring["state"] == "READY"  # it waits for a worker of the other category
+    arguments = scoring["spec"]["_tasks"][0]["job"]["function_kwargs"]
+    assert arguments == {"device": None, "workers": None}

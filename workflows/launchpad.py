@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -16,12 +18,13 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from db.collections import VALIDATIONS
 from db.documents import CandidateDoc, ValidationDoc, utc_now
-from db.store import ScreeningStore, describe, mask_uri
+from db.store import ScreeningStore, mask_uri
 from db.waiting import Watch
+from models.errors import describe
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
-from workflows.dos.document import DosError
-from workflows.screening import ScreeningFlowMaker
+from workflows.dos.errors import DosError
+from workflows.screening import ScreeningFlowMaker, score_shard
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 5_000  # ms to find the database
 LOST_AFTER = 4 * 3600.0  # s without a sign of life; workers give one every hour
-SCREENING = "screening"  # category of the jobs of a screening run
+SCREENING = "screening"  # category of a screening run's jobs that need no GPU
+PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fastest
 GONE = "the launchpad has no such job any more; `screen validate` submits it again"
 
 
@@ -124,6 +128,7 @@ def submit_flow(
     category: str,
     priority: int = 0,
     metadata: dict[str, Any] | None = None,
+    other_categories: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Send a flow to the launchpad.
 
@@ -137,14 +142,22 @@ def submit_flow(
         The highest is worked off first.
     metadata : dict, optional
         Of the workflow.
+    other_categories : mapping of str to str
+        Names of jobs with a category of their own.
     """
-    manager = {"_category": category, "_priority": priority}
-    flow.update_config({"manager_config": manager})  # of jobs that the flow adds later as well
+    for name, own in ((None, category), *other_categories.items()):
+        manager = {"_category": own, "_priority": priority}
+        # Of jobs that the flow adds later as well; these do not take their parent's.
+        changes = {"manager_config": manager, "pass_manager_config": False}
+        flow.update_config(changes, name_filter=name)
     launchpad.add_wf(flow_to_workflow(flow, metadata=metadata))
 
 
 def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: str) -> None:
     """Send a screening run to the launchpad; its shards are jobs that several workers share.
+
+    Each worker brings its own device and cores, whatever the maker says of this machine's; see
+    :mod:`workflows.hardware`.
 
     Parameters
     ----------
@@ -154,8 +167,13 @@ def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: st
     run_id : str
         Of a new run, or of one to resume.
     """
-    metadata = {"screening": run_id}
-    submit_flow(launchpad, maker.make(run_id), category=SCREENING, metadata=metadata)
+    submit_flow(
+        launchpad,
+        replace(maker, device=None, workers=None).make(run_id),
+        category=SCREENING,
+        other_categories={score_shard.__name__: PREDICTION},
+        metadata={"screening": run_id},
+    )
 
 
 def submit(
@@ -167,6 +185,14 @@ def submit(
     """Send one workflow for each candidate to the launchpad, the best with the highest priority.
 
     A candidate that the engine cannot calculate is recorded as failed instead.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    store : ScreeningStore
+    maker : ValidationFlowMaker
+    candidates : sequence of CandidateDoc
+        With their structures, the best first.
 
     Returns
     -------
@@ -238,12 +264,18 @@ class WorkflowState:
 
 
 def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
-    """States of a run's workflows; of two for the same calculation the newer one's."""
+    """States of a run's workflows; of two for the same calculation the newer one's.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    run_id : str
+    """
     reasons = _reasons(launchpad, run_id)
     fields = {"state": 1, "metadata": 1, "nodes": 1}
-    found = launchpad.workflows.find({"metadata.run_id": run_id}, fields).sort("nodes", 1)
+    workflows = launchpad.workflows.find({"metadata.run_id": run_id}, fields).sort("nodes", 1)
     states = {}
-    for workflow in found:
+    for workflow in workflows:
         key = tuple(workflow["metadata"][name] for name in VALIDATIONS.key_fields)
         fizzled = [reasons[node] for node in workflow["nodes"] if node in reasons]
         state = "FIZZLED" if fizzled else workflow["state"]
@@ -267,12 +299,23 @@ def _last_line_of(launch: dict[str, Any]) -> str | None:
     stored = (launch.get("action") or {}).get("stored_data") or {}
     trace = (stored.get("_exception") or {}).get("_stacktrace") or ""
     lines = trace.strip().splitlines()
-    prefix = f"{DosError.__module__}."
-    return lines[-1].removeprefix(prefix).removeprefix("DosError: ") if lines else None
+    return re.sub(rf"^[\w.]*{DosError.__name__}: ", "", lines[-1]) if lines else None
 
 
 def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
-    """Write the reasons of fizzled jobs into the run's validations; returns how many were new."""
+    """Write the reasons of fizzled jobs into the run's validations.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    store : ScreeningStore
+    run_id : str
+
+    Returns
+    -------
+    int
+        Reasons that were new.
+    """
     states = workflow_states(launchpad, run_id)
     reasons = {state.key: state.reason for state in states if state.state == "FIZZLED"}
     recorded = 0
@@ -292,6 +335,12 @@ def _key_fields(document: ValidationDoc) -> dict[str, str]:
 
 def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
     """Make the fizzled jobs of a run ready again, and their validations queued.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    store : ScreeningStore
+    run_id : str
 
     Returns
     -------
@@ -320,6 +369,14 @@ def rerun_lost(
     Validations whose workflow was removed from the launchpad become failed, so that the next
     `screen validate` submits them again.
 
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    store : ScreeningStore
+    run_id : str
+    seconds : float
+        Without a sign of life.
+
     Returns
     -------
     int
@@ -331,9 +388,9 @@ def rerun_lost(
     )
     open_documents = store.validations(run_id=run_id, state="queued")
     submitted = [document for document in open_documents if document.job_uuids]
-    there = _calculations(launchpad, {document.recipe for document in submitted})
+    on_launchpad = _calculations(launchpad, {document.recipe for document in submitted})
     for document in submitted:
-        if _calculation(_key_fields(document)) not in there:
+        if _calculation(_key_fields(document)) not in on_launchpad:
             store_failure(store, run_id, _key_fields(document), GONE)
     return len(lost)
 
@@ -341,8 +398,8 @@ def rerun_lost(
 def _calculations(launchpad: LaunchPad, recipes: set[str]) -> set[tuple[str, ...]]:
     """Calculations with these recipes that the launchpad has for any run and material."""
     query = {"metadata.recipe": {"$in": sorted(recipes)}}
-    found = launchpad.workflows.find(query, {"metadata": 1})
-    return {_calculation(workflow["metadata"]) for workflow in found}
+    workflows = launchpad.workflows.find(query, {"metadata": 1})
+    return {_calculation(workflow["metadata"]) for workflow in workflows}
 
 
 def _calculation(fields: dict[str, str]) -> tuple[str, ...]:

@@ -1,0 +1,38 @@
+"""How a store is opened: a file or a MongoDB database, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from db.embedded import EmbeddedStore
+from db.errors import StoreError
+from db.store import MONGODB_SCHEMES, ScreeningStore, mask_uri
+
+
+def open_store(uri_or_path: str | Path) -> ScreeningStore:
+    """Open the store at a path or a MongoDB URI; a new one is made where there is none.
+
+    Parameters
+    ----------
+    uri_or_path : str or Path
+        ``mongodb://...`` or ``mongodb+srv://...`` (the database is the one that the URI names,
+        else ``screening``), or the path of the embedded store's file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened.
+    """
+    text = str(uri_or_path)
+    if text.startswith(MONGODB_SCHEMES):
+        from db.mongodb import MongoStore  # pymongo takes as long as all else
+
+        return MongoStore(text)
+    if "://" in text:
+        raise StoreError(
+            f"store {mask_uri(text)}: unknown scheme; "
+            "give a path, mongodb://... or mongodb+srv://..."
+        )
+    if not text.strip():
+        raise StoreError("the store has no name; give a path or a MongoDB URI")
+    return EmbeddedStore(Path(text).expanduser())

@@ -1,0 +1,121 @@
+"""From spectra to verdicts, and both as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from db.documents import CandidateDoc, GapDoc, PredictionDoc, PredictionKey, Verdict
+from models.spectra.spectrum import EDOS_GRID
+from screening.gap import GapCriteria, Gaps, find_gaps
+
+
+def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
+    """Verdicts on spectra on the eDOS grid.
+
+    Parameters
+    ----------
+    spectra : ndarray, shape (B, 128)
+        In states/eV/cell.
+    n_atoms : sequence of int
+        Atoms in each cell.
+    criteria : GapCriteria
+    """
+    return find_gaps(EDOS_GRID, spectra, criteria, n_atoms)
+
+
+def gap_document(gaps: Gaps, i: int) -> GapDoc:
+    """Verdict on one spectrum as a document, with the criteria.
+
+    Parameters
+    ----------
+    gaps : Gaps
+    i : int
+        Position of the spectrum.
+    """
+    criteria = gaps.criteria
+    return GapDoc(
+        **gaps.row(i), per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
+    )
+
+
+def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
+    """Key of the prediction for a candidate.
+
+    Parameters
+    ----------
+    candidate : CandidateDoc
+    model : str
+        Id of the model.
+    """
+    return candidate.material_id, candidate.structure_hash or "", model
+
+
+def prediction_documents(
+    candidates: Sequence[CandidateDoc], spectra: np.ndarray, model: str
+) -> Iterator[PredictionDoc]:
+    """Predictions with the verdict by the paper's criteria, which is the same for every run.
+
+    Parameters
+    ----------
+    candidates : sequence of CandidateDoc
+    spectra : ndarray, shape (B, 128)
+        Of the candidates, in states/eV/cell.
+    model : str
+        Id of the model.
+    """
+    gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
+    for i, candidate in enumerate(candidates):
+        yield PredictionDoc(
+            material_id=candidate.material_id,
+            structure_hash=candidate.structure_hash or "",
+            model_id=model,
+            formula=candidate.formula,
+            nsites=candidate.nsites,
+            grid=EDOS_GRID,
+            spectrum=spectra[i],  # the document makes a list of it
+            gap=gap_document(gaps, i),
+            score=float(gaps.score[i]),
+        )
+
+
+def verdicts_on(
+    predictions: Sequence[PredictionDoc],
+    candidates: Mapping[PredictionKey, CandidateDoc],
+    criteria: GapCriteria,
+) -> Iterator[Verdict]:
+    """Verdicts of a run on predictions, by its own criteria.
+
+    Parameters
+    ----------
+    predictions : sequence of PredictionDoc
+    candidates : mapping of PredictionKey to CandidateDoc
+        The run's candidates that the predictions are of.
+    criteria : GapCriteria
+    """
+    if not predictions:
+        return
+    spectra = np.array([prediction.spectrum for prediction in predictions], np.float32)
+    n_atoms = [prediction.nsites for prediction in predictions]
+    gaps = judge(spectra, n_atoms, criteria)
+    is_gap_per_atom = _judged_per_atom(spectra, n_atoms, gaps)
+    for i, prediction in enumerate(predictions):
+        candidate = candidates[prediction.key]
+        yield Verdict(
+            run_id=candidate.run_id,
+            material_id=candidate.material_id,
+            state="screened",
+            model_id=prediction.model_id,
+            gap=gap_document(gaps, i),
+            is_positive=bool(gaps.is_gap[i]),
+            is_positive_per_atom=bool(is_gap_per_atom[i]),
+            score=float(gaps.score[i]),
+        )
+
+
+def _judged_per_atom(spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps) -> np.ndarray:
+    """Verdicts with the threshold for an atom, (B,): a cell's DOS grows with the cell."""
+    if gaps.criteria.per_atom:
+        return gaps.is_gap
+    return judge(spectra, n_atoms, gaps.criteria.model_copy(update={"per_atom": True})).is_gap
