@@ -295,17 +295,15 @@ class TightBinding(StatesArchitecture):
 
         Parameters
         ----------
-        spectra : Tensor, shape (B, K')
-            Labels in states/eV/cell.
+        target : Tensor, shape (B, K')
+            SumNorm labels.
         bands : BandLabels, optional
             What the labels say besides; without, whether a crystal is an insulator is the model's
             own guess, and the last two terms are missing.
         """
-        if spectra is None:
-            raise ModelError("tight binding learns from labels in states/eV/cell")
         totals, electrons = [], self.n_electrons(batch)
         for member in self.networks:
-            of_crystals = zip(self.bands(batch, member, bands), spectra, electrons, strict=True)
+            of_crystals = zip(self.bands(batch, member, bands), target, electrons, strict=True)
             for row, (crystal, label, n) in enumerate(of_crystals):
                 loss = self._shape_loss(self._spectrum(crystal, member), label)
                 if bands is not None:
@@ -396,7 +394,7 @@ class TightBinding(StatesArchitecture):
 
     def _shape_loss(self, spectrum: Tensor, label: Tensor) -> Tensor:
         scale = 1 / self.config.grid.width
-        difference = spectrum / spectrum.sum().clamp_min(1e-3 * scale) - label / label.sum()
+        difference = spectrum / spectrum.sum().clamp_min(1e-3 * scale) - label
         distance = difference.cumsum(0).abs().sum() * self.config.grid.width
         return distance + _L1 * difference.abs().sum()
 
