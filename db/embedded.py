@@ -1,8 +1,9 @@
 """The embedded store: one SQLite file, for one machine.
 
-Scalar fields are columns, nested ones JSON text, spectra little-endian float32 blobs, times
-milliseconds since 1970, structures zlib-compressed JSON that only a reader who asks for them
-reads. The file is in write-ahead-log mode: readers never wait, writers wait for each other.
+Each field of a document is a column: scalars as they are, nested ones as JSON text, spectra as
+little-endian float32 blobs, times as milliseconds since 1970, structures as zlib-compressed JSON
+that only a reader who asks for them reads. The file is in write-ahead-log mode: readers never
+wait, writers wait for each other.
 It needs a local disk; a network file system cannot keep the log.
 """
 
@@ -14,17 +15,17 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import orjson
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
@@ -128,97 +129,24 @@ JSON = Codec("TEXT", _to_json, _from_json)
 SPECTRUM = Codec("BLOB", _to_blob, _from_blob)
 STRUCTURE = Codec("BLOB", _compress, _decompress)
 
+OF_TYPES = {str: TEXT, int: INTEGER, float: REAL, bool: BOOL, AwareDatetime: TIME}
+OF_FIELDS = {"spectrum": SPECTRUM, "structure": STRUCTURE}
+
+
+def _codec(collection: Collection[Any], field: str) -> Codec:
+    kind = field_type(collection, field)
+    if get_origin(kind) is Literal:
+        kind = type(get_args(kind)[0])
+    return OF_FIELDS.get(field) or OF_TYPES.get(kind, JSON)
+
+
 COLUMNS: dict[str, dict[str, Codec]] = {
-    "runs": {
-        "schema_version": INTEGER,
-        "run_id": TEXT,
-        "state": TEXT,
-        "parameters": JSON,
-        "versions": JSON,
-        "funnel": JSON,
-        "counts": JSON,
-        "model_id": TEXT,
-        "selection": JSON,
-        "source": JSON,
-        "created_at": TIME,
-        "updated_at": TIME,
-        "finished_at": TIME,
-        "error": TEXT,
-    },
-    "candidates": {
-        "schema_version": INTEGER,
-        "run_id": TEXT,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "formula": TEXT,
-        "chemsys": TEXT,
-        "elements": JSON,
-        "nelements": INTEGER,
-        "nsites": INTEGER,
-        "cell_multiplicity": INTEGER,
-        "reduction_problem": TEXT,
-        "energy_above_hull": REAL,
-        "band_gap": REAL,
-        "is_magnetic": BOOL,
-        "has_edos": BOOL,
-        "origin": JSON,
-        "shard": INTEGER,
-        "state": TEXT,
-        "reason": TEXT,
-        "model_id": TEXT,
-        "gap": JSON,
-        "is_positive": BOOL,
-        "score": REAL,
-        "structure": STRUCTURE,
-        "remarks": JSON,
-        "unseen_elements": JSON,
-        "has_isolated_atoms": BOOL,
-        "out_of_domain": BOOL,
-        "is_positive_per_atom": BOOL,
-    },
-    "predictions": {
-        "schema_version": INTEGER,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "model_id": TEXT,
-        "formula": TEXT,
-        "nsites": INTEGER,
-        "grid": JSON,
-        "spectrum": SPECTRUM,
-        "gap": JSON,
-        "score": REAL,
-        "created_at": TIME,
-    },
-    "validations": {
-        "schema_version": INTEGER,
-        "material_id": TEXT,
-        "structure_hash": TEXT,
-        "engine": TEXT,
-        "recipe": TEXT,
-        "formula": TEXT,
-        "nsites": INTEGER,
-        "state": TEXT,
-        "run_ids": JSON,
-        "spectrum": SPECTRUM,
-        "grid": JSON,
-        "efermi": REAL,
-        "vbm": REAL,
-        "cbm": REAL,
-        "band_gap": REAL,
-        "gap": JSON,
-        "is_positive": BOOL,
-        "prediction_model_id": TEXT,
-        "mae": REAL,
-        "wd": REAL,
-        "raw_dos": JSON,
-        "job_uuids": JSON,
-        "wall_time": REAL,
-        "warnings": JSON,
-        "error": TEXT,
-        "created_at": TIME,
-        "updated_at": TIME,
-    },
+    collection.name: {
+        field: _codec(collection, field) for field in collection.document.model_fields
+    }
+    for collection in COLLECTIONS
 }
+"""The codec of each column of each table."""
 
 
 @dataclass(frozen=True)
@@ -259,13 +187,13 @@ class Table:
         keys = self.collection.key_fields
         if mode == "insert":
             return insert + f"ON CONFLICT ({', '.join(keys)}) DO NOTHING"
-        kept = (*keys, "created_at") if mode == "update" else keys
+        untouched = (*keys, "created_at") if mode == "update" else keys
         update = ", ".join(
             f"{name} = COALESCE(excluded.{name}, {name})"
             if name == "structure" and mode == "update"
             else f"{name} = excluded.{name}"
             for name in names
-            if name not in kept
+            if name not in untouched
         )
         return insert + f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {update}"
 
@@ -278,13 +206,21 @@ class Table:
         """Columns that a reader gets."""
         return [name for name in self.columns if with_structure or name != "structure"]
 
-    def row(self, document: BaseModel) -> list[Any]:
-        """Values of the columns for a document."""
+    def row(self, document: BaseModel, names: Iterable[str]) -> list[Any]:
+        """Values of columns for a document.
+
+        Parameters
+        ----------
+        document : BaseModel
+            Of the collection, or a part of one that has its key.
+        names : iterable of str
+            Of the columns.
+        """
         row = []
-        for name, codec in self.columns.items():
-            value = getattr(document, name)
-            if value is not None and codec.encode is not None:
-                value = self._encoded(document, name, codec.encode, value)
+        for name in names:
+            value, encode = getattr(document, name), self.columns[name].encode
+            if value is not None and encode is not None:
+                value = self._encoded(document, name, encode, value)
             row.append(value)
         return row
 
@@ -431,7 +367,7 @@ class EmbeddedStore(ScreeningStore):
 
     def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
         table = TABLES[collection.name]
-        rows = [table.row(document) for document in documents]
+        rows = [table.row(document, table.columns) for document in documents]
         with self._transaction() as connection:
             connection.executemany(table.write(mode), rows)
 
@@ -439,15 +375,7 @@ class EmbeddedStore(ScreeningStore):
         table = TABLES[CANDIDATES.name]
         assignments = ", ".join(f"{field} = ?" for field in VERDICT_FIELDS)
         sql = f"UPDATE {table.name} SET {assignments} WHERE {table.by_key}"
-        rows = [
-            [
-                _to_json(value) if field == "gap" and value is not None else value
-                for field in VERDICT_FIELDS
-                for value in [getattr(verdict, field)]
-            ]
-            + list(verdict.key)
-            for verdict in verdicts
-        ]
+        rows = [[*table.row(verdict, VERDICT_FIELDS), *verdict.key] for verdict in verdicts]
         with self._transaction() as connection:
             return connection.executemany(sql, rows).rowcount
 
@@ -588,7 +516,10 @@ def _rows(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> li
 
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
-    """Switch to the write-ahead log, which SQLite does not wait for by itself."""
+    """Switch to the write-ahead log, which SQLite does not wait for by itself.
+
+    A loop of its own: to import tenacity takes 35 ms, and most commands open such a store.
+    """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

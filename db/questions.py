@@ -32,6 +32,7 @@ from db.documents import (
 )
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
+from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
 
 Range = tuple[float | None, float | None]
@@ -144,8 +145,8 @@ def positives_to_validate(
         (v.material_id, v.structure_hash)
         for v in _finished(store, [p.material_id for p in positives], engine, recipe)
     }
-    left = [p for p in positives if (p.material_id, p.structure_hash) not in done]
-    return left[:limit]
+    unfinished = [p for p in positives if (p.material_id, p.structure_hash) not in done]
+    return unfinished[:limit]
 
 
 def _finished(
@@ -192,15 +193,15 @@ def comparisons(
     engine, recipe : str, optional
         Only calculations with these.
     """
-    found = []
+    pairs = []
     for batch in batched(_finished(store, None, engine, recipe), BATCH):
         keys = {(run_id, validation.material_id) for validation in batch}
         candidates = {c.material_id: c for c in store.lookup(CANDIDATES, keys)}
         for validation in batch:
             candidate = candidates.get(validation.material_id)
             if candidate is not None and _are_comparable(candidate, validation):
-                found.append(Comparison(candidate, validation))
-    return found
+                pairs.append(Comparison(candidate, validation))
+    return pairs
 
 
 def _are_comparable(candidate: CandidateDoc, validation: ValidationDoc) -> bool:
@@ -371,19 +372,10 @@ def _distances(
     target: np.ndarray, spectra: np.ndarray, grid: EnergyGrid, metric: Metric
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
-    if metric == "mae":
-        mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
-        return mean
-    cumulated = np.cumsum(_scaled(spectra), axis=1) - np.cumsum(_scaled(target))
-    area: np.ndarray = np.abs(cumulated).sum(axis=1) * grid.width
-    return area
-
-
-def _scaled(spectra: np.ndarray) -> np.ndarray:
-    """Spectra with sum 1; one that is zero everywhere stays so."""
-    total = spectra.sum(axis=-1, keepdims=True)
-    scaled: np.ndarray = np.divide(spectra, total, out=np.zeros_like(spectra), where=total != 0)
-    return scaled
+    if metric == "wasserstein":
+        return wasserstein_distances(spectra, target, grid.width)
+    mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
+    return mean
 
 
 @dataclass(frozen=True)
@@ -411,12 +403,12 @@ def funnel(store: ScreeningStore, run_id: str) -> Funnel:
         If there is no such run.
     """
     run = store.run(run_id)
-    chosen = conditions(run_id=run_id)
+    of_run = conditions(run_id=run_id)
     finished = (*conditions(state=FINISHED), Condition("run_ids", "has", run_id))
     return Funnel(
         run_id,
         run.funnel,
         store.candidate_counts(run_id),
-        store.count(Query(CANDIDATES, chosen + conditions(is_positive=True))),
+        store.count(Query(CANDIDATES, of_run + conditions(is_positive=True))),
         store.count(Query(VALIDATIONS, finished)),
     )

@@ -1,4 +1,7 @@
-"""JSON Schema validators for MongoDB, made from the pydantic models."""
+"""JSON Schema validators for MongoDB, made from the pydantic models.
+
+With them the server refuses what no program could read, also from a hand in mongosh.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,19 @@ def _every_atom_has_a_near_image(crystal: Crystal) -> bool:
 
 
 def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of atoms up to `cutoff` (Å) apart, each twice, and their distances in Å."""
+    """Pairs of near atoms, each twice, and their distances in Å.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    cutoff : float
+        Largest distance, in Å.
+
+    Returns
+    -------
+    i, j : ndarray, shape (p,), int64
+    distance : ndarray, shape (p,)
+    """
     i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
         points=crystal.frac_coords @ crystal.lattice,
         box=crystal.lattice,

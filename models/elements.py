@@ -7,8 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from models.graphs.graph import N_ELEMENTS
-
+N_ELEMENTS = 103  # H to Lr: those that have a row, and the length of the composition vector
 N_DESCRIPTORS = 92
 PROPERTIES = (
     "group",

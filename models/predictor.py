@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from models.architectures.interface import StatesArchitecture
 from models.crystal import Crystal
 from models.errors import ModelError
 from models.graphs.graph import (
@@ -23,8 +24,8 @@ from models.graphs.graph import (
 )
 from models.processes import WorkerPool
 from models.spectra.spectrum import EnergyGrid
-from models.training.card import SCALE, SHAPE, check_grid, model_id, predictor_folder
 from models.training.checkpoint import Checkpoint, load_checkpoint
+from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -85,7 +86,14 @@ def usable_device(name: str) -> str:
 class SpectrumPredictor:
     """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
 
-    Use :meth:`load`; `shape` and `scale` are the two checkpoints.
+    Use :meth:`load`.
+
+    Parameters
+    ----------
+    shape, scale : Checkpoint
+        The same where one model gives states/eV/cell by itself.
+    folder : Path
+        Where they are.
 
     Examples
     --------
@@ -117,7 +125,7 @@ class SpectrumPredictor:
         folder : str or Path, optional
             With ``sumnorm-kl`` and ``standard-mae`` as ``.safetensors`` and ``.json``, or the name
             of a shipped predictor, such as ``"mat2spec-edos"``; see
-            :func:`models.training.card.predictor_folder`.
+            :func:`models.zoo.predictor_folder`.
         device : str
             ``"auto"``: a GPU if there is one.
         grid : EnergyGrid, optional
@@ -131,8 +139,8 @@ class SpectrumPredictor:
         """
         folder = predictor_folder(folder)
         device = usable_device(device)
-        shape, scale = (load_checkpoint(folder / name, device) for name in (SHAPE, SCALE))
-        predictor = cls(shape, scale, folder.resolve())
+        parts = [load_checkpoint(folder / name, device) for name in predictor_parts(folder)]
+        predictor = cls(parts[0], parts[-1], folder.resolve())
         if grid is not None:
             check_grid(folder, predictor.grid, grid)
         return predictor
@@ -185,6 +193,12 @@ class SpectrumPredictor:
         The parts come in the order of the structures. A caller that stops early, or is
         interrupted, ends the worker processes.
 
+        Parameters
+        ----------
+        structures : sequence of Crystal or Structure
+        workers : int
+            Processes.
+
         Raises
         ------
         ModelError
@@ -226,10 +240,12 @@ class SpectrumPredictor:
     def _predict_graphs(
         self, graphs: list[CrystalGraph | str]
     ) -> tuple[np.ndarray, dict[int, str]]:
-        return _predict_in_batches(self.spectra, graphs, self.grid, self.device)
+        return _predict_in_batches(self.shape, self.spectra, graphs, self.device)
 
     def spectra(self, batch: GraphBatch) -> torch.Tensor:
         """Spectra (B, K') in states/eV/cell: the shape times the predicted sum."""
+        if isinstance(self.shape.model, StatesArchitecture):
+            return self.shape.model.states(batch)
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True)
@@ -257,9 +273,14 @@ def predict_spectra(
 
     Structures that cannot be predicted are failures with their reason.
 
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    structures : sequence of Crystal or Structure
+
     Examples
     --------
-    >>> from models.training.card import ZOO
+    >>> from models.zoo import ZOO
     >>> from models.training.checkpoint import load_checkpoint
     >>> checkpoint = load_checkpoint(ZOO / "springs-phdos" / "sumnorm-wd")  # doctest: +SKIP
     >>> spectra = predict_spectra(checkpoint, [structure])  # doctest: +SKIP
@@ -272,20 +293,21 @@ def predict_spectra(
 
     device = next(checkpoint.model.parameters()).device
     graphs = build_graphs(structures, checkpoint.card.graph)
-    grid = checkpoint.card.grid
-    values, failures = _predict_in_batches(spectra, graphs, grid, device)
-    return PredictedSpectra(values, grid, failures)
+    values, failures = _predict_in_batches(checkpoint, spectra, graphs, device)
+    return PredictedSpectra(values, checkpoint.card.grid, failures)
 
 
 @torch.inference_mode()
 def _predict_in_batches(
+    checkpoint: Checkpoint,
     spectra: Callable[[GraphBatch], torch.Tensor],
     graphs: list[CrystalGraph | str],
-    grid: EnergyGrid,
     device: torch.device,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
-    values = np.full((len(graphs), grid.size), np.nan, np.float32)
+    values = np.full((len(graphs), checkpoint.card.grid.size), np.nan, np.float32)
+    refusal = checkpoint.model.refusal
+    graphs = [g if isinstance(g, str) else refusal(g) or g for g in graphs]
     failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
     rows = [i for i in range(len(graphs)) if i not in failures]
     built = [graph for graph in graphs if not isinstance(graph, str)]

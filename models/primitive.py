@@ -81,6 +81,12 @@ def may_be_reducible(crystal: Crystal, symprec: float = SYMPREC) -> bool:
     Its answer no is exact. The translations of a cell form a group whose order divides the
     numbers of atoms of every element, so one of them is 1/p of a lattice vector, p a prime
     divisor of them all, and it maps the first atom of the rarest element onto another.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    symprec : float
+        In Å; see :data:`SYMPREC`.
     """
     counts = crystal.composition
     divisor = gcd(*counts.values())
@@ -136,14 +142,14 @@ def _reduced(crystal: Crystal, symprec: float) -> Crystal:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of how it reports errors
-            found = spglib.standardize_cell(
+            standardized = spglib.standardize_cell(
                 cell, to_primitive=True, no_idealize=True, symprec=symprec
             )
     except spglib.SpglibError:  # its message says no more
-        found = None
-    if found is None:
+        standardized = None
+    if standardized is None:
         raise ModelError(f"spglib finds no primitive cell to {symprec:g} Å; do atoms overlap?")
-    reduced = Crystal(*map(np.asarray, found))
+    reduced = Crystal(*map(np.asarray, standardized))
     multiplicity = len(crystal) / len(reduced)
     counts = {element: n * multiplicity for element, n in reduced.composition.items()}
     if (

@@ -68,6 +68,12 @@ class WorkerPool:
         Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then
         ends with a traceback (CPython 3.11).
 
+        Parameters
+        ----------
+        function : callable
+            Of one task; like the tasks, it must be picklable.
+        tasks : iterable
+
         Raises
         ------
         WorkerDiedError
@@ -82,6 +88,12 @@ class WorkerPool:
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result]]:
         """Tasks with their results, as they come.
+
+        Parameters
+        ----------
+        function : callable
+            Of one task; like the tasks, it must be picklable.
+        tasks : iterable
 
         Raises
         ------
@@ -131,12 +143,12 @@ class WorkerPool:
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    end_with_parent()
+    _end_with_parent()
     if prepare:
         prepare(*arguments)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Make this worker process end when its parent does, even when that is killed."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -124,7 +124,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A material without a usable structure: recorded with its reason, never fatal to a run."""
+    """A material without a usable structure: recorded with its reason, never fatal to a run.
+
+    Parameters
+    ----------
+    material_id, reason : str
+    """
 
     material_id: str
     reason: str

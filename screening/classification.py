@@ -13,12 +13,16 @@ Those of recall and F1 on chosen materials are combined of two exact ones; the t
 coverage over all samples, for 10 to 49 negatives of up to 18,000: at least 95 %, on average over
 hit rates at most 99 %. More where less than a fifth of a miss is expected among the validated
 negatives: most samples then have none, and their intervals hold all miss rates down to zero.
+
+scipy's `binomtest` gives the same limits (to 5e-13) in 6 ms, these functions take 3 us, and limits
+of several seeds need fractions, which it refuses.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +82,10 @@ def clopper_pearson(successes: float, trials: float) -> tuple[float, float]:
 
     They are quantiles of beta distributions, which exist for fractions as well.
 
+    Parameters
+    ----------
+    successes, trials : float
+
     References
     ----------
     C. J. Clopper and E. S. Pearson, Biometrika 26, 404 (1934).
@@ -96,6 +104,10 @@ def population_limits(successes: int, drawn: int, population: int) -> tuple[int,
     The hypergeometric distribution in the place of the binomial one of :func:`clopper_pearson`:
     a population that was drawn as a whole leaves nothing open, and of a large one a fraction
     between the binomial limits is left.
+
+    Parameters
+    ----------
+    successes, drawn, population : int
 
     References
     ----------
@@ -123,6 +135,7 @@ def proportion(successes: int, trials: int, repeats: int = 1) -> Estimate:
 
     Parameters
     ----------
+    successes, trials : int
     repeats : int
         How many times each thing was tried, by several models for instance. That makes the
         proportion no surer: the interval is that of `trials` / `repeats` trials.
@@ -211,9 +224,7 @@ class ConfusionMatrix:
     @classmethod
     def of(cls, pairs: Iterable[tuple[Any, Any]]) -> ConfusionMatrix:
         """Count an iterable of (predicted, found by DFT) pairs of booleans."""
-        counts = {(p, t): 0 for p in (True, False) for t in (True, False)}
-        for predicted, true in pairs:
-            counts[bool(predicted), bool(true)] += 1
+        counts = Counter((bool(predicted), bool(true)) for predicted, true in pairs)
         return cls(
             tp=counts[True, True],
             fp=counts[True, False],

@@ -18,13 +18,14 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from db.collections import VALIDATIONS
 from db.documents import CandidateDoc, ValidationDoc, utc_now
-from db.store import ScreeningStore, describe, mask_uri
+from db.store import ScreeningStore, mask_uri
 from db.waiting import Watch
+from models.errors import describe
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from workflows.dos.errors import DosError
 from workflows.screening import ScreeningFlowMaker, score_shard
-from workflows.validation import ValidationFlowMaker, key_of, store_failure
+from workflows.validation import ValidationFlowMaker, draft_of, key_of, store_failure
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -156,7 +157,7 @@ def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: st
     """Send a screening run to the launchpad; its shards are jobs that several workers share.
 
     Each worker brings its own device and cores, whatever the maker says of this machine's; see
-    :mod:`workflows.worker`.
+    :mod:`workflows.hardware`.
 
     Parameters
     ----------
@@ -223,18 +224,16 @@ def _mark_queued(
     store: ScreeningStore, candidate: CandidateDoc, key: dict[str, str], job_uuids: list[str]
 ) -> None:
     """Note that a launchpad has the calculation; a fast worker may have finished it by now."""
-    wanted = tuple(key[name] for name in VALIDATIONS.key_fields)
-    known = next(iter(store.lookup(VALIDATIONS, [wanted])), None) or ValidationDoc(**key)
+    draft = draft_of(store, candidate.run_id, key)
     changes = {
         "formula": candidate.formula,
         "nsites": candidate.nsites,
-        "run_ids": sorted({*known.run_ids, candidate.run_id}),
         "job_uuids": job_uuids,
         "updated_at": utc_now(),
     }
-    if not known.is_finished:
+    if not draft.is_finished:
         changes |= {"state": "queued", "error": None}
-    store.upsert_validations([known.model_copy(update=changes)])
+    store.upsert_validations([draft.model_copy(update=changes)])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import tempfile
 import warnings
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ from db.documents import CandidateDoc, Run, utc_now
 from db.errors import StoreError
 from db.store import mask_uri
 from models.errors import ModelError
-from models.processes import deaf_to_interrupts, kill_workers
-from models.training.card import model_id
+from models.processes import WorkerDiedError, WorkerPool
+from models.zoo import model_id
 from screening.errors import ScreeningError
 from workflows.dos.errors import DosError
 from workflows.screening import candidate_counts, find_run
@@ -167,43 +164,25 @@ def validate_all(
     ScreeningError
         If a worker process was killed.
     """
-    if workers > 1:
-        yield from _in_processes(maker, candidates, workers)
+    if workers == 1:
+        warnings.simplefilter("ignore")
+        for candidate in candidates:
+            yield candidate, validate_here(maker, candidate)
         return
-    _silence_warnings()
-    for candidate in candidates:
-        yield candidate, validate_here(maker, candidate)
-
-
-def _in_processes(
-    maker: ValidationFlowMaker, candidates: Sequence[CandidateDoc], workers: int
-) -> Outcomes:
-    context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
-        ProcessPoolExecutor(workers, context, _start_worker, (folder,)) as pool,
+        WorkerPool(workers, _prepare_worker, (folder,)) as pool,
     ):
-        with deaf_to_interrupts():
-            tasks = {pool.submit(validate_here, maker, c): c for c in candidates}
         try:
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
-        except BrokenProcessPool:
+            yield from pool.as_done(partial(validate_here, maker), candidates)
+        except WorkerDiedError:
             raise ScreeningError(
                 "a worker process was killed (no memory left?); what is done is kept, and the "
                 "same command goes on with what is left"
             ) from None
-        except BaseException:
-            kill_workers(pool)  # an engine that one runs ends with it
-            raise
 
 
-def _start_worker(folder: str) -> None:
-    """Leave Ctrl-C to the main process, and temporary files in a folder that it removes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _prepare_worker(folder: str) -> None:
+    """Put temporary files where the main process removes them, should this one be killed."""
     tempfile.tempdir = folder
-    _silence_warnings()
-
-
-def _silence_warnings() -> None:
     warnings.simplefilter("ignore")

@@ -25,17 +25,18 @@ from db.documents import CandidateDoc, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import DEFAULT_EDOS, model_id, trained_elements
+from models.training.card import trained_elements
+from models.zoo import DEFAULT_EDOS, model_id
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.gap import GapCriteria
 from screening.sources import Source
+from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
-from workflows.worker import worker_device, worker_processes
 
 if TYPE_CHECKING:
     from models.predictor import PredictedSpectra, SpectrumPredictor
@@ -77,7 +78,7 @@ class ScreeningFlowMaker(Maker):
         ``"auto"``, ``"cpu"`` or ``"cuda"``; None: as the worker says that runs the job.
     workers : int or None
         Processes of each scoring job; None: as many as the worker says that runs the job. See
-        :mod:`workflows.worker`.
+        :mod:`workflows.hardware`.
     shard_size : int
         Candidates of each scoring job.
     limit : int, optional
@@ -169,7 +170,7 @@ def prepare(
     with store_of_run(db, run_id) as store:
         run = _begin(store, run_id, parameters, source, model)
         if not run.funnel:
-            _store_candidates(store, run, source, filters, checkpoint)
+            _store_candidates(store, run, source, filters, parameters)
         shards = store.shards(run_id, state="pending")
     scoring = [score_shard(run_id, db, shard, checkpoint, **hardware) for shard in shards]
     if not scoring:
@@ -217,18 +218,22 @@ def _begin(
 
 
 def _store_candidates(
-    store: ScreeningStore, run: Run, source: Source, filters: ScreeningFilters, checkpoint: str
+    store: ScreeningStore,
+    run: Run,
+    source: Source,
+    filters: ScreeningFilters,
+    parameters: dict[str, Any],
 ) -> None:
     """Stream the source through the filters into the store, and note what each filter did."""
     funnel = Funnel.of(filters)
     reader = CandidateReader(
         run_id=run.run_id,
         filters=filters,
-        shard_size=run.parameters["shard_size"],
-        limit=run.parameters["limit"],
+        shard_size=parameters["shard_size"],
+        limit=parameters["limit"],
         # Runs that were begun when cells were not reduced yet go on like that.
         keep_cell=run.parameters.get("keep_cell", True),
-        trained=trained_elements(checkpoint),
+        trained=trained_elements(parameters["checkpoint"]),
     )
     # Of an interrupted run the same candidates come again; their verdicts stay.
     store.upsert_candidates(reader.documents(source, funnel), keep_existing=True)
@@ -264,7 +269,7 @@ def score_shard(
         Folder of the predictor.
     device : str, optional
     workers : int, optional
-        Processes. What is not given, the worker brings; see :mod:`workflows.worker`.
+        Processes. What is not given, the worker brings; see :mod:`workflows.hardware`.
 
     Returns
     -------

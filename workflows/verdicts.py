@@ -65,7 +65,6 @@ def prediction_documents(
     model : str
         Id of the model.
     """
-    grid = EDOS_GRID
     gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(
@@ -74,7 +73,7 @@ def prediction_documents(
             model_id=model,
             formula=candidate.formula,
             nsites=candidate.nsites,
-            grid=grid,
+            grid=EDOS_GRID,
             spectrum=spectra[i],  # the document makes a list of it
             gap=gap_document(gaps, i),
             score=float(gaps.score[i]),

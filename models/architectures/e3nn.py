@@ -62,6 +62,12 @@ class Convolution(nn.Module):
 
     Every path of the tensor product that leads to an irrep of `irreps_out` is taken, with
     weights that a perceptron makes from the length of the edge.
+
+    Parameters
+    ----------
+    irreps_in, irreps_edge, irreps_out : Irreps
+        Of the atoms' features, the edges' harmonics and the result.
+    config : E3NNConfig
     """
 
     def __init__(self, irreps_in: Any, irreps_edge: Any, irreps_out: Any, config: E3NNConfig):
@@ -99,7 +105,17 @@ class Convolution(nn.Module):
     def forward(
         self, atoms: Tensor, harmonics: Tensor, lengths: Tensor, batch: GraphBatch
     ) -> Tensor:
-        """Features (N, in) of atoms and harmonics and length basis of edges to (N, out)."""
+        """New features of the atoms, shape (N, dim of `irreps_out`).
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, dim of `irreps_in`)
+        harmonics : Tensor, shape (E, dim of `irreps_edge`)
+            Of the edges' directions.
+        lengths : Tensor, shape (E, gaussians)
+            Basis functions of the edges' lengths.
+        batch : GraphBatch
+        """
         messages = self.product(self.before(atoms)[batch.neighbor], harmonics, self.radial(lengths))
         received = scatter(messages, batch.center, dim=0, dim_size=len(atoms))
         return self.self_interaction(atoms) + self.after(received / math.sqrt(self.neighbors))

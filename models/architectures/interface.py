@@ -12,9 +12,12 @@ from typing import ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from models.graphs.graph import GraphBatch, GraphConfig
+from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig
+from models.spectra.band_labels import BandLabels
 from models.spectra.settings import Output, Setting
 from models.spectra.spectrum import EnergyGrid
+
+_NO_STATES = 1e-6  # states/eV/cell in a bin that has no logarithm
 
 
 class ArchitectureConfig(BaseModel):
@@ -103,12 +106,32 @@ class Architecture(nn.Module, ABC):
     def label_logits(
         self, batch: GraphBatch, target: Tensor, spectra: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, K') of the label branch; parameters as for :meth:`losses`."""
+        """Logits (B, K') of the label branch.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        target : Tensor, shape (B, K')
+            Scaled labels.
+        spectra : Tensor, shape (B, K'), optional
+            Labels before scaling.
+        """
         raise NotImplementedError
+
+    def refusal(self, graph: CrystalGraph) -> str:
+        """Why there is no prediction for a crystal that has a graph; empty if there is one."""
+        return ""
 
     @classmethod
     def suits(cls, setting: Setting | type[Setting], grid: EnergyGrid) -> bool:
-        """Whether it predicts what the setting makes of spectra on the grid."""
+        """Whether it predicts what a setting makes of spectra.
+
+        Parameters
+        ----------
+        setting : Setting
+            An object or a class.
+        grid : EnergyGrid
+        """
         return cls.unit in (None, grid.unit) and cls.output in (None, setting.output)
 
     @classmethod
@@ -116,3 +139,29 @@ class Architecture(nn.Module, ABC):
         """The graphs that it needs, which have at least what `config` says."""
         needs = cls.graph_needs._asdict().items()
         return config.model_copy(update={name: max(getattr(config, name), n) for name, n in needs})
+
+
+class StatesArchitecture(Architecture):
+    """An architecture that predicts states/eV/cell, so that no second model says the scale."""
+
+    unit, output = "eV", "sum-normalized"
+    predicts = "electronic spectra, whose scale it knows by itself (sumnorm-kl, sumnorm-wd)"
+
+    @abstractmethod
+    def states(self, batch: GraphBatch) -> Tensor:
+        """Spectra in states/eV/cell, shape (B, K')."""
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Logits, shape (B, K'): logarithms of states/eV/cell."""
+        return (self.states(batch) + _NO_STATES).log()
+
+    @abstractmethod
+    def losses(
+        self,
+        batch: GraphBatch,
+        target: Tensor,
+        setting: Setting,
+        spectra: Tensor | None = None,
+        bands: BandLabels | None = None,
+    ) -> dict[str, Tensor]:
+        """As for other architectures; `bands` are what the labels say besides."""

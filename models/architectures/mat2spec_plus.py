@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
 from models.architectures.interface import ArchitectureConfig
 from models.architectures.parts.crystal_statistics import CrystalStatistics
@@ -97,7 +98,16 @@ class GatedConvolution(nn.Module):
         self.edge = nn.Linear(width, 2 * width, bias=False)
 
     def forward(self, atoms: Tensor, edges: Tensor, weight: Tensor, batch: GraphBatch) -> Tensor:
-        """Features (N, width) of atoms and (E, width) of edges of `weight` (E,) to (N, width)."""
+        """New features of the atoms, shape (N, width).
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        edges : Tensor, shape (E, width)
+        weight : Tensor, shape (E,)
+            Of the edges' messages.
+        batch : GraphBatch
+        """
         normed = self.norm(atoms)
         both = self.center(normed).index_select(0, batch.center)
         both = both + self.neighbor(normed).index_select(0, batch.neighbor)
@@ -254,10 +264,11 @@ class Mat2SpecPlus(RegressedEnsemble):
             self.standardized(batch),
         )
 
+    @override
     def losses(
         self, batch: GraphBatch, target: Tensor, setting: Setting, spectra: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
+        """Mean prediction loss of the members, for strained structures if they are asked for."""
         strained = self._strained(batch) if self.config.strain else batch
         return super().losses(strained, target, setting, spectra)
 

@@ -12,6 +12,7 @@ from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.mat2spec.model import Mat2Spec
 from models.architectures.mat2spec_plus import Mat2SpecPlus
 from models.architectures.springs.model import SpringModel
+from models.architectures.tight_binding.model import TightBinding
 from models.errors import ModelError, describe
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import Setting
@@ -23,6 +24,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "e3nn": E3NN,
     "mat2spec+": Mat2SpecPlus,
     "springs": SpringModel,
+    "tight-binding": TightBinding,
 }
 
 
@@ -116,6 +118,12 @@ def config_for(
 
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
     """The graphs that an architecture needs, such as with edge vectors.
+
+    Parameters
+    ----------
+    architecture : str
+    graph : GraphConfig
+        What they must have besides.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from models.crystal import ELEMENTS, Crystal
 from models.data.label_files import Labels, edos_labels, phdos_labels
 from models.errors import ModelError
 from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig, build_graphs, collate
+from models.spectra.band_labels import DEPTHS, BandLabels
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
 
@@ -40,6 +41,8 @@ class SpectrumDataset:
         Part of the source's own split that each material belongs to, if there is one.
     shapes_only : bool
         The labels came without a scale, so only SumNorm settings can use them.
+    bands : BandLabels, optional
+        What else the labels of an eDOS say.
     """
 
     material_ids: tuple[str, ...]
@@ -50,6 +53,7 @@ class SpectrumDataset:
     extensive: bool = True
     parts: tuple[str, ...] = ()
     shapes_only: bool = False
+    bands: BandLabels | None = None
 
     def __len__(self) -> int:
         return len(self.material_ids)
@@ -93,6 +97,7 @@ class SpectrumDataset:
             self.extensive,
             tuple(self.parts[i] for i in rows) if self.parts else (),
             self.shapes_only,
+            None if self.bands is None else self.bands.select(index),
         )
 
 
@@ -104,6 +109,12 @@ def usable_settings(dataset: SpectrumDataset) -> tuple[str, ...]:
 
 def refuse_settings(dataset: SpectrumDataset, names: Sequence[str]) -> None:
     """Refuse settings that need a scale which the labels lack.
+
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    names : sequence of str
+        Of the settings.
 
     Raises
     ------
@@ -149,8 +160,8 @@ def edos_dataset(
         If a file or a column is missing; a file has another grid; or labels are NaN, negative or
         all zero, are there more than once in a file, or have no structure: their ids are named.
     """
-    found = edos_labels(labels, structures, grid)
-    return _with_graphs(found, grid, graph, labels, extensive=not found.shapes_only)
+    joined = edos_labels(labels, structures, grid)
+    return _with_graphs(joined, grid, graph, labels, extensive=not joined.shapes_only)
 
 
 def phdos_dataset(
@@ -194,7 +205,15 @@ def _with_graphs(
         extensive,
         tuple(labels.parts[i] for i in graphs.built) if labels.parts else (),
         labels.shapes_only,
+        _bands(labels, graphs.built) if labels.gaps else None,
     )
+
+
+def _bands(labels: Labels, material_ids: Iterable[str]) -> BandLabels:
+    unknown = np.full(len(DEPTHS), np.nan)
+    gaps = [labels.gaps.get(i, np.nan) for i in material_ids]
+    occupied = _stacked(labels.occupied.get(i, unknown) for i in material_ids)
+    return BandLabels(torch.tensor(gaps, dtype=torch.float32), occupied)
 
 
 def _none_usable(left_out: dict[str, str]) -> str:
@@ -213,16 +232,18 @@ def with_structures(
 
     Parameters
     ----------
-    crystals : dict
+    dataset : SpectrumDataset
+    graph : GraphConfig
+    crystals : dict of Crystal
         By `material_id`; those that have no graph are left out.
     """
     graphs = _graphs({i: crystals[i] for i in dataset.material_ids}, graph)
     if not graphs.built:
         raise ModelError("none of the structures has a graph")
     rows = [i for i, m in enumerate(dataset.material_ids) if m in graphs.built]
-    kept = dataset.subset(rows)
+    labelled = dataset.subset(rows)
     batch = collate(list(graphs.built.values()))
-    return replace(kept, graphs=batch, left_out=graphs.failures)
+    return replace(labelled, graphs=batch, left_out=graphs.failures)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from models.crystal import Crystal
 from models.data.label_rules import Origin, why_forbidden
 from models.errors import ModelError, named
+from models.spectra.band_labels import occupied_states
 from models.spectra.spectrum import (
     EDOS_GRID,
     PHDOS_GRID,
@@ -53,6 +54,10 @@ class Labels:
         Part of the source's own split; empty without one.
     shapes_only : bool
         Some labels came without a scale, so that all are SumNorm shapes now.
+    gaps : dict of float
+        Band gaps in eV, as far as the labels say.
+    occupied : dict of ndarray
+        See :class:`models.spectra.band_labels.BandLabels`, as far as the labels say.
     """
 
     spectra: dict[str, np.ndarray] = field(default_factory=dict)
@@ -60,6 +65,8 @@ class Labels:
     left_out: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     shapes_only: bool = False
+    gaps: dict[str, float] = field(default_factory=dict)
+    occupied: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class _Refused:
@@ -89,6 +96,7 @@ class _Label:
 
     values: np.ndarray
     origin: Origin
+    occupied: np.ndarray | None = None
 
 
 # A reader gives the label, or why there is none; `_Refused` gets what is wrong.
@@ -102,6 +110,15 @@ def edos_labels(
     """Labels of several files, the first usable one of an id counts; see `edos_dataset`.
 
     What :mod:`models.data.label_rules` forbids is left out, whatever file it is from.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Parquet files of labels.
+    structures : Path, optional
+        Parquet file of structures, for labels without structures of their own.
+    grid : EnergyGrid
+        That the spectra will be on.
 
     Raises
     ------
@@ -124,6 +141,10 @@ def edos_labels(
             else:
                 together.crystals[material_id] = crystal
                 together.spectra[material_id] = label.values
+                if label.origin.gap is not None:
+                    together.gaps[material_id] = max(label.origin.gap, 0.0)
+                if label.occupied is not None:
+                    together.occupied[material_id] = label.occupied
         together.left_out.update(left_out | failures)
     if together.shapes_only:
         together.spectra.update({i: sum_normalized(v) for i, v in together.spectra.items()})
@@ -143,14 +164,20 @@ def _read(
     if file is None:
         raise ModelError(f"{path} has no structures: the field structures is needed")
     refused = _Refused(path)
-    found = {i: label for i, label in reader(path, grid, refused) if i not in known}
+    read = {i: label for i, label in reader(path, grid, refused) if i not in known}
     refused.check()
-    labels = {i: v for i, v in found.items() if not isinstance(v, str)}
-    return labels, {i: v for i, v in found.items() if isinstance(v, str)}, file
+    labels = {i: v for i, v in read.items() if not isinstance(v, str)}
+    return labels, {i: v for i, v in read.items() if isinstance(v, str)}, file
 
 
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
     """Max-normalised phonon labels of one file; see `phdos_dataset`.
+
+    Parameters
+    ----------
+    path : Path
+    grid : EnergyGrid
+        The file's own, or a part of it.
 
     Raises
     ------
@@ -181,13 +208,20 @@ def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
 
 
 def read_crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
-    """Crystals of these materials, as far as they are in the file and can be used."""
+    """Crystals of some materials, as far as they are in a file and can be used.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file of structures.
+    material_ids : set of str
+    """
     return _structures(path, material_ids)[0]
 
 
 def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal], dict[str, str]]:
     """Crystals, and why there is none; the arrays of other materials are never unpacked."""
-    found: dict[str, Crystal] = {}
+    crystals: dict[str, Crystal] = {}
     failures: dict[str, str] = {}
     for batch in _batches(path, list(STRUCTURE)):
         wanted = [i for i, m in enumerate(batch["material_id"].to_pylist()) if m in material_ids]
@@ -196,8 +230,8 @@ def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal],
             if isinstance(crystal, str):
                 failures[row["material_id"]] = crystal
             else:
-                found[row["material_id"]] = crystal
-    return found, failures
+                crystals[row["material_id"]] = crystal
+    return crystals, failures
 
 
 def _source_gaps(path: Path, material_ids: set[str]) -> dict[str, float]:
@@ -265,7 +299,8 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
         values = align_edos(LABEL_EDGES, dos, 0.0, max(gap, 0.0), grid).values
         if values.any():
             stand_ins = frozenset(row.get(STAND_INS) or ())
-            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins))
+            occupied = occupied_states(LABEL_EDGES, dos)
+            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins), occupied)
         else:
             refused.add(ZERO, material_id)
 

@@ -58,6 +58,12 @@ def why_forbidden(crystal: Crystal, origin: Origin) -> str:
     and a metal where the source has a gap above `WIDE_GAP`. Of one without spin also Cr to Ni,
     lanthanides other than La and Lu without a stand-in, actinides, and open 3d shells of Ti, V
     and Cu (see :func:`open_shell`).
+
+    Parameters
+    ----------
+    crystal : Crystal
+    origin : Origin
+        How the DOS of the label was computed.
     """
     if _oxygen_molecules(crystal):
         return "oxygen molecules are magnetic"
@@ -110,6 +116,7 @@ def open_shell(crystal: Crystal, source_gap: float | None = None) -> str:
 
     Parameters
     ----------
+    crystal : Crystal
     source_gap : float, optional
         Band gap that the source of the structure gives, in eV.
     """

@@ -19,7 +19,13 @@ SplitBy = Literal["material", "chemsys"]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the training, validation and test materials."""
+    """Which materials are for what.
+
+    Parameters
+    ----------
+    train, validation, test : ndarray of int
+        Their indices.
+    """
 
     train: np.ndarray
     validation: np.ndarray
@@ -46,7 +52,18 @@ class Split:
 
 
 def fold(name: str, seed: int) -> float:
-    """Number in [0, 1) that belongs to a name and a seed, however the data set grows."""
+    """Number in [0, 1) that belongs to a name and a seed, however the data set grows.
+
+    Parameters
+    ----------
+    name : str
+    seed : int
+
+    Examples
+    --------
+    >>> round(fold("mp-149", seed=0), 3)
+    0.549
+    """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -60,6 +77,9 @@ def split_dataset(
     ----------
     names : sequence of str
         A `material_id` each; or a chemical system each, which then is in one part as a whole.
+    seed : int
+    validation, test : float
+        Their shares.
     """
     folds = np.array([fold(name, seed) for name in names])
     in_test = folds < test
@@ -72,6 +92,8 @@ def split_of(dataset: SpectrumDataset, seed: int, by: SplitBy = "material") -> S
 
     Parameters
     ----------
+    dataset : SpectrumDataset
+    seed : int
     by : {'material', 'chemsys'}
         Random splits flatter: a material's neighbours of the same chemical system are in the
         training set. ``'chemsys'`` keeps a chemical system together. A data set that comes with

@@ -13,13 +13,12 @@ from vesin import NeighborList
 
 from models.crystal import ELEMENTS, Crystal
 from models.distances import overlapping
+from models.elements import N_ELEMENTS
 from models.errors import ModelError
 from models.graphs.equivalence import distance_steps, equivalent_atoms
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-N_ELEMENTS = 103  # H to Lr: the length of the composition vector
 
 
 class GraphConfig(BaseModel):
@@ -94,6 +93,11 @@ class CrystalGraph:
 
 def build_graph(crystal: Crystal, config: GraphConfig = GraphConfig()) -> CrystalGraph:
     """Graph of the nearest neighbours of every atom.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    config : GraphConfig
 
     Raises
     ------
@@ -175,13 +179,13 @@ def merged(graph: CrystalGraph) -> CrystalGraph:
     center, neighbor = node[graph.center[edges]], node[graph.neighbor[edges]]
     steps = distance_steps(graph.distance[edges])
     same = (center * len(first) + neighbor) * (steps.max() + 1) + steps
-    _, kept, edge_multiplicity = np.unique(same, return_index=True, return_counts=True)
+    _, first_of_equal, edge_multiplicity = np.unique(same, return_index=True, return_counts=True)
     return CrystalGraph(
         graph.atomic_numbers[representative],
         multiplicity,
-        center[kept],
-        neighbor[kept],
-        graph.distance[edges][kept],
+        center[first_of_equal],
+        neighbor[first_of_equal],
+        graph.distance[edges][first_of_equal],
         edge_multiplicity,
     )
 
@@ -257,7 +261,14 @@ class GraphBatch:
         return counts / self.n_atoms[:, None]
 
     def to(self, device: Any, non_blocking: bool = False) -> GraphBatch:
-        """The same batch on another device."""
+        """The same batch on another device.
+
+        Parameters
+        ----------
+        device : str or torch.device
+        non_blocking : bool
+            As for tensors.
+        """
         tensors = (getattr(self, f.name) for f in fields(self))
         moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in tensors)
         return GraphBatch(*moved)
@@ -316,9 +327,19 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
 
 
 def edge_budget_batches(n_edges: Sequence[int], budget: int) -> Iterator[np.ndarray]:
-    """Indices of graphs of similar size, with at most `budget` edges together.
+    """Indices of graphs of similar size for each batch.
 
-    A graph that is larger than the budget is a batch of its own.
+    Parameters
+    ----------
+    n_edges : sequence of int
+        Of each graph.
+    budget : int
+        Most edges of a batch; a graph that has more is a batch of its own.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in edge_budget_batches([30, 10, 90, 20], budget=60)]
+    [[1, 3, 0], [2]]
     """
     sizes = np.asarray(n_edges)
     order = np.argsort(sizes, kind="stable")
@@ -335,7 +356,13 @@ def edge_budget_batches(n_edges: Sequence[int], budget: int) -> Iterator[np.ndar
 def build_graphs(
     structures: Iterable[Crystal | Structure], config: GraphConfig = GraphConfig()
 ) -> list[CrystalGraph | str]:
-    """Graphs of many structures, in order; where there is none, the reason stands instead."""
+    """Graphs of many structures, in order; where there is none, the reason stands instead.
+
+    Parameters
+    ----------
+    structures : iterable of Crystal or Structure
+    config : GraphConfig
+    """
     return [_graph_or_reason(structure, config) for structure in structures]
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 
 from models.spectra.spectrum import sum_normalized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 def r2(prediction: np.ndarray, label: np.ndarray) -> float:
@@ -19,21 +26,53 @@ def r2(prediction: np.ndarray, label: np.ndarray) -> float:
 
 
 def mae(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Mean absolute error over all bins, in the unit of the spectra."""
+    """Mean absolute error over all bins, in the unit of the spectra.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return float(np.abs(prediction - label).mean())
 
 
 def mse(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Mean squared error over all bins, in the squared unit of the spectra."""
+    """Mean squared error over all bins, in the squared unit of the spectra.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return float(((prediction - label) ** 2).mean())
+
+
+def wasserstein_of_shapes(prediction: Array, label: Array, bin_width: float = 1.0) -> Array:
+    """Wasserstein-1 distance of each pair of SumNorm spectra, in numpy or torch.
+
+    The sum over the bins of the difference of the cumulative distributions, times the bin width.
+
+    Parameters
+    ----------
+    prediction, label : ndarray or Tensor, shape (..., K')
+        With the sum 1.
+    bin_width : float
+        In eV or cm^-1, which is then the unit of the distance; without, that is the bin.
+
+    Returns
+    -------
+    ndarray or Tensor, shape (...,)
+
+    Examples
+    --------
+    >>> wasserstein_of_shapes(np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 1.0]]), 0.5)
+    array([1.])
+    """
+    return abs((prediction - label).cumsum(-1)).sum(-1) * bin_width
 
 
 def wasserstein_distances(
     prediction: np.ndarray, label: np.ndarray, bin_width: float
 ) -> np.ndarray:
-    """Wasserstein-1 distance of each pair of SumNorm spectra.
-
-    The sum over the bins of the difference of the cumulative distributions, times the bin width.
+    """Wasserstein-1 distance of the shapes of each pair of spectra, shape (n,).
 
     Parameters
     ----------
@@ -41,24 +80,35 @@ def wasserstein_distances(
         Of any scale.
     bin_width : float
         In eV or cm^-1, which is then the unit of the distance.
-
-    Returns
-    -------
-    ndarray, shape (n,)
     """
-    difference = sum_normalized(prediction) - sum_normalized(label)
-    return np.abs(difference.cumsum(-1)).sum(-1) * bin_width
+    shapes = sum_normalized(prediction), sum_normalized(label)
+    return wasserstein_of_shapes(*shapes, bin_width)
 
 
 def wasserstein(prediction: np.ndarray, label: np.ndarray, bin_width: float) -> float:
-    """Mean over materials of :func:`wasserstein_distances`."""
+    """Mean over materials of :func:`wasserstein_distances`.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+        Of any scale.
+    bin_width : float
+        In eV or cm^-1, which is then the unit of the distance.
+    """
     return float(wasserstein_distances(prediction, label, bin_width).mean())
 
 
 def spectrum_metrics(
     prediction: np.ndarray, label: np.ndarray, bin_width: float
 ) -> dict[str, float]:
-    """The four columns of the paper's tables: R2, MAE, MSE and WD."""
+    """The four columns of the paper's tables: R2, MAE, MSE and WD.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    bin_width : float
+        In eV or cm^-1, which is then the unit of WD.
+    """
     return {
         "r2": r2(prediction, label),
         "mae": mae(prediction, label),
@@ -73,6 +123,12 @@ def standard_errors(
     """Standard errors of MAE, MSE and WD as means over materials.
 
     They say how much the figures would differ with other test materials of the same kind.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    bin_width : float
+        In eV or cm^-1, which is then the unit of WD.
     """
     difference = prediction - label
     of_materials = {

@@ -34,6 +34,8 @@ def heat_capacities(
     ----------
     spectra : ndarray, shape (n, K')
         On any scale; they are scaled to the 3N modes.
+    grid : EnergyGrid
+        In cm^-1.
     n_atoms : ndarray, shape (n,)
         Atoms N in each cell.
     temperature : float
@@ -68,6 +70,13 @@ def mean_frequencies(spectra: np.ndarray, grid: EnergyGrid) -> np.ndarray:
     """First moment of each spectrum over its real modes, in cm^-1, shape (n,).
 
     It is 0 where there are none.
+
+    Parameters
+    ----------
+    spectra : ndarray, shape (n, K')
+        On any scale.
+    grid : EnergyGrid
+        In cm^-1.
     """
     real = _are_real(grid)
     weight = spectra[:, real]
@@ -81,6 +90,15 @@ def phonon_figures(
     """Mean absolute errors of C_V at 300 K per atom (J/(K mol)) and of the mean frequency (cm^-1).
 
     C_V is compared per mole of atoms, so that large cells do not weigh more.
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+        On any scale.
+    grid : EnergyGrid
+        In cm^-1.
+    n_atoms : ndarray, shape (n,)
+        Atoms in each cell.
     """
     c_v = (heat_capacities(spectra, grid, n_atoms) / n_atoms for spectra in (prediction, label))
     frequency = (mean_frequencies(spectra, grid) for spectra in (prediction, label))

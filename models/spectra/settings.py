@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from models.spectra.metrics import wasserstein_of_shapes
+
 Output = Literal["absolute", "sum-normalized", "max-normalized"]
 
 
-class Setting(nn.Module):
+class Setting(nn.Module, ABC):
     """A scaling of spectra together with the loss that goes with it.
 
     `target` turns labels into what the network learns, `activate` turns the network's output
@@ -35,22 +38,49 @@ class Setting(nn.Module):
         self.size, self.extensive = size, extensive
 
     def fit(self, spectra: Tensor, n_atoms: Tensor) -> None:
-        """Take statistics of the training spectra (n, K')."""
+        """Take statistics of the training spectra.
 
+        Parameters
+        ----------
+        spectra : Tensor, shape (n, K')
+            Labels; in states/eV/cell if they are extensive.
+        n_atoms : Tensor, shape (n,)
+            Atoms in each cell.
+        """
+
+    @abstractmethod
     def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        """Scaled labels, shape (B, K')."""
-        raise NotImplementedError
+        """Scaled labels, shape (B, K').
 
+        Parameters
+        ----------
+        spectra : Tensor, shape (B, K')
+        n_atoms : Tensor, shape (B,)
+        """
+
+    @abstractmethod
     def activate(self, logits: Tensor) -> Tensor:
         """Prediction in the space of the targets, shape (B, K')."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss over the batch."""
-        raise NotImplementedError
+        """Mean loss over the batch.
+
+        Parameters
+        ----------
+        logits, target : Tensor, shape (B, K')
+            What the network gives, and scaled labels.
+        """
 
     def decode(self, logits: Tensor, n_atoms: Tensor) -> Tensor:
-        """Spectra, shape (B, K')."""
+        """Spectra, shape (B, K').
+
+        Parameters
+        ----------
+        logits : Tensor, shape (B, K')
+        n_atoms : Tensor, shape (B,)
+            Atoms in each cell.
+        """
         return self.activate(logits)
 
 
@@ -61,6 +91,7 @@ class StandardMAE(Setting):
     labels are standardised per atom and predictions multiplied by the number of atoms.
     A bin in which the training set hardly varies is scaled with `MIN_STD` of the mean deviation:
     by its own, a first imaginary mode would weigh as much as all other bins together.
+    Parameters are those of :class:`Setting`.
     """
 
     MIN_STD = 0.05
@@ -134,10 +165,18 @@ class SumNormWD(_SumNorm):
 
     @override
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return (self.activate(logits) - target).cumsum(-1).abs().sum(-1).mean()
+        return wasserstein_of_shapes(self.activate(logits), target).mean()
 
 
-class MaxNormMSE(Setting):
+class _MaxNorm(Setting):
+    output = "max-normalized"
+
+    @override
+    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
+        return spectra / spectra.amax(-1, keepdim=True)
+
+
+class MaxNormMSE(_MaxNorm):
     """Maximum 1, squared error, summed over the bins.
 
     The sum is as large as the other settings' losses; the mean over the bins would hardly count
@@ -151,11 +190,6 @@ class MaxNormMSE(Setting):
     """
 
     name = "maxnorm-mse"
-    output = "max-normalized"
-
-    @override
-    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        return spectra / spectra.amax(-1, keepdim=True)
 
     @override
     def activate(self, logits: Tensor) -> Tensor:
@@ -169,7 +203,7 @@ class MaxNormMSE(Setting):
         return (self.activate(logits) - target).square().sum(-1).mean()
 
 
-class MaxNormMAE(Setting):
+class MaxNormMAE(_MaxNorm):
     """Maximum 1, absolute error; the prediction itself may have another maximum.
 
     As on the JARVIS leaderboard: where a peak is uncertain the error is smallest when the
@@ -177,11 +211,6 @@ class MaxNormMAE(Setting):
     """
 
     name = "maxnorm-mae"
-    output = "max-normalized"
-
-    @override
-    def target(self, spectra: Tensor, n_atoms: Tensor) -> Tensor:
-        return spectra / spectra.amax(-1, keepdim=True)
 
     @override
     def activate(self, logits: Tensor) -> Tensor:

@@ -89,8 +89,9 @@ class Spectrum:
 
 
 def sum_normalized(values: np.ndarray) -> np.ndarray:
-    """Spectra (..., K') scaled to sum 1 (SumNorm)."""
-    return values / values.sum(-1, keepdims=True)
+    """Spectra (..., K') scaled to sum 1 (SumNorm); one that is zero everywhere stays so."""
+    total = values.sum(-1, keepdims=True)
+    return values / np.where(total == 0, 1, total)
 
 
 def max_normalized(values: np.ndarray) -> np.ndarray:
@@ -162,23 +163,6 @@ class IntegratedDos:
         return self._cumulative[interval] + within
 
 
-def bin_averages(energies: np.ndarray, dos: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Average of a DOS over each bin, by integrating it.
-
-    Parameters
-    ----------
-    energies, dos : ndarray
-        As for :class:`IntegratedDos`.
-    edges : ndarray, shape (K' + 1,)
-        Bin edges on the axis of `energies`.
-
-    Returns
-    -------
-    ndarray, shape (K',)
-    """
-    return np.diff(IntegratedDos(energies, dos)(np.asarray(edges, float))) / np.diff(edges)
-
-
 def align_edos(
     energies: np.ndarray,
     dos: np.ndarray,
@@ -218,6 +202,13 @@ def align_integral(
 
     There are no states between the edges: what the step that an edge falls into holds beyond it
     is counted in the bin next to the edge, so that no electron is lost.
+
+    Parameters
+    ----------
+    integral : IntegratedDos
+    vbm, cbm : float
+        Band edges, in eV.
+    grid : EnergyGrid
     """
     middle = (vbm + cbm) / 2
     return _aligned(integral, vbm, cbm, (middle, middle), grid)

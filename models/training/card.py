@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError, describe
 from models.files import write_whole
-from models.spectra.spectrum import EnergyGrid
+from models.zoo import predictor_folder
 
 CARD = "card.json"
-ZOO = Path(__file__).parents[1] / "zoo"
-DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 COLLAPSED = 0.05
-SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the two checkpoints of an eDOS predictor
-
-
 _SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
 
 
@@ -144,6 +137,20 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 """
 
 
+def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
+    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        As in :func:`models.zoo.predictor_folder`.
+    """
+    try:
+        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
+    except ModelError:
+        return None
+
+
 def label_branch_in_words(losses: dict[str, float]) -> str:
     """Whether the label branch knows the labels: its losses with true and with shuffled ones."""
     true, shuffled = losses["true"], losses["shuffled"]
@@ -163,117 +170,3 @@ def _with_error(figures: dict[str, float], name: str) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def shipped_predictors() -> tuple[str, ...]:
-    """Names of the eDOS predictors that come with the package, the default first."""
-    names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
-    pairs = {name for name in names if (ZOO / name / f"{SCALE}.json").is_file()}
-    return tuple(sorted(pairs, key=lambda name: (name != DEFAULT_EDOS.name, name)))
-
-
-def predictor_folder(name: str | Path | None = None) -> Path:
-    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
-
-    A folder of that name in the working folder comes before a shipped predictor.
-
-    Raises
-    ------
-    ModelError
-        If there is neither.
-    """
-    if name is None:
-        return DEFAULT_EDOS
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if str(name) in shipped_predictors():
-        return ZOO / name
-    raise ModelError(
-        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
-        f"{', '.join(shipped_predictors())}"
-    )
-
-
-def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
-    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
-
-    Parameters
-    ----------
-    folder : str, Path or None
-        As in :func:`predictor_folder`.
-    """
-    try:
-        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
-    except ModelError:
-        return None
-
-
-def check_predictor(folder: Path, grid: EnergyGrid) -> None:
-    """Refuse a damaged predictor, or one of another grid, in milliseconds and without torch.
-
-    Raises
-    ------
-    ModelError
-        If a file is missing, the weights are not those of the card, or the grid is another.
-    """
-    for name in (SHAPE, SCALE):
-        card, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
-        try:
-            document = json.loads(card.read_bytes())
-            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-            found = EnergyGrid.model_validate(document["grid"])
-        except OSError as error:
-            raise ModelError(f"checkpoint {error.filename}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
-        if digest != document.get("weights_sha256"):
-            raise ModelError(f"checkpoint {weights}: its hash is not the one in {card.name}")
-        check_grid(folder, found, grid)
-
-
-def check_grid(folder: Path, found: EnergyGrid, needed: EnergyGrid) -> None:
-    """Refuse a predictor of another grid.
-
-    Raises
-    ------
-    ModelError
-        If the grids differ.
-    """
-    if found != needed:
-        raise ModelError(
-            f"checkpoint {folder} predicts {found.size} bins from {found.start:g} {found.unit}; "
-            f"needed are {needed.size} bins from {needed.start:g} {needed.unit}"
-        )
-
-
-def model_name(model_id: str) -> str:
-    """Name of a model without the hash of its weights, for people.
-
-    Examples
-    --------
-    >>> model_name("mat2spec-plus-edos-0123456789ab")
-    'mat2spec-plus-edos'
-    """
-    return model_id.rpartition("-")[0] or model_id
-
-
-def model_id(folder: Path) -> str:
-    """Name of the folder and a hash of all weights in it, without reading the weights.
-
-    Raises
-    ------
-    ModelError
-        If a checkpoint of the pair is missing or is not one.
-    """
-    hashes = []
-    for name in (SHAPE, SCALE):
-        card = folder / f"{name}.json"
-        try:
-            hashes.append(json.loads(card.read_bytes())["weights_sha256"])
-        except OSError as error:
-            raise ModelError(f"checkpoint {card}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise ModelError(f"checkpoint {card}: not the card of a checkpoint") from None
-    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return f"{folder.resolve().name}-{digest[:12]}"

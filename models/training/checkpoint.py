@@ -25,7 +25,23 @@ FORMAT_VERSION = 1
 
 
 class CheckpointCard(BaseModel):
-    """What the weights are: the JSON file beside the safetensors file."""
+    """What the weights are: the JSON file beside the safetensors file.
+
+    Parameters
+    ----------
+    architecture, config : str, dict
+        See :func:`models.architectures.registry.build_model`.
+    setting : str
+    grid : EnergyGrid
+    graph : GraphConfig
+        Of the graphs that it was trained on.
+    elements : tuple of str
+        In the training set.
+    extensive : bool
+        Its spectra grow with the cell.
+    states : bool
+        The logits are logarithms of states/eV/cell: an eDOS predictor needs no other checkpoint.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,13 +53,21 @@ class CheckpointCard(BaseModel):
     graph: GraphConfig
     elements: tuple[str, ...]
     extensive: bool = True
+    states: bool = False
     weights_sha256: str = ""
     training: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained model with its setting, in evaluation mode."""
+    """A trained model with its setting, in evaluation mode.
+
+    Parameters
+    ----------
+    model : Architecture
+    setting : Setting
+    card : CheckpointCard
+    """
 
     model: Architecture
     setting: Setting
@@ -53,8 +77,14 @@ class Checkpoint:
 def save_checkpoint(stem: Path, checkpoint: Checkpoint, half: bool = False) -> CheckpointCard:
     """Write `stem`.safetensors and `stem`.json; the card returned names the weights' hash.
 
-    With `half` the model's weights are rounded to half precision in the file; they are computed
-    with in single precision again when it is loaded.
+    Parameters
+    ----------
+    stem : Path
+        A dot in its name is part of the name.
+    checkpoint : Checkpoint
+    half : bool
+        Round the model's weights to half precision in the file; they are computed with in single
+        precision again when it is loaded.
     """
     state = {f"model.{k}": v for k, v in checkpoint.model.state_dict().items()}
     if half:
@@ -72,6 +102,11 @@ def save_checkpoint(stem: Path, checkpoint: Checkpoint, half: bool = False) -> C
 
 def load_checkpoint(stem: Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Read what :func:`save_checkpoint` wrote.
+
+    Parameters
+    ----------
+    stem : Path
+    device : str or torch.device
 
     Raises
     ------

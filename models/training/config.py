@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from models.architectures.registry import graphs_for, model_config
 from models.data.dataset import SpectrumDataset, edos_dataset, phdos_dataset
@@ -44,7 +51,10 @@ class TrainingConfig(BaseModel):
     epochs, batch_size : int
         The paper has 200 epochs; its text batches of 128, the authors' code of 256.
     learning_rate, weight_decay : float
-        Of AdamW; the rate is halved after each quarter of the epochs.
+        Of AdamW.
+    schedule : {'halved', 'one-cycle'}
+        The rate is halved after each quarter of the epochs, or rises to `learning_rate` during the
+        first 15 % of the steps and falls to zero at the end.
     patience : int, optional
         Stop when the validation error has not fallen for so many epochs.
     half : bool
@@ -74,6 +84,7 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["halved", "one-cycle"] = "halved"
     patience: int | None = Field(None, gt=0)
     half: bool = False
     seed: int = Field(0, ge=0)
@@ -83,9 +94,24 @@ class TrainingConfig(BaseModel):
     attribution: str = ""
     limits: tuple[str, ...] = ()
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default of a field that came later: earlier trainings are still known."""
+        fields: dict[str, Any] = handler(self)
+        if self.schedule == "halved":
+            fields.pop("schedule", None)
+        return fields
+
 
 def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
-    """Read a YAML file; relative paths in it are relative to the file, and `changes` go before it.
+    """Read a YAML file.
+
+    Parameters
+    ----------
+    path : Path
+        Relative paths in the file are relative to it.
+    **changes
+        Fields that go before those of the file; None and ``()`` are as if not given.
 
     Raises
     ------

@@ -68,7 +68,13 @@ class TrainingProgress:
         return Trained(checkpoint, training["best_epoch"], training["validation_mae"], 0.0)
 
     def finish(self, setting_name: str, trained: Trained) -> None:
-        """Keep a trained setting instead of its state."""
+        """Keep a trained setting instead of its state.
+
+        Parameters
+        ----------
+        setting_name : str
+        trained : Trained
+        """
         if is_main_process():
             save_checkpoint(self.folder / setting_name, trained.checkpoint)
             self.state_file(setting_name).unlink(missing_ok=True)

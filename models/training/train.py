@@ -14,24 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.architectures.interface import StatesArchitecture
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split, split_of
 from models.spectra.metrics import spectrum_metrics, standard_errors
-from models.training.card import SCALE, SHAPE, ModelCard, label_branch_in_words
+from models.training.card import ModelCard, label_branch_in_words
 from models.training.checkpoint import Checkpoint, save_checkpoint
-from models.training.config import TrainingConfig, load_dataset, read_training_config
-from models.training.fit import Hardware, Trained, is_main_process, train_setting
+from models.training.config import TrainingConfig, load_dataset
+from models.training.fit import Hardware, Trained, train_setting
 from models.training.resume import TrainingProgress
-
-__all__ = [
-    "Hardware",
-    "TrainedPredictor",
-    "TrainingConfig",
-    "evaluate",
-    "is_main_process",
-    "read_training_config",
-    "train_predictor",
-]
+from models.zoo import SCALE, SHAPE
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,14 @@ class TrainedPredictor:
     predicted: np.ndarray
 
     def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
-        """Write all checkpoints and the card into `folder`, replacing what is there."""
+        """Write all checkpoints and the card into `folder`, replacing what is there.
+
+        Parameters
+        ----------
+        folder : Path
+        gap : dict, optional
+            How well the VB gap is recognised, for the card.
+        """
         for name, checkpoint in self.checkpoints.items():
             save_checkpoint(folder / name, checkpoint, self.config.half)
         card = self.card.model_copy(update={"gap": gap or {}})
@@ -74,6 +73,7 @@ def train_predictor(
 
     Parameters
     ----------
+    config : TrainingConfig
     announce : callable
         Gets one line when a step begins or ends.
     progress : bool
@@ -93,13 +93,13 @@ def train_predictor(
         f"{len(split.validation)} validation, {len(split.test)} test; "
         f"{len(dataset.left_out)} left out"
     )
-    kept = TrainingProgress(folder, config, dataset, resume) if folder else None
+    earlier = TrainingProgress(folder, config, dataset, resume) if folder else None
     started = time.perf_counter()
     checkpoints = {}
     for name in config.settings:
-        trained = kept.finished(name) if kept else None
+        trained = earlier.finished(name) if earlier else None
         if trained is None:
-            state = kept.state_file(name) if kept else None
+            state = earlier.state_file(name) if earlier else None
             trained = train_setting(
                 config,
                 name,
@@ -110,8 +110,8 @@ def train_predictor(
                 state=state,
                 announce=announce,
             )
-            if kept:
-                kept.finish(name, trained)
+            if earlier:
+                earlier.finish(name, trained)
         checkpoints[name] = trained.checkpoint
         announce(_in_words(name, trained))
     seconds = time.perf_counter() - started
@@ -126,8 +126,8 @@ def train_predictor(
         if "label_branch" in trained.card.training
     }
     card = _card(config, dataset, split, figures, label_branch, seconds)
-    if kept:
-        kept.clear()
+    if earlier:
+        earlier.clear()
     return TrainedPredictor(config, checkpoints, card, test, predicted)
 
 
@@ -183,6 +183,19 @@ def evaluate(
 
     A normalised prediction is compared with the label normalised in the same way; an absolute
     one, and the shape times the predicted sum, with the label in states/eV/cell.
+
+    Parameters
+    ----------
+    checkpoints : dict of Checkpoint
+        By the names of their settings.
+    test : SpectrumDataset
+
+    Returns
+    -------
+    figures : dict
+        By what was predicted, then by figure, see :func:`models.spectra.metrics.spectrum_metrics`.
+    predicted : ndarray, shape (n, K')
+        NaN without a scale.
     """
     width, n_atoms = test.grid.width, test.graphs.n_atoms
     label = test.spectra.numpy()
@@ -193,6 +206,11 @@ def evaluate(
         normalized = setting.output != "absolute"
         reference = setting.target(test.spectra, n_atoms).numpy() if normalized else label
         figures[name] = _figures(decoded[name], reference, width)
+    shape = checkpoints.get(SHAPE)
+    if shape is not None and isinstance(shape.model, StatesArchitecture):
+        predicted = shape.model.states(test.graphs).numpy()
+        figures["states/eV/cell"] = _figures(predicted, label, width)
+        return figures, predicted
     if not test.extensive or not {SHAPE, SCALE} <= decoded.keys():
         return figures, np.full_like(label, np.nan)
     predicted = decoded[SHAPE] * decoded[SCALE].sum(-1, keepdims=True)

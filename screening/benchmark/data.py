@@ -20,7 +20,7 @@ from models.errors import ModelError
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS
 from models.training.config import TrainingConfig, load_dataset
-from screening.benchmark.variants import REFERENCES, Run
+from screening.benchmark.variants import REFERENCES, BenchmarkRun
 
 FINE_TUNING_RATE = 0.1  # of the learning rate: the weights are good already
 FINE_TUNING_EPOCHS = 0.25  # of the epochs
@@ -28,25 +28,32 @@ LOADED = 4  # data sets that a process keeps; architectures differ in the graphs
 MIN_TRAIN, MIN_VALIDATION, MIN_TEST = 4, 1, 2  # materials of a subclass; R2 needs two
 
 
-def config_of(config: TrainingConfig, run: Run) -> TrainingConfig:
-    """The training configuration of a run."""
+def config_of(config: TrainingConfig, run: BenchmarkRun) -> TrainingConfig:
+    """The training configuration of a run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    """
     changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
     changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
     changes["epochs"] = max(1, round(run.variant.epochs * config.epochs))
-    chosen = TrainingConfig.model_validate(config.model_dump() | changes)
+    own = TrainingConfig.model_validate(config.model_dump() | changes)
     if run.regime != "fine-tuned":
-        return chosen
+        return own
     gentle = {
-        "learning_rate": FINE_TUNING_RATE * chosen.learning_rate,
-        "epochs": max(1, round(FINE_TUNING_EPOCHS * chosen.epochs)),
+        "learning_rate": FINE_TUNING_RATE * own.learning_rate,
+        "epochs": max(1, round(FINE_TUNING_EPOCHS * own.epochs)),
     }
-    return chosen.model_copy(update=gentle)
+    return own.model_copy(update=gentle)
 
 
 _Files = tuple[Path, ...]
 _State = tuple[str, ...]  # hash of each file: a copy has the same results
-_states: dict[_Files, _State] = {}
-_loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
+states_read: dict[_Files, _State] = {}
+datasets_read: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
 
 
 def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
@@ -59,15 +66,15 @@ def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
     """
     files, state = _files(config), state_of(config)
     key = (config.target, files, graphs_for(config.architecture, config.graph))
-    if key not in _loaded:
-        while len(_loaded) >= LOADED:
-            del _loaded[next(iter(_loaded))]
+    if key not in datasets_read:
+        while len(datasets_read) >= LOADED:
+            del datasets_read[next(iter(datasets_read))]
         dataset = load_dataset(config)
         if _read_state(files) != state:
             names = ", ".join(path.name for path in files)
             raise ModelError(f"{names}: changed during the benchmark; copy them and begin again")
-        _loaded[key] = dataset
-    return _loaded[key]
+        datasets_read[key] = dataset
+    return datasets_read[key]
 
 
 def _files(config: TrainingConfig) -> _Files:
@@ -80,22 +87,21 @@ def state_of(config: TrainingConfig) -> _State:
     Labels may be added to a file while runs that began without them go on.
     """
     files = _files(config)
-    if files not in _states:
-        _states[files] = _read_state(files)
-    return _states[files]
+    if files not in states_read:
+        states_read[files] = _read_state(files)
+    return states_read[files]
 
 
-def what_was_read() -> tuple[Any, ...]:
-    """What this process has read, for :func:`take_as_read` in another one."""
-    return _states, _loaded
+def take_as_read(states: dict[Any, Any], loaded: dict[Any, Any]) -> None:
+    """Use what another process has read: a file may grow in the meantime.
 
-
-def take_as_read(
-    states: dict[_Files, _State], loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset]
-) -> None:
-    """Use what another process has read: a file may grow in the meantime."""
-    _states.update(states)
-    _loaded.update(loaded)
+    Parameters
+    ----------
+    states, loaded : dict
+        Those of this module there.
+    """
+    states_read.update(states)
+    datasets_read.update(loaded)
 
 
 def _read_state(files: _Files) -> _State:
@@ -112,23 +118,35 @@ def _digest(path: Path) -> str:
 
 def forget_changed() -> None:
     """Read files again that have changed since."""
-    for files in [files for files, state in _states.items() if _read_state(files) != state]:
-        del _states[files]
-        for key in [key for key in _loaded if key[1] == files]:
-            del _loaded[key]
+    for files in [files for files, state in states_read.items() if _read_state(files) != state]:
+        del states_read[files]
+        for key in [key for key in datasets_read if key[1] == files]:
+            del datasets_read[key]
 
 
 def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
-    """Structures of some materials of a data set, by `material_id`."""
+    """Structures of some materials of a data set, by `material_id`.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    material_ids : sequence of str
+    """
     if config.target == "edos":
-        found = edos_labels(config.labels, config.structures).crystals
+        crystals = edos_labels(config.labels, config.structures).crystals
     else:
-        found = read_crystals(config.labels[0], set(material_ids))
-    return {i: found[i] for i in material_ids}
+        crystals = read_crystals(config.labels[0], set(material_ids))
+    return {i: crystals[i] for i in material_ids}
 
 
-def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Split:
+def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: BenchmarkRun) -> Split:
     """What a run is trained, validated and tested on.
+
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    config : TrainingConfig
+    run : BenchmarkRun
 
     Raises
     ------
@@ -141,7 +159,7 @@ def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: Run) -> Spl
     return replace(split, train=part_of(dataset, split.train, run.fraction))
 
 
-def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
+def _within(split: Split, inside: np.ndarray, run: BenchmarkRun) -> Split:
     assert run.subclass is not None
     train, validation, test = (p[inside[p]] for p in (split.train, split.validation, split.test))
     counts = (len(train), len(validation), len(test))
@@ -154,21 +172,44 @@ def _within(split: Split, inside: np.ndarray, run: Run) -> Split:
     return replace(split, test=test) if run.regime == "global" else Split(train, validation, test)
 
 
-def held_out(config: TrainingConfig, run: Run) -> SpectrumDataset:
-    """The materials that the prediction of a run is for, in its order."""
-    chosen = config_of(config, run) if run.variant not in REFERENCES else config
-    dataset = shared_dataset(chosen)
-    return dataset.subset(split_for(dataset, chosen, run).test)
+def held_out(config: TrainingConfig, run: BenchmarkRun) -> SpectrumDataset:
+    """The materials that the prediction of a run is for, in its order.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    run : BenchmarkRun
+    """
+    own = config_of(config, run) if run.variant not in REFERENCES else config
+    dataset = shared_dataset(own)
+    return dataset.subset(split_for(dataset, own, run).test)
 
 
 def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:
-    """A part of the materials; a smaller part is contained in a larger one."""
+    """A part of the materials; a smaller part is contained in a larger one.
+
+    Parameters
+    ----------
+    dataset : SpectrumDataset
+    indices : ndarray of int
+        Of the whole.
+    fraction : float
+        At least two materials are taken.
+    """
     order = sorted(indices, key=lambda i: fold(dataset.material_ids[i], seed=12_345))
     return np.sort(order[: max(2, round(fraction * len(indices)))])
 
 
 def labels_for(setting: str, dataset: SpectrumDataset) -> np.ndarray:
-    """What predictions of a setting are compared with, shape (n, K')."""
+    """What predictions of a setting are compared with, shape (n, K').
+
+    Parameters
+    ----------
+    setting : str
+        Name of the scaling and loss.
+    dataset : SpectrumDataset
+    """
     kind = SETTINGS[setting](dataset.grid.size, dataset.extensive)
     if kind.output == "absolute":
         return dataset.spectra.numpy()
@@ -181,7 +222,13 @@ def n_elements(dataset: SpectrumDataset) -> np.ndarray:
 
 
 def similar_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.ndarray:
-    """Cosine similarity of each composition to the nearest training composition, shape (n,)."""
+    """Cosine similarity of each composition to the nearest training composition, shape (n,).
+
+    Parameters
+    ----------
+    test, train : SpectrumDataset
+        Of n and n_train materials.
+    """
     return _similarity(test, train).max(1)
 
 
@@ -190,6 +237,11 @@ def nearest_in_training(test: SpectrumDataset, train: SpectrumDataset) -> np.nda
 
     Each row has the sum 1. Training materials as similar as the nearest one (to 1e-6), such as
     polymorphs, share it equally.
+
+    Parameters
+    ----------
+    test, train : SpectrumDataset
+        Of n and n_train materials.
     """
     similarity = _similarity(test, train)
     nearest = similarity >= similarity.max(1, keepdims=True) - 1e-6

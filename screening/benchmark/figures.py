@@ -171,6 +171,7 @@ def plot_radar(
         One polygon each; of one setting.
     figures, labels : sequence of str
         Keys of the figures, at least three, and what the axes are called.
+    title : str
     """
     values = np.array([[row.mean[key] for key in figures] for row in rows])
     signs = np.array([1.0 if key == "r2" else -1.0 for key in figures])
@@ -210,6 +211,7 @@ def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Fi
         By model.
     unit : str
         Of the errors.
+    title : str
     """
     figure = new_figure(2.4 + 1.1 * len(errors), 4.0)
     axes = figure.subplots()
@@ -231,6 +233,7 @@ def plot_bins(groups: Mapping[str, Sequence[Bin]], unit: str, title: str) -> Fig
         By what the materials are grouped by.
     unit : str
         Of the errors.
+    title : str
     """
     columns = 2 if len(groups) % 2 == 0 else 1  # so that no place stays empty
     rows = len(groups) // columns
@@ -253,7 +256,16 @@ def plot_bins(groups: Mapping[str, Sequence[Bin]], unit: str, title: str) -> Fig
 
 
 def plot_data_size(rows: Sequence[Row], figure_key: str, ylabel: str, title: str) -> Figure:
-    """A figure against the size of the training set, with error bars over seeds."""
+    """A figure against the size of the training set, with error bars over seeds.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one setting.
+    figure_key : str
+        Of the figure.
+    ylabel, title : str
+    """
     figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
     for i, name in enumerate(dict.fromkeys(row.name for row in rows)):
@@ -277,6 +289,9 @@ def plot_subclasses(rows: Sequence[Row], figure_key: str, ylabel: str, title: st
     ----------
     rows : sequence of Row
         Of one setting.
+    figure_key : str
+        Of the figure.
+    ylabel, title : str
     """
     models, subclasses, regimes = (
         list(dict.fromkeys(getattr(row, name) for row in rows))
@@ -350,6 +365,7 @@ def plot_unrelaxed(
     ----------
     lines : dict of list of (float, float)
         Amount and error, in increasing order, by model.
+    xlabel, ylabel, title : str
     """
     figure = new_figure(5.0, 3.8)
     axes = figure.subplots()

@@ -13,19 +13,11 @@ import numpy as np
 from models.crystal import Crystal
 from models.data.dataset import usable_settings, with_structures
 from models.training.config import TrainingConfig
-from screening.benchmark.data import (
-    crystals_of,
-    held_out,
-    labels_for,
-    n_elements,
-    shared_dataset,
-    similar_in_training,
-    split_for,
-)
+from screening.benchmark import data
 from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.tables import finite, table, to_document
-from screening.benchmark.variants import REFERENCES, REGIMES, Run
+from screening.benchmark.variants import REFERENCES, REGIMES, BenchmarkRun
 
 RATTLES = (0.02, 0.05, 0.1, 0.2)  # Å
 STRAINS = (-0.04, -0.02, 0.02, 0.04)
@@ -56,12 +48,24 @@ class Bin:
 
 
 def material_errors(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Mean absolute error of each material's spectrum, shape (n,)."""
+    """Mean absolute error of each material's spectrum, shape (n,).
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
     return np.abs(prediction - label).mean(-1)
 
 
 def errors_by(errors: np.ndarray, groups: Sequence[object]) -> list[Bin]:
-    """Statistics of the errors for each value of `groups` (length n), in sorted order."""
+    """Statistics of the errors for each value of `groups` (length n), in sorted order.
+
+    Parameters
+    ----------
+    errors : ndarray, shape (n,)
+    groups : sequence
+        Value of each material.
+    """
     labels = np.array(groups)
     return [_bin(str(value), errors[labels == value]) for value in np.unique(labels)]
 
@@ -70,6 +74,12 @@ def errors_by_quantile(errors: np.ndarray, values: np.ndarray, n_bins: int = 4) 
     """Statistics of the errors in bins of about equally many materials by `values` (n,).
 
     Materials of the same value are in the same bin.
+
+    Parameters
+    ----------
+    errors, values : ndarray, shape (n,)
+    n_bins : int
+        There are fewer where many materials have the same value.
     """
     order = np.argsort(values, kind="stable")
     ends = np.cumsum([len(part) for part in np.array_split(order, n_bins)])[:-1]
@@ -110,19 +120,40 @@ def quintile_examples(errors: np.ndarray) -> list[int]:
 
 
 def rattled(crystal: Crystal, amount: float, seed: int) -> Crystal:
-    """The crystal with every atom moved by Gaussian noise of deviation `amount` Å per axis."""
+    """The crystal with every atom moved by Gaussian noise of deviation `amount` Å per axis.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    amount : float
+        In Å.
+    seed : int
+    """
     noise = np.random.default_rng(seed).normal(0.0, amount, (len(crystal), 3))
     moved = crystal.frac_coords + noise @ np.linalg.inv(crystal.lattice)
     return Crystal(crystal.lattice, moved, crystal.atomic_numbers)
 
 
 def strained(crystal: Crystal, strain: float) -> Crystal:
-    """The crystal with all lengths multiplied by 1 + `strain`."""
+    """The crystal with all lengths multiplied by 1 + `strain`.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    strain : float
+    """
     return Crystal(crystal.lattice * (1 + strain), crystal.frac_coords, crystal.atomic_numbers)
 
 
 def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[dict[str, Any]]:
     """Errors of the first seed by elements, sites, similar training data and roughness.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : iterable of RunResult
+        Of the first seed.
 
     Returns
     -------
@@ -133,42 +164,45 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
     documents = []
     for result in results:
         run = result.run
-        dataset = shared_dataset(config)
-        split = split_for(dataset, config, run)
-        train, test = dataset.subset(split.train), held_out(config, run)
-        label = labels_for(run.setting, test)
+        dataset = data.shared_dataset(config)
+        split = data.split_for(dataset, config, run)
+        train, test = dataset.subset(split.train), data.held_out(config, run)
+        label = data.labels_for(run.setting, test)
         errors = material_errors(result.prediction, label)
         by_quantile = partial(errors_by_quantile, errors)
         bins = {
-            "n_elements": errors_by(errors, n_elements(test).tolist()),
+            "n_elements": errors_by(errors, data.n_elements(test).tolist()),
             "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
-            "similarity": by_quantile(similar_in_training(test, train)),
+            "similarity": by_quantile(data.similar_in_training(test, train)),
             "roughness": by_quantile(roughness(label)),
         }
         examples = [test.material_ids[i] for i in quintile_examples(errors)]
         documents.append(
             {"model": run.variant.name, "setting": run.setting}
-            | {key: [asdict(b) for b in found] for key, found in bins.items()}
+            | {key: [asdict(b) for b in of_group] for key, of_group in bins.items()}
             | {"examples": examples}
         )
     return documents
 
 
 def unrelaxed_study(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path
+    config: TrainingConfig, runs: Iterable[BenchmarkRun], folder: Path
 ) -> list[dict[str, Any]]:
     """How errors grow when the test structures are rattled or strained.
 
     Parameters
     ----------
+    config : TrainingConfig
+        Of the benchmark.
+    runs : iterable of BenchmarkRun
     folder : Path
         Of the runs, with their models.
     """
     documents: list[dict[str, Any]] = []
     for run in runs:
         checkpoint = kept_model(config, run, folder)
-        test = held_out(config, run)
-        crystals = crystals_of(config, test.material_ids)
+        test = data.held_out(config, run)
+        crystals = data.crystals_of(config, test.material_ids)
         for kind, amount, change in _distortions():
             changed = {i: change(crystal) for i, crystal in crystals.items()}
             distorted = with_structures(test, changed, checkpoint.card.graph)
@@ -191,20 +225,30 @@ def _distortions() -> list[tuple[str, float, Any]]:
 def subclass_results(
     config: TrainingConfig, results: Sequence[RunResult], subclasses: Sequence[Subclass]
 ) -> list[RunResult]:
-    """Results on each subclass, the three ways of training of a model beside each other."""
+    """Results on each subclass, the three ways of training of a model beside each other.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : sequence of RunResult
+        On all materials and on subclasses.
+    subclasses : sequence of Subclass
+        In this order.
+    """
     # Global models are those of the runs that were repeated on the subclasses, and the reference.
     repeated = [r.run.whole for r in results if r.run.subclass]
-    found = []
+    measured = []
     for subclass in subclasses:
         for result in results:
             run = result.run
             if run.subclass is None and (run in repeated or run.variant in REFERENCES):
-                found.append(on_subclass(config, result, subclass))
+                measured.append(on_subclass(config, result, subclass))
             elif run.subclass == subclass:
-                found.append(result)
-    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
+                measured.append(result)
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in measured))}
     return sorted(
-        found,
+        measured,
         key=lambda r: (
             subclasses.index(r.run.subclass),
             r.run.setting,
@@ -215,12 +259,23 @@ def subclass_results(
 
 
 def external_rows(
-    config: TrainingConfig, runs: Iterable[Run], folder: Path, files: Iterable[Path]
+    config: TrainingConfig, runs: Iterable[BenchmarkRun], folder: Path, files: Iterable[Path]
 ) -> list[dict[str, Any]]:
-    """Figures on the labels of other files, one row for each file and kind of run."""
+    """Figures on the labels of other files, one row for each file and kind of run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    runs : iterable of BenchmarkRun
+    folder : Path
+        Of the runs, with their models.
+    files : iterable of Path
+        Parquet files of labels.
+    """
     documents = []
     for file in files:
-        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
+        usable = usable_settings(data.shared_dataset(config.model_copy(update={"labels": (file,)})))
         results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
         documents += [{"file": file.name} | row for row in to_document(table(results))]
     return documents

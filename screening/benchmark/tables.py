@@ -32,7 +32,7 @@ class Row:
     subclass : str
         Name of the subclass that was tested; empty for all materials.
     regime : str
-        See :class:`screening.benchmark.variants.Run`.
+        See :class:`screening.benchmark.variants.BenchmarkRun`.
     std : dict
         NaN for a single seed.
     seconds : float
@@ -119,7 +119,15 @@ def to_markdown(rows: Sequence[Row], unit: str) -> str:
 
 
 def figure_title(key: str, unit: str) -> str:
-    """What a table calls a figure; `unit` is that of the energy axis."""
+    """What a table calls a figure; `unit` is that of the energy axis.
+
+    Parameters
+    ----------
+    key : str
+        Of `FIGURES`.
+    unit : str
+        Of the energy axis.
+    """
     return f"WD ({unit})" if key == "wd" else FIGURES.get(key, key)
 
 
@@ -155,7 +163,14 @@ def to_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows with the same keys as a CSV file; a cell is empty where there is None."""
+    """Rows with the same keys as a CSV file; a cell is empty where there is None.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+    path : Path
+        File to write.
+    """
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -163,7 +178,12 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def mean_and_std(mean: float, std: float) -> str:
-    """As text, the mean alone where there is no deviation."""
+    """As text, the mean alone where there is no deviation.
+
+    Parameters
+    ----------
+    mean, std : float
+    """
     if math.isnan(mean):
         return "-"
     return f"{mean:.4g}" if math.isnan(std) else f"{mean:.4g} ± {std:.2g}"

@@ -97,7 +97,7 @@ NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")
 REFERENCES = (MEAN_SPECTRUM, NEAREST_COMPOSITION)  # nothing is trained for them
 
 
-class Run(BaseModel):
+class BenchmarkRun(BaseModel):
     """One training of a benchmark, and what it is measured on.
 
     Parameters
@@ -127,7 +127,7 @@ class Run(BaseModel):
         return f"{self.variant.name}, {self.setting}, seed {self.seed}{part}{of}"
 
     @property
-    def whole(self) -> Run:
+    def whole(self) -> BenchmarkRun:
         """The run of the same kind with all materials for training and for the test."""
         return self.model_copy(update={"fraction": 1.0, "subclass": None, "regime": "global"})
 
@@ -137,10 +137,20 @@ def plan(
     settings: Sequence[str],
     seeds: int,
     fractions: Sequence[float] = (1.0,),
-) -> list[Run]:
-    """All combinations, the first seed of everything first."""
+) -> list[BenchmarkRun]:
+    """All combinations, the first seed of everything first.
+
+    Parameters
+    ----------
+    variants : sequence of Variant
+    settings : sequence of str
+        Names of scalings and losses.
+    seeds : int
+    fractions : sequence of float
+        Parts of the training set.
+    """
     return [
-        Run(variant=v, setting=s, seed=seed, fraction=f)
+        BenchmarkRun(variant=v, setting=s, seed=seed, fraction=f)
         for seed in range(seeds)
         for f in fractions
         for v in variants
@@ -148,8 +158,16 @@ def plan(
     ]
 
 
-def plan_subclasses(whole: Sequence[Run], subclasses: Sequence[Subclass]) -> list[Run]:
-    """For each run with all materials one on each subclass alone, and one fine-tuned to it."""
+def plan_subclasses(
+    whole: Sequence[BenchmarkRun], subclasses: Sequence[Subclass]
+) -> list[BenchmarkRun]:
+    """For each run with all materials one on each subclass alone, and one fine-tuned to it.
+
+    Parameters
+    ----------
+    whole : sequence of BenchmarkRun
+    subclasses : sequence of Subclass
+    """
     return [
         run.model_copy(update={"subclass": subclass, "regime": regime})
         for run in whole

@@ -35,6 +35,12 @@ def gap_rows(config: TrainingConfig, results: Sequence[RunResult]) -> list[dict[
     variant, seed and training set predicts. The first row is a reference that knows nothing but
     the size of the cell: see :func:`largest_cell`.
 
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the benchmark.
+    results : sequence of RunResult
+
     Returns
     -------
     list of dict
@@ -95,13 +101,20 @@ def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
             dos = dos / dos.sum(-1, keepdims=True) * scale
         test = held_out(config, run)
         true = has_gap(test.spectra.numpy(), test.grid)
-        found = _Verdicts(has_gap(dos, test.grid), true, n_elements(test))
-        verdicts[run.variant.name, run.setting, run.fraction].append(found)
+        of_seed = _Verdicts(has_gap(dos, test.grid), true, n_elements(test))
+        verdicts[run.variant.name, run.setting, run.fraction].append(of_seed)
     return verdicts
 
 
 def has_gap(dos: np.ndarray, grid: EnergyGrid) -> np.ndarray:
-    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,)."""
+    """Which spectra (n, K'), in states/eV/cell, have a VB gap by the paper's criteria; (n,).
+
+    Parameters
+    ----------
+    dos : ndarray, shape (n, K')
+        In states/eV/cell.
+    grid : EnergyGrid
+    """
     return find_gaps(grid, dos).is_gap
 
 
@@ -133,8 +146,8 @@ def largest_cell(n_atoms: np.ndarray, true: np.ndarray) -> int:
         The smallest of several; 0 if none has a VB gap.
     """
     sizes = np.unique(n_atoms)
-    found = n_atoms[:, None] <= sizes
-    f1 = 2 * (found & true[:, None]).sum(0) / (found.sum(0) + true.sum())
+    at_most = n_atoms[:, None] <= sizes
+    f1 = 2 * (at_most & true[:, None]).sum(0) / (at_most.sum(0) + true.sum())
     return int(sizes[f1.argmax()]) if true.any() else 0
 
 

@@ -12,7 +12,6 @@ from screening.cli import options
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run
-    from db.questions import Comparison, Range
     from db.store import ScreeningStore
     from screening.cli.rows import CandidateRow, DisagreementRow
 
@@ -118,22 +117,26 @@ def candidates(
     wide: options.Wide = False,
 ) -> None:
     """List the candidates of a run."""
+    from db import questions
     from db.open import open_store
-    from db.questions import find_candidates
     from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
+    from screening.filters import ScreeningFilters
 
     if to_validate and disagreements:
         raise ScreeningError("--to-validate and --disagreements ask for different things")
-    filters = _filters(
-        state,
-        elements,
-        exclude_elements,
-        chemsys,
-        kind,
-        robust,
-        in_domain,
+    composition = ScreeningFilters.from_options(
+        elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
+    )
+    filters = _that_ask(
+        state=state,
+        elements=sorted(composition.elements),
+        exclude_elements=sorted(composition.exclude_elements),
+        chemsys=chemsys or None,
+        kind=kind,
+        robust=robust or None,
+        out_of_domain=None if in_domain is None else not in_domain,
         energy_above_hull=(None, max_ehull),
         width=(min_width, None),
         upper_edge=(min_upper_edge, max_upper_edge),
@@ -145,16 +148,18 @@ def candidates(
     with open_store(existing(db)) as store:
         of_run = find_run(store, run)
         if disagreements:
-            pairs = _disagreements(store, of_run, filters)[:limit]
+            differ = questions.disagreements(store, of_run.run_id)
+            pairs = _among(store, of_run, filters, differ, lambda pair: pair.candidate)[:limit]
             differing = [DisagreementRow.of(pair, of_run) for pair in pairs]
             title = f"{len(pairs)} disagreements of model and DFT in run {of_run.run_id}"
             show = partial(_disagreement_table, title, differing)
             deliver(DisagreementRow, differing, show, out, as_json, wide)
             return
         if to_validate:
-            asked = _to_validate(store, of_run, filters)
+            open_positives = questions.positives_to_validate(store, of_run.run_id)
+            asked = _among(store, of_run, filters, open_positives, lambda candidate: candidate)
         else:
-            sequence = find_candidates(
+            sequence = questions.find_candidates(
                 store,
                 of_run.run_id,
                 is_positive=True if positive and state is None else None,
@@ -178,50 +183,11 @@ def _field(sort: Sortable) -> str:
     return f"gap.{sort}" if sort in ("width", "kind", "robust", "n_ranges") else sort
 
 
-def _filters(
-    state: str | None,
-    elements: str | None,
-    exclude_elements: str | None,
-    chemsys: str | None,
-    kind: str | None,
-    robust: bool,
-    in_domain: bool | None,
-    **ranges: Range,
-) -> dict[str, Any]:
+def _that_ask(**filters: Any) -> dict[str, Any]:
     """Arguments of :func:`db.questions.find_candidates`; without those that ask nothing."""
-    from screening.filters import ScreeningFilters
+    from db.questions import ANY
 
-    checked = ScreeningFilters.from_options(
-        elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
-    )
-    asked: dict[str, Any] = {
-        "state": state,
-        "elements": sorted(checked.elements),
-        "exclude_elements": sorted(checked.exclude_elements),
-        "chemsys": chemsys,
-        "kind": kind,
-        "robust": robust,
-    }
-    bounded: dict[str, Any] = {
-        name: bounds for name, bounds in ranges.items() if bounds != (None, None)
-    }
-    if in_domain is not None:
-        bounded["out_of_domain"] = not in_domain
-    return {name: value for name, value in asked.items() if value} | bounded
-
-
-def _to_validate(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[CandidateDoc]:
-    from db.questions import positives_to_validate
-
-    positives = positives_to_validate(store, run.run_id)
-    return _among(store, run, filters, positives, lambda candidate: candidate.material_id)
-
-
-def _disagreements(store: ScreeningStore, run: Run, filters: dict[str, Any]) -> list[Comparison]:
-    from db.questions import disagreements
-
-    pairs = disagreements(store, run.run_id)
-    return _among(store, run, filters, pairs, lambda pair: pair.candidate.material_id)
+    return {name: value for name, value in filters.items() if value not in (None, [], ANY)}
 
 
 def _among(
@@ -229,7 +195,7 @@ def _among(
     run: Run,
     filters: dict[str, Any],
     items: list[T],
-    id_of: Callable[[T], str],
+    candidate_of: Callable[[T], CandidateDoc],
 ) -> list[T]:
     """Those items whose candidate meets the filters, if there are any."""
     from db.questions import find_candidates
@@ -237,7 +203,7 @@ def _among(
     if not filters:
         return items
     ids = {candidate.material_id for candidate in find_candidates(store, run.run_id, **filters)}
-    return [item for item in items if id_of(item) in ids]
+    return [item for item in items if candidate_of(item).material_id in ids]
 
 
 def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:

@@ -63,7 +63,8 @@ def _software() -> tuple[bool, str]:
 
 def _checkpoint(name: str | None) -> tuple[bool, str]:
     from models.predictor import SpectrumPredictor
-    from models.training.card import ModelCard, predictor_folder, shipped_predictors
+    from models.training.card import ModelCard
+    from models.zoo import predictor_folder, shipped_predictors
 
     predictor = SpectrumPredictor.load(predictor_folder(name), device="cpu")
     card = ModelCard.read(predictor.folder)

@@ -12,7 +12,7 @@ from screening.cli import options
 from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
-    from screening.training_sets.fetch import FetchReport
+    from screening.training_sets.training_set import FetchReport
 
 app = typer.Typer(help="Fetch structures and spectra of the Materials Project to train on.")
 OutFile = Annotated[Path, typer.Argument(help="Parquet file to write.")]
@@ -27,7 +27,7 @@ def edos(
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch the eDOS of all nonmagnetic materials; called again, it goes on where it stopped."""
-    from screening.training_sets.fetch import fetch_edos
+    from screening.training_sets.edos import fetch_edos
 
     _fetch(fetch_edos, out, mp_api_key_file, refresh, as_json, quiet)
 
@@ -44,7 +44,7 @@ def phdos(
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch the phonon DOS of all materials; called again, it goes on where it stopped."""
-    from screening.training_sets.fetch import fetch_phdos
+    from screening.training_sets.phonons import fetch_phdos
 
     _fetch(fetch_phdos, out, mp_api_key_file, refresh, as_json, quiet, method=method)
 

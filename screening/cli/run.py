@@ -148,7 +148,7 @@ def _source_options(
 
 
 def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
-    from models.training.card import predictor_folder
+    from models.zoo import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
     return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
@@ -157,7 +157,7 @@ def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
     from models.spectra.spectrum import EDOS_GRID
-    from models.training.card import check_predictor
+    from models.zoo import check_predictor
     from screening.sources.ids import read_material_ids
 
     maker.parameters()  # checks filters and criteria
@@ -304,7 +304,14 @@ def _counts(run: Run) -> str:
 
 
 def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
-    """Table of the predicted positives."""
+    """Table of the predicted positives.
+
+    Parameters
+    ----------
+    run : Run
+    positives : list of CandidateRow
+        Best first.
+    """
     from screening.cli.candidates import candidates_table
 
     n = len(run.selection)

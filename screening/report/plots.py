@@ -89,6 +89,13 @@ def energy_label(band_gap: float | None) -> str:
 def range_text(edges: Range, lowest: float | None = None) -> str:
     """Edges and width of a range; the width is a lower bound where it starts at `lowest`.
 
+    Parameters
+    ----------
+    edges : (float, float)
+        In eV.
+    lowest : float
+        Lower end of the grid, in eV.
+
     Examples
     --------
     >>> range_text((-2.0, -0.5))
@@ -113,7 +120,10 @@ def plot_edos(
 ) -> Figure:
     """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
 
-    Parameters are those of :func:`draw_edos`.
+    Parameters
+    ----------
+    energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap
+        As for :func:`draw_edos`.
     """
     figure = new_figure()
     draw_edos(
@@ -155,6 +165,7 @@ def draw_edos(
         Bin centres in eV.
     predicted, dft : ndarray, shape (K,)
         In states/eV/cell.
+    title : str
     gap, dft_gap : (float, float), optional
         Edges of the predicted and of DFT's gap, in eV.
     max_dos : float, optional
@@ -278,7 +289,13 @@ def _draw_curves(
 
 
 def new_figure(width: float = 6.4, height: float = 4.6) -> Figure:
-    """Figure whose parts make room for each other; sizes in inches."""
+    """Figure whose parts make room for each other; sizes in inches.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -296,6 +313,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the type that the ending names.
 
     PNG has 300 dpi; PDF and SVG keep their text as text, with embedded fonts in PDF.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : Path
+        Its ending is that of the format.
 
     Raises
     ------
@@ -337,7 +360,21 @@ def terminal_edos(
     color: bool = True,
     dft: np.ndarray | None = None,
 ) -> str:
-    """The same as text; lines mark the band edge and the two ends of the gap."""
+    """The same as text; lines mark the band edge and the two ends of the gap.
+
+    Parameters
+    ----------
+    energies : ndarray, shape (K,)
+        Bin centres in eV.
+    predicted, dft : ndarray, shape (K,)
+        In states/eV/cell.
+    title : str
+    gap : (float, float), optional
+        Edges in eV.
+    width : int
+        Characters of a line.
+    color : bool
+    """
     import plotext
 
     plotext.clear_figure()

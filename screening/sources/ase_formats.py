@@ -17,8 +17,8 @@ import numpy as np
 from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import Origin, SourceItem, Unreadable
+from screening.sources.ids import clean_id, nth
 from screening.sources.json_documents import candidate_of
-from screening.sources.names import clean_id, nth
 from screening.sources.opening import StructureFile
 
 if TYPE_CHECKING:

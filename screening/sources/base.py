@@ -76,6 +76,12 @@ def mark_known_edos(source: Source, ids: Collection[str]) -> Source:
 
     A candidate in the list has a DOS. One that is not in it has none, unless the source itself
     knows better.
+
+    Parameters
+    ----------
+    source : Source
+    ids : collection of str
+        Of the materials whose DOS is known.
     """
     return _KnownEdos(source, frozenset(ids))
 

@@ -14,13 +14,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable
-from screening.errors import ScreeningError
+from screening.errors import ScreeningError, one_line
 from screening.sources.ase_formats import FORMATS as ASE_FORMATS
 from screening.sources.ase_formats import read_ase, read_ase_database
 from screening.sources.base import Source, digest
-from screening.sources.checks import one_line
+from screening.sources.ids import clean_id, name_uniquely, nth
 from screening.sources.json_documents import read_json, read_json_lines
-from screening.sources.names import clean_id, name_uniquely, nth
 from screening.sources.opening import StructureFile, file_fingerprint, unpacked_name
 from screening.sources.poscar import read_poscar
 from screening.sources.twins import Twins
@@ -170,6 +169,12 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
 
     A file that cannot be read gives an unreadable item, as in a folder, and stops nothing. Files
     of one name are called after as much of their paths as tells them apart.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    recursive : bool
+        Whether the subfolders of a folder are read, too.
     """
     if len(paths) == 1:
         return open_path(paths[0], recursive)
@@ -178,9 +183,9 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
     unread: Unread = defaultdict(list)
     for path in paths:
         if _is_folder(path):
-            found = list(_walk(path, "", recursive, unread))
-            entries += found
-            if not found:
+            inside = list(_walk(path, "", recursive, unread))
+            entries += inside
+            if not inside:
                 unread["folders without structure files"].append(str(path))
     return FilesSource("files", f"{len(entries):,} files", entries, unread)
 
@@ -251,7 +256,16 @@ class FileSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file to be read: its path, the id of its first structure, and how it is called."""
+    """A file to be read.
+
+    Parameters
+    ----------
+    path : str
+    stem : str
+        Id of its first structure.
+    label : str
+        How it is called.
+    """
 
     path: str
     stem: str
@@ -366,14 +380,14 @@ def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterato
     """
     try:
         with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
+            inside = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         if not prefix:
             raise ScreeningError(f"cannot read {folder}: {error.strerror}") from None
         unread["folders without permission"].append(prefix.rstrip("/"))
         return
     files, folders = [], []
-    for entry in found:
+    for entry in inside:
         if entry.name.startswith("."):
             unread["hidden"].append(prefix + entry.name)
         elif entry.is_dir():

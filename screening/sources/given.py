@@ -18,7 +18,16 @@ ALONE = "structure"  # id of the only structure, if it comes from no file
 
 @dataclass(frozen=True)
 class Given:
-    """The structures to predict, what their sources say, and whether it is one given as such."""
+    """The structures to predict.
+
+    Parameters
+    ----------
+    items : list of Candidate or Unreadable
+    notes : tuple of str
+        What their sources say.
+    is_one : bool
+        It is one, given as such.
+    """
 
     items: list[SourceItem]
     notes: tuple[str, ...] = ()
@@ -43,8 +52,8 @@ def read_given(what: Any, recursive: bool = False) -> Given:
         return Given([_of_memory(what, ALONE)], is_one=True)
     if _is_path(what):
         path = Path(what)
-        found = _read_paths([path], recursive)
-        return replace(found, is_one=len(found.items) == 1 and not path.is_dir())
+        given = _read_paths([path], recursive)
+        return replace(given, is_one=len(given.items) == 1 and not path.is_dir())
     try:
         members = list(what)
     except TypeError:
@@ -57,15 +66,15 @@ def read_given(what: Any, recursive: bool = False) -> Given:
 
 
 def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
-    from screening.sources.names import name_uniquely
+    from screening.sources.ids import name_uniquely
 
     items: list[SourceItem] = []
     notes: tuple[str, ...] = ()
     for number, member in enumerate(members, 1):
         if _is_path(member):
-            found = _read_paths([Path(member)], recursive)
-            items += found.items
-            notes += found.notes
+            given = _read_paths([Path(member)], recursive)
+            items += given.items
+            notes += given.notes
         else:
             items.append(_of_memory(member, f"structure-{number}"))
     return Given(list(name_uniquely(items, set())), notes)
@@ -74,7 +83,7 @@ def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
 def _read_paths(paths: Sequence[Path], recursive: bool) -> Given:
     """What is in files and folders; one that cannot be read is an item with the reason."""
     from screening.sources.files import open_paths
-    from screening.sources.names import clean_id
+    from screening.sources.ids import clean_id
 
     name = clean_id(str(paths[0]))
     try:

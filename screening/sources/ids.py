@@ -1,19 +1,21 @@
-"""Lists of material ids, such as those whose DOS is known already."""
+"""Ids of materials: lists of them, such as of those with a known DOS, and ids for what has none."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from screening.errors import ScreeningError
-from screening.sources.checks import one_line
+from screening.candidate import MAX_ID_LENGTH, SourceItem
+from screening.errors import ScreeningError, one_line
 from screening.sources.opening import text_of, unpacked_name
 
 COLUMN = "material_id"
+ROOM = 16  # characters of an id that a number behind it may take
 _TABLES = (".csv", ".tsv")
 _IDS = re.compile(r'"([^"]*)"|\'([^\']*)\'|([^\s,;]+)')
 
@@ -110,9 +112,54 @@ def _entries(data: Any) -> list[Any]:
 
 
 def _id_in(path: Path, entry: Any) -> str:
-    found = entry.get(COLUMN) if isinstance(entry, dict) else entry
-    if isinstance(found, bool) or not isinstance(found, str | int):
+    material_id = entry.get(COLUMN) if isinstance(entry, dict) else entry
+    if isinstance(material_id, bool) or not isinstance(material_id, str | int):
         raise ScreeningError(
             f"{path}: {one_line(repr(entry), 60)} is no id, and no document with a {COLUMN}"
         )
-    return str(found)
+    return str(material_id)
+
+
+# --- ids of what has none of its own ---------------------------------------------------
+
+
+def clean_id(text: str) -> str:
+    """The text as a material id: printable and not too long."""
+    printable = "".join(c if c.isprintable() else "_" for c in text.strip())
+    return printable[: MAX_ID_LENGTH - ROOM] or "structure"
+
+
+def nth(name: str, n: int) -> str:
+    """Id of the `n`-th of what has one name; the first goes without a number.
+
+    Parameters
+    ----------
+    name : str
+    n : int
+        From 1.
+
+    Examples
+    --------
+    >>> nth("two", 1), nth("two", 2)
+    ('two', 'two#2')
+    """
+    return name if n == 1 else f"{name}#{n}"
+
+
+def name_uniquely(items: Iterable[SourceItem], seen: set[str]) -> Iterator[SourceItem]:
+    """Number what has an id that is taken already.
+
+    Parameters
+    ----------
+    items : iterable of Candidate or Unreadable
+    seen : set of str
+        Ids that are taken; those of the items are added.
+    """
+    numbers: dict[str, int] = {}
+    for item in items:
+        own = free = item.material_id
+        while free in seen:
+            numbers[own] = numbers.get(own, 1) + 1
+            free = nth(own, numbers[own])
+        seen.add(free)
+        yield item if free == own else replace(item, material_id=free)

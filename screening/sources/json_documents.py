@@ -33,10 +33,11 @@ import numpy as np
 from models.crystal import ATOMIC_NUMBERS, Crystal
 from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable
-from screening.sources.checks import flag, number, one_line
-from screening.sources.materials_project.documents import has_dos, magnetic_by_ordering, time_of
-from screening.sources.names import clean_id, nth
+from screening.errors import one_line
+from screening.sources.ids import clean_id, nth
+from screening.sources.materials_project.documents import has_dos, is_magnetic, time_of
 from screening.sources.opening import StructureFile
+from screening.sources.properties import flag, number
 
 NO_STRUCTURES = "it holds no structure document, and no list or dict of them"
 JARVIS_FUNCTIONAL = "OptB88vdW"
@@ -189,6 +190,14 @@ def candidate_of(
 ) -> Candidate:
     """Candidate with the properties that a document has under the names used here.
 
+    Parameters
+    ----------
+    crystal : Crystal
+    properties : dict
+        The document.
+    material_id : str
+    origin : Origin
+
     Raises
     ------
     ModelError
@@ -208,15 +217,10 @@ def candidate_of(
 
 
 def _is_magnetic(properties: dict[str, Any]) -> bool | None:
-    """By a document of one's own, or by the ordering that the Materials Project found.
-
-    That writes ``false`` also where it does not know the ordering.
-    """
-    own = flag(properties, "is_magnetic")
-    if "ordering" not in properties:
-        return own
-    known = magnetic_by_ordering(properties)
-    return known if known is not None else (own or None)
+    """By a document of one's own, or by the ordering that the Materials Project found."""
+    if "ordering" in properties:
+        return is_magnetic(properties)
+    return flag(properties, "is_magnetic")
 
 
 def _of_pymatgen(document: dict[str, Any], material_id: str, label: str) -> Candidate:
@@ -283,7 +287,7 @@ def _of_jarvis(document: dict[str, Any], material_id: str, label: str) -> Candid
     known = {key: value for key, value in document.items() if value != "na"}
     hull, gap = number(known, "ehull"), number(known, "optb88vdw_bandgap")
     moments = [number(known, key) for key in ("magmom_oszicar", "magmom_outcar")]
-    is_magnetic = any(m is not None and abs(m) >= MAGNETIC for m in moments) or None
+    magnetic = any(m is not None and abs(m) >= MAGNETIC for m in moments) or None
     is_jarvis = str(document.get("jid", "")).startswith("JVASP-")
     functional = JARVIS_FUNCTIONAL if is_jarvis or gap is not None else None
     remarks = (f"energy above hull and band gap by {JARVIS_FUNCTIONAL}, of JARVIS",)
@@ -292,7 +296,7 @@ def _of_jarvis(document: dict[str, Any], material_id: str, label: str) -> Candid
         crystal,
         energy_above_hull=hull,
         band_gap=gap,
-        is_magnetic=is_magnetic,
+        is_magnetic=magnetic,
         origin=Origin(label, functional=functional),
         remarks=remarks if (hull, gap) != (None, None) else (),
     )

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from screening.errors import ScreeningError
+from screening.errors import ScreeningError, one_line
 from screening.sources.base import digest
-from screening.sources.checks import one_line
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeError)
@@ -38,7 +37,14 @@ def unpacked_name(name: str) -> str:
 
 
 def file_fingerprint(path: Path, label: str | None = None) -> str:
-    """Changes when the file does, as far as its name, size and time of change tell."""
+    """Changes when the file does, as far as its name, size and time of change tell.
+
+    Parameters
+    ----------
+    path : Path
+    label : str, optional
+        Instead of its name.
+    """
     state = path.stat()
     return digest(label or path.name, str(state.st_size), str(state.st_mtime_ns))
 
@@ -58,6 +64,12 @@ def encoding_of(start: bytes) -> str:
 @contextmanager
 def text_of(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
     """A file's text, to be read in a ``with`` block.
+
+    Parameters
+    ----------
+    path : Path
+    errors : str
+        What is done with bytes that are no text, as in :func:`open`.
 
     Raises
     ------

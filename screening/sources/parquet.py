@@ -35,10 +35,9 @@ import pyarrow.parquet as pq
 from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable, id_problem
-from screening.errors import ScreeningError
+from screening.errors import ScreeningError, one_line
 from screening.sources.base import Source
-from screening.sources.checks import one_line
-from screening.sources.names import clean_id
+from screening.sources.ids import clean_id
 from screening.sources.opening import file_fingerprint
 
 BATCH_ROWS = 4096

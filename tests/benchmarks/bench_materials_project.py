@@ -30,7 +30,7 @@ from emmet.core.mpid import AlphaID
 from db.collections import batched
 from screening.filters import ScreeningFilters
 from screening.sources.materials_project.source import open_materials_project
-from screening.training_sets.fetch import fetch_edos
+from screening.training_sets.edos import fetch_edos
 from tests.screening import mp_server
 
 ROWS = 1000  # of a file of the Delta table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Lattice, Structure
 
+from models.files import write_whole
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
+from workflows.dos.gpaw.calculation import compute_dos
 from workflows.dos.gpaw.maker import GpawDosMaker
-from workflows.dos.gpaw.run import compute_dos
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run(
         else:
             outcome = _compute(material, maker, folder)
             text = str(outcome) if isinstance(outcome, DosError) else outcome.model_dump_json()
-            _write_whole(failed if isinstance(outcome, DosError) else target, text)
+            write_whole(failed if isinstance(outcome, DosError) else target, text)
             yield outcome
 
 
@@ -83,9 +83,3 @@ def _compute(material: Material, maker: GpawDosMaker, folder: Path) -> DosDocume
             )
         except DosError as error:
             return error
-
-
-def _write_whole(target: Path, text: str) -> None:
-    partial = target.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(target)

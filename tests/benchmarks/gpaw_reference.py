@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from models.predictor import SpectrumPredictor
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
-from models.training.card import model_name
+from models.zoo import model_name
 from screening.gap import GapCriteria, find_gaps
 from screening.report.plots import EdosPanel, formula_text, plot_edos_panels, save_figure
 from tests.benchmarks.dos_campaign import materials, run

@@ -15,7 +15,7 @@ from models.data.dataset import SpectrumDataset
 from models.data.label_files import LABEL_EDGES
 from models.data.label_rules import Origin, why_forbidden
 from models.graphs.graph import GraphBatch, GraphConfig, build_graph, collate
-from models.spectra.spectrum import EnergyGrid
+from models.spectra.spectrum import EnergyGrid, IntegratedDos
 
 SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
 ELEMENTS_USED = (3, 8, 11, 12, 14, 17, 22, 26, 31, 33)
@@ -88,6 +88,11 @@ def small_dataset(n: int = 24, seed: int = 0, grid: EnergyGrid = SMALL_GRID) -> 
     batch = batch_of(crystals)
     ids = tuple(f"x-{i:03d}" for i in range(n))
     return SpectrumDataset(ids, batch, spectra * batch.n_atoms[:, None], grid, {})
+
+
+def bin_averages(energies: np.ndarray, dos: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Average of a DOS over each bin, by integrating it."""
+    return np.diff(IntegratedDos(energies, dos)(np.asarray(edges, float))) / np.diff(edges)
 
 
 def edos_label(seed: int = 0) -> np.ndarray:

@@ -14,16 +14,9 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor, predict_spectra
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import (
-    SCALE,
-    SHAPE,
-    ZOO,
-    ModelCard,
-    model_id,
-    predictor_folder,
-    shipped_predictors,
-)
+from models.training.card import ModelCard
 from models.training.checkpoint import save_checkpoint
+from models.zoo import SCALE, SHAPE, ZOO, model_id, predictor_folder, shipped_predictors
 from tests.models.model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
 from tests.models.training.test_checkpoint import checkpoint
 

@@ -14,7 +14,7 @@ from db.documents import CandidateDoc
 from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import model_id
+from models.zoo import model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
@@ -24,11 +24,11 @@ from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
 from workflows.domains import domains
+from workflows.hardware import worker_processes
 from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
-from workflows.worker import worker_processes
 
 PASSWORD = "correct-horse"
 

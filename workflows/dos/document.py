@@ -23,6 +23,7 @@ from pymatgen.core import Structure
 from pymatgen.electronic_structure.core import Spin
 from pymatgen.electronic_structure.dos import Dos
 
+from models.errors import describe
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
 from workflows.dos.engines import ENGINES
 from workflows.dos.errors import DosError, WindowError
@@ -203,12 +204,9 @@ class DosDocument(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            reason = f"{where}: {first['msg']}".removeprefix(": ").removeprefix("Value error, ")
-            engine, structure = fields["engine"], fields["structure"]
-            formula = structure.composition.reduced_formula
-            raise DosError(f"output of {engine} for {formula} is wrong: {reason}") from error
+            formula = fields["structure"].composition.reduced_formula
+            what = f"output of {fields['engine']} for {formula}"
+            raise DosError(f"{what} is wrong: {describe(error)}") from error
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.mat2spec.losses import (
@@ -27,6 +28,10 @@ class LossWeights(BaseModel):
     The prediction loss is the mean of both branches'. The paper's text has 1, 1.1 and 1; the
     authors' code 1 for the *sum* of both branches' prediction losses (here 2), 1.1 and 0.1. With
     hundreds of labels an alignment of 1.1 collapses the label branch, see :class:`Mat2Spec`.
+
+    Parameters
+    ----------
+    prediction, alignment, contrastive : float
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,7 +104,17 @@ class Mat2SpecConfig(ArchitectureConfig):
 
 
 class GaussianHead(nn.Module):
-    """Features (..., n) to the mean and log-variance of `components` Gaussians."""
+    """Features to the mean and log-variance of Gaussians.
+
+    Parameters
+    ----------
+    size : int
+        Features.
+    components : int
+        Gaussians.
+    latent : int
+        Their dimension.
+    """
 
     def __init__(self, size: int, components: int, latent: int) -> None:
         super().__init__()
@@ -116,7 +131,12 @@ class GaussianHead(nn.Module):
 
 
 def sample(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Draw from diagonal Gaussians so that gradients reach their parameters."""
+    """Draw from diagonal Gaussians so that gradients reach their parameters.
+
+    Parameters
+    ----------
+    mean, logvar : Tensor, of one shape
+    """
     return mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
 
 
@@ -136,7 +156,14 @@ class FeatureEncoder(nn.Module):
 
 
 class LabelEncoder(nn.Module):
-    """Spectra (B, K') to mixing weights over the K' bins' Gaussians."""
+    """Spectra (B, K') to mixing weights over the K' bins' Gaussians.
+
+    Parameters
+    ----------
+    config : Mat2SpecConfig
+    size : int
+        Bins K'.
+    """
 
     def __init__(self, config: Mat2SpecConfig, size: int) -> None:
         super().__init__()
@@ -214,8 +241,9 @@ class Mat2Spec(Architecture):
         """Whether the labels are embedded in training."""
         return self.config.label_embedding
 
+    @override
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Take the statistics of the scaled labels (n, K') that the label encoder needs."""
+        """Take the statistics of the scaled labels that the label encoder needs."""
         if self.has_label_branch:
             self.labels.fit(target)
 
@@ -224,6 +252,7 @@ class Mat2Spec(Architecture):
         embedding = self.encoder(batch)
         return self.predictor(self._feature_embedding(embedding, *self.features(embedding)))
 
+    @override
     def losses(
         self,
         batch: GraphBatch,
@@ -231,7 +260,7 @@ class Mat2Spec(Architecture):
         setting: Setting,
         spectra: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of both branches for scaled labels `target` (B, K'); ``"total"`` is minimised."""
+        """Losses of both branches; ``"total"`` is minimised."""
         weights = self.config.loss_weights
         embedding = self.encoder(batch)
         beta, feature = self.features(embedding)
@@ -263,6 +292,7 @@ class Mat2Spec(Architecture):
             "contrastive": contrastive,
         }
 
+    @override
     def label_logits(
         self, batch: GraphBatch, target: Tensor, spectra: Tensor | None = None
     ) -> Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.parts.crystal_statistics import CrystalStatistics
@@ -31,10 +32,11 @@ class Ensemble(Architecture):
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
 
+    @override
     def losses(
         self, batch: GraphBatch, target: Tensor, setting: Setting, spectra: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Mean prediction loss of the members for scaled labels `target` (B, K')."""
+        """Mean prediction loss of the members."""
         losses = [setting.loss(logits, target) for logits in self.member_logits(batch)]
         prediction = torch.stack(losses).mean()
         return {"total": prediction, "prediction": prediction}
@@ -74,8 +76,9 @@ class RegressedEnsemble(Ensemble):
         if share:
             self.kernel = KernelRegression(size, CrystalStatistics.size)
 
+    @override
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
-        """Fit the scales of the statistics and the regression to all training materials."""
+        """Fit the scales of the statistics and the regression."""
         self.center, self.scale = scales(self.statistics(batch))
         if self.share:
             self.kernel.fit(self.standardized(batch), target)
@@ -114,7 +117,15 @@ def scales(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardized(values: Tensor, center: Tensor, scale: Tensor, outlier: float) -> Tensor:
-    """Values (..., k) with mean 0 and deviation 1, cut off at `outlier` deviations."""
+    """Values with mean 0 and deviation 1.
+
+    Parameters
+    ----------
+    values : Tensor, shape (..., k)
+    center, scale : Tensor, shape (k,)
+    outlier : float
+        Deviations at which they are cut off.
+    """
     return ((values - center) / scale).clamp(-outlier, outlier)
 
 

@@ -73,9 +73,9 @@ class KernelRegression(nn.Module):
         return kernel @ self.coefficients + self.mean
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take as many points as were kept."""
+        """Take as many points as there are in the state."""
         for name in ("points", "coefficients"):
-            kept, own = state_dict.get(prefix + name), getattr(self, name)
-            if kept is not None and kept.shape[1:] == own.shape[1:]:
-                setattr(self, name, own.new_zeros(kept.shape))
+            stored, own = state_dict.get(prefix + name), getattr(self, name)
+            if stored is not None and stored.shape[1:] == own.shape[1:]:
+                setattr(self, name, own.new_zeros(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)

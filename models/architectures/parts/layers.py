@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter, softmax
 
-from models.elements import N_DESCRIPTORS, element_descriptors
-from models.graphs.graph import N_ELEMENTS, GraphBatch
+from models.elements import N_DESCRIPTORS, N_ELEMENTS, element_descriptors
+from models.graphs.graph import GraphBatch
 
 
 class EncoderConfig(BaseModel):
@@ -53,13 +53,26 @@ class EncoderConfig(BaseModel):
 
 
 def register_tables(module: nn.Module, **tables: np.ndarray) -> None:
-    """Constants as buffers of these names, which are not kept with the weights."""
+    """Constants as buffers of these names, which are not kept with the weights.
+
+    Parameters
+    ----------
+    module : Module
+    **tables : ndarray
+    """
     for name, table in tables.items():
         module.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
 
 
 def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers, each followed by ReLU and dropout."""
+    """Linear layers, each followed by ReLU and dropout.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Width of the input and of each layer.
+    dropout : float
+    """
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
@@ -67,12 +80,30 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 def readout(size: int, layers: int, out: int) -> nn.Sequential:
-    """A perceptron of `layers` linear layers whose hidden ones are as wide as the input."""
+    """A perceptron whose hidden layers are as wide as the input.
+
+    Parameters
+    ----------
+    size : int
+        Width of the input.
+    layers : int
+        Linear layers.
+    out : int
+        Width of the output.
+    """
     return nn.Sequential(mlp([size] * layers), nn.Linear(size, out))
 
 
 class GaussianBasis(nn.Module):
-    """Distances (E,) in Å to E x `size` Gaussians between 0 and `cutoff` Å."""
+    """Distances to Gaussians of them.
+
+    Parameters
+    ----------
+    size : int
+        Gaussians, equally spaced.
+    cutoff : float
+        Centre of the last one, in Å; the first is at 0.
+    """
 
     centers: Tensor
 
@@ -82,7 +113,7 @@ class GaussianBasis(nn.Module):
         self.sigma = cutoff / (size - 1)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Expansion of shape (E, size)."""
+        """Expansion of shape (E, size) of distances (E,) in Å."""
         return torch.exp(-(((distance[:, None] - self.centers) / self.sigma) ** 2))
 
 
@@ -93,7 +124,14 @@ class WeightedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, rows: Tensor, count: Tensor) -> Tensor:
-        """Normalise `rows` (n, features); `count` (n,) is how many each stands for."""
+        """Normalised rows, shape (n, features).
+
+        Parameters
+        ----------
+        rows : Tensor, shape (n, features)
+        count : Tensor, shape (n,)
+            How many equal rows each stands for.
+        """
         if not self.training:
             return super().forward(rows)
         total = count.sum()
@@ -133,6 +171,16 @@ class GraphAttention(nn.Module):
     the composition as a third where `context` is set. It is computed as W_h h + W_u u: there are
     12 times fewer atoms than edges. Edges that stand
     for several equal ones count as many times, except that dropout takes all of them or none.
+
+    Parameters
+    ----------
+    width : int
+        Features of an atom and of an edge.
+    heads : int
+    dropout : float
+        Probability of dropping an attention weight.
+    context : bool
+        See :class:`EncoderConfig`.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, context: bool = False) -> None:
@@ -153,7 +201,14 @@ class GraphAttention(nn.Module):
             nn.init.xavier_uniform_(parameter)
 
     def forward(self, atoms: Tensor, edges: Tensor, batch: GraphBatch) -> Tensor:
-        """Features (N, width) of atoms and (E, width) of edges to (N, width)."""
+        """New features of the atoms, shape (N, width).
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        edges : Tensor, shape (E, width)
+        batch : GraphBatch
+        """
         h, u = self.atom(atoms), self.edge(edges)
         if hasattr(self, "context"):
             h = h + self.context(batch.composition())[batch.graph_index]
@@ -172,7 +227,14 @@ class GraphAttention(nn.Module):
 
 
 class CompositionAttention(nn.Module):
-    """Weight of each atom in its crystal, from the atom and the composition (GATGNN)."""
+    """Weight of each atom in its crystal, from the atom and the composition (GATGNN).
+
+    Parameters
+    ----------
+    width : int
+        Features of an atom.
+    hidden : int
+    """
 
     def __init__(self, width: int, hidden: int = 32) -> None:
         super().__init__()
@@ -181,7 +243,13 @@ class CompositionAttention(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, atoms: Tensor, batch: GraphBatch) -> Tensor:
-        """Weights (N, 1) that sum to 1 over the nodes of each crystal."""
+        """Weights (N, 1) that sum to 1 over the nodes of each crystal.
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        batch : GraphBatch
+        """
         graph = batch.graph_index
         context = self.composition(batch.composition())[graph]
         score = self.score(F.softplus(self.atom(atoms) + context))

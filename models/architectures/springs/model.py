@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
 from models.architectures.interface import ArchitectureConfig, GraphNeeds
 from models.architectures.parts.crystal_statistics import N_SITE, CrystalStatistics
@@ -173,6 +174,7 @@ class SpringModel(RegressedEnsemble):
         self.register_buffer("bond_center", torch.zeros(N_FEATURES))
         self.register_buffer("bond_scale", torch.ones(N_FEATURES))
 
+    @override
     def fit(self, batch: GraphBatch, target: Tensor) -> None:
         """Fit the scales of the numbers that describe bonds and crystals, and the regression."""
         bonds = self._bonds(batch)
@@ -198,11 +200,11 @@ class SpringModel(RegressedEnsemble):
         """
         if batch.vector is None:
             raise ModelError("the architecture springs needs graphs with edge vectors")
-        found, order = [], []
+        spectra, order = [], []
         for graphs, sizes in alike(batch, self.config.mesh):
-            found.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
+            spectra.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
             order.append(graphs)
-        return torch.cat(found, dim=1)[:, torch.cat(order).argsort()]
+        return torch.cat(spectra, dim=1)[:, torch.cat(order).argsort()]
 
     def springs(self, batch: GraphBatch) -> list[Springs]:
         """The springs that each member sees in the edges."""

@@ -13,7 +13,7 @@ import numpy as np
 from ase.data import atomic_masses
 
 from models.crystal import ATOMIC_NUMBERS, Crystal
-from screening.sources.cif.tags import CifError, Tags, number
+from screening.sources.cif.tags import CifError, Tags, cif_number
 
 VOLUME = 0.01  # relative
 DENSITY = 0.02  # relative, of a density that was computed from the cell; H2O for OH is 4 %
@@ -54,7 +54,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """Atoms of each element, and how far each number may be off by its rounding."""
+    """Atoms of each element.
+
+    Parameters
+    ----------
+    amounts : dict of str to float
+    rounding : float
+        How far each number may be off.
+    """
 
     amounts: dict[str, float]
     rounding: float
@@ -115,6 +122,11 @@ def contradiction(tags: Tags, content: Content) -> tuple[str, bool]:
     the densities and the formula weight. What does not contradict confirms the content only if it
     tells how many atoms there are in the cell: a formula with Z, or of the whole cell, the atoms
     of the types, or the density of X-ray diffraction.
+
+    Parameters
+    ----------
+    tags : Tags
+    content : Content
 
     Returns
     -------
@@ -203,7 +215,9 @@ def _check_numbers(tags: Tags, content: Content) -> bool:
     for kind, count in zip(tags.column("_atom_type_symbol"), counts, strict=False):
         match = re.match(r"[A-Z][a-z]?", kind or "")
         symbol = match[0] if match else "?"
-        total["H" if symbol in ("D", "T") else symbol] += number(count or "?", "atoms in the cell")
+        total["H" if symbol in ("D", "T") else symbol] += cif_number(
+            count or "?", "atoms in the cell"
+        )
     composition = content.crystal.composition
     if any(abs(total[e] - composition.get(e, 0)) > 0.01 for e in total.keys() | composition.keys()):
         raise CifError(f"its cell has {_written(total)}, its sites give {_written(composition)}")

@@ -36,8 +36,8 @@ from models.crystal import ATOMIC_NUMBERS, Crystal
 from models.distances import close_pairs, overlap
 from models.errors import ModelError
 from screening.sources.cif.checks import Content, contradiction, elements_stated
-from screening.sources.cif.symmetry import Setting, possible_settings, union_name
-from screening.sources.cif.tags import CifError, Tags, number, read_blocks
+from screening.sources.cif.symmetry import SpaceGroupSetting, possible_settings, union_name
+from screening.sources.cif.tags import CifError, Tags, cif_number, read_blocks
 
 SNAP = 0.1  # Å; images of a site nearer than this are one atom on a special position
 _MOVED = 0.01  # Å; a shift that is worth a remark
@@ -49,7 +49,7 @@ _LATTICE = (
     *(f"_cell_length_{axis}" for axis in "abc"),
     *(f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")),
 )
-_P1 = Setting("P 1", np.eye(3, dtype=int)[None], np.zeros((1, 3)))
+_P1 = SpaceGroupSetting("P 1", np.eye(3, dtype=int)[None], np.zeros((1, 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _structure(tags: Tags) -> CifStructure:
     except (CifError, ModelError) as error:
         return CifStructure(tags.name, reason=str(error))
     moments = [tags.column(f"_atom_site_moment_crystalaxis_{axis}") for axis in "xyz"]
-    magnetic = any(value and number(value, "moment") for column in moments for value in column)
+    magnetic = any(value and cif_number(value, "moment") for column in moments for value in column)
     return CifStructure(tags.name, crystal, "", tuple(remarks), True if magnetic else None)
 
 
@@ -201,10 +201,10 @@ def _sites(tags: Tags) -> tuple[_Sites, list[str]]:
     if heavy.any():
         remarks.append("deuterium was read as hydrogen")
     _check_groups(rows, has_hydrogen=bool((numbers == 1).any()))
-    coordinates = [[number(x or "?", f"coordinate of {r.label}") for x in r.xyz] for r in rows]
+    coordinates = [[cif_number(x or "?", f"coordinate of {r.label}") for x in r.xyz] for r in rows]
     multiplicities = None
     if all(row.multiplicity for row in rows):
-        multiplicities = [number(str(r.multiplicity), "multiplicity") for r in rows]
+        multiplicities = [cif_number(str(r.multiplicity), "multiplicity") for r in rows]
     unknown = [row.label for row in rows if row.occupancy is None]
     if unknown:
         remarks.append(f"occupancy of {unknown[0]} is not given; full by the file's own data")
@@ -245,7 +245,7 @@ def _rows(tags: Tags) -> tuple[list[_Row], list[str]]:
         occupancy: float | None = 1.0
         if tags.column("_atom_site_occupancy"):
             text = value("occupancy")
-            occupancy = None if text is None else number(text, f"occupancy of {label}")
+            occupancy = None if text is None else cif_number(text, f"occupancy of {label}")
         if value("calc_flag") == "dum" or occupancy == 0:
             dummies.append(label)
             continue
@@ -257,7 +257,7 @@ def _rows(tags: Tags) -> tuple[list[_Row], list[str]]:
         if group not in (None, "0"):
             raise CifError(f"{label} is in a disorder group ({group}); order the structure first")
         hydrogens = value("attached_hydrogens")
-        if hydrogens and number(hydrogens, f"hydrogens of {label}"):
+        if hydrogens and cif_number(hydrogens, f"hydrogens of {label}"):
             raise CifError(f"{label} has {hydrogens} hydrogen without a site of its own; add it")
         xyz = tuple(column[k] for column in columns)
         multiplicity = value("symmetry_multiplicity") or value("site_symmetry_multiplicity")
@@ -356,13 +356,13 @@ def _check_groups(rows: Sequence[_Row], has_hydrogen: bool) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    setting: Setting
+    setting: SpaceGroupSetting
     crystal: Crystal
     confirmed: bool
     remarks: list[str] = field(default_factory=list)
 
 
-def _read(tags: Tags, sites: _Sites, setting: Setting, lattice: np.ndarray) -> _Reading:
+def _read(tags: Tags, sites: _Sites, setting: SpaceGroupSetting, lattice: np.ndarray) -> _Reading:
     """The crystal in one setting.
 
     Raises
@@ -404,7 +404,7 @@ def _read(tags: Tags, sites: _Sites, setting: Setting, lattice: np.ndarray) -> _
 
 
 def _orbit(
-    label: str, coordinate: np.ndarray, setting: Setting, lattice: np.ndarray
+    label: str, coordinate: np.ndarray, setting: SpaceGroupSetting, lattice: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """All images of a site in the cell, shape (k, 3), and by how much it was moved in Å.
 

@@ -32,7 +32,7 @@ CHOICE = "_space_group_it_coordinate_system_code"
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class SpaceGroupSetting:
     """A space group on given axes with a given origin.
 
     Parameters
@@ -65,14 +65,14 @@ class Setting:
         lengths = np.sqrt(np.diag(metric))
         return float(np.abs((turned - metric) / np.outer(lengths, lengths)).max() / 2)
 
-    def equals(self, other: Setting) -> bool:
+    def equals(self, other: SpaceGroupSetting) -> bool:
         """Whether both have the same operations, up to lattice translations."""
         if len(self.rotations) != len(other.rotations):
             return False
         return bool(_same(self, other.rotations, other.translations).any(1).all())
 
 
-def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], list[str]]:
+def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[SpaceGroupSetting], list[str]]:
     """Every setting that a block may mean, and what is to be remarked if it is the first.
 
     Positions are defined by the operations of a file, so these come before its names: where a
@@ -83,9 +83,15 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
     system code and the number agree on; it may be several (``F d -3 m`` has two origins, ``R -3 m``
     two kinds of axes, ``P 21/m`` two unique axes), of which those stay that fit the cell.
 
+    Parameters
+    ----------
+    tags : Tags
+    lattice : ndarray, shape (3, 3)
+        Row vectors in Å.
+
     Returns
     -------
-    settings : list of Setting
+    settings : list of SpaceGroupSetting
         Empty if the block says nothing of symmetry.
     remarks : list of str
 
@@ -97,7 +103,7 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
     """
     listed = _listed(tags)
     if tags.column(MAGNETIC_OPERATIONS):
-        descriptions: dict[str, list[Setting]] = {}
+        descriptions: dict[str, list[SpaceGroupSetting]] = {}
         unknown: list[str] = []
     else:
         descriptions, unknown = _descriptions(tags)
@@ -121,10 +127,10 @@ def possible_settings(tags: Tags, lattice: np.ndarray) -> tuple[list[Setting], l
 
 
 def _beside_operations(
-    listed: Setting, descriptions: dict[str, list[Setting]]
-) -> tuple[list[Setting], list[str]]:
+    listed: SpaceGroupSetting, descriptions: dict[str, list[SpaceGroupSetting]]
+) -> tuple[list[SpaceGroupSetting], list[str]]:
     remarks: list[str] = []
-    others: list[Setting] = []
+    others: list[SpaceGroupSetting] = []
     for text, settings in descriptions.items():
         if not settings or any(listed.equals(s) for s in settings):
             continue
@@ -135,9 +141,9 @@ def _beside_operations(
     return [listed, *others], remarks
 
 
-def _agreed(descriptions: dict[str, list[Setting]]) -> list[Setting]:
+def _agreed(descriptions: dict[str, list[SpaceGroupSetting]]) -> list[SpaceGroupSetting]:
     """The settings that all descriptions allow."""
-    agreed: list[Setting] = []
+    agreed: list[SpaceGroupSetting] = []
     first = ""
     for text, settings in descriptions.items():
         if not agreed:
@@ -152,34 +158,36 @@ def _agreed(descriptions: dict[str, list[Setting]]) -> list[Setting]:
     return agreed
 
 
-def _descriptions(tags: Tags) -> tuple[dict[str, list[Setting]], list[str]]:
+def _descriptions(tags: Tags) -> tuple[dict[str, list[SpaceGroupSetting]], list[str]]:
     """Settings by the text that describes them, and the texts that nothing is known of."""
-    found: dict[str, list[Setting]] = {}
+    by_name: dict[str, list[SpaceGroupSetting]] = {}
     unknown = []
     for text in tags.values(*HALL):
         try:
-            found[text] = [hall_setting(text)]
+            by_name[text] = [hall_setting(text)]
         except (RuntimeError, ValueError):
             unknown.append(text)
     for text in tags.values(*NAMES):
-        if text not in found:
-            found[text] = named_settings(text)
-            unknown += [] if found[text] else [text]
+        if text not in by_name:
+            by_name[text] = named_settings(text)
+            unknown += [] if by_name[text] else [text]
     reference = tags.value(REFERENCE_NAME)
-    if reference and reference not in found:
+    if reference and reference not in by_name:
         settings = named_settings(reference)
-        found[reference] = numbered_settings(settings[0].number) if found and settings else settings
+        by_name[reference] = (
+            numbered_settings(settings[0].number) if by_name and settings else settings
+        )
         unknown += [] if settings else [reference]
     for text in tags.values(*NUMBERS):
         number = int(text) if text.isdigit() else 0
         if not 1 <= number <= 230:
             raise CifError(f"there is no space group of number {text}")
-        found[text] = numbered_settings(number)
+        by_name[text] = numbered_settings(number)
     code = (tags.value(CHOICE) or "").lower()
-    for text, settings in found.items():
-        chosen = [s for s in settings if code and code in _codes(s.name)]
-        found[text] = chosen or settings
-    known = {text: settings for text, settings in found.items() if settings}
+    for text, settings in by_name.items():
+        with_code = [s for s in settings if code and code in _codes(s.name)]
+        by_name[text] = with_code or settings
+    known = {text: settings for text, settings in by_name.items() if settings}
     # One good name makes up for a bad one, but a number does not say which setting it is.
     named = any(not text.isdigit() for text in known)
     return known, [] if named else unknown
@@ -189,7 +197,7 @@ def _descriptions(tags: Tags) -> tuple[dict[str, list[Setting]], list[str]]:
 
 
 @cache
-def named_settings(text: str) -> list[Setting]:
+def named_settings(text: str) -> list[SpaceGroupSetting]:
     """Settings that a Hermann-Mauguin name may mean, empty if it is not known.
 
     The name may be short, full or old (``F d 3 m``), with or without spaces, in any case, and
@@ -217,13 +225,13 @@ def named_settings(text: str) -> list[Setting]:
 
 
 @cache
-def numbered_settings(number: int) -> list[Setting]:
+def numbered_settings(number: int) -> list[SpaceGroupSetting]:
     """All settings of a space-group type that the International Tables list."""
     return [_tabulated(g.xhm()) for g in gemmi.spacegroup_table_itb() if g.number == number]
 
 
 @cache
-def hall_setting(symbol: str) -> Setting:
+def hall_setting(symbol: str) -> SpaceGroupSetting:
     """Setting of a Hall symbol.
 
     Raises
@@ -238,7 +246,7 @@ def hall_setting(symbol: str) -> Setting:
 
 
 @cache
-def _tabulated(xhm: str) -> Setting:
+def _tabulated(xhm: str) -> SpaceGroupSetting:
     return _of_operations(xhm, _table()[xhm].operations())
 
 
@@ -247,10 +255,10 @@ def _table() -> dict[str, gemmi.SpaceGroup]:
     return {g.xhm(): g for g in gemmi.spacegroup_table()}
 
 
-def _of_operations(name: str, operations: Iterable[gemmi.Op]) -> Setting:
+def _of_operations(name: str, operations: Iterable[gemmi.Op]) -> SpaceGroupSetting:
     pairs = [(op.rot, op.tran) for op in operations]
     rotations = np.array([r for r, _ in pairs]) // _GRID
-    return Setting(name, rotations, np.array([t for _, t in pairs]) / _GRID)
+    return SpaceGroupSetting(name, rotations, np.array([t for _, t in pairs]) / _GRID)
 
 
 _CHOICES = {"s": "1", "z": "2", "o1": "1", "o2": "2", "rh": "r", "hr": "h"}
@@ -337,7 +345,7 @@ def _codes(xhm: str) -> set[str]:
 # --- from operations to a setting -----------------------------------------------------------
 
 
-def _listed(tags: Tags) -> Setting | None:
+def _listed(tags: Tags) -> SpaceGroupSetting | None:
     magnetic = tags.column(MAGNETIC_OPERATIONS)
     if magnetic:
         centering = tags.column(MAGNETIC_CENTERING) or ["x,y,z,+1"]
@@ -352,7 +360,7 @@ def _listed(tags: Tags) -> Setting | None:
 @lru_cache(512)
 def _group(
     operations: tuple[str, ...], centering: tuple[str, ...] = (), magnetic: bool = False
-) -> Setting:
+) -> SpaceGroupSetting:
     """Setting of the operations that a file lists.
 
     Raises
@@ -366,15 +374,15 @@ def _group(
         parsed = [(c @ r, c @ t + s) for c, s in extra for r, t in parsed]
     rotations = np.array([r for r, _ in parsed])
     translations = np.array([t for _, t in parsed])
-    everything = Setting("its operations", rotations, translations)
+    everything = SpaceGroupSetting("its operations", rotations, translations)
     same = _same(everything, rotations, translations)
     first = same.argmax(1) == np.arange(len(rotations))
-    setting = Setting(everything.name, rotations[first], translations[first])
+    setting = SpaceGroupSetting(everything.name, rotations[first], translations[first])
     _check_closed(setting)
     return setting
 
 
-def _check_closed(setting: Setting) -> None:
+def _check_closed(setting: SpaceGroupSetting) -> None:
     for rotation, shift in zip(setting.rotations, setting.translations, strict=True):
         products = setting.rotations @ rotation
         shifts = setting.rotations @ shift + setting.translations
@@ -384,7 +392,9 @@ def _check_closed(setting: Setting) -> None:
             )
 
 
-def _same(setting: Setting, rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
+def _same(
+    setting: SpaceGroupSetting, rotations: np.ndarray, translations: np.ndarray
+) -> np.ndarray:
     """Which operations are which of the setting's, shape (m, n), bool."""
     place = 16 ** np.arange(9)
     keys, own = ((r.reshape(-1, 9) + 8) @ place for r in (rotations, setting.rotations))
@@ -400,6 +410,12 @@ def parse_operation(text: str, magnetic: bool = False) -> tuple[np.ndarray, np.n
     """Rotation, shape (3, 3), int64, and translation, shape (3,), of a text like ``-y,x+1/2,z``.
 
     Translations as near to a multiple of 1/24 as three digits are (``0.333``) are taken for it.
+
+    Parameters
+    ----------
+    text : str
+    magnetic : bool
+        A fourth part may reverse time.
 
     Raises
     ------
@@ -427,7 +443,7 @@ def parse_operation(text: str, magnetic: bool = False) -> tuple[np.ndarray, np.n
     return rotation, np.where(np.abs(translation - nearest) < 1e-3, nearest, translation)
 
 
-def union_name(settings: Sequence[Setting]) -> str:
+def union_name(settings: Sequence[SpaceGroupSetting]) -> str:
     """The names of several settings in a line.
 
     Examples

@@ -21,6 +21,13 @@ class Tags:
     Tags are lower-case and without dots, so that the names of both CIF dictionaries
     (``_space_group.name_H-M_alt``, ``_space_group_name_H-M_alt``) are the same. A value that is
     unknown (``?``) or does not apply (``.``) is None.
+
+    Parameters
+    ----------
+    name : str
+        Of the block.
+    data : dict
+        All values of each tag.
     """
 
     name: str
@@ -50,7 +57,7 @@ class Tags:
         for tag in tags:
             text = self.value(tag)
             if text is not None:
-                return number(text, tag)
+                return cif_number(text, tag)
         return None
 
     def has(self, prefix: str) -> bool:
@@ -58,8 +65,14 @@ class Tags:
         return any(t.startswith(prefix) and any(self.data[t]) for t in self.data)
 
 
-def number(text: str, what: str) -> float:
+def cif_number(text: str, what: str) -> float:
     """Number in a CIF, its uncertainty left out.
+
+    Parameters
+    ----------
+    text : str
+    what : str
+        Its name in an error.
 
     Raises
     ------
@@ -68,7 +81,7 @@ def number(text: str, what: str) -> float:
 
     Examples
     --------
-    >>> number("5.431(2)", "_cell_length_a")
+    >>> cif_number("5.431(2)", "_cell_length_a")
     5.431
     """
     value = cif.as_number(text)

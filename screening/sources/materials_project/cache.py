@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.files import replacing, write_whole
 from screening.errors import ScreeningError
 from screening.funnel import Funnel
 from screening.sources.base import digest
 from screening.sources.materials_project.client import ATTRIBUTION
+from screening.sources.materials_project.parts import TableParts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,13 +97,30 @@ class Facts:
 
 
 def default_cache() -> Path:
-    """Folder of the cached tables, in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edos-screening"
+    """Folder of the cached tables, in ``XDG_CACHE_HOME`` or where the system keeps caches."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edos-screening")
 
 
 class TableCache:
-    """The table of one query, and its pages as long as they come in."""
+    """The table of one query, and its pages as long as they come in.
+
+    Parameters
+    ----------
+    folder : Path
+        Of all cached tables.
+    criteria : dict
+        Of the query, in the API's names.
+    layout : Layout
+    endpoint : str, optional
+        Of another server than the Materials Project's.
+
+    Attributes
+    ----------
+    table : Path
+    pages : TableParts
+    """
 
     def __init__(
         self, folder: Path, criteria: dict[str, Any], layout: Layout, endpoint: str | None = None
@@ -113,72 +130,33 @@ class TableCache:
         self.layout = layout
         stem = f"{layout.name}-{digest(self.query, str(layout.version))}"
         self.table = folder / f"{stem}.parquet"
+        self.pages = TableParts(folder / f"{stem}.pages", layout.schema)
         self._missing = folder / f"{stem}.missing.json"
-        self._pages = folder / f"{stem}.pages"
-        self._state = self._pages / "state.json"
 
-    def prepare(self, database_version: str) -> None:
+    def begin(self, database_version: str) -> None:
         """Keep the pages of a fetch that was broken off if they are of this database."""
         state = {"query": self.query, "database_version": database_version}
-        try:
-            if json.loads(self._state.read_text()) == state:
-                return
-        except (OSError, ValueError):
-            pass
-        try:
-            self.forget_pages()
-            self._pages.mkdir(parents=True)
-            _write(self._state, json.dumps(state))
-        except OSError as error:
-            raise ScreeningError(f"cannot write to {self._pages}: {error.strerror}") from None
-
-    def forget_pages(self) -> None:
-        """Remove what a fetch that was broken off has left."""
-        shutil.rmtree(self._pages, ignore_errors=True)
-
-    def ids_of_page(self, page: int) -> list[str] | None:
-        """Ids in a page that is there already, None if it is not."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(self._page(page), columns=["material_id"])
-        except (OSError, pa.ArrowException):
-            return None
-        return list(table["material_id"].to_pylist())
-
-    def write_page(self, page: int, rows: list[dict[str, Any]]) -> list[str]:
-        """Write a page as a whole or not at all; gives its ids."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self._page(page)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        try:
-            pq.write_table(pa.Table.from_pylist(rows, self.layout.schema()), unfinished)
-            os.replace(unfinished, path)
-        except (OSError, pa.ArrowException) as error:
-            raise ScreeningError(f"cannot write {path}: {error}") from None
-        return [row["material_id"] for row in rows]
+        self.pages.begin(json.dumps(state))
 
     def finish(self, facts: Facts) -> None:
         """Join the pages to the table, in their order."""
         import pyarrow.parquet as pq
 
         schema = self.layout.schema().with_metadata(facts.metadata())
-        unfinished = self.table.with_suffix(f".{os.getpid()}.unfinished")
         try:
-            with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-                for path in sorted(self._pages.glob("*.parquet")):
-                    writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
-            os.replace(unfinished, self.table)
+            with (
+                replacing(self.table) as unfinished,
+                pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
+            ):
+                for page in self.pages.tables():
+                    writer.write_table(page.replace_schema_metadata(schema.metadata))
         except OSError as error:
             raise ScreeningError(f"cannot write {self.table}: {error.strerror}") from None
-        self.forget_pages()
+        self.pages.remove()
 
     def write_missing(self, missing: dict[str, str]) -> None:
         """Keep the reasons why materials that were asked for are not in the table."""
-        _write(self._missing, json.dumps(missing))
+        write_whole(self._missing, json.dumps(missing))
 
     def read_missing(self) -> dict[str, str]:
         """Inverse of :meth:`write_missing`."""
@@ -187,12 +165,3 @@ class TableCache:
         except (OSError, ValueError):
             return {}
         return missing
-
-    def _page(self, page: int) -> Path:
-        return self._pages / f"page-{page:06d}.parquet"
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
+from screening.sources.materials_project.documents import usual_id
+from screening.sources.materials_project.retries import patiently
 
 KEY_PAGE = "https://next-gen.materialsproject.org/api"
 ATTRIBUTION = (
@@ -21,7 +23,6 @@ ATTRIBUTION = (
 )
 ATTEMPTS = 6
 ATTEMPTS_TO_CONNECT = 3  # someone may be waiting
-FIRST_PAUSE = 2.0  # s, doubled after every failed attempt
 TIMEOUT = 120  # s without a byte
 
 T = TypeVar("T")
@@ -66,19 +67,6 @@ def chosen_endpoint(endpoint: str | None) -> str | None:
     return endpoint or os.environ.get("MP_API_ENDPOINT") or None
 
 
-def usual_id(identifier: str) -> str:
-    """Id in the form that users and publications know: ``"mp-149"`` for ``"mp-aaaaaaft"``.
-
-    Ids beyond those of the old numbering have no such form and stay as they are.
-    """
-    from emmet.core.types.typing import format_identifier
-
-    try:
-        return str(format_identifier(identifier, legacy=True))
-    except ValueError:
-        return identifier
-
-
 class MaterialsProjectClient:
     """The official client with retries, and with errors in one line.
 
@@ -103,7 +91,7 @@ class MaterialsProjectClient:
         self,
         api_key: str,
         endpoint: str | None = None,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._key = api_key
         self._endpoint = endpoint
@@ -119,7 +107,18 @@ class MaterialsProjectClient:
     def search(
         self, fields: Sequence[str], page: int, size: int, **query: Any
     ) -> list[dict[str, Any]]:
-        """Page of summary documents; `page` starts at 1, `query` is that of the official client."""
+        """Page of summary documents; `page` starts at 1, `query` is that of the official client.
+
+        Parameters
+        ----------
+        fields : sequence of str
+        page : int
+            From 1.
+        size : int
+            Documents of a page.
+        **query
+            As the official client's.
+        """
         return self.attempt(
             lambda: self._summary.search(
                 fields=list(fields),
@@ -143,11 +142,17 @@ class MaterialsProjectClient:
                 material_ids=list(material_ids), fields=fields, all_fields=False
             )
         )
-        found = {usual_id(d["material_id"]): _functional(d) for d in documents}
-        return {i: functional for i, functional in found.items() if functional}
+        by_id = {usual_id(d["material_id"]): _functional(d) for d in documents}
+        return {i: functional for i, functional in by_id.items() if functional}
 
     def attempt(self, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         """Call until it succeeds, trying again makes no sense, or has been tried enough.
+
+        Parameters
+        ----------
+        call : callable
+        attempts : int
+            In all.
 
         Raises
         ------
@@ -157,16 +162,16 @@ class MaterialsProjectClient:
         from mp_api.client.core.exceptions import MPRestError
         from requests.exceptions import RequestException
 
-        pause = FIRST_PAUSE
-        for attempt in range(1, attempts + 1):
-            try:
-                return call()
-            except (MPRestError, RequestException, json.JSONDecodeError) as error:
-                if _is_final(error) or attempt == attempts:
-                    raise ScreeningError(self._in_words(error)) from None
-            self._sleep(pause)
-            pause *= 2
-        raise AssertionError("unreachable")
+        passing = (MPRestError, RequestException, json.JSONDecodeError)
+        try:
+            return patiently(
+                call,
+                lambda error: isinstance(error, passing) and not _is_final(error),
+                attempts,
+                self._sleep,
+            )
+        except passing as error:
+            raise ScreeningError(self._in_words(error)) from None
 
     def _connect(self) -> tuple[Any, Any]:
         """Clients of the summary and of the core documents."""
@@ -229,13 +234,13 @@ def _functional(document: dict[str, Any]) -> str | None:
     return None
 
 
-def _status(error: Exception) -> int | None:
+def _status(error: BaseException) -> int | None:
     """HTTP status in an error of the official client."""
     match = re.search(r"status code (\d{3})", str(error))
     return int(match.group(1)) if match else None
 
 
-def _is_final(error: Exception) -> bool:
+def _is_final(error: BaseException) -> bool:
     """Whether another attempt would end in the same way."""
     status = _status(error)
     if status is not None:

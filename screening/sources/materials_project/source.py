@@ -12,23 +12,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.crystal import Crystal
-from models.errors import ModelError
 from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters, switched_on
 from screening.funnel import Funnel
 from screening.sources.base import Source, digest
-from screening.sources.checks import flag, number
 from screening.sources.materials_project.cache import Facts, Layout, TableCache, default_cache
 from screening.sources.materials_project.client import (
     ATTRIBUTION,
     MaterialsProjectClient,
     chosen_endpoint,
     find_api_key,
+)
+from screening.sources.materials_project.documents import (
+    has_dos,
+    is_magnetic,
+    material_row,
+    material_schema,
     usual_id,
 )
-from screening.sources.materials_project.documents import has_dos, magnetic_by_ordering, time_of
+from screening.sources.properties import number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +64,7 @@ Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Query:
+class ServerQuery:
     """What is asked of the server.
 
     Only what the API can filter by goes to the server, and what it cannot is left to the
@@ -80,8 +83,15 @@ class Query:
     material_ids: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> Query:
-        """The part of the filters that the server can apply."""
+    def of(cls, filters: ScreeningFilters, material_ids: Sequence[str] = ()) -> ServerQuery:
+        """The part of the filters that the server can apply.
+
+        Parameters
+        ----------
+        filters : ScreeningFilters
+        material_ids : sequence of str
+            Ask for these materials only.
+        """
         stages = [
             (filter.name, ON_SERVER[filter.name](limit))
             for filter, limit in switched_on(filters)
@@ -174,7 +184,7 @@ def open_materials_project(
     cache_dir: Path | None = None,
     endpoint: str | None = None,
     progress: Progress | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> MaterialsProjectSource:
     """Ask the Materials Project for candidates, or take the answer that is kept from before.
 
@@ -209,7 +219,7 @@ def open_materials_project(
 
     ids = _checked_ids(material_ids)
     endpoint = chosen_endpoint(endpoint)
-    query = Query.of(filters or ScreeningFilters(unknown="drop"), ids)
+    query = ServerQuery.of(filters or ScreeningFilters(unknown="drop"), ids)
 
     def connect() -> MaterialsProjectClient:
         return MaterialsProjectClient(find_api_key(api_key_file), endpoint, sleep)
@@ -222,13 +232,25 @@ def open_materials_project(
 
 def cached_table(
     connect: Callable[[], MaterialsProjectClient],
-    query: Query,
+    query: ServerQuery,
     cache: TableCache,
     *,
     refresh: bool = False,
     progress: Progress | None = None,
 ) -> Facts:
-    """See to it that the answer to a query is in the cache."""
+    """See to it that the answer to a query is in the cache.
+
+    Parameters
+    ----------
+    connect : callable
+        Makes the client; called if something has to be asked.
+    query : ServerQuery
+    cache : TableCache
+    refresh : bool
+        Ask again even if the answer is there.
+    progress : callable, optional
+        Called with the materials that are there and those that will be.
+    """
     facts = None if refresh else Facts.of_table(cache.table)
     return facts or _fetch(connect(), query, cache, progress)
 
@@ -241,10 +263,10 @@ def _checked_ids(material_ids: Sequence[str]) -> list[str]:
 
 
 def _fetch(
-    client: MaterialsProjectClient, query: Query, cache: TableCache, progress: Progress | None
+    client: MaterialsProjectClient, query: ServerQuery, cache: TableCache, progress: Progress | None
 ) -> Facts:
     """Fill the cache with the answer to a query."""
-    cache.prepare(client.database_version)
+    cache.begin(client.database_version)
     funnel = _server_funnel(client, query)
     total = funnel.passed
     if not total and not query.material_ids:
@@ -255,33 +277,34 @@ def _fetch(
             else "the Materials Project's server has no materials"
         )
     arguments = query.arguments()
-    found: set[str] = set()
+    fetched: set[str] = set()
     for page in range(1, -(-total // PAGE_SIZE) + 1):
-        ids = cache.ids_of_page(page)
+        name = f"page-{page:06d}"
+        ids = cache.pages.ids(name)
         if ids is None:
             documents = client.search(cache.layout.fields, page, PAGE_SIZE, **arguments)
             rows = [cache.layout.row_of(document) for document in documents]
             if cache.layout.has_functional:
                 functionals = client.functionals([row["material_id"] for row in rows])
                 rows = [row | {"functional": functionals.get(row["material_id"])} for row in rows]
-            ids = cache.write_page(page, rows)
-        found.update(ids)
+            ids = cache.pages.write(name, rows)
+        fetched.update(ids)
         if progress is not None:
-            progress(len(found), total)
-    if len(found) != total:
-        cache.forget_pages()
+            progress(len(fetched), total)
+    if len(fetched) != total:
+        cache.pages.remove()
         raise ScreeningError(
-            f"the Materials Project's answer changed while it was read ({len(found):,} of "
+            f"the Materials Project's answer changed while it was read ({len(fetched):,} of "
             f"{total:,} materials): run it again"
         )
-    cache.write_missing(_look_for(client, sorted(set(query.material_ids) - found)))
+    cache.write_missing(_look_for(client, sorted(set(query.material_ids) - fetched)))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = Facts(cache.query, client.database_version, now, funnel)
     cache.finish(facts)
     return facts
 
 
-def _server_funnel(client: MaterialsProjectClient, query: Query) -> Funnel:
+def _server_funnel(client: MaterialsProjectClient, query: ServerQuery) -> Funnel:
     """What each filter drops on the server; the first stage is the whole database."""
     names = [name for name, _ in query.stages]
     counts = [client.count(query.criteria(n)) for n in range(len(names) + 1)]
@@ -314,67 +337,29 @@ def _look_for(client: MaterialsProjectClient, ids: list[str]) -> dict[str, str]:
 
 def row_of(document: dict[str, Any]) -> dict[str, Any]:
     """Row of the cached table for a summary document; without a structure, the reason why."""
-    identifier = document.get("material_id")
-    row: dict[str, Any] = {
-        "material_id": usual_id(identifier) if identifier else None,
-        "formula": document.get("formula_pretty"),
-        "last_updated": time_of(document.get("last_updated")),
-    }
-    try:
-        row["energy_above_hull"] = number(document, "energy_above_hull")
-        row["band_gap"] = number(document, "band_gap")
-        row["is_magnetic"] = _is_magnetic(document)
-        row["has_edos"] = has_dos(document.get("has_props"))
-        row.update(structure_columns(document))
-    except ModelError as error:
-        row["problem"] = str(error)
-    return row
+    return material_row(document, _properties)
 
 
-def structure_columns(document: dict[str, Any]) -> dict[str, Any]:
-    """The columns lattice, species and frac_coords of a document.
-
-    Raises
-    ------
-    ModelError
-        If it has no usable structure.
-    """
-    structure = document.get("structure")
-    if structure is None:
-        raise ModelError("the document has no structure")
-    crystal = Crystal.from_dict(structure)
+def _properties(document: dict[str, Any]) -> dict[str, Any]:
     return {
-        "lattice": crystal.lattice.ravel(),
-        "species": crystal.atomic_numbers,
-        "frac_coords": crystal.frac_coords.ravel(),
+        "energy_above_hull": number(document, "energy_above_hull"),
+        "band_gap": number(document, "band_gap"),
+        "is_magnetic": is_magnetic(document),
+        "has_edos": has_dos(document.get("has_props")),
     }
-
-
-def _is_magnetic(document: dict[str, Any]) -> bool | None:
-    """By the magnetic ordering; a material of unknown ordering is not known to be nonmagnetic."""
-    known = magnetic_by_ordering(document)
-    if known is not None:
-        return known
-    return True if flag(document, "is_magnetic") else None
 
 
 def _candidate_schema() -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema(
+    return material_schema(
         [
-            ("material_id", pa.string()),
-            ("formula", pa.string()),
-            ("lattice", pa.list_(pa.float64())),
-            ("species", pa.list_(pa.int16())),
-            ("frac_coords", pa.list_(pa.float64())),
             ("energy_above_hull", pa.float64()),
             ("band_gap", pa.float64()),
             ("is_magnetic", pa.bool_()),
             ("has_edos", pa.bool_()),
             ("last_updated", pa.string()),
             ("functional", pa.string()),
-            ("problem", pa.string()),
         ]
     )
 

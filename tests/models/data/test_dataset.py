@@ -15,9 +15,9 @@ from models.spectra.spectrum import (
     PHDOS_GRID,
     PHDOS_PAPER_GRID,
     EnergyGrid,
-    bin_averages,
 )
 from tests.models.model_examples import (
+    bin_averages,
     edos_label,
     label_row,
     labelled_crystals,

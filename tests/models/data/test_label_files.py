@@ -12,11 +12,12 @@ from models.crystal import Crystal
 from models.data.dataset import edos_dataset, phdos_dataset, refuse_settings, usable_settings
 from models.data.label_files import edos_labels, phdos_labels, read_crystals
 from models.errors import ModelError, named
-from models.spectra.spectrum import EDOS_GRID, bin_averages, sum_normalized
+from models.spectra.spectrum import EDOS_GRID, sum_normalized
 from models.training import train as training
 from models.training.config import TrainingConfig
 from models.training.train import train_predictor
 from tests.models.model_examples import (
+    bin_averages,
     edos_label,
     label_row,
     rocksalt,

@@ -18,10 +18,10 @@ from models.spectra.spectrum import (
     Spectrum,
     align_edos,
     band_edges,
-    bin_averages,
     max_normalized,
     sum_normalized,
 )
+from tests.models.model_examples import bin_averages
 
 values = st.floats(0, 50, allow_nan=False)
 steps = st.floats(0.01, 1.0)

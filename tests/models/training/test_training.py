@@ -18,10 +18,14 @@ from models.graphs.graph import GraphBatch
 from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
 from models.training import train as training
-from models.training.card import ZOO, ModelCard
+from models.training.callbacks import SaveState
+from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint
-from models.training.fit import GraphLoader, SaveState, label_branch_losses, train_setting
-from models.training.train import TrainingConfig, read_training_config, train_predictor
+from models.training.config import TrainingConfig, read_training_config
+from models.training.fit import label_branch_losses, train_setting
+from models.training.module import GraphLoader
+from models.training.train import train_predictor
+from models.zoo import ZOO
 from tests.models.model_examples import (
     labelled_crystals,
     random_crystals,
@@ -144,6 +148,13 @@ def test_without_a_label_branch_there_is_nothing_to_measure(changes: dict) -> No
     trained = train_setting(config(**changes), "sumnorm-kl", dataset, part(dataset))
     assert trained.label_branch == {}
     assert "label_branch" not in trained.checkpoint.card.training
+
+
+def test_a_field_that_came_later_leaves_earlier_trainings_known() -> None:
+    """Their configuration is part of what unfinished trainings and kept runs are found by."""
+    assert "schedule" not in config().model_dump()
+    later = config(schedule="one-cycle")
+    assert TrainingConfig.model_validate(later.model_dump()) == later
 
 
 def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: Path) -> None:

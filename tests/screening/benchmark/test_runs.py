@@ -40,7 +40,7 @@ from screening.benchmark.variants import (
     ABLATION_VARIANTS,
     MEAN_SPECTRUM,
     NEAREST_COMPOSITION,
-    Run,
+    BenchmarkRun,
     Variant,
     plan,
     plan_subclasses,
@@ -178,7 +178,7 @@ def test_two_workers_give_the_same_results(tmp_path: Path) -> None:
 
 def test_a_variant_can_change_the_training(tmp_path: Path) -> None:
     faster = TINY.model_copy(update={"training": {"learning_rate": 0.5}, "epochs": 0.25})
-    run = Run(variant=faster, setting="sumnorm-kl", seed=4)
+    run = BenchmarkRun(variant=faster, setting="sumnorm-kl", seed=4)
     chosen = config_of(config(tmp_path), run)
     assert (chosen.learning_rate, chosen.seed, chosen.settings) == (0.5, 4, ("sumnorm-kl",))
     assert chosen.architecture == "gatgnn"
@@ -241,7 +241,7 @@ def test_few_data_sets_are_kept(tmp_path: Path) -> None:
     chosen = config(tmp_path)
     for neighbors in range(1, 9):
         shared_dataset(chosen.model_copy(update={"graph": GraphConfig(neighbors=neighbors)}))
-    assert len(data._loaded) == data.LOADED
+    assert len(data.datasets_read) == data.LOADED
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_fine_tuning_is_gentle_and_short(tmp_path: Path) -> None:
 
 def test_a_subclass_of_too_few_materials_is_refused(tmp_path: Path) -> None:
     chosen = config(tmp_path)
-    run = Run(
+    run = BenchmarkRun(
         variant=TINY, setting="maxnorm-mse", seed=0, subclass=Subclass(name="x", elements=["Pt"])
     )
     with pytest.raises(ModelError, match="x: 0 training, 0 validation and 0 test materials"):

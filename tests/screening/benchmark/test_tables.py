@@ -19,7 +19,7 @@ from screening.benchmark.tables import (
     to_markdown,
     write_csv,
 )
-from screening.benchmark.variants import Regime, Run, Variant
+from screening.benchmark.variants import BenchmarkRun, Regime, Variant
 
 
 def result(
@@ -30,7 +30,7 @@ def result(
     subclass: str = "",
     regime: Regime = "global",
 ) -> RunResult:
-    run = Run(
+    run = BenchmarkRun(
         variant=Variant(name=name, architecture="gatgnn"),
         setting="sumnorm-kl",
         seed=seed,

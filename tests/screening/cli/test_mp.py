@@ -12,8 +12,10 @@ import pytest
 
 from db.open import open_store
 from models.training.card import ModelCard
-from screening.sources.materials_project.client import ATTRIBUTION, usual_id
-from screening.training_sets.fetch import PHONON_DOS, TOTAL_DOS
+from screening.sources.materials_project.client import ATTRIBUTION
+from screening.sources.materials_project.documents import usual_id
+from screening.training_sets.edos import TOTAL_DOS
+from screening.training_sets.phonons import PHONON_DOS
 from tests.screening import mp_server
 from tests.screening.training_sets.test_fetch import ENERGIES, edos_table, holding, structures
 

@@ -12,7 +12,7 @@ import torch
 
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from models.training.card import DEFAULT_EDOS
+from models.zoo import DEFAULT_EDOS
 from screening.gap import find_gaps
 from tests.conftest import crystal_row
 

@@ -18,14 +18,10 @@ from pymatgen.core import Lattice, Structure
 from models.spectra.spectrum import EDOS_GRID, PHDOS_PAPER_GRID, EnergyGrid
 from screening.errors import ScreeningError
 from screening.sources import open_source
-from screening.training_sets import fetch
-from screening.training_sets.fetch import (
-    LeftOutError,
-    edos_columns,
-    fetch_edos,
-    fetch_phdos,
-    phdos_columns,
-)
+from screening.training_sets.delta_tables import SpectraTable
+from screening.training_sets.edos import edos_columns, fetch_edos
+from screening.training_sets.phonons import fetch_phdos, phdos_columns
+from screening.training_sets.training_set import LeftOutError
 
 KEY = "k" * 31 + "1"
 ENERGIES = np.linspace(-12.0, 14.0, 2001)
@@ -455,7 +451,7 @@ def test_fetch_that_is_killed_ends_with_the_same_file(edos, server, store, tmp_p
     script = f"""
 import os, signal
 from pathlib import Path
-from screening.training_sets.fetch import fetch_edos
+from screening.training_sets.edos import fetch_edos
 
 def die(done, total):
     if done > total / 2:
@@ -481,15 +477,15 @@ fetch_edos(
 def test_what_has_been_read_is_not_read_again(edos, store, tmp_path, monkeypatch):
     uri = put(store, *[edos_table(range(k, k + 20)) for k in range(0, 60, 20)])
     read = []
-    original = fetch._read_file
+    original = SpectraTable.read
 
-    def counting(fragment, *args):
-        read.append(fragment.path)
+    def counting(table, file, *args):
+        read.append(file.path)
         if len(read) == 3:
             raise ScreeningError("the network is gone")
-        return original(fragment, *args)
+        return original(table, file, *args)
 
-    monkeypatch.setattr(fetch, "_read_file", counting)
+    monkeypatch.setattr(SpectraTable, "read", counting)
     with pytest.raises(ScreeningError, match="gone"):
         edos(uri)
     edos(uri)

@@ -26,7 +26,7 @@ from workflows.dos.cost import FIRST_ATOM
 from workflows.dos.document import DosDocument, SourceFacts, recipe_id
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import installation
-from workflows.dos.gpaw.run import check, compute_dos, run_gpaw
+from workflows.dos.gpaw.calculation import check, compute_dos, run_gpaw
 from workflows.dos.gpaw.settings import PRESETS, GpawSettings
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class GpawDosMaker(DosMaker):
         return FIRST_ATOM_TIMES[self.preset]
 
     def check(self, structure: Structure) -> None:
-        """Refuse what GPAW cannot compute; see :func:`workflows.dos.gpaw.run.check`."""
+        """Refuse what GPAW cannot compute; see :func:`workflows.dos.gpaw.calculation.check`."""
         check(structure)
 
     def jobs(
@@ -299,6 +299,6 @@ def gpaw_dos(
     wall_time_limit : float
         In s.
     material_id : str, optional
-        See :func:`~workflows.dos.gpaw.run.compute_dos`.
+        See :func:`~workflows.dos.gpaw.calculation.compute_dos`.
     """
     return compute_dos(structure, GpawSettings(**settings), recipe, wall_time_limit, material_id)

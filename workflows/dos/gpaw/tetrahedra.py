@@ -5,6 +5,11 @@ of states below an energy is a piecewise cubic (Blöchl, Jepsen, Andersen, PRB 4
 without their correction weights, which can make a DOS negative). Tetrahedra that are equivalent
 by symmetry are counted once with a weight. The DOS is the exact average over each energy step,
 so nothing depends on a smearing width, and van Hove edges stay sharp.
+
+ASE's `linear_tetrahedron_integration`, which GPAW calls as well, samples the DOS at energies and
+knows no symmetry: with the ``fast`` bands of Al, Si, Na, LiF and Mg and steps of 10 meV its spectra
+differ by 0.0015 to 0.0125 eV (Wasserstein distance), miscount up to 0.2 % of the electrons and take
+11 to 130 times as long.
 """
 
 from __future__ import annotations

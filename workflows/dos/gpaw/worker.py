@@ -24,6 +24,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from models.files import write_whole
 from workflows.dos.bands import SMALL_GAP, band_edges
 from workflows.dos.gpaw.settings import GpawSettings, k_mesh
 from workflows.dos.gpaw.tetrahedra import BandMesh
@@ -55,9 +56,7 @@ def main(request_file: Path, result_file: Path) -> None:
         result = run(request)
     except WorkerError as error:
         result = {"error": str(error)}
-    partial = result_file.with_suffix(".partial")
-    partial.write_text(json.dumps(result))
-    partial.replace(result_file)
+    write_whole(result_file, json.dumps(result))
 
 
 def _watch_parent() -> None:

@@ -11,7 +11,7 @@ from models.architectures.mat2spec.model import LossWeights, Mat2Spec, Mat2SpecC
 from models.architectures.registry import build_model
 from models.errors import ModelError
 from models.spectra.settings import SETTINGS
-from models.training.card import ZOO
+from models.zoo import ZOO
 from tests.models.architectures.battery import ArchitectureBattery
 from tests.models.model_examples import batch_of, random_crystals, random_spectra
 

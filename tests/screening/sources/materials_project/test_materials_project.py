@@ -15,8 +15,9 @@ from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.sources import open_source
 from screening.sources.materials_project import source as materials_project
-from screening.sources.materials_project.client import find_api_key, usual_id
-from screening.sources.materials_project.source import Query, row_of
+from screening.sources.materials_project.client import find_api_key
+from screening.sources.materials_project.documents import usual_id
+from screening.sources.materials_project.source import ServerQuery, row_of
 
 KEY = "k" * 31 + "1"
 FILTERS = ScreeningFilters(unknown="drop")
@@ -102,7 +103,7 @@ def test_what_is_no_id_is_refused(key, tmp_path):
 
 
 def test_server_filters_only_what_it_can():
-    assert Query.of(FILTERS).criteria() == {
+    assert ServerQuery.of(FILTERS).criteria() == {
         "deprecated": False,
         "energy_above_hull_max": 0.5,
         "nelements_max": 4,
@@ -110,7 +111,7 @@ def test_server_filters_only_what_it_can():
         "ordering": "NM",
     }
     # the server drops what it does not know, so these filters stay with the candidates
-    keep = Query.of(ScreeningFilters(unknown="keep", elements="Mg", exclude_elements="O H"))
+    keep = ServerQuery.of(ScreeningFilters(unknown="keep", elements="Mg", exclude_elements="O H"))
     assert keep.criteria() == {
         "deprecated": False,
         "nelements_max": 4,

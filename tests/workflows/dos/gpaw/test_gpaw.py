@@ -26,7 +26,7 @@ from tests.benchmarks.gpaw_reference import judge_vb_gap
 from workflows.dos.document import DosDocument
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
-from workflows.dos.gpaw import run as gpaw
+from workflows.dos.gpaw import calculation as gpaw
 from workflows.dos.gpaw import worker as gpaw_worker
 from workflows.dos.gpaw.maker import GpawDosMaker, GpawRelaxMaker, GpawStaticMaker, recipe_of
 from workflows.dos.gpaw.settings import PAW_ELEMENTS, PRESETS, k_mesh

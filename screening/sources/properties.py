@@ -1,24 +1,21 @@
-"""Checks of what stands in a document, and errors in one line."""
+"""Properties of a material in a document, checked."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from models.errors import ModelError
 
 
-def one_line(error: BaseException | str, length: int = 200) -> str:
-    """Message of an error in one line, its type if it has none."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
-    message = " ".join(text.split()) or type(error).__name__
-    return message if len(message) <= length else message[: length - 3] + "..."
-
-
 def number(document: Mapping[str, Any], key: str) -> float | None:
     """Finite number in a document, None if it is missing, null or NaN.
+
+    Parameters
+    ----------
+    document : mapping
+    key : str
 
     Raises
     ------
@@ -35,6 +32,11 @@ def number(document: Mapping[str, Any], key: str) -> float | None:
 
 def flag(document: Mapping[str, Any], key: str) -> bool | None:
     """True or false in a document, None if it is missing or null.
+
+    Parameters
+    ----------
+    document : mapping
+    key : str
 
     Raises
     ------

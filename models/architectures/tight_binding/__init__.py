@@ -1,0 +1,1 @@
+"""Electronic spectra from a learned tight-binding Hamiltonian."""

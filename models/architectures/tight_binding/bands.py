@@ -1,0 +1,345 @@
+"""From integrals to spectra: Hamiltonians on a mesh, levels, their filling, and their density.
+
+The orbitals are orthogonal, so that the levels at a wave vector k are the eigenvalues of
+
+    H_ab(k) = delta_ab eps_a + sum over bonds of exp(i k r) V_ab(r),
+
+r from the atom of orbital a to that of b (J. C. Slater and G. F. Koster, Phys. Rev. 94, 1498
+(1954)). Every level holds two electrons; the number of electrons decides how far they are filled,
+so where the band edges or the Fermi level are is not learned. All of it can be differentiated by
+the integrals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.architectures.tight_binding.slater_koster import N_ORBITALS
+
+SMALLEST_GAP = 0.05  # eV; less is a metal, as the mesh may miss what closes it
+FERMI_WIDTH = 0.05  # eV of the Fermi distribution that finds the Fermi level of a metal
+_EDGE_POINTS = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
+_CHUNK = 6_000_000  # elements of the matrices that are diagonalised at once
+_BISECTIONS = 40
+_SLACK = 1e-9  # electrons
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Wave vectors and what they count.
+
+    Parameters
+    ----------
+    points : Tensor, shape (Q, 3)
+        In units of the reciprocal vectors.
+    weights : Tensor, shape (Q,)
+        With the sum 1; 0 for points where only band edges are looked for.
+    """
+
+    points: Tensor
+    weights: Tensor
+
+    def to(self, other: Tensor) -> Mesh:
+        """On the device and with the precision of another tensor."""
+        return Mesh(self.points.to(other), self.weights.to(other))
+
+
+def mesh_sizes(lattice: np.ndarray, length: float) -> tuple[int, int, int]:
+    """Points along each reciprocal vector b: that next to `length` |b| / 2 pi.
+
+    Parameters
+    ----------
+    lattice : ndarray, shape (3, 3)
+        Lattice vectors as rows, in Å.
+    length : float
+        About the size of the supercell that has the points of the mesh at Gamma, in Å.
+    """
+    spacing = np.linalg.norm(np.linalg.inv(lattice.astype(float)), axis=0)
+    n1, n2, n3 = np.maximum(1, np.rint(length * spacing)).astype(int).tolist()
+    return n1, n2, n3
+
+
+def shifted_mesh(
+    sizes: tuple[int, ...], shift: np.ndarray | None = None, edges: bool = True
+) -> Mesh:
+    """Mesh (m + shift) / size.
+
+    Parameters
+    ----------
+    shift : ndarray, shape (3,), optional
+        Half a step without one, and of k and -k, which have the same levels, only one then.
+    edges : bool
+        Add Gamma and the seven points like it, where band edges often are; they count 0.
+    """
+    index = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, 3)
+    points = (index + (0.5 if shift is None else shift)) / np.array(sizes)
+    weights = np.full(len(points), 1 / len(points))
+    if shift is None:
+        opposite = np.ravel_multi_index(tuple((np.array(sizes) - 1 - index).T), sizes)
+        first, counts = np.unique(np.minimum(np.arange(len(points)), opposite), return_counts=True)
+        points, weights = points[first], counts / counts.sum()
+    if edges:
+        points = np.concatenate([points, _EDGE_POINTS])
+        weights = np.concatenate([weights, np.zeros(len(_EDGE_POINTS))])
+    return Mesh(torch.from_numpy(points).float(), torch.from_numpy(weights).float())
+
+
+@dataclass(frozen=True, eq=False)
+class Integrals:
+    """Hamiltonian of one crystal of n atoms in real space, in eV.
+
+    Parameters
+    ----------
+    onsite : Tensor, shape (n, 10, 10)
+        Half of what the atoms' own orbitals have; the conjugate transpose is added.
+    hopping : Tensor, shape (E, 10, 10)
+        Half of what each bond adds, a row for an orbital of its centre.
+    center, neighbor : Tensor, shape (E,), int64
+    steps : Tensor, shape (E, 3)
+        From centre to neighbour, in units of the lattice vectors.
+    orbitals : Tensor, shape (M,), int64
+        Which of the 10 n orbitals there are.
+    flat : Tensor, shape (F,)
+        Levels that are the same at every wave vector.
+    """
+
+    onsite: Tensor
+    hopping: Tensor
+    center: Tensor
+    neighbor: Tensor
+    steps: Tensor
+    orbitals: Tensor
+    flat: Tensor
+
+
+def hamiltonians(integrals: Integrals, points: Tensor) -> Tensor:
+    """Hamiltonians at some wave vectors, complex and Hermitian, shape (Q, M, M), in eV.
+
+    Parameters
+    ----------
+    points : Tensor, shape (Q, 3)
+        In units of the reciprocal vectors.
+    """
+    n = len(integrals.onsite)
+    own = torch.arange(n, device=points.device)  # an atom is bound to itself, too
+    center, neighbor = (torch.cat([own, ends]) for ends in (integrals.center, integrals.neighbor))
+    pair, slot = (center * n + neighbor).unique(return_inverse=True)
+    bonds, there = _rows_of(slot, len(pair))  # those between the same two atoms, padded
+    steps = torch.cat([integrals.steps.new_zeros(n, 3), integrals.steps])
+    phase = 2 * math.pi * (points @ steps.T)
+    hopping = torch.cat([integrals.onsite, integrals.hopping]).flatten(1)
+    hopping = hopping[bonds] * there[:, :, None]
+    half = torch.complex(
+        torch.matmul(phase.cos().T[bonds].mT, hopping),
+        torch.matmul(phase.sin().T[bonds].mT, hopping),
+    )  # (pairs, Q, 100)
+    whole = half.new_zeros(n * n, *half.shape[1:]).index_copy(0, pair, half)
+    whole = whole.view(n, n, len(points), N_ORBITALS, N_ORBITALS).permute(2, 0, 3, 1, 4)
+    whole = whole.reshape(len(points), n * N_ORBITALS, n * N_ORBITALS)
+    if len(integrals.orbitals) < n * N_ORBITALS:
+        whole = whole[:, integrals.orbitals[:, None], integrals.orbitals]
+    return whole + whole.mH
+
+
+def _rows_of(slot: Tensor, n_slots: int) -> tuple[Tensor, Tensor]:
+    """Rows with the same slot, shape (n_slots, most), padded with row 0, and which are real."""
+    counts = slot.bincount(minlength=n_slots)
+    order = slot.argsort(stable=True)
+    place = torch.arange(len(slot), device=slot.device)
+    place = place - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rows = slot.new_zeros(n_slots, int(counts.max()))
+    there = torch.zeros(rows.shape, device=slot.device)
+    rows[slot[order], place] = order
+    there[slot[order], place] = 1.0
+    return rows, there
+
+
+def levels(integrals: Integrals, points: Tensor) -> Tensor:
+    """Levels at some wave vectors, rising, shape (Q, M + F), in eV.
+
+    Parameters
+    ----------
+    integrals : Integrals
+    points : Tensor, shape (Q, 3)
+        In units of the reciprocal vectors.
+    """
+    matrices = (hamiltonians(integrals, some) for some in _chunks(integrals, points))
+    found = torch.cat([torch.linalg.eigvalsh(some) for some in matrices])
+    if not len(integrals.flat):
+        return found
+    flat = integrals.flat.expand(len(found), -1)
+    return torch.cat([found, flat], dim=1).sort(dim=1).values
+
+
+def projected_levels(integrals: Integrals, points: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels at some wave vectors, and what share of each lies on each group of orbitals.
+
+    Parameters
+    ----------
+    points : Tensor, shape (Q, 3)
+    groups : Tensor, shape (M + F,), int64
+        Group of each orbital, those of the flat levels last; there are P of them.
+
+    Returns
+    -------
+    Tensor, shape (Q, M + F)
+        Levels in eV, rising.
+    Tensor, shape (Q, M + F, P)
+        Shares with the sum 1 over the groups.
+    """
+    indicator = torch.nn.functional.one_hot(groups).to(integrals.onsite)
+    bonding, flat = indicator.split([len(integrals.orbitals), len(integrals.flat)])
+    energies, shares = [], []
+    for some in _chunks(integrals, points):
+        values, vectors = torch.linalg.eigh(hamiltonians(integrals, some))
+        energies.append(torch.cat([values, integrals.flat.expand(len(some), -1)], dim=1))
+        share = vectors.abs().square().mT @ bonding
+        shares.append(torch.cat([share, flat.expand(len(some), -1, -1)], dim=1))
+    levels, order = torch.cat(energies).sort(dim=1)
+    return levels, torch.cat(shares).take_along_dim(order[:, :, None], dim=1)
+
+
+def _chunks(integrals: Integrals, points: Tensor) -> tuple[Tensor, ...]:
+    """Wave vectors whose matrices fit the memory together."""
+    return points.split(max(1, _CHUNK // len(integrals.orbitals) ** 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Where the filled levels end and the empty ones begin.
+
+    Parameters
+    ----------
+    vbm, cbm : Tensor, scalar
+        Band edges in eV; both the Fermi level in a metal.
+    filled : int or None
+        Filled bands of an insulator, None for a metal.
+    """
+
+    vbm: Tensor
+    cbm: Tensor
+    filled: int | None
+
+    @property
+    def gap(self) -> Tensor:
+        """Band gap in eV, scalar; 0 in a metal."""
+        return self.cbm - self.vbm
+
+    @property
+    def fermi_level(self) -> Tensor:
+        """In eV, scalar: the middle of the gap in an insulator."""
+        return (self.cbm + self.vbm) / 2
+
+
+def fill(levels: Tensor, weights: Tensor, electrons: float, insulator: bool | None = None) -> Edges:
+    """Fill the levels with electrons, two in each.
+
+    A crystal is an insulator if its electrons fill whole bands, below a gap of at least
+    `SMALLEST_GAP`; an odd number never does.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        Rising, in eV.
+    weights : Tensor, shape (Q,)
+        Of the wave vectors, see :class:`Mesh`.
+    electrons : float
+        In the cell.
+    insulator : bool, optional
+        What the crystal is, where that is known; an insulator's edges may overlap then.
+    """
+    pairs = electrons / 2
+    filled = round(pairs)
+    if abs(pairs - filled) < 0.01 and 0 < filled < levels.shape[1]:
+        vbm, cbm = levels[:, filled - 1].max(), levels[:, filled].min()
+        if insulator or (insulator is None and (cbm - vbm).item() > SMALLEST_GAP):
+            return Edges(vbm, cbm, filled)
+    fermi = fermi_level(levels, weights, electrons)
+    return Edges(fermi, fermi, None)
+
+
+def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
+    """Energy up to which the levels hold the electrons, scalar, in eV.
+
+    The levels are filled by a Fermi distribution of the width `FERMI_WIDTH`, by bisection. Where
+    that leaves a range open, because all levels are filled or empty, it is the middle of it. Its
+    derivative follows from the number of electrons, which does not change: each level moves the
+    Fermi level by its share of the density of states there.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV.
+    weights : Tensor, shape (Q,)
+        Of the wave vectors, with the sum 1.
+    electrons : float
+        Two fill a level.
+    """
+    with torch.no_grad():
+        counted = weights > 0
+        flat = levels[counted].double()
+        weight = 2 * weights[counted].double()[:, None]
+        weight = 2 * weight / weight.sum()
+
+        def count(energy: float) -> float:
+            return (weight * torch.sigmoid((energy - flat) / FERMI_WIDTH)).sum().item()
+
+        def lowest(number: float) -> float:
+            low, high = start, end
+            for _ in range(_BISECTIONS):
+                middle = (low + high) / 2
+                low, high = (middle, high) if count(middle) < number else (low, middle)
+            return high
+
+        margin = 40 * FERMI_WIDTH
+        start, end = flat.min().item() - margin, flat.max().item() + margin
+        energy = lowest(electrons - _SLACK)
+        if count(energy + FERMI_WIDTH) < electrons + _SLACK:  # nothing there: a range is open
+            energy = (energy + lowest(electrons + _SLACK)) / 2
+        occupation = torch.sigmoid((energy - flat) / FERMI_WIDTH)
+        share = weight * (occupation * (1 - occupation) + 1e-9)
+        share = (share / share.sum()).to(levels)
+    used = levels[counted]
+    return energy + (share * (used - used.detach())).sum()
+
+
+def from_edges(levels: Tensor, edges: Edges) -> Tensor:
+    """Levels relative to the VBM if they are filled, else to the CBM; the gap is gone.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV.
+    edges : Edges
+    """
+    if edges.filled is None:
+        return levels - edges.vbm
+    below = levels[:, : edges.filled] - edges.vbm
+    return torch.cat([below, levels[:, edges.filled :] - edges.cbm], dim=1)
+
+
+def states_below(levels: Tensor, counts: Tensor, energies: Tensor, log_width: Tensor) -> Tensor:
+    """Integrated density of states at some energies, shape (K,) or (K, P).
+
+    Each level is a logistic distribution; its scale may change with its energy.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (L,)
+        In eV, relative to the band edges.
+    counts : Tensor, shape (L,) or (L, P)
+        States that each level stands for, or of P kinds.
+    energies : Tensor, shape (K,)
+        In eV.
+    log_width : Tensor, shape (3,)
+        Logarithm of the scale in eV at 0, and what it gains to 4 eV below and above that.
+    """
+    rise = log_width[1] * (-levels).clamp(0, 4) / 4 + log_width[2] * levels.clamp(0, 4) / 4
+    width = (log_width[0] + rise).exp()
+    below = torch.sigmoid((energies[:, None] - levels) / width)
+    return below @ counts

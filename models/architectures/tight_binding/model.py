@@ -1,0 +1,511 @@
+"""Tight binding: the eDOS of a crystal from a Hamiltonian between its atoms, which is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import scatter
+
+from models.architectures.interface import ArchitectureConfig, GraphNeeds, StatesArchitecture
+from models.architectures.parts.layers import register_tables
+from models.architectures.tight_binding.bands import (
+    Edges,
+    Integrals,
+    Mesh,
+    fill,
+    from_edges,
+    levels,
+    mesh_sizes,
+    shifted_mesh,
+    states_below,
+)
+from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
+from models.architectures.tight_binding.slater_koster import (
+    CHANNELS,
+    LENGTH,
+    N_ORBITALS,
+    POWERS,
+    SHELL_OF_ORBITAL,
+    STRENGTHS,
+    blocks,
+)
+from models.crystal import ELEMENTS
+from models.elements import N_PROPERTIES, PROPERTIES, covalent_radii, element_properties
+from models.errors import ModelError
+from models.graphs.graph import CrystalGraph, GraphBatch
+from models.spectra.band_labels import DEPTHS, BandLabels
+from models.spectra.settings import Setting
+from models.spectra.spectrum import EDOS_GRID, EnergyGrid
+
+N_SURROUNDINGS = 6
+N_LENGTHS = 3
+NEIGHBORS = 48
+"""Neighbours that the graph of an atom needs: in fcc, 42 are within 1.75 times the nearest."""
+_VANISHED = 8.0  # Å, the cutoff of the graph: integrals go to 0 from `_FADING` to there
+_FADING = 6.0
+_FULL = 1.3  # times the nearest distance: bonds up to here count fully
+_OUTLIER = 4.0
+_LARGEST = 15.0  # eV, of an integral before the network corrects it
+_BEYOND = 2.0  # eV; levels farther from a grid than this do not reach it
+# Weights of the loss besides the Wasserstein distance in eV, see `TightBinding.losses`.
+_L1, _OCCUPIED, _GAP = 0.3, 0.3, 0.1
+
+
+class TightBindingConfig(ArchitectureConfig):
+    """Size and parts of the tight-binding model.
+
+    Parameters
+    ----------
+    members : int
+        Networks that differ in their initial weights and are trained side by side; the
+        prediction is the mean of their spectra.
+    hidden : int
+        Width of the perceptrons that give atoms their levels and bonds their integrals.
+    embedding : int
+        Learned numbers of each element, besides its properties.
+    dropout : float
+        Between their layers.
+    reach : float
+        Longest bonds, as a multiple of the nearest neighbour's distance; both relative to the
+        covalent radii.
+    mesh : float
+        Size in Å of the supercell whose levels are computed for a prediction; it decides how
+        finely wave vectors are sampled. Cells of fewer than four atoms get a finer mesh.
+    training_mesh : float
+        The same in training, where the mesh is shifted at random.
+    max_orbitals : int
+        Cells with more orbitals are refused: the time of a matrix grows with the cube of them,
+        its memory with the square.
+    grid : EnergyGrid
+        Of the spectra, in eV; filled in when a model is trained.
+    """
+
+    members: int = Field(1, gt=0)
+    hidden: int = Field(128, gt=0)
+    embedding: int = Field(6, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    reach: float = Field(1.75, gt=_FULL)
+    mesh: float = Field(24.0, gt=0)
+    training_mesh: float = Field(11.0, gt=0)
+    max_orbitals: int = Field(2500, gt=0)
+    grid: EnergyGrid = EDOS_GRID
+
+
+@dataclass(frozen=True, eq=False)
+class _Bonds:
+    """The E edges that are short enough to be bonds, and what is known of them.
+
+    Parameters
+    ----------
+    center, neighbor, graph : Tensor, shape (E,), int64
+        Nodes and the crystal, in the batch.
+    distance : Tensor, shape (E,)
+        In Å.
+    relative : Tensor, shape (E,)
+        Distance over the sum of the covalent radii.
+    ratio : Tensor, shape (E,)
+        `relative` over that of the nearest neighbour; of both ends' the farther one counts.
+    weight : Tensor, shape (E,)
+        1 for near bonds, going to 0 at the reach and at the cutoff of the graph.
+    direction : Tensor, shape (E, 3)
+    steps : Tensor, shape (E, 3)
+        The bond in units of the lattice vectors.
+    """
+
+    center: Tensor
+    neighbor: Tensor
+    graph: Tensor
+    distance: Tensor
+    relative: Tensor
+    ratio: Tensor
+    weight: Tensor
+    direction: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Levels of one crystal and how they are filled.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV, rising; relative to the vacuum as far as the free atoms' levels are.
+    mesh : Mesh
+        The Q wave vectors.
+    edges : Edges
+    """
+
+    levels: Tensor
+    mesh: Mesh
+    edges: Edges
+
+
+class _Member(nn.Module):
+    """Levels of atoms and integrals of bonds: what physics begins with, times what is learned.
+
+    All parameters are deviations from the beginning, so that weight decay pulls towards it.
+    """
+
+    def __init__(self, n_atom: int, config: TightBindingConfig) -> None:
+        super().__init__()
+        n_elements, n_channels = len(free_atoms().levels), len(CHANNELS)
+        self.embedding = nn.Embedding(n_elements, config.embedding)
+        self.embedding.weight.data.mul_(0.1)
+        self.element = nn.Embedding(n_elements, 4)
+        self.element.weight.data.zero_()
+        n_atom = n_atom + config.embedding
+        self.site = _perceptron(2 * n_atom + N_SURROUNDINGS, 4 + 1, config)
+        n_bond = 2 * (n_atom + N_SURROUNDINGS) + N_LENGTHS
+        self.bond = _perceptron(n_bond, 2 * n_channels, config)
+        self.strength = nn.Parameter(torch.zeros(n_channels))
+        self.power = nn.Parameter(torch.zeros(n_channels))
+        self.decay = nn.Parameter(torch.zeros(n_channels))
+        self.flat = nn.Parameter(torch.zeros(n_elements))
+        self.broadening = nn.Parameter(torch.tensor([0.0, 0.0, 0.0]))
+
+    @property
+    def log_width(self) -> Tensor:
+        """See :func:`models.architectures.tight_binding.bands.states_below`."""
+        start = torch.tensor([math.log(0.07), 0.0, 0.0]).to(self.broadening)
+        return start + self.broadening
+
+
+def _perceptron(n_in: int, n_out: int, config: TightBindingConfig) -> nn.Sequential:
+    last = nn.Linear(config.hidden, n_out)
+    last.weight.data.mul_(0.1)  # begin with the physics
+    last.bias.data.zero_()
+    return nn.Sequential(
+        nn.Linear(n_in, config.hidden),
+        nn.SiLU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, config.hidden),
+        nn.SiLU(),
+        last,
+    )
+
+
+class TightBinding(StatesArchitecture):
+    """Crystals to electronic spectra in states/eV/cell, through a Hamiltonian.
+
+    An atom has the orbitals s, p, d (not H to Ne) and a diffuse s*, whose levels begin as those
+    of the free atom. A network corrects them by what surrounds the atom, and gives each bond its
+    21 Slater-Koster integrals, which begin with Harrison's powers of the distance, and its part in
+    the crystal field of its two ends. The spectrum is that of the levels of this Hamiltonian. The
+    electrons of the atoms fill them, so that metal or insulator, band edges and Fermi level
+    follow; only energies are learned. Its limits: orbitals are orthogonal, there is no spin, charge
+    moves levels only as far as that is learned, and what ten orbitals lack of the continuum is left
+    to the broadening.
+
+    Its logits are logarithms of states/eV/cell: softmax makes the shape of them, and no second
+    model is needed for the scale. Needs graphs with edge vectors and `NEIGHBORS` neighbours.
+
+    Parameters
+    ----------
+    size : int
+        Bins K' of the spectrum.
+    config : TightBindingConfig
+
+    Raises
+    ------
+    ModelError
+        If the grid of the configuration has another number of bins.
+    """
+
+    Config = TightBindingConfig
+    graph_needs = GraphNeeds(vectors=True, neighbors=NEIGHBORS)
+    config: TightBindingConfig
+    properties: Tensor
+    free_levels: Tensor
+    electrons: Tensor
+    flat_level: Tensor
+    stand_in: Tensor
+    radii: Tensor
+    edges: Tensor
+
+    def __init__(self, size: int, config: TightBindingConfig) -> None:
+        if size != config.grid.size:
+            raise ModelError(f"tight binding: {size} bins, but a grid of {config.grid.size}")
+        super().__init__(size, config)
+        atoms = free_atoms()
+        flat = np.full(len(atoms.electrons), np.nan, np.float32)
+        flat[list(atoms.flat)] = list(atoms.flat.values())
+        levels_and_bound = [(atoms.levels[:, :3] + 8) / 8, atoms.bound]
+        register_tables(
+            self,
+            properties=np.concatenate([element_properties(), *levels_and_bound], axis=1),
+            free_levels=atoms.levels,
+            electrons=atoms.electrons,
+            flat_level=flat,
+            stand_in=stand_ins(),
+            radii=covalent_radii(),
+            edges=config.grid.edges.astype("float32"),
+        )
+        n_atom = N_PROPERTIES + 3 + 3
+        self.members = nn.ModuleList(_Member(n_atom, config) for _ in range(config.members))
+
+    @property
+    def networks(self) -> list[_Member]:
+        """The members, each a network of its own."""
+        return [m for m in self.members if isinstance(m, _Member)]
+
+    def refusal(self, graph: CrystalGraph) -> str:
+        """Why there is no prediction for a crystal; empty if there is one."""
+        numbers = set(graph.atomic_numbers.tolist())
+        unknown = sorted(z for z in numbers if not free_atoms().known[z])
+        if unknown:
+            names = ", ".join(ELEMENTS[z] for z in unknown)
+            return f"tight binding has no atomic levels for {names}"
+        n_orbitals = len(_orbitals(torch.from_numpy(graph.atomic_numbers)))
+        if n_orbitals > self.config.max_orbitals:
+            return (
+                f"{n_orbitals} orbitals in the cell, more than the {self.config.max_orbitals} "
+                "that tight binding diagonalises; reduce the cell, or use another predictor"
+            )
+        return ""
+
+    def states(self, batch: GraphBatch) -> Tensor:
+        """Spectra in states/eV/cell, the mean of the members', shape (B, K')."""
+        spectra = [
+            torch.stack([self._spectrum(bands, member) for bands in self.bands(batch, member)])
+            for member in self.networks
+        ]
+        return torch.stack(spectra).mean(0)
+
+    def losses(
+        self,
+        batch: GraphBatch,
+        target: Tensor,
+        setting: Setting,
+        spectra: Tensor | None = None,
+        bands: BandLabels | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean loss of the members; that of the setting is not used.
+
+        The loss of a material is the Wasserstein distance in eV and 0.3 times the absolute
+        difference of the SumNorm spectra, 0.3 times the mean depth (eV per electron) by which
+        occupied states down to -12 eV are off, and 0.1 times the error of an insulator's gap in eV.
+
+        Parameters
+        ----------
+        target : Tensor, shape (B, K')
+            SumNorm labels.
+        bands : BandLabels, optional
+            What the labels say besides; without, whether a crystal is an insulator is the model's
+            own guess, and the last two terms are missing.
+        """
+        totals, electrons = [], self.n_electrons(batch)
+        for member in self.networks:
+            of_crystals = zip(self.bands(batch, member, bands), target, electrons, strict=True)
+            for row, (crystal, label, n) in enumerate(of_crystals):
+                loss = self._shape_loss(self._spectrum(crystal, member), label)
+                if bands is not None:
+                    gap, occupied = bands.gap[row], bands.occupied[row]
+                    loss = loss + self._band_loss(crystal, member, n, gap, occupied)
+                totals.append(loss)
+        total = torch.stack(totals).mean()
+        return {"total": total, "prediction": total}
+
+    def bands(
+        self, batch: GraphBatch, member: _Member | None = None, labels: BandLabels | None = None
+    ) -> Iterator[Bands]:
+        """Bands of each crystal.
+
+        Parameters
+        ----------
+        member : module, optional
+            The network to use, the first without.
+        labels : BandLabels, optional
+            In training, what tells metals from insulators.
+        """
+        electrons = self.n_electrons(batch).tolist()
+        gaps = [math.nan] * len(batch) if labels is None else labels.gap.tolist()
+        for i, integrals in enumerate(self.integrals(batch, member)):
+            mesh = self.mesh(batch, i).to(integrals.onsite)
+            found = levels(integrals, mesh.points)
+            insulator = None if math.isnan(gaps[i]) else gaps[i] > 0
+            yield Bands(found, mesh, fill(found, mesh.weights, electrons[i], insulator))
+
+    def n_electrons(self, batch: GraphBatch) -> Tensor:
+        """Electrons of each crystal in its orbitals, shape (B,)."""
+        return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, dim_size=len(batch))
+
+    def mesh(self, batch: GraphBatch, crystal: int) -> Mesh:
+        """Wave vectors of a crystal; in training their mesh has a random shift."""
+        assert batch.lattice is not None
+        length = self.config.training_mesh if self.training else self.config.mesh
+        finer = max(1.0, (4 / int(batch.n_nodes[crystal])) ** (1 / 3))  # it costs little
+        sizes = mesh_sizes(batch.lattice[crystal].cpu().numpy(), length * finer)
+        return shifted_mesh(sizes, torch.rand(3).numpy() if self.training else None)
+
+    def integrals(self, batch: GraphBatch, member: _Member | None = None) -> Iterator[Integrals]:
+        """Hamiltonian of each crystal in real space.
+
+        Raises
+        ------
+        ModelError
+            If the graphs have no edge vectors, or there are no levels for an element.
+        """
+        member = member or self.networks[0]
+        numbers = self.stand_in[batch.atomic_numbers]
+        unknown = numbers[self.electrons[numbers] == 0]
+        if len(unknown):
+            raise ModelError(f"tight binding has no atomic levels for {ELEMENTS[unknown[0]]}")
+        bonds = self._bonds(batch)
+        onsite, flat, hopping, field = self._energies(numbers, bonds, member)
+        both = blocks(bonds.direction.repeat(2, 1), 0.5 * torch.cat([hopping, field]))
+        between, own = both.chunk(2)
+        diagonal = torch.diag_embed(0.5 * onsite[:, list(SHELL_OF_ORBITAL)])
+        diagonal = diagonal.index_add(0, bonds.center, own)
+        n_bonds = bonds.graph.bincount(minlength=len(batch)).tolist()
+        first_atom = (batch.n_nodes.cumsum(0) - batch.n_nodes).tolist()
+        parts = zip(
+            numbers.split(batch.n_nodes.tolist()),
+            diagonal.split(batch.n_nodes.tolist()),
+            flat.split(batch.n_nodes.tolist()),
+            between.split(n_bonds),
+            bonds.center.split(n_bonds),
+            bonds.neighbor.split(n_bonds),
+            bonds.steps.split(n_bonds),
+            first_atom,
+            strict=True,
+        )
+        for z, own_of, flat_of, hop, center, neighbor, steps, first in parts:
+            shells = flat_of[~flat_of.isnan()].repeat_interleave(7)
+            yield Integrals(
+                own_of, hop, center - first, neighbor - first, steps, _orbitals(z), shells
+            )
+
+    def _spectrum(self, bands: Bands, member: _Member) -> Tensor:
+        """States/eV/cell in each bin, shape (K',)."""
+        counted = bands.mesh.weights > 0
+        relative = from_edges(bands.levels[counted], bands.edges)
+        counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(relative)
+        near = (relative > self.edges[0] - _BEYOND) & (relative < self.edges[-1] + _BEYOND)
+        below = states_below(relative[near], counts[near], self.edges, member.log_width)
+        return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
+
+    def _shape_loss(self, spectrum: Tensor, label: Tensor) -> Tensor:
+        scale = 1 / self.config.grid.width
+        difference = spectrum / spectrum.sum().clamp_min(1e-3 * scale) - label
+        distance = difference.cumsum(0).abs().sum() * self.config.grid.width
+        return distance + _L1 * difference.abs().sum()
+
+    def _band_loss(
+        self, bands: Bands, member: _Member, electrons: Tensor, gap: Tensor, occupied: Tensor
+    ) -> Tensor:
+        loss = torch.zeros(()).to(electrons)
+        if gap > 0 and bands.edges.filled is not None:
+            loss = loss + _GAP * (bands.edges.gap - gap).abs()
+        if occupied.isfinite().all():
+            depths = torch.from_numpy(DEPTHS).to(occupied)
+            counted = bands.mesh.weights > 0
+            below = bands.levels[counted] - bands.edges.vbm
+            counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(below)
+            if bands.edges.filled is not None:
+                below, counts = (x[:, : bands.edges.filled] for x in (below, counts))
+            near = (below > depths[0] - _BEYOND) & (below < _BEYOND)
+            states = states_below(below[near], counts[near], depths, member.log_width)
+            states = (states[-1] - states).clamp(max=electrons)
+            off = (states - occupied.clamp(max=electrons)).abs().sum() * (DEPTHS[1] - DEPTHS[0])
+            loss = loss + _OCCUPIED * off / electrons
+        return loss
+
+    def _bonds(self, batch: GraphBatch) -> _Bonds:
+        if batch.vector is None or batch.lattice is None:
+            raise ModelError("the architecture tight-binding needs graphs with edge vectors")
+        radii = self.radii[batch.atomic_numbers]
+        relative = batch.distance / (radii[batch.center] + radii[batch.neighbor])
+        nearest = scatter(relative, batch.center, dim_size=len(radii), reduce="min")
+        ratio = relative / torch.maximum(nearest[batch.center], nearest[batch.neighbor])
+        weight = _fading(ratio, _FULL, self.config.reach) * _fading(
+            batch.distance, _FADING, _VANISHED
+        )
+        some = (weight > 0).nonzero().flatten()
+        center = batch.center[some]
+        graph = batch.graph_index[center]
+        inverse = torch.linalg.inv(batch.lattice.double())
+        steps = torch.einsum("ei,eij->ej", batch.vector[some].double(), inverse[graph])
+        return _Bonds(
+            center,
+            batch.neighbor[some],
+            graph,
+            batch.distance[some],
+            relative[some],
+            ratio[some],
+            weight[some],
+            batch.vector[some] / batch.distance[some, None],
+            steps.to(batch.distance),
+        )
+
+    def _energies(
+        self, numbers: Tensor, bonds: _Bonds, member: _Member
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Levels (N, 4), 4f levels (N,) or NaN, integrals (E, 21) and crystal fields (E, 21)."""
+        atoms = torch.cat([self.properties[numbers], member.embedding(numbers)], dim=1)
+        neighbors, surroundings, bound = self._surroundings(atoms, bonds)
+        site = member.site(torch.cat([atoms, neighbors, surroundings], dim=1)).float()
+        shift = bound[:, None] * 3 * (site + F.pad(member.element(numbers), (0, 1)))
+        onsite = self.free_levels[numbers] + shift[:, :4]
+        flat = self.flat_level[numbers] + 5 * member.flat[numbers] + shift[:, 4]
+        lengths = [3 * (bonds.relative - 1), 4 * (bonds.ratio - 1), bonds.distance - 2.7]
+        of_both = [x[end] for x in (atoms, surroundings) for end in (bonds.center, bonds.neighbor)]
+        geometry = torch.stack(lengths, 1).clamp(-_OUTLIER, _OUTLIER)
+        correction, field = member.bond(torch.cat([*of_both, geometry], 1)).float().chunk(2, 1)
+        hopping = bonds.weight[:, None] * self._law(bonds, member) * (1 + 2 * correction)
+        near = bonds.weight * torch.exp(-3 * (bonds.ratio - 1))
+        return onsite, flat, hopping, 0.5 * near[:, None] * field
+
+    def _law(self, bonds: _Bonds, member: _Member) -> Tensor:
+        """Integrals (E, 21) by powers of the distance, which longer bonds fall short of."""
+        strength = torch.tensor(STRENGTHS).to(bonds.distance) * (1 + member.strength)
+        power = torch.tensor(POWERS).to(bonds.distance) + member.power
+        exponent = power * (bonds.distance / LENGTH).log()[:, None]
+        exponent = exponent + (1 + member.decay) * (bonds.ratio - 1)[:, None]
+        return (strength * torch.exp(-exponent)).clamp(-_LARGEST, _LARGEST)
+
+    def _surroundings(self, atoms: Tensor, bonds: _Bonds) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean neighbour (N, F), numbers of the surroundings (N, 6), how bound it is (N,)."""
+        n, i, j = len(atoms), bonds.center, bonds.neighbor
+
+        def total(values: Tensor) -> Tensor:
+            return scatter(values, i, dim_size=n)
+
+        near = bonds.weight * torch.exp(-4 * (bonds.ratio - 1))
+        coordination = total(near)
+        divisor = coordination.clamp_min(1e-9)
+        mean = total(near[:, None] * atoms[j]) / divisor[:, None]
+        strong = total(bonds.weight * torch.exp(-4 * (bonds.relative - 1)))
+        electronegativity = atoms[:, PROPERTIES.index("electronegativity")]
+        polarity = electronegativity[j] - electronegativity[i]
+        numbers = [
+            coordination / 8 - 1,
+            4 * (total(near * bonds.relative) / divisor - 1),
+            strong / 8 - 1,
+            total(bonds.weight * torch.exp(-3 * (bonds.relative - 1)) * polarity) / 4,
+            total(near * polarity.abs()) / divisor,
+            total(near * bonds.distance) / divisor - 2.7,
+        ]
+        stacked = torch.stack(numbers, 1).clamp(-_OUTLIER, _OUTLIER)
+        return mean, stacked, strong / (0.2 + strong)
+
+
+def _fading(x: Tensor, full: float, gone: float) -> Tensor:
+    """1 up to `full`, 0 from `gone` on, half a cosine between."""
+    return 0.5 * (1 + torch.cos(math.pi * ((x - full) / (gone - full)).clamp(0, 1)))
+
+
+def _orbitals(numbers: Tensor) -> Tensor:
+    """Which of the ten orbitals of each atom there are, as indices, shape (M,)."""
+    there = torch.ones(len(numbers), N_ORBITALS, dtype=torch.bool, device=numbers.device)
+    light = torch.tensor([z in WITHOUT_D for z in numbers.tolist()], device=numbers.device)
+    d = torch.tensor([shell == 2 for shell in SHELL_OF_ORBITAL], device=numbers.device)
+    there &= ~(light[:, None] & d)
+    return there.flatten().nonzero().flatten()

@@ -1,0 +1,145 @@
+"""Predictors: those that come with the package, and any other folder of one.
+
+What can be said of a folder without reading its weights, and so without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from models.errors import ModelError
+from models.spectra.spectrum import EnergyGrid
+
+ZOO = Path(__file__).parent
+DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
+SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
+
+
+def shipped_predictors() -> tuple[str, ...]:
+    """Names of the eDOS predictors that come with the package, the default first."""
+    names = {card.parent.name for card in ZOO.glob(f"*/{SHAPE}.json")}
+    whole = {
+        name
+        for name in names
+        if all((ZOO / name / f"{part}.json").is_file() for part in predictor_parts(ZOO / name))
+    }
+    return tuple(sorted(whole, key=lambda name: (name != DEFAULT_EDOS.name, name)))
+
+
+def predictor_parts(folder: Path) -> tuple[str, ...]:
+    """Names of the checkpoints of an eDOS predictor: shape and scale, unless one knows both."""
+    try:
+        states = _checkpoint_card(folder, SHAPE).get("states", False)
+    except ModelError:  # whoever reads the checkpoint says what is wrong
+        states = False
+    return (SHAPE,) if states else (SHAPE, SCALE)
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
+
+    A folder of that name in the working folder comes before a shipped predictor.
+
+    Raises
+    ------
+    ModelError
+        If there is neither.
+    """
+    if name is None:
+        return DEFAULT_EDOS
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if str(name) in shipped_predictors():
+        return ZOO / name
+    raise ModelError(
+        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
+        f"{', '.join(shipped_predictors())}"
+    )
+
+
+def check_predictor(folder: Path, grid: EnergyGrid) -> None:
+    """Refuse a damaged predictor, or one of another grid, in milliseconds.
+
+    Parameters
+    ----------
+    folder : Path
+    grid : EnergyGrid
+        That is needed.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, the weights are not those of the card, or the grid is another.
+    """
+    for part in predictor_parts(folder):
+        card, weights = _checkpoint_card(folder, part), folder / f"{part}.safetensors"
+        try:
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(f"checkpoint {weights}: {error.strerror}") from None
+        if digest != card["weights_sha256"]:
+            raise ModelError(f"checkpoint {weights}: its hash is not the one in {part}.json")
+        check_grid(folder, EnergyGrid.model_validate(card["grid"]), grid)
+
+
+def check_grid(folder: Path, own: EnergyGrid, needed: EnergyGrid) -> None:
+    """Refuse a predictor of another grid.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the predictor.
+    own, needed : EnergyGrid
+
+    Raises
+    ------
+    ModelError
+        If the grids differ.
+    """
+    if own != needed:
+        raise ModelError(
+            f"checkpoint {folder} predicts {own.size} bins from {own.start:g} {own.unit}; "
+            f"needed are {needed.size} bins from {needed.start:g} {needed.unit}"
+        )
+
+
+def model_name(model_id: str) -> str:
+    """Name of a model without the hash of its weights, for people.
+
+    Examples
+    --------
+    >>> model_name("mat2spec-plus-edos-0123456789ab")
+    'mat2spec-plus-edos'
+    """
+    return model_id.rpartition("-")[0] or model_id
+
+
+def model_id(folder: Path) -> str:
+    """Name of the folder and a hash of all weights in it, without reading the weights.
+
+    Raises
+    ------
+    ModelError
+        If a checkpoint is missing or is not one.
+    """
+    hashes = [_checkpoint_card(folder, part)["weights_sha256"] for part in predictor_parts(folder)]
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return f"{folder.resolve().name}-{digest[:12]}"
+
+
+def _checkpoint_card(folder: Path, part: str) -> dict[str, Any]:
+    """Card of a checkpoint, of which the grid and the hash are checked."""
+    path = folder / f"{part}.json"
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        EnergyGrid.model_validate(document["grid"])
+        str.encode(document["weights_sha256"])
+    except OSError as error:
+        raise ModelError(f"checkpoint {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"checkpoint {path}: not the card of a checkpoint") from None
+    return document

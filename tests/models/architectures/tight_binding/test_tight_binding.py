@@ -1,0 +1,323 @@
+"""The tight-binding model: what holds for the other architectures too, and what is its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from models.architectures.registry import build_model, config_for, graphs_for, unsuited
+from models.architectures.tight_binding.bands import levels
+from models.architectures.tight_binding.electronic_structure import (
+    ElectronicStructure,
+    electronic_structure,
+)
+from models.architectures.tight_binding.free_atoms import free_atoms
+from models.architectures.tight_binding.model import NEIGHBORS, TightBinding
+from models.crystal import ATOMIC_NUMBERS, Crystal
+from models.data.dataset import SpectrumDataset
+from models.data.splits import split_dataset
+from models.errors import ModelError
+from models.graphs.graph import GraphBatch, GraphConfig, build_graph
+from models.predictor import SpectrumPredictor
+from models.spectra.band_labels import DEPTHS, BandLabels
+from models.spectra.settings import SETTINGS
+from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
+from models.training.checkpoint import save_checkpoint
+from models.training.config import TrainingConfig
+from models.training.fit import train_setting
+from tests.models.architectures.battery import ArchitectureBattery
+from tests.models.model_examples import batch_of, random_crystals, rocksalt, supercell
+
+GRAPH = graphs_for("tight-binding", GraphConfig())
+SETTING = SETTINGS["sumnorm-kl"](EDOS_GRID.size)
+SMALL = {"hidden": 16, "mesh": 8.0, "training_mesh": 5.0, "dropout": 0.0}
+
+
+def small(**changes: object) -> TightBinding:
+    """A small model, not trained, whose networks tell materials apart."""
+    torch.manual_seed(0)
+    config = config_for("tight-binding", SMALL | changes, SETTING, EDOS_GRID)
+    model = build_model("tight-binding", EDOS_GRID.size, config)
+    assert isinstance(model, TightBinding)
+    for member in model.networks:
+        for network in (member.site, member.bond):
+            network[-1].weight.data.mul_(5)
+    return model.eval()
+
+
+@cache
+def crystals(n: int = 5) -> list[Crystal]:
+    return [rocksalt(), *random_crystals(n - 1, seed=4)]
+
+
+def graphs(structures: list[Crystal]) -> GraphBatch:
+    return batch_of(structures, GRAPH)
+
+
+def states(structures: list[Crystal], model: TightBinding | None = None) -> torch.Tensor:
+    with torch.inference_mode():
+        return (model or small()).states(graphs(structures))
+
+
+class TestTightBinding(ArchitectureBattery):
+    name = "tight-binding"
+    small: ClassVar = {"hidden": 16, "mesh": 6.0, "training_mesh": 4.0, "dropout": 0.0}
+    settings = ("sumnorm-kl", "sumnorm-wd")
+    grid = EnergyGrid(start=-4.0, width=0.25, size=32)
+    steps, by_heart = 40, 0.7
+    tolerance: ClassVar = {"atol": 2e-3, "rtol": 2e-2}
+
+    @classmethod
+    def labels(cls, batch: GraphBatch) -> torch.Tensor:
+        """As the model would have them if some elements had other levels."""
+        nature = cls.model()
+        assert isinstance(nature, TightBinding)
+        for member in nature.networks:
+            member.element.weight.data[:20, 1] += 0.5
+            member.strength.data += 0.2
+        with torch.inference_mode():
+            return nature.eval().states(batch).clone()
+
+    @pytest.mark.parametrize("repeats", [(2, 1, 1)])
+    def test_a_supercell_has_the_same_spectrum(self, repeats: tuple[int, int, int]) -> None:
+        """The levels of the folded mesh: by itself it chooses other points for another cell."""
+        points = torch.tensor([[0.1, 0.2, 0.3], [0.6, 0.2, 0.3]])
+        for crystal in crystals(3):
+            folded = points[:1] * torch.tensor(repeats)
+            found = levels_of(supercell(crystal, repeats), folded)
+            expected = levels_of(crystal, points).flatten().sort().values
+            torch.testing.assert_close(found[0], expected, atol=2e-3, rtol=1e-3)
+
+    def test_gradients_reach_every_parameter(self, setting_name: str) -> None:
+        """With lanthanum for its 4f, and an insulator for the gap; the loss is its own."""
+        model = small(members=2)
+        loss_of(model, [rocksalt(), rocksalt(6.0, 57, 15), *crystals()]).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+
+def levels_of(crystal: Crystal, points: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return levels(next(small().integrals(graphs([crystal]))), points)
+
+
+def test_another_choice_of_the_cell_has_the_same_levels() -> None:
+    change = np.array([[1, 1, 0], [0, 1, -1], [0, 0, 1]])
+    point = torch.tensor([[0.1, 0.27, 0.35]])
+    for crystal in crystals(3):
+        sites = crystal.frac_coords @ np.linalg.inv(change)
+        other = Crystal(change @ crystal.lattice, sites, crystal.atomic_numbers)
+        in_other = point @ torch.from_numpy(change.T).float()
+        torch.testing.assert_close(
+            levels_of(other, in_other), levels_of(crystal, point), atol=2e-3, rtol=1e-3
+        )
+
+
+def isolated(*symbols: str) -> Crystal:
+    """Atoms 7.97 Å apart, where the integrals have all but vanished."""
+    numbers = [ATOMIC_NUMBERS[s] for s in symbols]
+    sites = np.zeros((len(symbols), 3))
+    sites[:, 2] = np.arange(len(symbols)) / len(symbols)
+    return Crystal(7.97 * np.diag([1.0, 1.0, len(symbols)]), sites, numbers)
+
+
+def test_isolated_atoms_have_the_levels_of_free_ones() -> None:
+    found = levels_of(isolated("C"), torch.tensor([[0.1, 0.2, 0.3]]))[0]
+    s, p, _, star = free_atoms().levels[6].tolist()
+    torch.testing.assert_close(found, torch.tensor([s, p, p, p, star]), atol=0.02, rtol=0)
+
+
+def test_the_spectrum_of_isolated_atoms_is_their_levels() -> None:
+    """Magnesium: two electrons in 3s, which is the VBM; its three 3p are empty, at the CBM."""
+    spectrum = states([isolated("Mg")])[0] * EDOS_GRID.width
+    centers = torch.from_numpy(EDOS_GRID.centers)
+    assert float(spectrum[(centers < 0.9) & (centers > -0.9)].sum()) == pytest.approx(8, abs=0.05)
+    structure = electronic_structure(small(), isolated("Mg"), GRAPH)
+    s, p = free_atoms().levels[12, :2].tolist()
+    assert structure.valence_band_maximum == pytest.approx(s, abs=0.02)
+    assert structure.band_gap == pytest.approx(p - s, abs=0.03)
+
+
+def test_an_odd_number_of_electrons_is_a_metal() -> None:
+    structure = electronic_structure(small(), isolated("Na"), GRAPH)
+    assert structure.band_gap == 0
+    assert structure.fermi_level == pytest.approx(free_atoms().levels[11, 0], abs=0.02)
+
+
+def test_projections_add_up_to_the_spectrum() -> None:
+    for crystal in (rocksalt(cation=57, anion=15), *crystals(3)):
+        structure = electronic_structure(small(members=2), crystal, GRAPH)
+        assert structure.projected_dos.shape == (len(crystal), 4, EDOS_GRID.size)
+        expected = states([crystal], small(members=2))[0].numpy()
+        np.testing.assert_allclose(structure.dos, expected, atol=2e-3 * expected.max())
+
+
+def test_projections_know_atoms_and_shells() -> None:
+    """The 4f of lutetium are filled, lie deep and are its own; sodium chloride is Cl p below."""
+    structure: ElectronicStructure = electronic_structure(small(), rocksalt(), GRAPH)
+    below = structure.projected_dos[:, :, :64].sum(2)
+    assert below[1, 1] > 0.5 * below.sum()
+    lanthanum = electronic_structure(small(), rocksalt(6.0, cation=57, anion=15), GRAPH)
+    assert lanthanum.projected_dos[0, 3].sum() > 0
+    assert lanthanum.projected_dos[1, 3].sum() == 0
+
+
+def test_a_stand_in_has_the_spectrum_of_the_other_element() -> None:
+    """Not the same to the last digit: distances are relative to the radius of the atom itself."""
+    praseodymium, lanthanum = (
+        electronic_structure(small(), rocksalt(6.0, cation=z, anion=15), GRAPH) for z in (59, 57)
+    )
+    assert praseodymium.dos.sum() == pytest.approx(lanthanum.dos.sum(), rel=0.1)
+    assert abs(praseodymium.fermi_level - lanthanum.fermi_level) < 0.3
+
+
+@pytest.mark.parametrize("symbol", ["U", "Eu", "Ra"])
+def test_an_element_without_levels_is_refused(symbol: str) -> None:
+    crystal = rocksalt(6.0, cation=ATOMIC_NUMBERS[symbol])
+    assert small().refusal(build_graph(crystal, GRAPH)) == (
+        f"tight binding has no atomic levels for {symbol}"
+    )
+    with pytest.raises(ModelError, match=f"no atomic levels for {symbol}"):
+        states([crystal])
+    with pytest.raises(ModelError, match=f"no atomic levels for {symbol}"):
+        electronic_structure(small(), crystal, GRAPH)
+
+
+def test_a_cell_with_too_many_orbitals_is_refused() -> None:
+    model = small(max_orbitals=30)
+    assert model.refusal(build_graph(rocksalt(), GRAPH)) == ""
+    large = supercell(rocksalt(), (2, 1, 1))
+    reason = model.refusal(build_graph(large, GRAPH))
+    assert reason.startswith("40 orbitals in the cell, more than the 30")
+
+
+def test_graphs_and_spectra_that_it_needs() -> None:
+    assert GRAPH.vectors
+    assert GRAPH.neighbors == NEIGHBORS
+    assert graphs_for("tight-binding", GraphConfig(neighbors=60)).neighbors == 60
+    assert not unsuited("tight-binding", SETTING, EDOS_GRID)
+    for setting, grid in (("standard-mae", EDOS_GRID), ("sumnorm-wd", PHDOS_GRID)):
+        assert "predicts electronic spectra" in unsuited("tight-binding", SETTINGS[setting], grid)
+    with pytest.raises(ModelError, match="16 bins, but a grid of 128"):
+        build_model("tight-binding", 16, {})
+
+
+def labels_of(structures: list[Crystal]) -> tuple[torch.Tensor, BandLabels]:
+    """Spectra of another model, and its bands."""
+    torch.manual_seed(1)
+    config = config_for("tight-binding", SMALL | {"hidden": 8}, SETTING, EDOS_GRID)
+    nature = build_model("tight-binding", EDOS_GRID.size, config).eval()
+    for member in nature.networks:
+        member.strength.data += 0.2
+        member.element.weight.data[:, 1] += 0.5
+    batch = graphs(structures)
+    with torch.inference_mode():
+        gaps = torch.stack([bands.edges.gap for bands in nature.bands(batch)])
+        spectra = nature.states(batch)
+    electrons = nature.n_electrons(batch)[:, None]
+    depth = torch.from_numpy(-DEPTHS).float().clamp_min(0) / 6
+    return spectra.clone(), BandLabels(gaps.clone(), electrons * depth.clamp(max=1))
+
+
+def loss_of(model: TightBinding, structures: list[Crystal]) -> torch.Tensor:
+    spectra, bands = labels_of(structures)
+    batch = graphs(structures)
+    target = SETTING.target(spectra, batch.n_atoms)
+    return model.losses(batch, target, SETTING, spectra, bands)["total"]
+
+
+def test_the_derivative_by_parameters_is_that_of_small_changes() -> None:
+    """Of a smooth function of the levels; the loss has kinks where other levels are the edges."""
+    model, batch = small(), graphs([rocksalt(6.0, 57, 15), crystals()[1]])
+    member = model.networks[0]
+
+    def smooth() -> torch.Tensor:
+        return sum((bands.levels / 5).tanh().square().mean() for bands in model.bands(batch))
+
+    smooth().backward()
+    for parameter in (member.strength, member.power, member.flat, member.bond[-1].bias):
+        assert parameter.grad is not None
+        direction = torch.sin(torch.arange(parameter.numel()).float() + 1)
+        slope = float(parameter.grad @ direction)
+        assert abs(slope) > 1e-3
+        values = []
+        for step in (1e-2, -1e-2):
+            with torch.no_grad():
+                parameter.add_(step * direction)
+                values.append(float(smooth()))
+                parameter.sub_(step * direction)
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-2, rel=0.02)
+
+
+def test_labels_without_a_gap_are_used_too() -> None:
+    model, structures = small(), crystals(3)
+    spectra, bands = labels_of(structures)
+    batch, unknown = graphs(structures), replace(bands, gap=torch.full((3,), torch.nan))
+    unknown = replace(unknown, occupied=torch.full_like(bands.occupied, torch.nan))
+    target = SETTING.target(spectra, batch.n_atoms)
+    losses = [
+        model.losses(batch, target, SETTING, spectra, labels)["total"] for labels in (unknown, None)
+    ]
+    assert losses[0].isfinite()
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_the_mesh_of_training_is_shifted_at_random() -> None:
+    model, batch = small(), graphs([rocksalt()])
+    assert torch.equal(model.mesh(batch, 0).points, model.mesh(batch, 0).points)
+    model.train()
+    assert not torch.equal(model.mesh(batch, 0).points, model.mesh(batch, 0).points)
+
+
+def test_trained_saved_loaded_and_used(tmp_path: Path) -> None:
+    """One checkpoint is a whole predictor, in states/eV/cell; what it cannot do is named."""
+    structures = crystals(12)
+    spectra, bands = labels_of(structures)
+    ids = tuple(f"x-{i}" for i in range(12))
+    dataset = SpectrumDataset(ids, graphs(structures), spectra, EDOS_GRID, {}, bands=bands)
+    config = TrainingConfig(
+        name="small",
+        labels=(Path("labels.parquet"),),
+        architecture="tight-binding",
+        model=SMALL,
+        settings=("sumnorm-kl",),
+        schedule="one-cycle",
+        epochs=2,
+        batch_size=4,
+        learning_rate=1e-3,
+    )
+    trained = train_setting(config, "sumnorm-kl", dataset, split_dataset(ids, 0, 0.3, 0.2))
+    assert trained.checkpoint.card.states
+    save_checkpoint(tmp_path / "sumnorm-kl", trained.checkpoint)
+    predictor = SpectrumPredictor.load(tmp_path, device="cpu", grid=EDOS_GRID)
+    found = predictor.predict([*structures[:3], rocksalt(cation=92), rocksalt(a=1.5)])
+    assert found.failures[3] == "tight binding has no atomic levels for U"
+    assert "overlap" in found.failures[4]
+    assert found.values[:3].min() >= 0
+    assert set(found.failures) == {3, 4}
+    with torch.inference_mode():
+        expected = trained.checkpoint.model.states(dataset.graphs.select(torch.arange(3)))
+    np.testing.assert_allclose(found.values[:3], expected.numpy(), atol=1e-2)
+
+
+def test_the_atoms_of_the_table_are_as_gpaw_counts_them() -> None:
+    """Up to closed shells, as it must be for the band edges to be those of the labels."""
+    setups = pytest.importorskip("gpaw.setup_data")
+    atoms = free_atoms()
+    for symbol in ("H", "O", "Na", "Al", "Ti", "Zn", "Ga", "Pd", "In", "La", "Lu", "W", "Pt", "Bi"):
+        valence = setups.SetupData(symbol, "PBE", "paw").Nv
+        closed = valence - atoms.electrons[ATOMIC_NUMBERS[symbol]]
+        assert closed in (0, 6, 8, 10), symbol
+
+
+def test_elements_that_have_levels() -> None:
+    assert free_atoms().levels[1, 0] == pytest.approx(-6.49, abs=0.01)
+    assert not free_atoms().known[[0, 58, 63, 70, 92]].any()
