@@ -67,10 +67,11 @@ def states(structures: list[Crystal], model: TightBinding | None = None) -> torc
 
 class TestTightBinding(ArchitectureBattery):
     name = "tight-binding"
-    small: ClassVar = {"hidden": 16, "mesh": 6.0, "training_mesh": 4.0, "dropout": 0.0}
+    small: ClassVar = {"hidden": 16, "mesh": 6.0, "training_mesh": 6.0, "dropout": 0.0}
     settings = ("sumnorm-kl", "sumnorm-wd")
     grid = EnergyGrid(start=-4.0, width=0.25, size=32)
-    steps, by_heart = 40, 0.7
+    learning_rate, steps = 2e-2, 60
+    by_heart = 0.9  # 1.04 before; such coarse meshes with other shifts differ by the rest
     tolerance: ClassVar = {"atol": 2e-3, "rtol": 2e-2}
 
     @classmethod
@@ -80,6 +81,7 @@ class TestTightBinding(ArchitectureBattery):
         assert isinstance(nature, TightBinding)
         for member in nature.networks:
             member.element.weight.data[:20, 1] += 0.5
+            member.element.weight.data[20:, 0] -= 0.5
             member.strength.data += 0.2
         with torch.inference_mode():
             return nature.eval().states(batch).clone()
