@@ -266,15 +266,14 @@ _CHOICES = {"s": "1", "z": "2", "o1": "1", "o2": "2", "rh": "r", "hr": "h"}
 
 def _split_name(text: str) -> tuple[str, str]:
     """Name and choice of origin, axes or cell, the latter lower-case and maybe empty."""
-    name = re.sub(
-        r"\(\s*(?:origin|choice|setting|cell|\s)+(\d)\s*\)$", r":\1", text.strip(), flags=re.I
-    )
+    choice = r"\(\s*(?:origin|choice|setting|cell|\s)+(\d)\s*\)$"
+    name = re.sub(choice, r":\1", text.strip(), flags=re.IGNORECASE)
     name = re.sub(r"\((\d)\)", r"\1", name)  # P2(1)/c
     name = re.sub(r"(\d)_(\d)", r"\1\2", name).replace("_", " ")  # P 2_1/c
     name = re.sub(r"\s*/\s*", "/", " ".join(name.split()))
     match = (
-        re.fullmatch(r"(.+?)\s*:\s*([-a-z0-9]+)", name, re.I)
-        or re.fullmatch(r"(.*\S)\s+([SZHR]|HR|RH|O[12])", name, re.I)
+        re.fullmatch(r"(.+?)\s*:\s*([-a-z0-9]+)", name, re.IGNORECASE)
+        or re.fullmatch(r"(.*\S)\s+([SZHR]|HR|RH|O[12])", name, re.IGNORECASE)
         or re.fullmatch(r"(.*[^\s/])([SZHR])", name)  # Fd-3mS: no name ends in such a letter
     )
     if not match:
@@ -285,7 +284,7 @@ def _split_name(text: str) -> tuple[str, str]:
 
 def _groups(base: str) -> list[gemmi.SpaceGroup]:
     """Tabulated settings that a name without its choice may mean."""
-    short = re.fullmatch(r"([PABCIF])\s*([2mabcden/1-]+)", base, re.I)
+    short = re.fullmatch(r"([PABCIF])\s*([2mabcden/1-]+)", base, re.IGNORECASE)
     if short:
         lattice, axis = short[1].upper(), short[2].lower()
         full = (f"{lattice} 1 {axis} 1", f"{lattice} 1 1 {axis}")  # a short name is of b or c
