@@ -100,20 +100,20 @@ def _verify(
     source: ScreeningStore, target: ScreeningStore, collection: Collection[Any], copied: int
 ) -> str:
     """Checksum of the source's documents, after the target's was found to be the same."""
-    ours = theirs = count = found = 0
+    source_sum = target_sum = in_source = in_target = 0
     for batch in batched(source.find(Query(collection, with_structure=True)), BATCH):
         present = _digests(target, collection, batch)
-        ours += sum(map(_digest, batch))
-        theirs += sum(present.values())
-        count += len(batch)
-        found += len(present)
-    if ours != theirs or count != found or count != copied:
+        source_sum += sum(map(_digest, batch))
+        target_sum += sum(present.values())
+        in_source += len(batch)
+        in_target += len(present)
+    if source_sum != target_sum or in_source != in_target or in_source != copied:
         raise StoreError(
-            f"{collection.name}: {target.location} has {found} of the {count} documents of "
-            f"{source.location}, checksums {_as_text(theirs):.8} and {_as_text(ours):.8}; one of "
-            "them was written to meanwhile: copy again"
+            f"{collection.name}: {target.location} has {in_target} of the {in_source} documents of "
+            f"{source.location}, checksums {_as_text(target_sum):.8} and "
+            f"{_as_text(source_sum):.8}; one of them was written to meanwhile: copy again"
         )
-    return _as_text(ours)
+    return _as_text(source_sum)
 
 
 def _digests(

@@ -187,13 +187,13 @@ class Table:
         keys = self.collection.key_fields
         if mode == "insert":
             return insert + f"ON CONFLICT ({', '.join(keys)}) DO NOTHING"
-        kept = (*keys, "created_at") if mode == "update" else keys
+        untouched = (*keys, "created_at") if mode == "update" else keys
         update = ", ".join(
             f"{name} = COALESCE(excluded.{name}, {name})"
             if name == "structure" and mode == "update"
             else f"{name} = excluded.{name}"
             for name in names
-            if name not in kept
+            if name not in untouched
         )
         return insert + f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {update}"
 

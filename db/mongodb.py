@@ -160,10 +160,10 @@ class MongoStore(ScreeningStore):
             return
         ids = [name for name in self._call(lambda: self._ids(query)) if name not in seen]
         for page in batched(ids, size):
-            found = self._call(partial(self._page, query.collection, page, projection))
+            documents = self._call(partial(self._page, query.collection, page, projection))
             for identifier in page:
-                if identifier in found:
-                    yield found[identifier]
+                if identifier in documents:
+                    yield documents[identifier]
 
     def _ids(self, query: Query[Any]) -> list[Any]:
         return [raw["_id"] for raw in self._cursor(query, {"_id": 1}, query.limit or 0)]

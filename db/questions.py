@@ -145,8 +145,8 @@ def positives_to_validate(
         (v.material_id, v.structure_hash)
         for v in _finished(store, [p.material_id for p in positives], engine, recipe)
     }
-    left = [p for p in positives if (p.material_id, p.structure_hash) not in done]
-    return left[:limit]
+    unfinished = [p for p in positives if (p.material_id, p.structure_hash) not in done]
+    return unfinished[:limit]
 
 
 def _finished(
@@ -193,15 +193,15 @@ def comparisons(
     engine, recipe : str, optional
         Only calculations with these.
     """
-    found = []
+    pairs = []
     for batch in batched(_finished(store, None, engine, recipe), BATCH):
         keys = {(run_id, validation.material_id) for validation in batch}
         candidates = {c.material_id: c for c in store.lookup(CANDIDATES, keys)}
         for validation in batch:
             candidate = candidates.get(validation.material_id)
             if candidate is not None and _are_comparable(candidate, validation):
-                found.append(Comparison(candidate, validation))
-    return found
+                pairs.append(Comparison(candidate, validation))
+    return pairs
 
 
 def _are_comparable(candidate: CandidateDoc, validation: ValidationDoc) -> bool:
@@ -373,9 +373,7 @@ def _distances(
 ) -> np.ndarray:
     """Distances of spectra, shape (n, bins), from a target, shape (bins,)."""
     if metric == "wasserstein":
-        with np.errstate(invalid="ignore"):  # a spectrum without states has no shape
-            distances = wasserstein_distances(spectra, target, grid.width)
-        return np.nan_to_num(distances, nan=np.inf)
+        return wasserstein_distances(spectra, target, grid.width)
     mean: np.ndarray = np.abs(spectra - target).mean(axis=1)
     return mean
 
@@ -405,12 +403,12 @@ def funnel(store: ScreeningStore, run_id: str) -> Funnel:
         If there is no such run.
     """
     run = store.run(run_id)
-    chosen = conditions(run_id=run_id)
+    of_run = conditions(run_id=run_id)
     finished = (*conditions(state=FINISHED), Condition("run_ids", "has", run_id))
     return Funnel(
         run_id,
         run.funnel,
         store.candidate_counts(run_id),
-        store.count(Query(CANDIDATES, chosen + conditions(is_positive=True))),
+        store.count(Query(CANDIDATES, of_run + conditions(is_positive=True))),
         store.count(Query(VALIDATIONS, finished)),
     )

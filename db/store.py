@@ -218,10 +218,10 @@ class ScreeningStore(ABC):
         keys : iterable of tuple of str
             Values of the collection's `key_fields`.
         """
-        found: set[Key] = set()
+        present: set[Key] = set()
         for batch in _batches_of_keys(collection, keys):
-            found |= self._has(collection, batch)
-        return found
+            present |= self._has(collection, batch)
+        return present
 
     def upsert(
         self, collection: Collection[D], documents: Iterable[D], mode: WriteMode = "update"
@@ -352,7 +352,7 @@ class ScreeningStore(ABC):
         with_structure, sort_by, descending, limit
             As in :class:`db.collections.Query`.
         """
-        chosen = conditions(
+        asked = conditions(
             run_id=run_id,
             state=state,
             shard=shard,
@@ -360,7 +360,7 @@ class ScreeningStore(ABC):
             material_id=None if material_ids is None else tuple(material_ids),
         )
         return self.find(
-            Query(CANDIDATES, chosen, sort_by, descending, limit, with_structure=with_structure)
+            Query(CANDIDATES, asked, sort_by, descending, limit, with_structure=with_structure)
         )
 
     def candidate_counts(self, run_id: str) -> dict[str, int]:
@@ -429,15 +429,15 @@ class ScreeningStore(ABC):
             Any of these.
         material_ids : iterable of str, optional
         """
-        chosen = conditions(
+        asked = conditions(
             engine=engine,
             recipe=recipe,
             state=state,
             material_id=None if material_ids is None else tuple(material_ids),
         )
         if run_id is not None:
-            chosen += (Condition("run_ids", "has", run_id),)
-        return self.find(Query(VALIDATIONS, chosen))
+            asked += (Condition("run_ids", "has", run_id),)
+        return self.find(Query(VALIDATIONS, asked))
 
     def put_raw_dos(self, dos: dict[str, Any]) -> dict[str, Any]:
         """Keep a raw DOS (dict of a pymatgen Dos) and return the reference to it.
@@ -477,8 +477,8 @@ class ScreeningStore(ABC):
 
     def history(self, material_id: str) -> History:
         """All that is stored of a material, over runs, models and engines."""
-        chosen = conditions(material_id=material_id)
-        candidates = list(self.find(Query(CANDIDATES, chosen)))
+        of_material = conditions(material_id=material_id)
+        candidates = list(self.find(Query(CANDIDATES, of_material)))
         runs = sorted(
             self.lookup(RUNS, {(c.run_id,) for c in candidates}), key=lambda run: run.created_at
         )
@@ -487,8 +487,8 @@ class ScreeningStore(ABC):
             material_id,
             runs,
             sorted(candidates, key=lambda c: (rank.get(c.run_id, -1), c.run_id)),
-            list(self.find(Query(PREDICTIONS, chosen, sort_by="created_at"))),
-            list(self.find(Query(VALIDATIONS, chosen, sort_by="created_at"))),
+            list(self.find(Query(PREDICTIONS, of_material, sort_by="created_at"))),
+            list(self.find(Query(VALIDATIONS, of_material, sort_by="created_at"))),
         )
 
 

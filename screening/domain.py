@@ -79,9 +79,9 @@ def doubts(document: CandidateDoc) -> list[str]:
     another one with the threshold for an atom; and the remarks on how the structure was read.
     """
     domain = Domain.of_document(document)
-    found = list(domain.reasons)
+    words = list(domain.reasons)
     if document.is_positive is not None and domain.is_outside is None:
-        found.append("model's domain not known")
+        words.append("model's domain not known")
     if document.is_positive_per_atom not in (None, document.is_positive):
-        found.append("no gap per atom" if document.is_positive else "a gap per atom")
-    return found + list(document.remarks or ())
+        words.append("no gap per atom" if document.is_positive else "a gap per atom")
+    return words + list(document.remarks or ())

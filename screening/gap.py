@@ -299,9 +299,9 @@ def _judge(
     runs_off[row] = best.first == 0
 
     bins = np.arange(dos.shape[1])
-    chosen = dos if len(row) == n else dos[row]
+    with_range = dos if len(row) == n else dos[row]
     inside = (bins >= best.first[:, None]) & (bins <= best.last[:, None])
-    largest[row] = np.where(inside, chosen, -np.inf).max(axis=1, initial=-np.inf)
+    largest[row] = np.where(inside, with_range, -np.inf).max(axis=1, initial=-np.inf)
     margins = np.full((n, 1 + len(limits.criteria)), np.nan)
     margins[:, 0] = criteria.max_dos - np.where(np.isnan(largest), dos.min(axis=1), largest)
     margins[row, 1:] = np.column_stack(limits.margins(best))
@@ -309,13 +309,13 @@ def _judge(
     violation = _violation(best, limits)
     if criteria.single_gap:
         violation += _surplus(ranges, best, limits, n)[row]
-    emptiness = np.where(inside, np.clip(1.0 - chosen / criteria.max_dos, 0.0, 1.0), 0.0)
+    emptiness = np.where(inside, np.clip(1.0 - with_range / criteria.max_dos, 0.0, 1.0), 0.0)
     score = np.full(n, -_worst_violation(edges, criteria))
     score[row] = np.where(violation > 0, -violation, emptiness @ np.diff(edges))
 
     has_core = np.zeros(n, bool)
     wide = best.width - criteria.min_width >= -TOLERANCE
-    cores = np.where(inside[wide], chosen[wide], np.inf)
+    cores = np.where(inside[wide], with_range[wide], np.inf)
     has_core[row[wide]] = _has_wide_range(edges, cores, empty[row[wide]], criteria.min_width)
 
     robust = _is_robust(edges, dos, criteria, is_gap)
@@ -339,9 +339,9 @@ def _has_wide_range(
 ) -> BoolArray:
     """Which of the rows are below the threshold over such a width."""
     ranges = _find_ranges(edges, dos, threshold)
-    found = np.zeros(len(dos), bool)
-    found[ranges.row[ranges.width >= width - TOLERANCE]] = True
-    return found
+    wide = np.zeros(len(dos), bool)
+    wide[ranges.row[ranges.width >= width - TOLERANCE]] = True
+    return wide
 
 
 def _is_robust(

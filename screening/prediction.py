@@ -179,13 +179,13 @@ class Prediction:
 
     def verdict_in_words(self) -> str:
         """Whether there is a VB gap, and where, or how near the nearest miss is."""
-        found = self.verdict
-        if found["lower_edge"] is None:
+        verdict = self.verdict
+        if verdict["lower_edge"] is None:
             return f"no VB gap: nowhere below {self.criteria.max_dos:g} {self.criteria.unit}"
-        bound = "≥ " if found["is_lower_bound"] else ""
-        where = f"{found['lower_edge']:.2f} to {found['upper_edge']:.2f} eV"
+        bound = "≥ " if verdict["is_lower_bound"] else ""
+        where = f"{verdict['lower_edge']:.2f} to {verdict['upper_edge']:.2f} eV"
         what = "VB gap" if self.is_gap else "no VB gap, nearest miss"
-        return f"{what} {where}, width {bound}{found['width']:.2f} eV"
+        return f"{what} {where}, width {bound}{verdict['width']:.2f} eV"
 
     def __repr__(self) -> str:
         return f"<Prediction {self.material_id}: {self.formula}, {self.verdict_in_words()}>"

@@ -25,7 +25,7 @@ from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from workflows.dos.errors import DosError
 from workflows.screening import ScreeningFlowMaker, score_shard
-from workflows.validation import ValidationFlowMaker, key_of, store_failure
+from workflows.validation import ValidationFlowMaker, draft_of, key_of, store_failure
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -224,18 +224,16 @@ def _mark_queued(
     store: ScreeningStore, candidate: CandidateDoc, key: dict[str, str], job_uuids: list[str]
 ) -> None:
     """Note that a launchpad has the calculation; a fast worker may have finished it by now."""
-    wanted = tuple(key[name] for name in VALIDATIONS.key_fields)
-    known = next(iter(store.lookup(VALIDATIONS, [wanted])), None) or ValidationDoc(**key)
+    draft = draft_of(store, candidate.run_id, key)
     changes = {
         "formula": candidate.formula,
         "nsites": candidate.nsites,
-        "run_ids": sorted({*known.run_ids, candidate.run_id}),
         "job_uuids": job_uuids,
         "updated_at": utc_now(),
     }
-    if not known.is_finished:
+    if not draft.is_finished:
         changes |= {"state": "queued", "error": None}
-    store.upsert_validations([known.model_copy(update=changes)])
+    store.upsert_validations([draft.model_copy(update=changes)])
 
 
 @dataclass(frozen=True)

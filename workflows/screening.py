@@ -170,7 +170,7 @@ def prepare(
     with store_of_run(db, run_id) as store:
         run = _begin(store, run_id, parameters, source, model)
         if not run.funnel:
-            _store_candidates(store, run, source, filters, checkpoint)
+            _store_candidates(store, run, source, filters, parameters)
         shards = store.shards(run_id, state="pending")
     scoring = [score_shard(run_id, db, shard, checkpoint, **hardware) for shard in shards]
     if not scoring:
@@ -218,18 +218,22 @@ def _begin(
 
 
 def _store_candidates(
-    store: ScreeningStore, run: Run, source: Source, filters: ScreeningFilters, checkpoint: str
+    store: ScreeningStore,
+    run: Run,
+    source: Source,
+    filters: ScreeningFilters,
+    parameters: dict[str, Any],
 ) -> None:
     """Stream the source through the filters into the store, and note what each filter did."""
     funnel = Funnel.of(filters)
     reader = CandidateReader(
         run_id=run.run_id,
         filters=filters,
-        shard_size=run.parameters["shard_size"],
-        limit=run.parameters["limit"],
+        shard_size=parameters["shard_size"],
+        limit=parameters["limit"],
         # Runs that were begun when cells were not reduced yet go on like that.
         keep_cell=run.parameters.get("keep_cell", True),
-        trained=trained_elements(checkpoint),
+        trained=trained_elements(parameters["checkpoint"]),
     )
     # Of an interrupted run the same candidates come again; their verdicts stay.
     store.upsert_candidates(reader.documents(source, funnel), keep_existing=True)

@@ -124,8 +124,16 @@ def _store(store: ScreeningStore, document: ValidationDoc) -> None:
     store.upsert_validations([document, *waiting])
 
 
-def _draft(store: ScreeningStore, run_id: str, key: dict[str, str]) -> ValidationDoc:
-    """The stored validation, or a new one, with the run among those that asked for it."""
+def draft_of(store: ScreeningStore, run_id: str, key: dict[str, str]) -> ValidationDoc:
+    """The stored validation, or a new one, with the run among those that asked for it.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    key : dict
+        See :func:`key_of`.
+    """
     wanted = tuple(key[name] for name in VALIDATIONS.key_fields)
     known = next(iter(store.lookup(VALIDATIONS, [wanted])), None) or ValidationDoc(**key)
     return known.model_copy(update={"run_ids": sorted({*known.run_ids, run_id})})
@@ -167,7 +175,7 @@ def store_failure(
         `state` and `error`.
     """
     error = " ".join(reason.split())[:MAX_REASON]
-    draft = _draft(store, run_id, key)
+    draft = draft_of(store, run_id, key)
     if not draft.is_finished:
         changes = {"state": "failed", "error": error, "updated_at": utc_now()}
         draft = draft.model_copy(update=changes)
@@ -209,7 +217,7 @@ def validation_of(
     criteria = GapCriteria(**run.parameters.get("criteria", {}))
     gaps = judge(spectrum, [nsites], criteria)
     fine = judge_fine(document, criteria)
-    draft = _draft(store, run_id, key)
+    draft = draft_of(store, run_id, key)
     changes = {
         "formula": document.formula,
         "nsites": nsites,

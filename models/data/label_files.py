@@ -240,9 +240,9 @@ def _source_gaps(path: Path, material_ids: set[str]) -> dict[str, float]:
         return {}
     gaps: dict[str, float] = {}
     for batch in _batches(path, ["material_id", BAND_GAP]):
-        for material_id, gap in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if material_id in material_ids and gap is not None and np.isfinite(gap):
-                gaps[material_id] = gap
+        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        known = ((i, gap) for i, gap in rows if gap is not None and np.isfinite(gap))
+        gaps |= {i: gap for i, gap in known if i in material_ids}
     return gaps
 
 

@@ -34,7 +34,14 @@ class BandLabels:
         return BandLabels(self.gap[rows], self.occupied[rows])
 
     def to(self, device: Any, non_blocking: bool = False) -> BandLabels:
-        """The same labels on another device."""
+        """The same labels on another device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+        non_blocking : bool
+            As in :meth:`torch.Tensor.to`.
+        """
         gap, occupied = (t.to(device, non_blocking=non_blocking) for t in (self.gap, self.occupied))
         return BandLabels(gap, occupied)
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from models.architectures.registry import graphs_for, model_config
 from models.data.dataset import SpectrumDataset, edos_dataset, phdos_dataset
@@ -86,6 +93,14 @@ class TrainingConfig(BaseModel):
     description: str = ""
     attribution: str = ""
     limits: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default of a field that came later: earlier trainings are still known."""
+        fields: dict[str, Any] = handler(self)
+        if self.schedule == "halved":
+            fields.pop("schedule", None)
+        return fields
 
 
 def read_training_config(path: Path, **changes: Any) -> TrainingConfig:

@@ -50,7 +50,9 @@ class Hardware:
 
 def is_main_process() -> bool:
     """Whether this is the one process that prints and writes files."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+    return (
+        int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+    )
 
 
 @torch.inference_mode()

@@ -40,20 +40,20 @@ def config_of(config: TrainingConfig, run: BenchmarkRun) -> TrainingConfig:
     changes: dict[str, Any] = {"architecture": run.variant.architecture, "model": run.variant.model}
     changes |= {"seed": run.seed, "settings": (run.setting,)} | run.variant.training
     changes["epochs"] = max(1, round(run.variant.epochs * config.epochs))
-    chosen = TrainingConfig.model_validate(config.model_dump() | changes)
+    own = TrainingConfig.model_validate(config.model_dump() | changes)
     if run.regime != "fine-tuned":
-        return chosen
+        return own
     gentle = {
-        "learning_rate": FINE_TUNING_RATE * chosen.learning_rate,
-        "epochs": max(1, round(FINE_TUNING_EPOCHS * chosen.epochs)),
+        "learning_rate": FINE_TUNING_RATE * own.learning_rate,
+        "epochs": max(1, round(FINE_TUNING_EPOCHS * own.epochs)),
     }
-    return chosen.model_copy(update=gentle)
+    return own.model_copy(update=gentle)
 
 
 _Files = tuple[Path, ...]
 _State = tuple[str, ...]  # hash of each file: a copy has the same results
-_states: dict[_Files, _State] = {}
-_loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
+states_read: dict[_Files, _State] = {}
+datasets_read: dict[tuple[str, _Files, GraphConfig], SpectrumDataset] = {}
 
 
 def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
@@ -66,15 +66,15 @@ def shared_dataset(config: TrainingConfig) -> SpectrumDataset:
     """
     files, state = _files(config), state_of(config)
     key = (config.target, files, graphs_for(config.architecture, config.graph))
-    if key not in _loaded:
-        while len(_loaded) >= LOADED:
-            del _loaded[next(iter(_loaded))]
+    if key not in datasets_read:
+        while len(datasets_read) >= LOADED:
+            del datasets_read[next(iter(datasets_read))]
         dataset = load_dataset(config)
         if _read_state(files) != state:
             names = ", ".join(path.name for path in files)
             raise ModelError(f"{names}: changed during the benchmark; copy them and begin again")
-        _loaded[key] = dataset
-    return _loaded[key]
+        datasets_read[key] = dataset
+    return datasets_read[key]
 
 
 def _files(config: TrainingConfig) -> _Files:
@@ -87,30 +87,21 @@ def state_of(config: TrainingConfig) -> _State:
     Labels may be added to a file while runs that began without them go on.
     """
     files = _files(config)
-    if files not in _states:
-        _states[files] = _read_state(files)
-    return _states[files]
+    if files not in states_read:
+        states_read[files] = _read_state(files)
+    return states_read[files]
 
 
-def what_was_read() -> tuple[Any, ...]:
-    """What this process has read, for :func:`take_as_read` in another one."""
-    return _states, _loaded
-
-
-def take_as_read(
-    states: dict[_Files, _State], loaded: dict[tuple[str, _Files, GraphConfig], SpectrumDataset]
-) -> None:
+def take_as_read(states: dict[Any, Any], loaded: dict[Any, Any]) -> None:
     """Use what another process has read: a file may grow in the meantime.
 
     Parameters
     ----------
-    states : dict of tuple of str
-        Hash of each file, by the files.
-    loaded : dict of SpectrumDataset
-        By target, files and graphs.
+    states, loaded : dict
+        Those of this module there.
     """
-    _states.update(states)
-    _loaded.update(loaded)
+    states_read.update(states)
+    datasets_read.update(loaded)
 
 
 def _read_state(files: _Files) -> _State:
@@ -127,10 +118,10 @@ def _digest(path: Path) -> str:
 
 def forget_changed() -> None:
     """Read files again that have changed since."""
-    for files in [files for files, state in _states.items() if _read_state(files) != state]:
-        del _states[files]
-        for key in [key for key in _loaded if key[1] == files]:
-            del _loaded[key]
+    for files in [files for files, state in states_read.items() if _read_state(files) != state]:
+        del states_read[files]
+        for key in [key for key in datasets_read if key[1] == files]:
+            del datasets_read[key]
 
 
 def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str, Crystal]:
@@ -142,10 +133,10 @@ def crystals_of(config: TrainingConfig, material_ids: Sequence[str]) -> dict[str
     material_ids : sequence of str
     """
     if config.target == "edos":
-        found = edos_labels(config.labels, config.structures).crystals
+        crystals = edos_labels(config.labels, config.structures).crystals
     else:
-        found = read_crystals(config.labels[0], set(material_ids))
-    return {i: found[i] for i in material_ids}
+        crystals = read_crystals(config.labels[0], set(material_ids))
+    return {i: crystals[i] for i in material_ids}
 
 
 def split_for(dataset: SpectrumDataset, config: TrainingConfig, run: BenchmarkRun) -> Split:
@@ -190,9 +181,9 @@ def held_out(config: TrainingConfig, run: BenchmarkRun) -> SpectrumDataset:
         Of the benchmark.
     run : BenchmarkRun
     """
-    chosen = config_of(config, run) if run.variant not in REFERENCES else config
-    dataset = shared_dataset(chosen)
-    return dataset.subset(split_for(dataset, chosen, run).test)
+    own = config_of(config, run) if run.variant not in REFERENCES else config
+    dataset = shared_dataset(own)
+    return dataset.subset(split_for(dataset, own, run).test)
 
 
 def part_of(dataset: SpectrumDataset, indices: np.ndarray, fraction: float) -> np.ndarray:

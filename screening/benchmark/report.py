@@ -14,27 +14,11 @@ from models.data.splits import split_of
 from models.errors import named
 from models.spectra.settings import SETTINGS
 from models.training.config import TrainingConfig
+from screening.benchmark import studies, tables
 from screening.benchmark.data import config_of, shared_dataset
 from screening.benchmark.runs import RunResult, reference
-from screening.benchmark.studies import (
-    GROUPS,
-    error_study,
-    external_rows,
-    subclass_results,
-    unrelaxed_study,
-)
 from screening.benchmark.subclasses import Subclass
-from screening.benchmark.tables import (
-    Row,
-    figure_title,
-    markdown,
-    mean_and_std,
-    table,
-    to_csv,
-    to_document,
-    to_markdown,
-    write_csv,
-)
+from screening.benchmark.tables import Row, markdown, mean_and_std, table
 from screening.benchmark.variants import REFERENCES, BenchmarkRun
 from screening.benchmark.vb_gaps import gap_rows, label_counts
 
@@ -115,13 +99,13 @@ class Benchmark:
         self.results = [r for r in results if r.run.subclass is None]
         self.whole = [r for r in self.results if r.run.fraction == 1]
         self.rows = table([*self.references, *self.results])
-        by_subclass = subclass_results(config, [*self.references, *results], subclasses)
+        by_subclass = studies.subclass_results(config, [*self.references, *results], subclasses)
         self.subclass_rows = table(by_subclass)
         self.document: dict[str, Any] = {
             "command": command,
             "config": config.model_dump(mode="json"),
             "left_out": self.dataset.left_out,
-            "rows": to_document(self.rows),
+            "rows": tables.to_document(self.rows),
         }
         if self.dataset.grid.unit == "eV":
             self.document["labels"] = label_counts(config)
@@ -129,7 +113,7 @@ class Benchmark:
         if beside:
             self.document["beside"] = {b.config.split_by: b.document for b in beside}
         if subclasses:
-            self.document["subclasses"] = to_document(self.subclass_rows)
+            self.document["subclasses"] = tables.to_document(self.subclass_rows)
         remarks = (f"{r.run.title}: {remark}" for r in results for remark in r.remarks)
         self.document["remarks"] = list(remarks)
 
@@ -140,17 +124,19 @@ class Benchmark:
 
     def add_errors(self) -> None:
         """Study how errors depend on the material."""
-        self.document["errors"] = error_study(self.config, self.first)
+        self.document["errors"] = studies.error_study(self.config, self.first)
 
     def add_unrelaxed(self) -> None:
         """Study how errors grow with distortions of the structures."""
         runs = [r.run for r in self.first]
-        self.document["unrelaxed"] = unrelaxed_study(self.config, runs, self.runs_folder)
+        self.document["unrelaxed"] = studies.unrelaxed_study(self.config, runs, self.runs_folder)
 
     def add_external(self, files: Sequence[Path]) -> None:
         """Measure the models on the labels of other files."""
         runs = [r.run for r in self.whole]
-        self.document["external"] = external_rows(self.config, runs, self.runs_folder, files)
+        self.document["external"] = studies.external_rows(
+            self.config, runs, self.runs_folder, files
+        )
 
     @property
     def report(self) -> str:
@@ -162,17 +148,17 @@ class Benchmark:
         (self.folder / "benchmark.md").write_text(self.report)
         text = json.dumps(self.document, indent=2, allow_nan=False)
         (self.folder / "benchmark.json").write_text(text + "\n")
-        to_csv(self.rows, self.folder / "benchmark.csv")
+        tables.to_csv(self.rows, self.folder / "benchmark.csv")
         if self.subclass_rows:
-            to_csv(self.subclass_rows, self.folder / "subclasses.csv")
+            tables.to_csv(self.subclass_rows, self.folder / "subclasses.csv")
         for name, rows in _flat(self.document).items():
             if rows:
-                write_csv(rows, self.folder / f"{name}.csv")
+                tables.write_csv(rows, self.folder / f"{name}.csv")
         for other in self.beside:
             stem = f"by-{other.config.split_by}"
-            to_csv(other.rows, self.folder / f"{stem}-benchmark.csv")
+            tables.to_csv(other.rows, self.folder / f"{stem}-benchmark.csv")
             if rows := _flat(other.document)["vb_gaps"]:
-                write_csv(rows, self.folder / f"{stem}-vb_gaps.csv")
+                tables.write_csv(rows, self.folder / f"{stem}-vb_gaps.csv")
 
 
 def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -180,7 +166,7 @@ def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     errors = [
         {"model": study["model"], "setting": study["setting"], "by": key} | row
         for study in document.get("errors", ())
-        for key in GROUPS
+        for key in studies.GROUPS
         for row in study[key]
     ]
     return {
@@ -207,7 +193,7 @@ def report(benchmark: Benchmark) -> str:
     command = f"```bash\n{benchmark.command}\n```\n\n" if benchmark.command else ""
     sections = [
         f"# Benchmark: {benchmark.config.target}\n\n{command}{setup}",
-        f"{_units(benchmark.rows, unit)}\n\n{to_markdown(benchmark.rows, unit)}",
+        f"{_units(benchmark.rows, unit)}\n\n{tables.to_markdown(benchmark.rows, unit)}",
     ]
     if document.get("vb_gaps"):
         sections.append(f"## VB gaps of the test materials\n\n{GAP_NOTE}")
@@ -253,11 +239,11 @@ def _trained_otherwise(config: TrainingConfig, runs: Sequence[BenchmarkRun]) -> 
     """A line for each model that is not trained as the benchmark says."""
     lines = []
     for variant, run in {run.variant.name: run for run in runs}.items():
-        chosen = config_of(config, run.whole)
+        own = config_of(config, run.whole)
         fields = ("epochs", *run.variant.training)
-        changed = [f for f in fields if getattr(chosen, f) != getattr(config, f)]
+        changed = [f for f in fields if getattr(own, f) != getattr(config, f)]
         if changed:
-            what = ", ".join(f"{f.replace('_', ' ')} {getattr(chosen, f):g}" for f in changed)
+            what = ", ".join(f"{f.replace('_', ' ')} {getattr(own, f):g}" for f in changed)
             lines.append(f"- {variant}: {what}\n")
     return lines
 
@@ -278,7 +264,7 @@ def _other_split(benchmark: Benchmark, unit: str) -> list[str]:
     sections = [
         f"## Split by {config.split_by}\n\n{SPLIT_NOTES[config.split_by]} "
         f"{len(split.train)} materials for training, {len(split.validation)} for validation, "
-        f"{len(split.test)} for the test.\n\n{to_markdown(rows, unit)}"
+        f"{len(split.test)} for the test.\n\n{tables.to_markdown(rows, unit)}"
     ]
     gaps = benchmark.document.get("vb_gaps")
     return [*sections, "VB gaps:\n", *_gap_tables(gaps)] if gaps else sections
@@ -326,19 +312,19 @@ def _renamed(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(k, k): v for k, v in row.items() if k not in ("by", "value")}
 
 
-def _proportion(found: dict[str, Any]) -> str:
-    if found["value"] is None:
+def _proportion(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
         return "not defined"
-    std = math.nan if found["std"] is None else found["std"]
-    estimate = mean_and_std(round(found["value"], 2), std)
-    return f"{found['low']:.2f} to {found['high']:.2f} ({estimate})"
+    std = math.nan if estimate["std"] is None else estimate["std"]
+    value = mean_and_std(round(estimate["value"], 2), std)
+    return f"{estimate['low']:.2f} to {estimate['high']:.2f} ({value})"
 
 
 def _subclass_section(rows: Sequence[Row], unit: str) -> str:
     return (
         "## Subclasses of materials\n\nMeasured on the test materials of the subclass after "
         "training on all materials (global), on those of the subclass, or on all and then, more "
-        f"gently, on those of the subclass (fine-tuned).\n\n{to_markdown(rows, unit)}"
+        f"gently, on those of the subclass (fine-tuned).\n\n{tables.to_markdown(rows, unit)}"
     )
 
 
@@ -361,12 +347,12 @@ def _or_nan(value: float | None) -> float:
 
 def _titled(row: dict[str, Any], unit: str) -> dict[str, Any]:
     """The same with the figures' names as in the tables."""
-    return {figure_title(key, unit): value for key, value in row.items()}
+    return {tables.figure_title(key, unit): value for key, value in row.items()}
 
 
 def _error_section(study: dict[str, Any]) -> str:
     parts = [f"## Errors of {study['model']}, {study['setting']}\n\nMAE of a material, seed 0.\n"]
-    for key, title in GROUPS.items():
+    for key, title in studies.GROUPS.items():
         rows = [
             {title: b["label"], "materials": b["n"], "mean": b["mean"], "median": b["median"]}
             | {"lower quartile": b["low"], "upper quartile": b["high"]}

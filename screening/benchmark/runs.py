@@ -28,17 +28,6 @@ from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from models.training.config import TrainingConfig
 from models.training.fit import train_setting
 from screening.benchmark import data
-from screening.benchmark.data import (
-    MIN_TEST,
-    config_of,
-    forget_changed,
-    held_out,
-    labels_for,
-    nearest_in_training,
-    shared_dataset,
-    split_for,
-    state_of,
-)
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.variants import MEAN_SPECTRUM, BenchmarkRun, Variant
 
@@ -93,16 +82,13 @@ def run_all(
         If the data cannot be used, or a worker process dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    forget_changed()
+    data.forget_changed()
     results: dict[int, RunResult] = {}
-    missing = []
     for i, run in enumerate(runs):
-        kept = _read(folder, config, run)
-        if kept is None:
-            missing.append(i)
-        else:
-            results[i] = kept
-            announce(kept, False)
+        if (done_before := _read(folder, config, run)) is not None:
+            results[i] = done_before
+            announce(done_before, False)
+    missing = [i for i in range(len(runs)) if i not in results]
     # What is fine-tuned needs the model of another run.
     first = [i for i in missing if runs[i].regime != "fine-tuned"]
     for wave in (first, [i for i in missing if runs[i].regime == "fine-tuned"]):
@@ -121,9 +107,8 @@ def _results(
             yield i, train_run(config, run, folder)
         return
     for run in runs:
-        shared_dataset(config_of(config, run))
-    # The workers get what was read here: a file may grow in the meantime.
-    read = data.what_was_read()
+        data.shared_dataset(data.config_of(config, run))
+    read = data.states_read, data.datasets_read  # what the workers need not read again
     train = partial(_train_numbered, config, folder)
     with WorkerPool(min(workers, len(runs)), _prepare_worker, read) as pool:
         try:
@@ -155,13 +140,11 @@ def train_run(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> RunRes
     run : BenchmarkRun
     folder : Path
     """
-    chosen, remarks = config_of(config, run), list[str]()
-    dataset = shared_dataset(chosen)
-    split = split_for(dataset, chosen, run)
+    own, remarks = data.config_of(config, run), list[str]()
+    dataset = data.shared_dataset(own)
+    split = data.split_for(dataset, own, run)
     start = kept_model(config, run.whole, folder) if run.regime == "fine-tuned" else None
-    trained = train_setting(
-        chosen, run.setting, dataset, split, start=start, announce=remarks.append
-    )
+    trained = train_setting(own, run.setting, dataset, split, start=start, announce=remarks.append)
     if trained.label_branch and label_branch_collapsed(trained.label_branch):
         remarks.append(label_branch_in_words(trained.label_branch))
     if run == run.whole:
@@ -204,17 +187,17 @@ def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResu
         Name of the scaling and loss.
     """
     run = BenchmarkRun(variant=variant, setting=setting, seed=0)
-    dataset = shared_dataset(config)
-    split = split_for(dataset, config, run)
+    dataset = data.shared_dataset(config)
+    split = data.split_for(dataset, config, run)
     train, test = dataset.subset(split.train), dataset.subset(split.test)
     units = [d.graphs.n_atoms.numpy()[:, None] for d in (train, test)]
     if SETTINGS[setting].output != "absolute" or not dataset.extensive:
         units = [np.ones_like(u) for u in units]
-    spectra = labels_for(setting, train) / units[0]
+    spectra = data.labels_for(setting, train) / units[0]
     if variant == MEAN_SPECTRUM:
         weights = np.full((len(test), len(train)), 1 / len(train))
     else:
-        weights = nearest_in_training(test, train)
+        weights = data.nearest_in_training(test, train)
     prediction = weights @ spectra * units[1]
     figures = measure(setting, prediction, test)
     return RunResult(run, prediction, figures, len(train), 0.0)
@@ -230,7 +213,7 @@ def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -
     result : RunResult
     subclass : Subclass
     """
-    test = held_out(config, result.run)
+    test = data.held_out(config, result.run)
     rows = np.flatnonzero(subclass.members(test))
     run = result.run.model_copy(update={"subclass": subclass})
     prediction = result.prediction[rows]
@@ -258,14 +241,14 @@ def on_file(config: TrainingConfig, run: BenchmarkRun, folder: Path, file: Path)
     ModelError
         If no other material is in the file, or its labels lack the scale that the setting needs.
     """
-    chosen = config_of(config, run)
-    known = shared_dataset(chosen)
-    split = split_for(known, chosen, run)
+    own = data.config_of(config, run)
+    known = data.shared_dataset(own)
+    split = data.split_for(known, own, run)
     seen = {known.material_ids[i] for i in (*split.train, *split.validation)}
-    other = shared_dataset(chosen.model_copy(update={"labels": (file,)}))
+    other = data.shared_dataset(own.model_copy(update={"labels": (file,)}))
     refuse_settings(other, [run.setting])
     rows = [i for i, material_id in enumerate(other.material_ids) if material_id not in seen]
-    if len(rows) < MIN_TEST:
+    if len(rows) < data.MIN_TEST:
         raise ModelError(f"{file}: {len(rows)} materials that were not trained on; too few")
     test = other.subset(rows)
     prediction = predict(kept_model(config, run, folder), test)
@@ -315,7 +298,7 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
     test : SpectrumDataset
         Of n materials.
     """
-    label = labels_for(setting, test)
+    label = data.labels_for(setting, test)
     figures = spectrum_metrics(prediction, label, test.grid.width)
     if test.grid.unit == "cm^-1":
         figures |= phonon_figures(prediction, label, test.grid, test.graphs.n_atoms.numpy())
@@ -328,13 +311,13 @@ def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict
 
 
 def _stem(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> Path:
-    chosen = config_of(config, run)
+    own = data.config_of(config, run)
     # Defaults of an architecture may change, so they are part of what was trained.
-    model = model_config(chosen.architecture, chosen.model).model_dump(mode="json")
+    model = model_config(own.architecture, own.model).model_dump(mode="json")
     elsewhere = {"name", "description", "attribution", "limits", "labels", "structures", "half"}
-    document = chosen.model_dump(mode="json", exclude=elsewhere) | {"model": model}
+    document = own.model_dump(mode="json", exclude=elsewhere) | {"model": model}
     what = run.model_dump(mode="json", include={"fraction", "subclass", "regime"})
-    text = json.dumps([document, what, state_of(config)], sort_keys=True)
+    text = json.dumps([document, what, data.state_of(config)], sort_keys=True)
     return folder / f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -366,7 +349,7 @@ def _read(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> RunResult 
         return None
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{stem}: not a kept result ({error}); remove it") from None
-    test = held_out(config, run)
+    test = data.held_out(config, run)
     if prediction.shape != (len(test), test.grid.size):
         raise ModelError(f"{stem}: a prediction of shape {prediction.shape}; remove it")
     return RunResult(run, prediction, measure(run.setting, prediction, test), *facts)

@@ -13,15 +13,7 @@ import numpy as np
 from models.crystal import Crystal
 from models.data.dataset import usable_settings, with_structures
 from models.training.config import TrainingConfig
-from screening.benchmark.data import (
-    crystals_of,
-    held_out,
-    labels_for,
-    n_elements,
-    shared_dataset,
-    similar_in_training,
-    split_for,
-)
+from screening.benchmark import data
 from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.tables import finite, table, to_document
@@ -172,22 +164,22 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
     documents = []
     for result in results:
         run = result.run
-        dataset = shared_dataset(config)
-        split = split_for(dataset, config, run)
-        train, test = dataset.subset(split.train), held_out(config, run)
-        label = labels_for(run.setting, test)
+        dataset = data.shared_dataset(config)
+        split = data.split_for(dataset, config, run)
+        train, test = dataset.subset(split.train), data.held_out(config, run)
+        label = data.labels_for(run.setting, test)
         errors = material_errors(result.prediction, label)
         by_quantile = partial(errors_by_quantile, errors)
         bins = {
-            "n_elements": errors_by(errors, n_elements(test).tolist()),
+            "n_elements": errors_by(errors, data.n_elements(test).tolist()),
             "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
-            "similarity": by_quantile(similar_in_training(test, train)),
+            "similarity": by_quantile(data.similar_in_training(test, train)),
             "roughness": by_quantile(roughness(label)),
         }
         examples = [test.material_ids[i] for i in quintile_examples(errors)]
         documents.append(
             {"model": run.variant.name, "setting": run.setting}
-            | {key: [asdict(b) for b in found] for key, found in bins.items()}
+            | {key: [asdict(b) for b in of_group] for key, of_group in bins.items()}
             | {"examples": examples}
         )
     return documents
@@ -209,8 +201,8 @@ def unrelaxed_study(
     documents: list[dict[str, Any]] = []
     for run in runs:
         checkpoint = kept_model(config, run, folder)
-        test = held_out(config, run)
-        crystals = crystals_of(config, test.material_ids)
+        test = data.held_out(config, run)
+        crystals = data.crystals_of(config, test.material_ids)
         for kind, amount, change in _distortions():
             changed = {i: change(crystal) for i, crystal in crystals.items()}
             distorted = with_structures(test, changed, checkpoint.card.graph)
@@ -246,17 +238,17 @@ def subclass_results(
     """
     # Global models are those of the runs that were repeated on the subclasses, and the reference.
     repeated = [r.run.whole for r in results if r.run.subclass]
-    found = []
+    measured = []
     for subclass in subclasses:
         for result in results:
             run = result.run
             if run.subclass is None and (run in repeated or run.variant in REFERENCES):
-                found.append(on_subclass(config, result, subclass))
+                measured.append(on_subclass(config, result, subclass))
             elif run.subclass == subclass:
-                found.append(result)
-    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in found))}
+                measured.append(result)
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.run.variant.name for r in measured))}
     return sorted(
-        found,
+        measured,
         key=lambda r: (
             subclasses.index(r.run.subclass),
             r.run.setting,
@@ -283,7 +275,7 @@ def external_rows(
     """
     documents = []
     for file in files:
-        usable = usable_settings(shared_dataset(config.model_copy(update={"labels": (file,)})))
+        usable = usable_settings(data.shared_dataset(config.model_copy(update={"labels": (file,)})))
         results = [on_file(config, r, folder, file) for r in runs if r.setting in usable]
         documents += [{"file": file.name} | row for row in to_document(table(results))]
     return documents

@@ -40,11 +40,11 @@ class Subclass(BaseModel):
 
     def holds(self, elements: Iterable[str]) -> bool:
         """Whether a material of these elements belongs to the subclass."""
-        found = set(elements)
+        own = set(elements)
         return (
-            len(found) >= self.min_elements
-            and (not self.elements or not found.isdisjoint(self.elements))
-            and (not self.metals_only or all(map(_is_metal, found)))
+            len(own) >= self.min_elements
+            and (not self.elements or not own.isdisjoint(self.elements))
+            and (not self.metals_only or all(map(_is_metal, own)))
         )
 
     def members(self, dataset: SpectrumDataset) -> np.ndarray:

@@ -101,8 +101,8 @@ def _verdicts(config: TrainingConfig, results: Sequence[RunResult]) -> _OfRuns:
             dos = dos / dos.sum(-1, keepdims=True) * scale
         test = held_out(config, run)
         true = has_gap(test.spectra.numpy(), test.grid)
-        found = _Verdicts(has_gap(dos, test.grid), true, n_elements(test))
-        verdicts[run.variant.name, run.setting, run.fraction].append(found)
+        of_seed = _Verdicts(has_gap(dos, test.grid), true, n_elements(test))
+        verdicts[run.variant.name, run.setting, run.fraction].append(of_seed)
     return verdicts
 
 
@@ -146,8 +146,8 @@ def largest_cell(n_atoms: np.ndarray, true: np.ndarray) -> int:
         The smallest of several; 0 if none has a VB gap.
     """
     sizes = np.unique(n_atoms)
-    found = n_atoms[:, None] <= sizes
-    f1 = 2 * (found & true[:, None]).sum(0) / (found.sum(0) + true.sum())
+    at_most = n_atoms[:, None] <= sizes
+    f1 = 2 * (at_most & true[:, None]).sum(0) / (at_most.sum(0) + true.sum())
     return int(sizes[f1.argmax()]) if true.any() else 0
 
 

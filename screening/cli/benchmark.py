@@ -47,11 +47,8 @@ class Study(StrEnum):
     unrelaxed = "unrelaxed"
 
 
-SETTINGS = {
-    Target.edos: ("standard-mae", "sumnorm-wd", "sumnorm-kl"),
-    Target.phdos: ("maxnorm-mse", "maxnorm-mae", "sumnorm-wd", "sumnorm-kl"),
-    Target.phdos51: ("maxnorm-mse", "maxnorm-mae", "sumnorm-wd", "sumnorm-kl"),
-}
+EDOS_SETTINGS = ("standard-mae", "sumnorm-wd", "sumnorm-kl")
+PHDOS_SETTINGS = ("maxnorm-mse", "maxnorm-mae", "sumnorm-wd", "sumnorm-kl")
 FRACTIONS = (0.5, 0.25, 0.125)  # of the training set, beside the whole
 EPOCHS, SEEDS, BATCH = 200, 3, 128
 QUICK_EPOCHS, QUICK_SEEDS, QUICK_BATCH = 8, 1, 32
@@ -119,6 +116,7 @@ def benchmark(
     from screening.benchmark.figures import draw
     from screening.benchmark.report import Benchmark
     from screening.benchmark.runs import run_all
+    from screening.benchmark.variants import plan_subclasses
     from screening.cli.console import print_json, stderr, stdout
 
     config = TrainingConfig(
@@ -136,15 +134,16 @@ def benchmark(
     variants, dataset = _variants(architecture), shared_dataset(config)
     for other in others:
         split_of(dataset, other.split_seed, other.split_by)  # refuses too few materials at once
-    settings = _settings(setting, SETTINGS[target], dataset)
+    usual = EDOS_SETTINGS if target is Target.edos else PHDOS_SETTINGS
+    settings = _settings(setting, usual, dataset)
     runs = _runs(variants, settings, seeds or (QUICK_SEEDS if quick else SEEDS), studies)
     runs = _suited(runs, dataset.grid, architecture or [])
-    beside_runs = [run for run in runs if run == run.whole]
+    whole = [run for run in runs if run == run.whole]
     subclasses = []
     if Study.subclass in studies:
         subclasses = _subclasses(config, runs[0], subclass or [], remarks.print)
-        runs += _subclass_runs(runs, variants, subclasses)
-    n_runs = len(runs) + len(others) * len(beside_runs)
+        runs += plan_subclasses([run for run in whole if run.variant in variants], subclasses)
+    n_runs = len(runs) + len(others) * len(whole)
     remarks.print(
         f"{len(dataset)} materials, {len(dataset.left_out)} left out, {n_runs} trainings "
         f"of {config.epochs} epochs"
@@ -154,38 +153,31 @@ def benchmark(
     with resumable("what is finished is kept, and the same command goes on"):
         results = run_all(config, runs, out / "runs", processes, announce)
         beside_results = [
-            run_all(other, beside_runs, out / "runs", processes, announce) for other in others
+            run_all(other, whole, out / "runs", processes, announce) for other in others
         ]
     beside = [
-        Benchmark(other, found, (), out)
-        for other, found in zip(others, beside_results, strict=True)
+        Benchmark(other, of_split, (), out)
+        for other, of_split in zip(others, beside_results, strict=True)
     ]
     command = _command_line(context)
-    found = Benchmark(config, results, tuple(subclasses), out, beside, command)
+    outcome = Benchmark(config, results, tuple(subclasses), out, beside, command)
     if Study.errors in studies:
-        found.add_errors()
+        outcome.add_errors()
     if Study.unrelaxed in studies:
-        found.add_unrelaxed()
+        outcome.add_unrelaxed()
     if test:
-        found.add_external(test)
-    found.write()
+        outcome.add_external(test)
+    outcome.write()
     if plots:
-        draw(found)
+        draw(outcome)
     if json:
-        print_json(found.document)
+        print_json(outcome.document)
     else:
-        stdout().print(found.report, highlight=False, soft_wrap=True)
+        stdout().print(outcome.report, highlight=False, soft_wrap=True)
 
 
-UNPRINTED = {
-    "out",
-    "workers",
-    "json",
-    "quiet",
-    "verbose",
-    "debug",
-    "log",
-}  # the results do not depend on them
+# The results do not depend on them.
+UNPRINTED = {"out", "workers", "json", "quiet", "verbose", "debug", "log"}
 
 
 def _command_line(context: typer.Context) -> str:
@@ -284,15 +276,6 @@ def _subclasses(
         else:
             usable.append(subclass)
     return usable
-
-
-def _subclass_runs(
-    runs: list[BenchmarkRun], variants: list[Variant], subclasses: list[Subclass]
-) -> list[BenchmarkRun]:
-    from screening.benchmark.variants import plan_subclasses
-
-    whole = [run for run in runs if run == run.whole and run.variant in variants]
-    return plan_subclasses(whole, subclasses)
 
 
 def _announcer(say: Callable[[str], None], total: int) -> Callable[[RunResult, bool], None]:

@@ -68,9 +68,9 @@ class FittingTable:
             yield self._table(shown, options.max_width)
         else:
             yield from self._paragraphs(shown)
-        left = [column.name for i, column in enumerate(self.columns) if i not in shown]
-        if left:
-            yield Text(f"Not shown at this width: {', '.join(left)} (--wide)", style="dim")
+        hidden = [column.name for i, column in enumerate(self.columns) if i not in shown]
+        if hidden:
+            yield Text(f"Not shown at this width: {', '.join(hidden)} (--wide)", style="dim")
 
     def shown(self, width: int) -> list[int]:
         """Which columns there are in a terminal of that width."""

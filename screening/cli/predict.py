@@ -101,18 +101,18 @@ def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
 
 
 def _cells(item: Prediction) -> tuple[Any, ...]:
-    found = item.gap()
-    bound = "≥ " if found["is_lower_bound"] else ""
+    verdict = item.gap()
+    bound = "≥ " if verdict["is_lower_bound"] else ""
     return (
         item.material_id,
         item.formula,
         item.candidate.nsites,
-        found["is_gap"],
-        found["kind"],
-        found["robust"],
-        found["lower_edge"],
-        found["upper_edge"],
-        f"{bound}{found['width']:.2f}",
+        verdict["is_gap"],
+        verdict["kind"],
+        verdict["robust"],
+        verdict["lower_edge"],
+        verdict["upper_edge"],
+        f"{bound}{verdict['width']:.2f}",
         "; ".join(item.remarks),
     )
 
@@ -124,9 +124,9 @@ def _print_details(item: Prediction) -> None:
     from screening.cli.show import PLOT_WIDTH, criteria_table
     from screening.report.plots import terminal_edos
 
-    found = item.gap()
-    stdout().print(criteria_table(found["holds"], found["margins"], item.criteria.per_atom))
-    stdout().print(f"Ranges of that width below the band edge: {found['n_ranges']}")
+    verdict = item.gap()
+    stdout().print(criteria_table(verdict["holds"], verdict["margins"], item.criteria.per_atom))
+    stdout().print(f"Ranges of that width below the band edge: {verdict['n_ranges']}")
     title = f"{item.formula}, predicted by {item.model_id}"
     color = sys.stdout.isatty()
     width = min(PLOT_WIDTH, stdout().width)

@@ -304,7 +304,14 @@ def _counts(run: Run) -> str:
 
 
 def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
-    """Table of the predicted positives."""
+    """Table of the predicted positives.
+
+    Parameters
+    ----------
+    run : Run
+    positives : list of CandidateRow
+        Best first.
+    """
     from screening.cli.candidates import candidates_table
 
     n = len(run.selection)

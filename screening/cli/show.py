@@ -36,10 +36,10 @@ def show(
     from screening.cli.stored import existing, find_prediction, find_validation, in_runs
 
     with open_store(existing(db)) as store:
-        chosen, candidate = in_runs(store, run, material_id)[0]
+        of_run, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
         validation = find_validation(store, candidate)
-    attribution = attribution_of(material_id, chosen)
+    attribution = attribution_of(material_id, of_run)
     if plot is not None:
         _write_plot(candidate, prediction, validation, plot)
     if as_json:

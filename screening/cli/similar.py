@@ -43,7 +43,7 @@ def similar(
         if (newest := next(predicted, None)) is None:
             states = ", ".join(f"{candidate.state} in {run.run_id}" for run, candidate in having)
             raise ScreeningError(f"{material_id} has no predicted spectrum: {states}")
-        chosen, candidate, prediction = newest
+        of_run, candidate, prediction = newest
         nearest = nearest_spectra(
             store,
             prediction.spectrum,
@@ -55,7 +55,7 @@ def similar(
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]
     unit = "eV" if metric == "wasserstein" else "states/eV"
     title = f"Spectra by {prediction.model_id} like that of {candidate.formula}, {material_id}"
-    stderr().print(f"{material_id} as in run {chosen.run_id}")
+    stderr().print(f"{material_id} as in run {of_run.run_id}")
     deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json, wide)
 
 

@@ -81,18 +81,18 @@ def in_runs(
 
     asked = None if run_id is None else find_run(store, run_id)
     query = Query(CANDIDATES, conditions(material_id=material_id))
-    found = {candidate.run_id: candidate for candidate in store.find(query)}
-    having = [(run, found[run.run_id]) for run in store.runs() if run.run_id in found]
+    by_run = {candidate.run_id: candidate for candidate in store.find(query)}
+    having = [(run, by_run[run.run_id]) for run in store.runs() if run.run_id in by_run]
     if not having:
         raise ScreeningError(f"{material_id} is in no run of {store.location}")
     if asked is None:
         return having
-    if asked.run_id not in found:
+    if asked.run_id not in by_run:
         raise ScreeningError(
             f"{material_id} is not in run {asked.run_id}; the newest that has it is "
             f"{having[0][0].run_id}"
         )
-    return [(asked, found[asked.run_id])]
+    return [(asked, by_run[asked.run_id])]
 
 
 def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:

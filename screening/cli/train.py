@@ -49,16 +49,16 @@ def train(
     from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
 
-    chosen = read_training_config(
+    training = read_training_config(
         config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
     )
     if accelerator == "gpu":
         usable_device("cuda")
-    folder = out or config.parent / chosen.name
+    folder = out or config.parent / training.name
     remarks = stderr(quiet or not is_main_process())
     with resumable("the same command with --resume goes on from the last state that was saved"):
         trained = train_predictor(
-            chosen,
+            training,
             announce=remarks.print,
             progress=not quiet,
             hardware=Hardware(accelerator, devices, precision),

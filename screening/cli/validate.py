@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,6 +15,7 @@ from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
+    from db.store import ScreeningStore
     from workflows.dos.cost import CostEstimate
     from workflows.metrics import Metrics
     from workflows.plan import ValidationPlan
@@ -94,7 +96,6 @@ def validate(
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.dos.engines import dos_maker
-    from workflows.launchpad import open_launchpad, submit
     from workflows.plan import choose_validation, plan_cost, record_plan
     from workflows.validation import ValidationFlowMaker
 
@@ -105,12 +106,12 @@ def validate(
     on_launchpad = where == "launchpad"
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
-        chosen = find_run(store, run)
-        if chosen.state != "done":
-            raise ScreeningError(f"run {chosen.run_id} is not done; `screen run --resume` first")
+        stored = find_run(store, run)
+        if stored.state != "done":
+            raise ScreeningError(f"run {stored.run_id} is not done; `screen run --resume` first")
         plan = choose_validation(
             store,
-            chosen,
+            stored,
             engine,
             recipe,
             n_random=random,
@@ -128,11 +129,7 @@ def validate(
         _confirm(plan, cost, 1 if on_launchpad else workers, yes)
         record_plan(store, plan)
         if on_launchpad:
-            with open_launchpad(launchpad) as pad:
-                n = submit(pad, store, maker, plan.todo)
-            remarks.print(
-                f"{n} workflows submitted; `rlaunch -l {launchpad} rapidfire` works them off"
-            )
+            remarks.print(_submit(launchpad, store, maker, plan))
     results: list[dict[str, Any]] = []
     if plan.todo and not on_launchpad:
         if not quiet:
@@ -141,7 +138,7 @@ def validate(
     if as_json:
         print_json(_plan_document(plan, cost, recipe, workers) | {"results": results})
     if not on_launchpad:
-        remarks.print(f"`screen metrics --run {chosen.run_id}` shows precision and recall")
+        remarks.print(f"`screen metrics --run {stored.run_id}` shows precision and recall")
 
 
 def _plan_in_words(plan: ValidationPlan, recipe: str) -> str:
@@ -265,6 +262,17 @@ def _predicted(candidate: CandidateDoc) -> str:
     return "VB gap" if candidate.is_positive else "no VB gap"
 
 
+def _submit(
+    file: Path, store: ScreeningStore, maker: ValidationFlowMaker, plan: ValidationPlan
+) -> str:
+    """Submit what is to be calculated, and say so."""
+    from workflows.launchpad import open_launchpad, submit
+
+    with open_launchpad(file) as launchpad:
+        n = submit(launchpad, store, maker, plan.todo)
+    return f"{n} workflows submitted; `rlaunch -l {file} rapidfire` works them off"
+
+
 def _validate_locally(
     maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
@@ -322,22 +330,22 @@ def status(
     from workflows import launchpad as fireworks
 
     with fireworks.open_launchpad(launchpad) as pad, open_store(existing(db)) as store:
-        chosen = find_run(store, run)
+        stored = find_run(store, run)
         if rerun_lost:
-            lost = fireworks.rerun_lost(pad, store, chosen.run_id, lost_after)
+            lost = fireworks.rerun_lost(pad, store, stored.run_id, lost_after)
             stderr().print(f"{lost} lost jobs made ready again")
-        fireworks.record_failures(pad, store, chosen.run_id)
+        fireworks.record_failures(pad, store, stored.run_id)
         if rerun_failed:
-            failed = fireworks.rerun_failed(pad, store, chosen.run_id)
+            failed = fireworks.rerun_failed(pad, store, stored.run_id)
             stderr().print(f"{failed} fizzled jobs made ready again")
-        states = fireworks.workflow_states(pad, chosen.run_id)
-        validations = Counter(v.state for v in store.validations(run_id=chosen.run_id))
+        states = fireworks.workflow_states(pad, stored.run_id)
+        validations = Counter(v.state for v in store.validations(run_id=stored.run_id))
     counts = Counter(state.state for state in states)
     reasons = {s.material_id: s.reason for s in states if s.reason}
     if as_json:
         print_json(
             {
-                "run_id": chosen.run_id,
+                "run_id": stored.run_id,
                 "workflows": counts,
                 "validations": validations,
                 "reasons": reasons,
@@ -346,7 +354,7 @@ def status(
         return
     rows = [("workflow", *item) for item in sorted(counts.items())]
     rows += [("validation", *item) for item in sorted(validations.items())]
-    stdout().print(table(f"Run {chosen.run_id}", ("what", "state", "number"), rows))
+    stdout().print(table(f"Run {stored.run_id}", ("what", "state", "number"), rows))
     for material_id, reason in reasons.items():
         stdout().print(f"{material_id}: {reason}")
 
@@ -370,15 +378,15 @@ def metrics(
     from workflows.metrics import run_metrics
 
     with open_store(existing(db)) as store:
-        chosen = find_run(store, run)
-        results = run_metrics(store, chosen)
+        stored = find_run(store, run)
+        results = run_metrics(store, stored)
     if not results:
-        raise ScreeningError(f"run {chosen.run_id} has no validations; `screen validate` first")
+        raise ScreeningError(f"run {stored.run_id} has no validations; `screen validate` first")
     if as_json:
-        print_json({"run_id": chosen.run_id, "metrics": [result.as_dict() for result in results]})
+        print_json({"run_id": stored.run_id, "metrics": [result.as_dict() for result in results]})
         return
     for result in results:
-        title = f"Run {chosen.run_id}, {result.engine}, {result.recipe}"
+        title = f"Run {stored.run_id}, {result.engine}, {result.recipe}"
         stdout().print(
             table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
         )

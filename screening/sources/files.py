@@ -183,9 +183,9 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
     unread: Unread = defaultdict(list)
     for path in paths:
         if _is_folder(path):
-            found = list(_walk(path, "", recursive, unread))
-            entries += found
-            if not found:
+            inside = list(_walk(path, "", recursive, unread))
+            entries += inside
+            if not inside:
                 unread["folders without structure files"].append(str(path))
     return FilesSource("files", f"{len(entries):,} files", entries, unread)
 
@@ -380,14 +380,14 @@ def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterato
     """
     try:
         with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
+            inside = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         if not prefix:
             raise ScreeningError(f"cannot read {folder}: {error.strerror}") from None
         unread["folders without permission"].append(prefix.rstrip("/"))
         return
     files, folders = [], []
-    for entry in found:
+    for entry in inside:
         if entry.name.startswith("."):
             unread["hidden"].append(prefix + entry.name)
         elif entry.is_dir():

@@ -52,8 +52,8 @@ def read_given(what: Any, recursive: bool = False) -> Given:
         return Given([_of_memory(what, ALONE)], is_one=True)
     if _is_path(what):
         path = Path(what)
-        found = _read_paths([path], recursive)
-        return replace(found, is_one=len(found.items) == 1 and not path.is_dir())
+        given = _read_paths([path], recursive)
+        return replace(given, is_one=len(given.items) == 1 and not path.is_dir())
     try:
         members = list(what)
     except TypeError:
@@ -72,9 +72,9 @@ def _read_mixed(members: Sequence[Any], recursive: bool) -> Given:
     notes: tuple[str, ...] = ()
     for number, member in enumerate(members, 1):
         if _is_path(member):
-            found = _read_paths([Path(member)], recursive)
-            items += found.items
-            notes += found.notes
+            given = _read_paths([Path(member)], recursive)
+            items += given.items
+            notes += given.notes
         else:
             items.append(_of_memory(member, f"structure-{number}"))
     return Given(list(name_uniquely(items, set())), notes)

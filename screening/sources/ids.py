@@ -112,12 +112,12 @@ def _entries(data: Any) -> list[Any]:
 
 
 def _id_in(path: Path, entry: Any) -> str:
-    found = entry.get(COLUMN) if isinstance(entry, dict) else entry
-    if isinstance(found, bool) or not isinstance(found, str | int):
+    material_id = entry.get(COLUMN) if isinstance(entry, dict) else entry
+    if isinstance(material_id, bool) or not isinstance(material_id, str | int):
         raise ScreeningError(
             f"{path}: {one_line(repr(entry), 60)} is no id, and no document with a {COLUMN}"
         )
-    return str(found)
+    return str(material_id)
 
 
 # --- ids of what has none of its own ---------------------------------------------------

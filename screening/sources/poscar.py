@@ -82,19 +82,19 @@ def _at(lines: list[list[str]], i: int, what: str) -> list[str]:
 
 def _numbers(fields: list[str]) -> list[float]:
     """The numbers at the beginning of a line; a comment may follow."""
-    found = []
+    numbers = []
     for field in fields:
         if not _NUMBER.fullmatch(field):
             break
-        found.append(float(re.sub("[dD]", "e", field)))
-    return found
+        numbers.append(float(re.sub("[dD]", "e", field)))
+    return numbers
 
 
 def _three(lines: list[list[str]], i: int, what: str) -> list[float]:
-    found = _numbers(_at(lines, i, what))
-    if len(found) < _BEYOND:
+    numbers = _numbers(_at(lines, i, what))
+    if len(numbers) < _BEYOND:
         raise ModelError(f"line {i + 1} must be {what}, three numbers, not {_quoted(lines[i])}")
-    return found[:_BEYOND]
+    return numbers[:_BEYOND]
 
 
 def _quoted(fields: list[str]) -> str:

@@ -247,21 +247,23 @@ def _band_edges(
     """VBM and CBM in eV, and where they come from (see :func:`fetch_edos`)."""
     gap, vbm, cbm = material["band_gap"], material["vbm"], material["cbm"]
     if gap and vbm is not None and cbm is not None and cbm > vbm:
-        found = _edges_of_dos(energies, dos, (vbm + cbm) / 2)
-        if _agrees(vbm, [e[0] for e in found]) and _agrees(cbm, [e[1] for e in found]):
+        edges_of_dos = _edges_of_dos(energies, dos, (vbm + cbm) / 2)
+        if _agrees(vbm, [e[0] for e in edges_of_dos]) and _agrees(
+            cbm, [e[1] for e in edges_of_dos]
+        ):
             return vbm, cbm, "eigenvalues"
-    found = _edges_of_dos(energies, dos, efermi)
-    if not found or efermi is None:
+    edges_of_dos = _edges_of_dos(energies, dos, efermi)
+    if not edges_of_dos or efermi is None:
         raise LeftOutError("no usable band edges")
     if gap is None:
-        return *found[-1], "dos"
-    if gap == 0 and found[0][1] - found[0][0] > EDOS_GRID.width:
+        return *edges_of_dos[-1], "dos"
+    if gap == 0 and edges_of_dos[0][1] - edges_of_dos[0][0] > EDOS_GRID.width:
         raise LeftOutError("metal whose DOS is empty at the Fermi level")
     if gap == 0:
         return efermi, efermi, "metal"
-    if not _agrees(gap, [high - low for low, high in found]):
+    if not _agrees(gap, [high - low for low, high in edges_of_dos]):
         raise LeftOutError("band gap of the DOS differs from the material's")
-    return *min(found, key=lambda e: abs(e[1] - e[0] - gap)), "dos"
+    return *min(edges_of_dos, key=lambda e: abs(e[1] - e[0] - gap)), "dos"
 
 
 def _edges_of_dos(
@@ -279,10 +281,10 @@ def _edges_of_dos(
         return []
 
 
-def _agrees(value: float, found: list[float]) -> bool:
+def _agrees(value: float, values: list[float]) -> bool:
     """Whether a value lies between the found ones, or within a bin of one of them."""
     width = EDOS_GRID.width
-    return bool(found) and min(found) - width <= value <= max(found) + width
+    return bool(values) and min(values) - width <= value <= max(values) + width
 
 
 def _check_electrons(

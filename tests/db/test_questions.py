@@ -165,12 +165,6 @@ def test_nearest_spectra(filled: ScreeningStore) -> None:
     assert nearest_spectra(filled, [1.0, 1.0], EnergyGrid(start=0.0, width=1.0, size=2)) == []
 
 
-def test_a_spectrum_without_states_is_the_farthest(store: ScreeningStore) -> None:
-    store.upsert_predictions([prediction(1), prediction(2, spectrum=np.zeros(128))])
-    near, far = nearest_spectra(store, prediction(1).spectrum, GRID)
-    assert (near.distance, far.distance) == (0.0, np.inf)
-
-
 def test_wasserstein_distance_is_in_the_units_of_the_grid(store: ScreeningStore) -> None:
     """All weight moved by 10 bins of 62.5 meV is 0.625 eV of work."""
     peak = np.zeros(128)

@@ -233,9 +233,9 @@ def test_remarks_name_repairs_unknown_elements_lonely_atoms_and_the_cell(result)
 
 
 def test_plot_has_the_spectrum_in_axes_of_ones_own_or_new_ones(result, hafnium):
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("agg")
+    mpl.use("agg")
     from matplotlib import pyplot as plt
     from matplotlib.figure import Figure
 

@@ -71,6 +71,7 @@ class Site:
         done = subprocess.run(
             self._command(command),
             env=self.environment,
+            check=False,
             cwd=self.folder,
             capture_output=True,
             text=True,

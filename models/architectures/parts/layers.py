@@ -53,7 +53,13 @@ class EncoderConfig(BaseModel):
 
 
 def register_tables(module: nn.Module, **tables: np.ndarray) -> None:
-    """Constants as buffers of these names, which are not kept with the weights."""
+    """Constants as buffers of these names, which are not kept with the weights.
+
+    Parameters
+    ----------
+    module : Module
+    **tables : ndarray
+    """
     for name, table in tables.items():
         module.register_buffer(name, torch.from_numpy(table.copy()), persistent=False)
 

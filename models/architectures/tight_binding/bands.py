@@ -160,7 +160,14 @@ def _rows_of(slot: Tensor, n_slots: int) -> tuple[Tensor, Tensor]:
 
 
 def levels(integrals: Integrals, points: Tensor) -> Tensor:
-    """Levels at some wave vectors, rising, shape (Q, M + F), in eV."""
+    """Levels at some wave vectors, rising, shape (Q, M + F), in eV.
+
+    Parameters
+    ----------
+    integrals : Integrals
+    points : Tensor, shape (Q, 3)
+        In units of the reciprocal vectors.
+    """
     matrices = (hamiltonians(integrals, some) for some in _chunks(integrals, points))
     found = torch.cat([torch.linalg.eigvalsh(some) for some in matrices])
     if not len(integrals.flat):
@@ -263,6 +270,15 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
     that leaves a range open, because all levels are filled or empty, it is the middle of it. Its
     derivative follows from the number of electrons, which does not change: each level moves the
     Fermi level by its share of the density of states there.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV.
+    weights : Tensor, shape (Q,)
+        Of the wave vectors, with the sum 1.
+    electrons : float
+        Two fill a level.
     """
     with torch.no_grad():
         counted = weights > 0
@@ -293,7 +309,14 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
 
 
 def from_edges(levels: Tensor, edges: Edges) -> Tensor:
-    """Levels relative to the VBM if they are filled, else to the CBM; the gap is gone."""
+    """Levels relative to the VBM if they are filled, else to the CBM; the gap is gone.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV.
+    edges : Edges
+    """
     if edges.filled is None:
         return levels - edges.vbm
     below = levels[:, : edges.filled] - edges.vbm

@@ -160,32 +160,34 @@ def _agreed(descriptions: dict[str, list[SpaceGroupSetting]]) -> list[SpaceGroup
 
 def _descriptions(tags: Tags) -> tuple[dict[str, list[SpaceGroupSetting]], list[str]]:
     """Settings by the text that describes them, and the texts that nothing is known of."""
-    found: dict[str, list[SpaceGroupSetting]] = {}
+    by_name: dict[str, list[SpaceGroupSetting]] = {}
     unknown = []
     for text in tags.values(*HALL):
         try:
-            found[text] = [hall_setting(text)]
+            by_name[text] = [hall_setting(text)]
         except (RuntimeError, ValueError):
             unknown.append(text)
     for text in tags.values(*NAMES):
-        if text not in found:
-            found[text] = named_settings(text)
-            unknown += [] if found[text] else [text]
+        if text not in by_name:
+            by_name[text] = named_settings(text)
+            unknown += [] if by_name[text] else [text]
     reference = tags.value(REFERENCE_NAME)
-    if reference and reference not in found:
+    if reference and reference not in by_name:
         settings = named_settings(reference)
-        found[reference] = numbered_settings(settings[0].number) if found and settings else settings
+        by_name[reference] = (
+            numbered_settings(settings[0].number) if by_name and settings else settings
+        )
         unknown += [] if settings else [reference]
     for text in tags.values(*NUMBERS):
         number = int(text) if text.isdigit() else 0
         if not 1 <= number <= 230:
             raise CifError(f"there is no space group of number {text}")
-        found[text] = numbered_settings(number)
+        by_name[text] = numbered_settings(number)
     code = (tags.value(CHOICE) or "").lower()
-    for text, settings in found.items():
-        chosen = [s for s in settings if code and code in _codes(s.name)]
-        found[text] = chosen or settings
-    known = {text: settings for text, settings in found.items() if settings}
+    for text, settings in by_name.items():
+        with_code = [s for s in settings if code and code in _codes(s.name)]
+        by_name[text] = with_code or settings
+    known = {text: settings for text, settings in by_name.items() if settings}
     # One good name makes up for a bad one, but a number does not say which setting it is.
     named = any(not text.isdigit() for text in known)
     return known, [] if named else unknown
@@ -264,15 +266,14 @@ _CHOICES = {"s": "1", "z": "2", "o1": "1", "o2": "2", "rh": "r", "hr": "h"}
 
 def _split_name(text: str) -> tuple[str, str]:
     """Name and choice of origin, axes or cell, the latter lower-case and maybe empty."""
-    name = re.sub(
-        r"\(\s*(?:origin|choice|setting|cell|\s)+(\d)\s*\)$", r":\1", text.strip(), flags=re.I
-    )
+    choice = r"\(\s*(?:origin|choice|setting|cell|\s)+(\d)\s*\)$"
+    name = re.sub(choice, r":\1", text.strip(), flags=re.IGNORECASE)
     name = re.sub(r"\((\d)\)", r"\1", name)  # P2(1)/c
     name = re.sub(r"(\d)_(\d)", r"\1\2", name).replace("_", " ")  # P 2_1/c
     name = re.sub(r"\s*/\s*", "/", " ".join(name.split()))
     match = (
-        re.fullmatch(r"(.+?)\s*:\s*([-a-z0-9]+)", name, re.I)
-        or re.fullmatch(r"(.*\S)\s+([SZHR]|HR|RH|O[12])", name, re.I)
+        re.fullmatch(r"(.+?)\s*:\s*([-a-z0-9]+)", name, re.IGNORECASE)
+        or re.fullmatch(r"(.*\S)\s+([SZHR]|HR|RH|O[12])", name, re.IGNORECASE)
         or re.fullmatch(r"(.*[^\s/])([SZHR])", name)  # Fd-3mS: no name ends in such a letter
     )
     if not match:
@@ -283,7 +284,7 @@ def _split_name(text: str) -> tuple[str, str]:
 
 def _groups(base: str) -> list[gemmi.SpaceGroup]:
     """Tabulated settings that a name without its choice may mean."""
-    short = re.fullmatch(r"([PABCIF])\s*([2mabcden/1-]+)", base, re.I)
+    short = re.fullmatch(r"([PABCIF])\s*([2mabcden/1-]+)", base, re.IGNORECASE)
     if short:
         lattice, axis = short[1].upper(), short[2].lower()
         full = (f"{lattice} 1 {axis} 1", f"{lattice} 1 1 {axis}")  # a short name is of b or c

@@ -107,7 +107,7 @@ def read_blocks(text: str) -> list[Tags]:
 
 
 def _syntax(message: str) -> str:
-    match = re.match(r"string:(\d+)\S*\s*(.*)", message, re.S)
+    match = re.match(r"string:(\d+)\S*\s*(.*)", message, re.DOTALL)
     return f"line {match[1]}: {match[2]}" if match else message
 
 

@@ -142,8 +142,8 @@ class MaterialsProjectClient:
                 material_ids=list(material_ids), fields=fields, all_fields=False
             )
         )
-        found = {usual_id(d["material_id"]): _functional(d) for d in documents}
-        return {i: functional for i, functional in found.items() if functional}
+        by_id = {usual_id(d["material_id"]): _functional(d) for d in documents}
+        return {i: functional for i, functional in by_id.items() if functional}
 
     def attempt(self, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         """Call until it succeeds, trying again makes no sense, or has been tried enough.

@@ -277,7 +277,7 @@ def _fetch(
             else "the Materials Project's server has no materials"
         )
     arguments = query.arguments()
-    found: set[str] = set()
+    fetched: set[str] = set()
     for page in range(1, -(-total // PAGE_SIZE) + 1):
         name = f"page-{page:06d}"
         ids = cache.pages.ids(name)
@@ -288,16 +288,16 @@ def _fetch(
                 functionals = client.functionals([row["material_id"] for row in rows])
                 rows = [row | {"functional": functionals.get(row["material_id"])} for row in rows]
             ids = cache.pages.write(name, rows)
-        found.update(ids)
+        fetched.update(ids)
         if progress is not None:
-            progress(len(found), total)
-    if len(found) != total:
+            progress(len(fetched), total)
+    if len(fetched) != total:
         cache.pages.remove()
         raise ScreeningError(
-            f"the Materials Project's answer changed while it was read ({len(found):,} of "
+            f"the Materials Project's answer changed while it was read ({len(fetched):,} of "
             f"{total:,} materials): run it again"
         )
-    cache.write_missing(_look_for(client, sorted(set(query.material_ids) - found)))
+    cache.write_missing(_look_for(client, sorted(set(query.material_ids) - fetched)))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = Facts(cache.query, client.database_version, now, funnel)
     cache.finish(facts)

@@ -150,6 +150,13 @@ def test_without_a_label_branch_there_is_nothing_to_measure(changes: dict) -> No
     assert "label_branch" not in trained.checkpoint.card.training
 
 
+def test_a_field_that_came_later_leaves_earlier_trainings_known() -> None:
+    """Their configuration is part of what unfinished trainings and kept runs are found by."""
+    assert "schedule" not in config().model_dump()
+    later = config(schedule="one-cycle")
+    assert TrainingConfig.model_validate(later.model_dump()) == later
+
+
 def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path)
     lines: list[str] = []

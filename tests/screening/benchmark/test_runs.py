@@ -241,7 +241,7 @@ def test_few_data_sets_are_kept(tmp_path: Path) -> None:
     chosen = config(tmp_path)
     for neighbors in range(1, 9):
         shared_dataset(chosen.model_copy(update={"graph": GraphConfig(neighbors=neighbors)}))
-    assert len(data._loaded) == data.LOADED
+    assert len(data.datasets_read) == data.LOADED
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def test_both_names_and_the_version(screen, capsys, monkeypatch):
         "import sys; sys.argv = ['edos', 'run', '--help']\n"
         "from screening.cli import script; script()"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     assert "Usage: edos run" in out
     assert "edos run --source prototypes" in out
     scripts = (Path(__file__).parents[3] / "pyproject.toml").read_text()

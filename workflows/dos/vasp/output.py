@@ -262,8 +262,8 @@ def _elapsed(*folders: str | Path) -> float | None:
         if not path.exists():
             return None
         with zopen(path, "rt") as outcar:
-            found = re.search(r"Elapsed time \(sec\):\s*([\d.]+)", str(outcar.read()))
-        if found is None:
+            printed = re.search(r"Elapsed time \(sec\):\s*([\d.]+)", str(outcar.read()))
+        if printed is None:
             return None
-        total += float(found[1])
+        total += float(printed[1])
     return total

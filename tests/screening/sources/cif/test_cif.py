@@ -461,7 +461,7 @@ def test_other_ways_to_write_the_same(old: str, new: str) -> None:
 def p1(
     sites: str, more: str = "", columns: str = "label type_symbol fract_x fract_y fract_z"
 ) -> str:
-    cell = re.search(r"(_cell_length_a.*_cell_angle_gamma 90\n)", FULL, re.S)
+    cell = re.search(r"(_cell_length_a.*_cell_angle_gamma 90\n)", FULL, re.DOTALL)
     assert cell
     loop = "".join(f"_atom_site_{c}\n" for c in columns.split())
     return f"data_x\n{cell[1]}{IDENTITY}{more}\nloop_\n{loop}{sites}\n"
@@ -609,7 +609,7 @@ def test_a_lost_site_is_always_missed() -> None:
         text = cif_text(setting, lines, "formula and Z")
         if not only(text).crystal or len(crystal.elements) < 2:
             continue
-        rows = re.findall(r"^[A-Z][a-z]?\d+ [A-Z].*$", text, re.M)
+        rows = re.findall(r"^[A-Z][a-z]?\d+ [A-Z].*$", text, re.MULTILINE)
         for row in rows:
             changed = re.sub(r"^(\S+) \S+", r"\1 Xe", row)
             for corrupted in (text.replace(row + "\n", ""), text.replace(row, changed)):

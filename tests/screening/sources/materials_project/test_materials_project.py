@@ -467,7 +467,7 @@ def test_pages_of_an_older_database_are_not_used(mp, server, monkeypatch, tmp_pa
 def test_answer_that_changes_under_way_is_refused(mp, server, monkeypatch):
     monkeypatch.setattr(materials_project, "PAGE_SIZE", 5)
     _, _, collection = server
-    victim = stored_id(sorted(qualifying(collection))[0])
+    victim = stored_id(min(qualifying(collection)))
 
     def hide(done, total):
         collection.update_many({"material_id": victim}, {"$set": {"deprecated": True}})
@@ -494,7 +494,7 @@ def test_materials_that_were_asked_for_and_are_not_there(mp, server):
     )
     old = collection.find_one({"deprecated": True, "builder_meta.license": "BY-C"})
     old = usual_id(old["material_id"])
-    good = sorted(qualifying(collection))[0]
+    good = min(qualifying(collection))
     source = mp(wide, material_ids=[good, old, "mp-999999"])
     found = {item.material_id: item for item in source}
     assert isinstance(found[good], Candidate)
@@ -506,7 +506,7 @@ def test_materials_that_were_asked_for_and_are_not_there(mp, server):
 @pytest.mark.mongo
 def test_documents_with_missing_fields_are_recorded(mp, server):
     _, _, collection = server
-    victim = sorted(qualifying(collection))[0]
+    victim = min(qualifying(collection))
     document = collection.find_one({"material_id": stored_id(victim)})
     collection.update_many(
         {"_id": document["_id"]}, {"$unset": {"structure": 1}, "$set": {"tomorrow": [1]}}

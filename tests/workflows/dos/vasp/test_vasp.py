@@ -509,8 +509,8 @@ def test_output_that_is_broken_is_one_line(tmp_path, which, pattern, instead, me
     static, dos = write_pair(tmp_path)
     path = tmp_path / which / "vasprun.xml"
     whole = path.read_text()
-    assert re.search(pattern, whole, re.S)
-    broken = re.sub(pattern, instead, whole, flags=re.S)
+    assert re.search(pattern, whole, re.DOTALL)
+    broken = re.sub(pattern, instead, whole, flags=re.DOTALL)
     path.write_text(broken)
     if is_zipped:
         path.unlink()
