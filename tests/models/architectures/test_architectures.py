@@ -66,8 +66,7 @@ def test_every_architecture_has_a_battery() -> None:
         parts = path.relative_to(FOLDER).with_suffix("").parts
         import_module(".".join(["tests.models.architectures", *parts]))
     tested = {battery.name for battery in ArchitectureBattery.__subclasses__()}
-    # Tight binding learns from levels, too, and has its own tests of the same properties.
-    assert tested == {*ARCHITECTURES, "toy"} - {"tight-binding"}
+    assert tested == {*ARCHITECTURES, "toy"}
 
 
 def test_an_unknown_architecture_is_refused() -> None:
