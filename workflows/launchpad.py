@@ -381,9 +381,15 @@ def rerun_lost(
         Jobs that are ready again.
     """
     nodes = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id})
-    _, lost, _ = launchpad.detect_lostruns(
-        expiration_secs=seconds, rerun=True, refresh=True, query={"fw_id": {"$in": nodes}}
+    launches, lost, _ = launchpad.detect_lostruns(
+        expiration_secs=seconds, refresh=True, query={"fw_id": {"$in": nodes}}
     )
+    # Not FireWorks' own rerun, which makes jobs fizzled first: a worker that waits may then take
+    # the child of one, which notes that the calculation failed.
+    for job_id in lost:
+        launchpad.rerun_fw(job_id)
+    for launch_id in launches:
+        launchpad.mark_fizzled(launch_id)
     open_documents = store.validations(run_id=run_id, state="queued")
     submitted = [document for document in open_documents if document.job_uuids]
     on_launchpad = _calculations(launchpad, {document.recipe for document in submitted})

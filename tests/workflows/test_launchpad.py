@@ -273,7 +273,7 @@ def test_the_best_come_first_and_bad_ones_hold_up_no_one(site, pad, store):
 
 
 @pytest.mark.mongo
-def test_kill_9_of_a_worker_loses_nothing(site, pad, store):
+def test_kill_9_of_a_worker_loses_nothing(site, pad, store, monkeypatch):
     log = submitted(site, pad, store, 6, seconds=0.7)
     victim, other = site.start_worker(), site.start_worker()
 
@@ -290,7 +290,15 @@ def test_kill_9_of_a_worker_loses_nothing(site, pad, store):
     wait_until(lambda: pad.launches.count_documents({"state": "RUNNING"}) == 1)
     assert states(store) == {"done": 5, "queued": 1}
     assert rerun_lost(pad, store, "run-1", seconds=3600) == 0  # it may still be alive
+    rerun_fw, before = pad.rerun_fw, []
+
+    def noted(job_id):
+        before.extend(pad.fireworks.distinct("state"))
+        return rerun_fw(job_id)
+
+    monkeypatch.setattr(pad, "rerun_fw", noted)
     assert rerun_lost(pad, store, "run-1", seconds=0) == 1
+    assert sorted(before) == ["COMPLETED", "RUNNING", "WAITING"]  # nothing for `other` to take
     assert other.wait(120) == 0  # it waited for the child of the lost job
     assert states(store) == {"done": 6}
     assert Counter(s.state for s in workflow_states(pad, "run-1")) == {"COMPLETED": 6}
