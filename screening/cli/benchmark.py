@@ -118,6 +118,7 @@ def benchmark(
     from screening.benchmark.runs import run_all
     from screening.benchmark.variants import plan_subclasses
     from screening.cli.console import print_json, stderr, stdout
+    from workflows.hardware import worker_processes
 
     config = TrainingConfig(
         name="benchmark",
@@ -149,7 +150,7 @@ def benchmark(
         f"of {config.epochs} epochs"
     )
     announce = _announcer(remarks.print, n_runs)
-    processes = workers or options.default_workers()
+    processes = workers or worker_processes()
     with resumable("what is finished is kept, and the same command goes on"):
         results = run_all(config, runs, out / "runs", processes, announce)
         beside_results = [

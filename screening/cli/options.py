@@ -98,11 +98,6 @@ KeepCell = Annotated[
 ]
 
 
-def default_workers() -> int:
-    """One process for each core, but each takes more than half a GB of memory."""
-    return min(os.cpu_count() or 1, 8)
-
-
 def check_folder_of(db: str) -> None:
     """Refuse a path in a folder that does not exist, rather than make what is a slip of the pen.
 

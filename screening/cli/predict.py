@@ -41,6 +41,7 @@ def predict(
     from screening.cli.console import stderr
     from screening.criteria import GapCriteria
     from screening.prediction import predict as predict_all
+    from workflows.hardware import worker_processes
 
     results = predict_all(
         files,
@@ -49,7 +50,7 @@ def predict(
         criteria=GapCriteria.from_options(**criteria),
         keep_cell=keep_cell,
         recursive=recursive,
-        workers=workers or options.default_workers(),
+        workers=workers or worker_processes(),
     )
     if plot is not None and results.predicted:
         _plot(results.predicted[0], plot)

@@ -81,6 +81,7 @@ def run(
     What could not be judged is named at the end; the command exits with 1 if that is all of it.
     """
     from screening.cli.console import stderr
+    from workflows.hardware import worker_processes
 
     if limit is not None and limit < 1:
         from screening.errors import ScreeningError
@@ -97,7 +98,7 @@ def run(
         criteria=criteria,
         checkpoint=checkpoint,
         device=device,
-        workers=workers or options.default_workers(),
+        workers=workers or worker_processes(),
         shard_size=shard_size,
         limit=limit,
         keep_cell=keep_cell,
