@@ -295,8 +295,12 @@ class TightBinding(StatesArchitecture):
 
         Parameters
         ----------
+        batch : GraphBatch
         target : Tensor, shape (B, K')
             SumNorm labels.
+        setting : Setting
+        spectra : Tensor, shape (B, K'), optional
+            Not used.
         bands : BandLabels, optional
             What the labels say besides; without, whether a crystal is an insulator is the model's
             own guess, and the last two terms are missing.
@@ -320,6 +324,7 @@ class TightBinding(StatesArchitecture):
 
         Parameters
         ----------
+        batch : GraphBatch
         member : module, optional
             The network to use, the first without.
         labels : BandLabels, optional
@@ -338,7 +343,14 @@ class TightBinding(StatesArchitecture):
         return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, dim_size=len(batch))
 
     def mesh(self, batch: GraphBatch, crystal: int) -> Mesh:
-        """Wave vectors of a crystal; in training their mesh has a random shift."""
+        """Wave vectors of a crystal; in training their mesh has a random shift.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        crystal : int
+            Which one of the batch.
+        """
         assert batch.lattice is not None
         length = self.config.training_mesh if self.training else self.config.mesh
         finer = max(1.0, (4 / int(batch.n_nodes[crystal])) ** (1 / 3))  # it costs little
@@ -347,6 +359,12 @@ class TightBinding(StatesArchitecture):
 
     def integrals(self, batch: GraphBatch, member: _Member | None = None) -> Iterator[Integrals]:
         """Hamiltonian of each crystal in real space.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        member : module, optional
+            The network to use, the first without.
 
         Raises
         ------
