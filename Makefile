@@ -23,7 +23,7 @@ lint: $(VENV)/installed-dev
 
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }
-	for name in mat2spec-edos mat2spec-plus-edos; do \
+	for name in mat2spec-edos mat2spec-plus-edos tight-binding-edos; do \
 	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
 	    --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
 	    --structures $(DATA)/mp_snapshot.parquet || exit 1; \
