@@ -41,8 +41,8 @@ def estimate_cost(
     fit to 312 PBE calculations of cells of 1 to 10 atoms with GPAW, which single times miss by a
     factor of 2 (the number of electrons or the volume instead of the atoms: no better). Beyond,
     the square is assumed: cubic in the atoms for a wave vector, of which larger cells need fewer.
-    Without known times a cell of one atom takes `first_atom`: 80 s is about what a quarter of those in
-    ``tests/benchmarks/results`` keep, which were measured on a busy machine.
+    Without known times a cell of one atom takes `first_atom`: 80 s is about what a quarter of those
+    in ``tests/benchmarks/results`` keep, which were measured on a busy machine.
 
     Parameters
     ----------
