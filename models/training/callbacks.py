@@ -12,8 +12,8 @@ import lightning
 from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from torch import Tensor
 
-from models.files import replacing
 from models.training.module import SpectrumModule
+from models.writing import replacing
 
 SAVE_EVERY = 30.0  # seconds between two states of an unfinished training
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError, describe
-from models.files import write_whole
+from models.writing import write_whole
 from models.zoo import predictor_folder
 
 CARD = "card.json"

@@ -16,10 +16,10 @@ from safetensors.torch import save as save_tensors
 from models.architectures.interface import Architecture
 from models.architectures.registry import build_model
 from models.errors import ModelError, describe
-from models.files import write_whole
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS, Setting
 from models.spectra.spectrum import EnergyGrid
+from models.writing import write_whole
 
 FORMAT_VERSION = 1
 

@@ -10,10 +10,10 @@ import torch
 
 from models.data.dataset import SpectrumDataset
 from models.errors import ModelError
-from models.files import write_whole
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import Trained, is_main_process
+from models.writing import write_whole
 
 FINGERPRINT = "fingerprint"
 

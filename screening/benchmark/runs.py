@@ -16,7 +16,6 @@ import torch
 from models.architectures.registry import model_config
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.errors import ModelError
-from models.files import write_whole
 from models.graphs.graph import edge_budget_batches
 from models.predictor import EDGE_BUDGET
 from models.processes import WorkerDiedError, WorkerPool
@@ -27,6 +26,7 @@ from models.training.card import label_branch_collapsed, label_branch_in_words
 from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import train_setting
+from models.writing import write_whole
 from screening.benchmark import data
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.variants import MEAN_SPECTRUM, BenchmarkRun, Variant

@@ -57,8 +57,8 @@ def _software() -> tuple[bool, str]:
     from importlib.metadata import version
 
     names = ("edos-screening", "torch", "pymatgen", "jobflow", "atomate2", "fireworks")
-    found = ", ".join(f"{name} {version(name)}" for name in names)
-    return True, f"Python {platform.python_version()}, {found}"
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return True, f"Python {platform.python_version()}, {versions}"
 
 
 def _checkpoint(name: str | None) -> tuple[bool, str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from models.errors import ModelError
-from models.files import replacing
 from models.spectra.spectrum import EnergyGrid
+from models.writing import replacing
 from screening.errors import ScreeningError
 from screening.sources.base import digest
 from screening.sources.materials_project.cache import Facts, Layout, TableCache, default_cache

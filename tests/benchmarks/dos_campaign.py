@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Lattice, Structure
 
-from models.files import write_whole
+from models.writing import write_whole
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw.calculation import compute_dos

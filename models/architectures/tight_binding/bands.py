@@ -169,11 +169,11 @@ def levels(integrals: Integrals, points: Tensor) -> Tensor:
         In units of the reciprocal vectors.
     """
     matrices = (hamiltonians(integrals, some) for some in _chunks(integrals, points))
-    found = torch.cat([torch.linalg.eigvalsh(some) for some in matrices])
+    bands = torch.cat([torch.linalg.eigvalsh(some) for some in matrices])
     if not len(integrals.flat):
-        return found
-    flat = integrals.flat.expand(len(found), -1)
-    return torch.cat([found, flat], dim=1).sort(dim=1).values
+        return bands
+    flat = integrals.flat.expand(len(bands), -1)
+    return torch.cat([bands, flat], dim=1).sort(dim=1).values
 
 
 def projected_levels(integrals: Integrals, points: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -334,9 +334,9 @@ class TightBinding(StatesArchitecture):
         gaps = [math.nan] * len(batch) if labels is None else labels.gap.tolist()
         for i, integrals in enumerate(self.integrals(batch, member)):
             mesh = self.mesh(batch, i).to(integrals.onsite)
-            found = levels(integrals, mesh.points)
+            energies = levels(integrals, mesh.points)
             insulator = None if math.isnan(gaps[i]) else gaps[i] > 0
-            yield Bands(found, mesh, fill(found, mesh.weights, electrons[i], insulator))
+            yield Bands(energies, mesh, fill(energies, mesh.weights, electrons[i], insulator))
 
     def n_electrons(self, batch: GraphBatch) -> Tensor:
         """Electrons of each crystal in its orbitals, shape (B,)."""

@@ -96,8 +96,8 @@ def parse_formula(text: str) -> Formula | None:
         amounts[symbol] += float(digits)
     if not amounts or position != len(compact) or min(amounts.values()) < 0:
         return None
-    kept = {symbol: amount for symbol, amount in amounts.items() if amount > 0}
-    return Formula(kept, 0.6 * 10.0**-decimals if decimals else 0.0) if kept else None
+    present = {symbol: amount for symbol, amount in amounts.items() if amount > 0}
+    return Formula(present, 0.6 * 10.0**-decimals if decimals else 0.0) if present else None
 
 
 def elements_stated(tags: Tags) -> frozenset[str]:
@@ -110,8 +110,8 @@ def elements_stated(tags: Tags) -> frozenset[str]:
 
 
 def _elements(text: str) -> set[str]:
-    found = set(re.findall(r"[A-Z][a-z]?", text))
-    return found if all(e in ATOMIC_NUMBERS or e in "DT" for e in found) else set()
+    symbols = set(re.findall(r"[A-Z][a-z]?", text))
+    return symbols if all(e in ATOMIC_NUMBERS or e in "DT" for e in symbols) else set()
 
 
 def contradiction(tags: Tags, content: Content) -> tuple[str, bool]:
@@ -178,23 +178,25 @@ def _check_formula(tags: Tags, content: Content) -> bool:
     if formula is None:
         return False
     composition = content.crystal.composition
-    found = _written(composition)
+    content_formula = _written(composition)
     text = tags.value(SUM, *STRUCTURAL)
     units = len(content.crystal) / sum(formula.amounts.values())
     for symbol in composition.keys() | formula.amounts.keys():
         stated = units * formula.amounts.get(symbol, 0.0)
         allowed = min(0.4, units * formula.rounding + 1e-3)
         if abs(composition.get(symbol, 0) - stated) > allowed:
-            raise CifError(f"its formula is {text}, its sites give {found}")
+            raise CifError(f"its formula is {text}, its sites give {content_formula}")
     if formula.rounding == 0 and abs(units - round(units)) > 1e-3:
-        raise CifError(f"its formula is {text}, its sites give no multiple of it: {found}")
+        raise CifError(
+            f"its formula is {text}, its sites give no multiple of it: {content_formula}"
+        )
     z = tags.number("_cell_formula_units_z")
     whole_cell = abs(units - 1) < 1e-3 and formula.divisor > 1
     if z is None:
         return whole_cell
     as_pymatgen = whole_cell and formula.divisor == z
     if not as_pymatgen and abs(units - z) > 0.02 * z:
-        raise CifError(f"its formula is {text} with Z = {z:g}, its sites give {found}")
+        raise CifError(f"its formula is {text} with Z = {z:g}, its sites give {content_formula}")
     return True
 
 
@@ -232,12 +234,12 @@ def _mass(content: Content) -> float:
 
 
 def _check_density(tags: Tags, content: Content) -> bool:
-    found = _mass(content) * _DALTON / content.crystal.volume
+    density = _mass(content) * _DALTON / content.crystal.volume
     computed = tags.number("_exptl_crystal_density_diffrn")
     measured = tags.number("_exptl_crystal_density_meas")
     for stated, tolerance in ((computed, DENSITY), (measured, MEASURED)):
-        if stated and abs(stated / found - 1) > tolerance:
-            raise CifError(f"its density is {stated:g} g/cm^3, that of its sites {found:.3f}")
+        if stated and abs(stated / density - 1) > tolerance:
+            raise CifError(f"its density is {stated:g} g/cm^3, that of its sites {density:.3f}")
     return bool(computed)
 
 
@@ -245,10 +247,12 @@ def _check_weight(tags: Tags, content: Content) -> None:
     weight, z = tags.number("_chemical_formula_weight"), tags.number("_cell_formula_units_z")
     if not weight or not z:
         return
-    found = _mass(content) / z
-    whole_cell = abs(weight / (found * z) - 1) < WEIGHT
-    if not whole_cell and abs(weight / found - 1) > WEIGHT:
-        raise CifError(f"its formula weighs {weight:g} u, its sites give {found:.2f} u (Z = {z:g})")
+    summed = _mass(content) / z
+    whole_cell = abs(weight / (summed * z) - 1) < WEIGHT
+    if not whole_cell and abs(weight / summed - 1) > WEIGHT:
+        raise CifError(
+            f"its formula weighs {weight:g} u, its sites give {summed:.2f} u (Z = {z:g})"
+        )
 
 
 def _check_multiplicities(content: Content) -> None:

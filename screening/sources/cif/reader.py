@@ -445,8 +445,8 @@ def _without_repeated(
             raise CifError(f"{sites.labels[first]} and {sites.labels[second]} are at one place")
         if first != second:
             repeated.add(second)
-    kept = [k for k in range(len(orbits)) if k not in repeated]
-    return [orbits[k] for k in kept], kept
+    distinct = [k for k in range(len(orbits)) if k not in repeated]
+    return [orbits[k] for k in distinct], distinct
 
 
 def _distinct(readings: list[_Reading]) -> list[_Reading]:

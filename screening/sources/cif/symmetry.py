@@ -53,10 +53,10 @@ class SpaceGroupSetting:
         """Number of the space-group type in the International Tables, 0 if it is not known."""
         import spglib
 
-        found = spglib.get_spacegroup_type_from_symmetry(
+        space_group = spglib.get_spacegroup_type_from_symmetry(
             self.rotations.astype(np.intc), self.translations, symprec=1e-3
         )
-        return found.number if found else 0
+        return space_group.number if space_group else 0
 
     def strain(self, lattice: np.ndarray) -> float:
         """By how much the operations change lengths in the cell, relative; 0 if they fit it."""
@@ -291,10 +291,12 @@ def _groups(base: str) -> list[gemmi.SpaceGroup]:
         groups = [_table()[name] for name in full if name in _table()]
         if groups:
             return groups
-    found = gemmi.find_spacegroup_by_name(base)
-    if found is None or not _same_digits(base, found.hm):
+    space_group = gemmi.find_spacegroup_by_name(base)
+    if space_group is None or not _same_digits(base, space_group.hm):
         return []
-    return [g for g in _table().values() if g.number == found.number and g.hm == found.hm]
+    return [
+        g for g in _table().values() if g.number == space_group.number and g.hm == space_group.hm
+    ]
 
 
 def _fully_named(base: str) -> list[gemmi.SpaceGroup]:

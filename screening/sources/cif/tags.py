@@ -39,8 +39,8 @@ class Tags:
 
     def values(self, *tags: str) -> list[str]:
         """All values that there are of some tags, each once."""
-        found = (value for tag in tags for value in self.column(tag))
-        return list(dict.fromkeys(value for value in found if value))
+        values = (value for tag in tags for value in self.column(tag))
+        return list(dict.fromkeys(value for value in values if value))
 
     def value(self, *tags: str) -> str | None:
         """The first value that there is of some tags."""

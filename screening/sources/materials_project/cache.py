@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.files import replacing, write_whole
+from models.writing import replacing, write_whole
 from screening.errors import ScreeningError
 from screening.funnel import Funnel
 from screening.sources.base import digest

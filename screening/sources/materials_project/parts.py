@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.files import replacing, write_whole
+from models.writing import replacing, write_whole
 from screening.errors import ScreeningError, one_line
 
 if TYPE_CHECKING:

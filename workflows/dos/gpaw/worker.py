@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from models.files import write_whole
+from models.writing import write_whole
 from workflows.dos.bands import SMALL_GAP, band_edges
 from workflows.dos.gpaw.settings import GpawSettings, k_mesh
 from workflows.dos.gpaw.tetrahedra import BandMesh

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.files import replacing, write_whole
+from models.writing import replacing, write_whole
 
 
 def break_off(path: Path) -> None:
