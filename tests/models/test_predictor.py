@@ -147,7 +147,8 @@ def test_shipped_predictors_are_found_by_name_and_folders_before_them(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert predictor_folder() == ZOO / "mat2spec-plus-edos"
-    assert shipped_predictors() == ("mat2spec-plus-edos", "mat2spec-edos")
+    others = ("mat2spec-edos", "tight-binding-edos")
+    assert shipped_predictors() == ("mat2spec-plus-edos", *others)
     for name in shipped_predictors():
         assert predictor_folder(name) == ZOO / name
         assert ModelCard.read(ZOO / name).name == name
