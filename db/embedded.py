@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import orjson
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
 from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
@@ -61,14 +61,13 @@ class Codec:
     decode: Callable[[Any], Any] | None = None
 
 
-def _dump_model(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    raise TypeError(f"{type(value).__name__} is not JSON")
+_ANYTHING = TypeAdapter(Any)
 
 
 def _to_json(value: Any) -> str:
-    return _of_allowed_size(orjson.dumps(value, default=_dump_model)).decode()
+    # Not orjson's default=: a Ctrl-C that comes while it runs turns into orjson's TypeError.
+    plain = _ANYTHING.dump_python(value)
+    return _of_allowed_size(orjson.dumps(plain)).decode()
 
 
 def _from_json(text: Any) -> Any:

@@ -19,7 +19,7 @@ import pytest
 
 from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Query
 from db.documents import SCHEMA_VERSION
-from db.embedded import COLUMNS, EmbeddedStore
+from db.embedded import COLUMNS, JSON, EmbeddedStore
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH
@@ -352,3 +352,22 @@ def test_processes_open_a_new_store_at_once(tmp_path: Path) -> None:
 def open_and_write(path: Path, number: int) -> None:
     with open_store(path) as store:
         store.upsert_predictions([prediction(number)])
+
+
+def test_ctrl_c_while_a_document_is_encoded_stays_a_ctrl_c() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    encode = JSON.encode
+    assert encode is not None
+    document = verdict().gap
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for moment in np.linspace(0.001, 0.002, 300):
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+                signal.setitimer(signal.ITIMER_REAL, moment)
+                while True:
+                    encode([document] * 50)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
