@@ -14,6 +14,7 @@ import torch
 
 from models.architectures.interface import StatesArchitecture
 from models.crystal import Crystal
+from models.elements import KnownElements
 from models.errors import ModelError
 from models.graphs.graph import (
     CrystalGraph,
@@ -108,7 +109,8 @@ class SpectrumPredictor:
         self.shape, self.scale, self.folder = shape, scale, folder
         self._pool: WorkerPool | None = None
         self.grid = shape.card.grid
-        self.elements = frozenset(shape.card.elements) & frozenset(scale.card.elements)
+        trained = frozenset(shape.card.elements) & frozenset(scale.card.elements)
+        self.known = KnownElements(trained, shape.model.stand_ins)
         self.model_id = model_id(folder)
 
     @classmethod
@@ -151,8 +153,8 @@ class SpectrumPredictor:
         return next(self.shape.model.parameters()).device
 
     def unfamiliar(self, crystal: Crystal) -> tuple[str, ...]:
-        """Elements of the crystal that the training set lacks: the prediction extrapolates."""
-        return tuple(e for e in crystal.elements if e not in self.elements)
+        """Elements of the crystal that the model cannot know: the prediction extrapolates."""
+        return tuple(self.known.unseen(crystal.elements))
 
     def predict(
         self,

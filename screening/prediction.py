@@ -93,9 +93,10 @@ class Prediction:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """What a reader should know before believing the verdict, one phrase each."""
-        isolated = has_isolated_atoms(self.candidate.structure)
-        domain = Domain(list(self.elements_not_trained_on), isolated)
-        remarks = [*domain.reasons, *self.candidate.remarks]
+        unseen, candidate = list(self.elements_not_trained_on), self.candidate
+        isolated = has_isolated_atoms(candidate.structure)
+        domain = Domain(unseen, isolated, candidate.is_magnetic, candidate.elements)
+        remarks = [*domain.reasons, *domain.remarks, *candidate.remarks]
         if self.candidate.reduction_problem is not None:
             remarks.append(f"cell kept as given: {self.candidate.reduction_problem}")
         elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:

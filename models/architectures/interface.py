@@ -7,6 +7,7 @@ A new one is a file with an :class:`Architecture` and its :class:`ArchitectureCo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -54,6 +55,9 @@ class Architecture(nn.Module, ABC):
         Only spectra on a grid in this unit, and such that :attr:`Setting.output` is this.
     predicts : str
         These in words.
+    stand_ins : mapping of str to str
+        Elements to which it gives the parameters of another one; see
+        :data:`models.elements.STAND_INS`.
     """
 
     Config: ClassVar[type[ArchitectureConfig]]
@@ -61,6 +65,7 @@ class Architecture(nn.Module, ABC):
     unit: ClassVar[str | None] = None
     output: ClassVar[Output | None] = None
     predicts: ClassVar[str] = "all spectra"
+    stand_ins: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, size: int, config: ArchitectureConfig) -> None:
         super().__init__()

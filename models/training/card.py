@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.elements import KnownElements
 from models.errors import ModelError, describe
 from models.writing import write_whole
 from models.zoo import predictor_folder
@@ -137,18 +138,21 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 """
 
 
-def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
-    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
+def trained_elements(folder: str | Path | None) -> KnownElements | None:
+    """What an eDOS predictor knows of the elements; None if its card cannot be read.
 
     Parameters
     ----------
     folder : str, Path or None
         As in :func:`models.zoo.predictor_folder`.
     """
+    from models.architectures.registry import stand_ins_of  # torch, which a card does without
+
     try:
-        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
+        card = ModelCard.read(predictor_folder(folder))
     except ModelError:
         return None
+    return KnownElements(frozenset(card.elements), stand_ins_of(card.architecture))
 
 
 def label_branch_in_words(losses: dict[str, float]) -> str:

@@ -57,7 +57,9 @@ def _document(
     from screening.domain import Domain
 
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
-    document["out_of_domain_because"] = Domain.of_document(candidate).reasons
+    domain = Domain.of_document(candidate)
+    document["out_of_domain_because"] = domain.reasons
+    document["remarks"] = [*domain.remarks, *(candidate.remarks or ())]
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
@@ -149,6 +151,8 @@ def _print(
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
+    from screening.domain import Domain
+
     gap = candidate.gap
     rows: list[tuple[str, Any]] = [
         ("run", candidate.run_id),
@@ -174,7 +178,8 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("verdict is robust", gap.robust))
         rows.append(("VB gap with the threshold per atom", candidate.is_positive_per_atom))
     rows += _domain(candidate)
-    rows += [("remark", remark) for remark in candidate.remarks or ()]
+    remarks = [*Domain.of_document(candidate).remarks, *(candidate.remarks or ())]
+    rows += [("remark", remark) for remark in remarks]
     return rows
 
 
@@ -215,6 +220,7 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
             rows.append((f"VB gap by {engine} at full resolution", gap.is_gap_fine))
     rows.append((f"band gap by {engine} (eV)", _number(validation.band_gap)))
+    rows += [(f"remark by {engine}", remark) for remark in validation.warnings or ()]
     if validation.mae is not None:
         rows.append(("error of the prediction, MAE (states/eV/cell)", _number(validation.mae)))
     if validation.wd is not None:

@@ -26,7 +26,7 @@ from models.architectures.tight_binding.bands import (
     shifted_mesh,
     states_below,
 )
-from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
+from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_in_numbers
 from models.architectures.tight_binding.slater_koster import (
     CHANNELS,
     LENGTH,
@@ -37,7 +37,13 @@ from models.architectures.tight_binding.slater_koster import (
     blocks,
 )
 from models.crystal import ELEMENTS
-from models.elements import N_PROPERTIES, PROPERTIES, covalent_radii, element_properties
+from models.elements import (
+    N_PROPERTIES,
+    PROPERTIES,
+    STAND_INS,
+    covalent_radii,
+    element_properties,
+)
 from models.errors import ModelError
 from models.graphs.graph import CrystalGraph, GraphBatch
 from models.spectra.band_labels import DEPTHS, BandLabels
@@ -221,6 +227,7 @@ class TightBinding(StatesArchitecture):
 
     Config = TightBindingConfig
     graph_needs = GraphNeeds(vectors=True, neighbors=NEIGHBORS)
+    stand_ins = STAND_INS
     config: TightBindingConfig
     properties: Tensor
     free_levels: Tensor
@@ -244,7 +251,7 @@ class TightBinding(StatesArchitecture):
             free_levels=atoms.levels,
             electrons=atoms.electrons,
             flat_level=flat,
-            stand_in=stand_ins(),
+            stand_in=stand_in_numbers(),
             radii=covalent_radii(),
             edges=config.grid.edges.astype("float32"),
         )

@@ -69,7 +69,7 @@ def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     assert all(np.isfinite(list(f.values())).all() for f in card.figures.values())
     assert (tmp_path / "small" / "README.md").read_text() == card.to_markdown()
     predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
-    assert set(predictor.elements) == set(card.elements)
+    assert set(predictor.known.trained) == set(card.elements)
     by_id = dict(zip((f"x-{i}" for i in range(30)), labelled_crystals(30), strict=True))
     found = predictor.predict([by_id[i] for i in trained.test.material_ids]).values
     np.testing.assert_allclose(found, trained.predicted, rtol=1e-3, atol=1e-4)
