@@ -678,7 +678,7 @@ def test_calculations_with_stand_ins_count_with_the_others_of_the_same_settings(
     (metrics,) = run_metrics(store, store.run("run-1"))
     assert metrics.recipe == maker.recipe
     assert metrics.assessment.counts == {"tp": 2, "fp": 0, "fn": 0, "tn": 1}
-    assert "drawn at random" in metrics.assessment.design
+    assert metrics.assessment.positives.drawn == Sample(positive=2)
     later = choose_validation(store, store.run("run-1"), maker, draw="random")
     assert later.run == store.run("run-1")  # nothing that was drawn counts as chosen by rank
     assert later.reused == 3
