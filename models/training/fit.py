@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -220,13 +220,17 @@ def _train(
         setting=setting_name,
         grid=dataset.grid,
         graph=graphs_for(config.architecture, config.graph),
-        elements=train.elements,
+        elements=train.elements if start is None else _both(train.elements, start.card.elements),
         extensive=dataset.extensive,
         states=isinstance(model, StatesArchitecture),
         training=_how(config, best) | ({"label_branch": label_branch} if label_branch else {}),
     )
     checkpoint = Checkpoint(model, setting, card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
+
+
+def _both(elements: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({*elements, *more}))
 
 
 def _run(trainer: lightning.Trainer, module: SpectrumModule, state: Path | None) -> None:
