@@ -151,8 +151,6 @@ def _print(
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
-    from screening.domain import Domain
-
     gap = candidate.gap
     rows: list[tuple[str, Any]] = [
         ("run", candidate.run_id),
@@ -178,13 +176,12 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("verdict is robust", gap.robust))
         rows.append(("VB gap with the threshold per atom", candidate.is_positive_per_atom))
     rows += _domain(candidate)
-    remarks = [*Domain.of_document(candidate).remarks, *(candidate.remarks or ())]
-    rows += [("remark", remark) for remark in remarks]
+    rows += [("remark", remark) for remark in candidate.remarks or ()]
     return rows
 
 
 def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
-    """Whether the model can know the material, and if not why; empty before a verdict."""
+    """Whether the model can know the material, why not or how; empty before a verdict."""
     from screening.domain import Domain
 
     if candidate.is_positive is None:
@@ -195,7 +192,8 @@ def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         False: "yes",
         None: "not known: the run's program did not look, or has no radius of an element",
     }
-    return [("in the domain of the model", words[domain.is_outside])]
+    remarks = [("remark", remark) for remark in domain.remarks]
+    return [("in the domain of the model", words[domain.is_outside]), *remarks]
 
 
 def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:

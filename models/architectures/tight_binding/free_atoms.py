@@ -85,7 +85,7 @@ def free_atoms() -> FreeAtoms:
     return FreeAtoms(levels, bound, electrons, flat)
 
 
-def stand_in_numbers() -> np.ndarray:
+def stand_ins() -> np.ndarray:
     """Atomic number of the element that each stands for, shape (104,), int64: mostly itself."""
     numbers = np.arange(N_ELEMENTS + 1)
     numbers[list(_STAND_INS)] = list(_STAND_INS.values())

@@ -26,7 +26,7 @@ from models.architectures.tight_binding.bands import (
     shifted_mesh,
     states_below,
 )
-from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_in_numbers
+from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
 from models.architectures.tight_binding.slater_koster import (
     CHANNELS,
     LENGTH,
@@ -251,7 +251,7 @@ class TightBinding(StatesArchitecture):
             free_levels=atoms.levels,
             electrons=atoms.electrons,
             flat_level=flat,
-            stand_in=stand_in_numbers(),
+            stand_in=stand_ins(),
             radii=covalent_radii(),
             edges=config.grid.edges.astype("float32"),
         )
