@@ -386,8 +386,6 @@ def test_stand_ins_of_lanthanides_are_an_option_and_are_shown(screen):
     assert recipes() == {"a": base, "b": f"{base}+La-for-Pr"}
     assert recipes("--lanthanides", "own") == {"a": base, "b": base}
     assert "(1 with stand-ins for lanthanides)" in screen("validate", "--dry-run").out
-    outcome = screen("validate", "--engine", "vasp", "--lanthanides", "own")
-    one_line(outcome, "vasp has no option lanthanides")
     with open_store(DB) as store:
         warnings = remarks_on_stand_ins({"Pr": "La"})
         recipe = f"{base}+La-for-Pr"
