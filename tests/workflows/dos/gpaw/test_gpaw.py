@@ -62,6 +62,7 @@ RESULT = {
     "safer_mixing": False,
 }
 
+FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 needs_gpaw = pytest.mark.skipif(
     importlib.util.find_spec("gpaw") is None, reason="GPAW is not installed"
 )
@@ -429,7 +430,7 @@ def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
 @pytest.mark.dft
 @pytest.mark.slow
 @needs_gpaw
-@pytest.mark.parametrize("material_id", ["mp-1039010", "mp-1094298"])  # MgAl, SrMg
+@pytest.mark.parametrize("material_id", ["mp-1039010", *(["mp-1094298"] * FULL)])  # MgAl, SrMg
 def test_verdict_on_a_metal_does_not_change_on_the_next_finer_mesh(tmp_path, material_id):
     folder = os.environ.get("SCREEN_TEST_DATA")
     if not folder:
