@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig
 from models.spectra.band_labels import BandLabels
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Output, Setting
 from models.spectra.spectrum import EnergyGrid
 
@@ -155,6 +156,14 @@ class StatesArchitecture(Architecture):
     @abstractmethod
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, shape (B, K')."""
+
+    def states_and_gaps(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
+        """The same, and band gaps in eV, shape (B,); None for these unless it knows levels."""
+        return self.states(batch), None
+
+    def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure | None:
+        """Band edges and projected DOS of a batch of one crystal; None unless it knows levels."""
+        return None
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K'): logarithms of states/eV/cell."""

@@ -23,7 +23,8 @@ class Oracle:
 
     def predict(self, structures: Any) -> PredictedSpectra:
         assert len(structures) == len(self.values)
-        return PredictedSpectra(self.values, EDOS_GRID, self.failures)
+        unknown = np.full(len(self.values), np.nan, np.float32)
+        return PredictedSpectra(self.values, EDOS_GRID, unknown, self.failures)
 
 
 def table(n: int, **columns: Any) -> pd.DataFrame:
