@@ -23,11 +23,15 @@ lint: $(VENV)/installed-dev
 
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }
-	for name in mat2spec-edos mat2spec-plus-edos tight-binding-edos; do \
+	for name in tight-binding-edos mat2spec-edos; do \
 	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
 	    --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
 	    --structures $(DATA)/mp_snapshot.parquet || exit 1; \
 	done
+	$(BIN)/screen distill $(DATA)/mp_snapshot.parquet $(DATA)/taught.parquet --max-sites 30
+	$(BIN)/screen train models/zoo/mat2spec-plus-edos.yaml --out models/zoo/mat2spec-plus-edos \
+	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
+	  --structures $(DATA)/mp_snapshot.parquet --teacher-labels $(DATA)/taught.parquet
 	for name in mat2spec-phdos mat2spec-plus-phdos springs-phdos; do \
 	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
 	    --labels $(DATA)/phdos_jarvis.parquet || exit 1; \

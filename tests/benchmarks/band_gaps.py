@@ -255,7 +255,7 @@ def main() -> None:
         f"--checkpoint {args.checkpoint} --limit {args.limit} --seed {args.seed}"
     )
     lines = introduction(command, predictor.model_id, len(possible), found)
-    lines += report(predicted, list(groups(predicted, predictor.elements, systems)))
+    lines += report(predicted, list(groups(predicted, predictor.known.trained, systems)))
     write_whole(args.out, ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     print(f"{seconds / len(found):.3f} s of processor time a material")

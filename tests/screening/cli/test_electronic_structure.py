@@ -40,7 +40,7 @@ def test_show_has_the_gap_the_parts_and_the_panel(screen, salt, tmp_path):
     axes = structure["axes"]
     assert (axes["atom"], axes["shell"]) == (["Na", "Cl"], ["s", "p", "d", "f"])
     spectrum = np.array(document["spectrum"])  # by `eigvalsh`, in another batch
-    np.testing.assert_allclose(projected.sum((0, 1)), spectrum, atol=2e-3 * spectrum.max())
+    np.testing.assert_allclose(projected.sum((0, 1)), spectrum, atol=4e-3 * spectrum.max())
 
     table = rows(shown.out)
     assert ["predicted band gap (eV)", f"{structure['band_gap']:.3f}"] in table
