@@ -212,6 +212,11 @@ class SpectrumPredictor:
                 self._pool.kill()
             raise
 
+    def refusals(self, structures: Sequence[Crystal | Structure]) -> dict[int, str]:
+        """Which structures :meth:`predict` would fail on, and why, without predicting any."""
+        graphs = build_graphs(structures, self.shape.card.graph)
+        return _failures(_refused(graphs, self.shape))
+
     def close(self) -> None:
         """End the worker processes."""
         if self._pool:
@@ -306,9 +311,8 @@ def _predict_in_batches(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
     values = np.full((len(graphs), checkpoint.card.grid.size), np.nan, np.float32)
-    refusal = checkpoint.model.refusal
-    graphs = [g if isinstance(g, str) else refusal(g) or g for g in graphs]
-    failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
+    graphs = _refused(graphs, checkpoint)
+    failures = _failures(graphs)
     rows = [i for i in range(len(graphs)) if i not in failures]
     built = [graph for graph in graphs if not isinstance(graph, str)]
     n_edges = [len(graph.distance) for graph in built]
@@ -316,6 +320,16 @@ def _predict_in_batches(
         batch = collate([built[k] for k in members]).to(device)
         values[[rows[k] for k in members]] = spectra(batch).cpu().numpy()
     return values, failures
+
+
+def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[CrystalGraph | str]:
+    """Graphs with the reason in the place of each that the model refuses."""
+    refusal = checkpoint.model.refusal
+    return [g if isinstance(g, str) else refusal(g) or g for g in graphs]
+
+
+def _failures(graphs: list[CrystalGraph | str]) -> dict[int, str]:
+    return {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
 
 
 @contextmanager

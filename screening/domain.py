@@ -6,6 +6,7 @@ card say nothing of it. What the reasons are is decided here alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -46,13 +47,24 @@ class Domain:
         candidate : Candidate
         trained : frozenset of str or None
         """
-        unseen = None if trained is None else sorted(set(candidate.elements) - trained)
-        return cls(unseen, has_isolated_atoms(candidate.structure))
+        return cls(_unseen(candidate.elements, trained), has_isolated_atoms(candidate.structure))
 
     @classmethod
     def of_document(cls, document: CandidateDoc) -> Self:
         """What is stored with a candidate."""
         return cls(document.unseen_elements, document.has_isolated_atoms)
+
+    @classmethod
+    def of_another_model(cls, document: CandidateDoc, trained: frozenset[str] | None) -> Self:
+        """The same candidate for a model with another training set.
+
+        Parameters
+        ----------
+        document : CandidateDoc
+        trained : frozenset of str or None
+            Elements of that training set, if they are known.
+        """
+        return cls(_unseen(document.elements, trained), document.has_isolated_atoms)
 
     @property
     def reasons(self) -> list[str]:
@@ -70,6 +82,10 @@ class Domain:
         if self.reasons:
             return True
         return None if None in (self.unseen_elements, self.has_isolated_atoms) else False
+
+
+def _unseen(elements: Iterable[str], trained: frozenset[str] | None) -> list[str] | None:
+    return None if trained is None else sorted(set(elements) - trained)
 
 
 def doubts(document: CandidateDoc) -> list[str]:
