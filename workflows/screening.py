@@ -493,7 +493,8 @@ def rescore(
         _model_of(run, checkpoint)
         _check_judged(store, run, run.model_id or "")
         if (n := n_to_choose(store, run)) > 0:
-            choose(store, run, _predictor(checkpoint, "cpu"), n)
+            predictor = _predictor(checkpoint, hardware["device"] or worker_device())
+            choose(store, run, predictor, n)
         return _in_shards(store, run, db, checkpoint, hardware, scored)
 
 
