@@ -165,7 +165,7 @@ class ScreeningFlowMaker(Maker):
         if n < 0:
             raise ScreeningError(f"--rescore {n}: must be 0 or more")
         if n and is_same:
-            raise ScreeningError(SAME_MODEL.format(self.rescore_with))
+            raise ScreeningError(SAME_MODEL.format(Path(self.rescore_with).name))
         return {"rescore": n, "rescore_with": self.rescore_with} if n else {}
 
 
@@ -245,7 +245,7 @@ def _begin(
         If source or models are not those that it began with, or if both models are the same.
     """
     if model == second:
-        raise ScreeningError(SAME_MODEL.format(parameters["rescore_with"]))
+        raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
     run = find_run(store, run_id)
     if run is None:
         run = Run(

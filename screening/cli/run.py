@@ -62,9 +62,8 @@ def run(
     rescore: Annotated[
         int | None,
         typer.Option(
-            min=0,
             help="Candidates with the best scores that --rescore-with judges again. "
-            "Default: 0, none.",
+            "Default: 0, none."
         ),
     ] = None,
     rescore_with: Annotated[
