@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
 CHUNK = 256  # structures that a process gets at a time,
-CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work
+CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work,
+STATES_CHUNK = 32  # as is this of a model that diagonalises matrices
 IN_PROCESS = 200  # fewer structures than this are not worth starting processes
 
 
@@ -226,13 +227,14 @@ class SpectrumPredictor:
     def _predict_chunks(
         self, structures: Sequence[Crystal | Structure], workers: int
     ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-        chunks = list(_chunks(structures))
+        on_cpu = self.device.type == "cpu"
+        is_slow = on_cpu and isinstance(self.shape.model, StatesArchitecture)
+        chunks = list(_chunks(structures, STATES_CHUNK if is_slow else CHUNK))
         graph = self.shape.card.graph
         if workers < 2 or len(structures) < IN_PROCESS:
-            with _threads(1 if self.device.type == "cpu" else None):
+            with _threads(1 if on_cpu else None):
                 yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
             return
-        on_cpu = self.device.type == "cpu"
         if self._pool is None:
             folder = self.folder if on_cpu else None
             self._pool = WorkerPool(workers, _prepare_worker, (folder,))
@@ -257,13 +259,13 @@ class SpectrumPredictor:
 
 
 def _chunks(
-    structures: Sequence[Crystal | Structure],
+    structures: Sequence[Crystal | Structure], size: int
 ) -> Iterator[Sequence[Crystal | Structure]]:
-    """Consecutive structures, at most `CHUNK` with `CHUNK_ATOMS` together."""
+    """Consecutive structures, at most `size` with `CHUNK_ATOMS` together."""
     start, atoms = 0, 0
     for i, structure in enumerate(structures):
         n = len(structure)
-        if i > start and (i - start == CHUNK or atoms + n > CHUNK_ATOMS):
+        if i > start and (i - start == size or atoms + n > CHUNK_ATOMS):
             yield structures[start:i]
             start, atoms = i, 0
         atoms += n
