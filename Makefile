@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

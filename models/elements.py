@@ -1,9 +1,11 @@
-"""What architectures know of each element: 92 binary descriptors, and properties as numbers."""
+"""What is known of each element: 92 binary descriptors, properties as numbers, and stand-ins."""
 
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -25,8 +27,55 @@ PROPERTIES = (
     "atomic_radius",
 )
 N_PROPERTIES = len(PROPERTIES)
+STAND_INS = dict.fromkeys(("Pr", "Nd", "Pm", "Sm"), "La") | dict.fromkeys(
+    ("Gd", "Tb", "Dy", "Ho", "Er", "Tm"), "Y"
+)
+"""Trivalent lanthanides, and the element of the same valence and about the same size, without 4f
+electrons, that takes their place where the 4f shell is left out: in DFT as in a Hamiltonian. The
+Materials Project freezes the 4f shell of all of them but Gd, and that of Yb and Lu, too. Lu needs
+none, since its shell is full; of Ce, Eu and Yb the 4f electrons take part in the bonds."""
 _OUTLIER = 4.0  # standard deviations at which a property is cut off
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)
+
+
+@dataclass(frozen=True)
+class KnownElements:
+    """What a model knows of the elements.
+
+    Parameters
+    ----------
+    trained : frozenset of str
+        Elements of the materials that it was trained on.
+    stand_ins : mapping of str to str
+        Elements to which the model gives the parameters of another one; see `STAND_INS`.
+
+    Examples
+    --------
+    >>> KnownElements(frozenset({"La", "N"}), STAND_INS).unseen(["Fe", "Ho", "N", "Pr"])
+    ['Fe', 'Ho']
+    """
+
+    trained: frozenset[str]
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+
+    def unseen(self, elements: Iterable[str]) -> list[str]:
+        """Those of some elements whose parameters were not trained, sorted."""
+        return sorted(e for e in set(elements) if self.stand_ins.get(e, e) not in self._known)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.stand_ins.get(e, e) for e in self.trained)
+
+
+def stand_ins_among(elements: Iterable[str]) -> dict[str, str]:
+    """Those of some elements that are in `STAND_INS`, sorted, and their stand-ins.
+
+    Examples
+    --------
+    >>> stand_ins_among(["Pr", "N", "Ho"])
+    {'Ho': 'Y', 'Pr': 'La'}
+    """
+    return {e: STAND_INS[e] for e in sorted(elements) if e in STAND_INS}
 
 
 @cache

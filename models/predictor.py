@@ -14,6 +14,7 @@ import torch
 
 from models.architectures.interface import StatesArchitecture
 from models.crystal import Crystal
+from models.elements import KnownElements
 from models.errors import ModelError
 from models.graphs.graph import (
     CrystalGraph,
@@ -23,6 +24,7 @@ from models.graphs.graph import (
     edge_budget_batches,
 )
 from models.processes import WorkerPool
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
 from models.training.checkpoint import Checkpoint, load_checkpoint
 from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
@@ -48,12 +50,16 @@ class PredictedSpectra:
         In states/eV/cell, or as the setting of a single model decodes them; a row is NaN where
         there is no prediction.
     grid : EnergyGrid
+    band_gaps : ndarray, shape (n,)
+        In eV, 0 in a metal; NaN where there is no prediction, and everywhere if the model does not
+        know levels.
     failures : dict
         Reason by row.
     """
 
     values: np.ndarray
     grid: EnergyGrid
+    band_gaps: np.ndarray
     failures: dict[int, str] = field(default_factory=dict)
 
     @classmethod
@@ -64,7 +70,9 @@ class PredictedSpectra:
         for part in parts:
             failures |= {start + i: reason for i, reason in part.failures.items()}
             start += len(part.values)
-        return cls(np.concatenate([part.values for part in parts]), parts[0].grid, failures)
+        values = np.concatenate([part.values for part in parts])
+        band_gaps = np.concatenate([part.band_gaps for part in parts])
+        return cls(values, parts[0].grid, band_gaps, failures)
 
 
 def usable_device(name: str) -> str:
@@ -109,7 +117,8 @@ class SpectrumPredictor:
         self.shape, self.scale, self.folder = shape, scale, folder
         self._pool: WorkerPool | None = None
         self.grid = shape.card.grid
-        self.elements = frozenset(shape.card.elements) & frozenset(scale.card.elements)
+        trained = frozenset(shape.card.elements) & frozenset(scale.card.elements)
+        self.known = KnownElements(trained, shape.model.stand_ins)
         self.model_id = model_id(folder)
 
     @classmethod
@@ -152,8 +161,8 @@ class SpectrumPredictor:
         return next(self.shape.model.parameters()).device
 
     def unfamiliar(self, crystal: Crystal) -> tuple[str, ...]:
-        """Elements of the crystal that the training set lacks: the prediction extrapolates."""
-        return tuple(e for e in crystal.elements if e not in self.elements)
+        """Elements of the crystal that the model cannot know: the prediction extrapolates."""
+        return tuple(self.known.unseen(crystal.elements))
 
     def predict(
         self,
@@ -178,8 +187,8 @@ class SpectrumPredictor:
         ModelError
             If a worker process dies. A structure that cannot be predicted is a failure instead.
         """
-        nothing = PredictedSpectra(np.empty((0, self.grid.size), np.float32), self.grid)
-        parts = [nothing]
+        empty = np.empty((0, self.grid.size), np.float32)
+        parts = [PredictedSpectra(empty, self.grid, empty[:, 0])]
         for part in self.predict_parts(structures, workers=workers):
             parts.append(part)
             if progress:
@@ -206,8 +215,7 @@ class SpectrumPredictor:
             If a worker process dies.
         """
         try:
-            for values, failures in self._predict_chunks(structures, workers):
-                yield PredictedSpectra(values, self.grid, failures)
+            yield from self._predict_chunks(structures, workers)
         except BaseException:  # Ctrl-C does not wait for what the workers have begun
             if self._pool:
                 self._pool.kill()
@@ -226,7 +234,7 @@ class SpectrumPredictor:
 
     def _predict_chunks(
         self, structures: Sequence[Crystal | Structure], workers: int
-    ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    ) -> Iterator[PredictedSpectra]:
         on_cpu = self.device.type == "cpu"
         is_slow = on_cpu and isinstance(self.shape.model, StatesArchitecture)
         chunks = list(_chunks(structures, STATES_CHUNK if is_slow else CHUNK))
@@ -244,18 +252,46 @@ class SpectrumPredictor:
             graphs = self._pool.in_order(partial(build_graphs, config=graph), chunks)
             yield from map(self._predict_graphs, graphs)
 
-    def _predict_graphs(
-        self, graphs: list[CrystalGraph | str]
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        return _predict_in_batches(self.shape, self.spectra, graphs, self.device)
+    def _predict_graphs(self, graphs: list[CrystalGraph | str]) -> PredictedSpectra:
+        return _predict_in_batches(self.shape, self.states_and_gaps, graphs, self.device)
 
-    def spectra(self, batch: GraphBatch) -> torch.Tensor:
-        """Spectra (B, K') in states/eV/cell: the shape times the predicted sum."""
+    def states_and_gaps(self, batch: GraphBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Spectra (B, K') in states/eV/cell, and band gaps (B,) in eV if levels are known.
+
+        The spectra of two models are the shape times the predicted sum.
+        """
         if isinstance(self.shape.model, StatesArchitecture):
-            return self.shape.model.states(batch)
+            return self.shape.model.states_and_gaps(batch)
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
-        return shape * scale.sum(-1, keepdim=True)
+        return shape * scale.sum(-1, keepdim=True), None
+
+    @torch.inference_mode()
+    def electronic_structure(self, structure: Crystal | Structure) -> ElectronicStructure | None:
+        """Band edges and the DOS by atom and shell; None if the model does not know levels.
+
+        Raises
+        ------
+        ModelError
+            If the structure cannot be predicted.
+
+        Examples
+        --------
+        >>> predictor = SpectrumPredictor.load("tight-binding-edos", "cpu")
+        >>> fcc = 2.82 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+        >>> salt = Crystal(fcc, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])
+        >>> structure = predictor.electronic_structure(salt)
+        >>> structure.is_metal, structure.projected_dos.shape  # atom, shell, bin
+        (False, (2, 4, 128))
+        """
+        model = self.shape.model
+        if not isinstance(model, StatesArchitecture):
+            return None
+        (graph,) = _refused(build_graphs([structure], self.shape.card.graph), self.shape)
+        if isinstance(graph, str):
+            raise ModelError(graph)
+        with _threads(1 if self.device.type == "cpu" else None):
+            return model.electronic_structure(collate([graph]).to(self.device))
 
 
 def _chunks(
@@ -295,24 +331,25 @@ def predict_spectra(
     (array([-300., -280.]), (1, 66))
     """
 
-    def spectra(batch: GraphBatch) -> torch.Tensor:
-        return checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms)
+    def spectra(batch: GraphBatch) -> tuple[torch.Tensor, None]:
+        return checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms), None
 
     device = next(checkpoint.model.parameters()).device
     graphs = build_graphs(structures, checkpoint.card.graph)
-    values, failures = _predict_in_batches(checkpoint, spectra, graphs, device)
-    return PredictedSpectra(values, checkpoint.card.grid, failures)
+    return _predict_in_batches(checkpoint, spectra, graphs, device)
 
 
 @torch.inference_mode()
 def _predict_in_batches(
     checkpoint: Checkpoint,
-    spectra: Callable[[GraphBatch], torch.Tensor],
+    spectra: Callable[[GraphBatch], tuple[torch.Tensor, torch.Tensor | None]],
     graphs: list[CrystalGraph | str],
     device: torch.device,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Spectra (n, K'), NaN where there is no graph, and the reasons for that by row."""
-    values = np.full((len(graphs), checkpoint.card.grid.size), np.nan, np.float32)
+) -> PredictedSpectra:
+    """Spectra and band gaps, and where there is no graph the reason for that."""
+    grid = checkpoint.card.grid
+    values = np.full((len(graphs), grid.size), np.nan, np.float32)
+    band_gaps = np.full(len(graphs), np.nan, np.float32)
     graphs = _refused(graphs, checkpoint)
     failures = _failures(graphs)
     rows = [i for i in range(len(graphs)) if i not in failures]
@@ -320,8 +357,12 @@ def _predict_in_batches(
     n_edges = [len(graph.distance) for graph in built]
     for members in edge_budget_batches(n_edges, EDGE_BUDGET[device.type]):
         batch = collate([built[k] for k in members]).to(device)
-        values[[rows[k] for k in members]] = spectra(batch).cpu().numpy()
-    return values, failures
+        of_batch, gaps = spectra(batch)
+        places = [rows[k] for k in members]
+        values[places] = of_batch.cpu().numpy()
+        if gaps is not None:
+            band_gaps[places] = gaps.cpu().numpy()
+    return PredictedSpectra(values, grid, band_gaps, failures)
 
 
 def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[CrystalGraph | str]:
@@ -355,9 +396,7 @@ def _prepare_worker(folder: Path | None) -> None:
         _in_worker = SpectrumPredictor.load(folder, device="cpu")
 
 
-def _predict_in_worker(
-    structures: Sequence[Crystal | Structure],
-) -> tuple[np.ndarray, dict[int, str]]:
+def _predict_in_worker(structures: Sequence[Crystal | Structure]) -> PredictedSpectra:
     assert _in_worker is not None
     graphs = build_graphs(structures, _in_worker.shape.card.graph)
     return _in_worker._predict_graphs(graphs)

@@ -6,14 +6,16 @@ card say nothing of it. What the reasons are is decided here alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from models.distances import has_isolated_atoms
+from models.elements import stand_ins_among
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
+    from models.elements import KnownElements
     from screening.candidate import Candidate
 
 
@@ -28,6 +30,10 @@ class Domain:
     has_isolated_atoms : bool or None
         Atoms that touch no other, as after misread symmetry or lost sites: a free atom's levels
         nearly always leave a gap. None if they were not looked for.
+    is_magnetic : bool or None
+        The source says that it has magnetic moments; every model is one of nonmagnetic crystals.
+    elements : collection of str
+        All elements of the material.
 
     Examples
     --------
@@ -37,34 +43,39 @@ class Domain:
 
     unseen_elements: list[str] | None = None
     has_isolated_atoms: bool | None = None
+    is_magnetic: bool | None = None
+    elements: Collection[str] = ()
 
     @classmethod
-    def of_candidate(cls, candidate: Candidate, trained: frozenset[str] | None) -> Self:
-        """Look at a candidate, with the elements of the training set, if these are known.
+    def of_candidate(cls, candidate: Candidate, trained: KnownElements | None) -> Self:
+        """Look at a candidate, with what the model knows of the elements, if that is known.
 
         Parameters
         ----------
         candidate : Candidate
-        trained : frozenset of str or None
+        trained : KnownElements or None
         """
-        return cls(_unseen(candidate.elements, trained), has_isolated_atoms(candidate.structure))
+        unseen = None if trained is None else trained.unseen(candidate.elements)
+        isolated = has_isolated_atoms(candidate.structure)
+        return cls(unseen, isolated, candidate.is_magnetic, candidate.elements)
 
     @classmethod
     def of_document(cls, document: CandidateDoc) -> Self:
         """What is stored with a candidate."""
-        return cls(document.unseen_elements, document.has_isolated_atoms)
+        isolated, elements = document.has_isolated_atoms, document.elements
+        return cls(document.unseen_elements, isolated, document.is_magnetic, elements)
 
     @classmethod
-    def of_another_model(cls, document: CandidateDoc, trained: frozenset[str] | None) -> Self:
-        """The same candidate for a model with another training set.
+    def of_another_model(cls, document: CandidateDoc, trained: KnownElements | None) -> Self:
+        """The same candidate for a model that knows other elements.
 
         Parameters
         ----------
         document : CandidateDoc
-        trained : frozenset of str or None
-            Elements of that training set, if they are known.
+        trained : KnownElements or None
         """
-        return cls(_unseen(document.elements, trained), document.has_isolated_atoms)
+        unseen = None if trained is None else trained.unseen(document.elements)
+        return replace(cls.of_document(document), unseen_elements=unseen)
 
     @property
     def reasons(self) -> list[str]:
@@ -74,25 +85,39 @@ class Domain:
             reasons.append(f"not trained on {', '.join(self.unseen_elements)}")
         if self.has_isolated_atoms:
             reasons.append("isolated atoms")
+        if self.is_magnetic:
+            reasons.append("magnetic")
         return reasons
 
     @property
+    def remarks(self) -> list[str]:
+        """What to know of a material that is in the domain, in words: elements without 4f shells.
+
+        Neither DFT with a frozen 4f shell nor a model that learned from it sees these electrons.
+        """
+        if self.unseen_elements is None:
+            return []
+        stand_ins = stand_ins_among(set(self.elements).difference(self.unseen_elements))
+        return [f"{other} stands for {e}, without its 4f shell" for e, other in stand_ins.items()]
+
+    @property
     def is_outside(self) -> bool | None:
-        """Whether it is out of the domain; None if nothing says so, but not all is known."""
+        """Whether it is out of the domain; None if nothing says so, but not all is known.
+
+        That a source does not say whether a material is magnetic, as files mostly do not, is no
+        doubt.
+        """
         if self.reasons:
             return True
         return None if None in (self.unseen_elements, self.has_isolated_atoms) else False
-
-
-def _unseen(elements: Iterable[str], trained: frozenset[str] | None) -> list[str] | None:
-    return None if trained is None else sorted(set(elements) - trained)
 
 
 def doubts(document: CandidateDoc) -> list[str]:
     """What a person needs to disbelieve a verdict, in words, the gravest first.
 
     Why the material is out of the model's domain, or that this is not known; a verdict that is
-    another one with the threshold for an atom; and the remarks on how the structure was read.
+    another one with the threshold for an atom; stand-ins; and the remarks on how the structure was
+    read.
     """
     domain = Domain.of_document(document)
     words = list(domain.reasons)
@@ -100,4 +125,4 @@ def doubts(document: CandidateDoc) -> list[str]:
         words.append("model's domain not known")
     if document.is_positive_per_atom not in (None, document.is_positive):
         words.append("no gap per atom" if document.is_positive else "a gap per atom")
-    return words + list(document.remarks or ())
+    return [*words, *domain.remarks, *(document.remarks or ())]

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from pymatgen.electronic_structure.dos import Dos
 
     from models.predictor import SpectrumPredictor
+    from models.spectra.electronic_structure import ElectronicStructure
 
     InMemory: TypeAlias = Structure | Atoms | Crystal
     FilePath: TypeAlias = str | PathLike[str]
 
 SHOWN_ROWS = 10  # of a table in a notebook
+GAP_COLUMN = "predicted_band_gap"  # of models that know levels only
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +58,10 @@ class Prediction:
         Name of the predictor with a hash of its weights.
     elements_not_trained_on : tuple of str
         Of them the prediction is an extrapolation.
+    predicted_band_gap : float or None
+        In eV, 0 for a metal; None if the model does not know levels.
+    predictor : SpectrumPredictor
+        Whose it is.
     """
 
     candidate: Candidate
@@ -64,6 +70,8 @@ class Prediction:
     criteria: GapCriteria
     model_id: str
     elements_not_trained_on: tuple[str, ...]
+    predicted_band_gap: float | None
+    predictor: SpectrumPredictor
 
     @property
     def material_id(self) -> str:
@@ -91,11 +99,21 @@ class Prediction:
         return (self.verdict["lower_edge"], self.verdict["upper_edge"]) if self.is_gap else None
 
     @cached_property
+    def electronic_structure(self) -> ElectronicStructure | None:
+        """Band edges, and the DOS by atom and shell, computed when first asked for.
+
+        None if the model does not know levels: of the shipped predictors ``"tight-binding-edos"``
+        does. It takes up to twice as long as the spectrum did.
+        """
+        return self.predictor.electronic_structure(self.candidate.structure)
+
+    @cached_property
     def remarks(self) -> tuple[str, ...]:
         """What a reader should know before believing the verdict, one phrase each."""
-        isolated = has_isolated_atoms(self.candidate.structure)
-        domain = Domain(list(self.elements_not_trained_on), isolated)
-        remarks = [*domain.reasons, *self.candidate.remarks]
+        unseen, candidate = list(self.elements_not_trained_on), self.candidate
+        isolated = has_isolated_atoms(candidate.structure)
+        domain = Domain(unseen, isolated, candidate.is_magnetic, candidate.elements)
+        remarks = [*domain.reasons, *domain.remarks, *candidate.remarks]
         if self.candidate.reduction_problem is not None:
             remarks.append(f"cell kept as given: {self.candidate.reduction_problem}")
         elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:
@@ -129,19 +147,31 @@ class Prediction:
 
         return Dos(0.0, self.spectrum.grid.centers, {Spin.up: self.spectrum.values})
 
-    def plot(self, axes: Axes | None = None) -> Axes:
+    def plot(self, axes: Axes | None = None, *, projected: bool = False) -> Axes:
         """Draw the spectrum with the threshold and the VB gap, if it has one.
 
         Parameters
         ----------
         axes : Axes, optional
             Of a figure of one's own; else a new pyplot figure, which a notebook shows.
-        """
-        from screening.report.plots import draw_edos, new_panels
+        projected : bool
+            Draw its parts by element and shell instead.
 
+        Raises
+        ------
+        ScreeningError
+            If there are no parts, since the model does not know levels.
+        """
+        from screening.report.plots import draw_edos, draw_projected, new_panels
+
+        axes = axes if axes is not None else new_panels(1)[0]
+        if projected:
+            if self.electronic_structure is None:
+                raise ScreeningError(f"{self.model_id} knows no DOS by element and shell")
+            return draw_projected(axes, self.electronic_structure, self.title, self.gap_edges)
         threshold = None if self.criteria.per_atom else self.criteria.max_dos
         return draw_edos(
-            axes if axes is not None else new_panels(1)[0],
+            axes,
             self.spectrum.grid.centers,
             self.spectrum.values,
             self.title,
@@ -172,6 +202,7 @@ class Prediction:
             "cell_multiplicity": self.candidate.cell_multiplicity,
             "reduction_problem": self.candidate.reduction_problem,
             **self.verdict,
+            **({} if self.predicted_band_gap is None else {GAP_COLUMN: self.predicted_band_gap}),
             "model_id": self.model_id,
             "elements_not_trained_on": list(self.elements_not_trained_on),
             "remarks": list(self.remarks),
@@ -191,6 +222,7 @@ class Prediction:
         return f"<Prediction {self.material_id}: {self.formula}, {self.verdict_in_words()}>"
 
     def _repr_html_(self) -> str:
+        gap = self.predicted_band_gap
         rows = [
             ("structure", self.material_id),
             ("formula", self.formula),
@@ -198,6 +230,7 @@ class Prediction:
             ("verdict", self.verdict_in_words()),
             ("kind", self.verdict["kind"] or "-"),
             ("robust", "yes" if self.verdict["robust"] else "no"),
+            *([] if gap is None else [("predicted band gap (eV)", f"{gap:.2f}")]),
             ("model", self.model_id),
             *(("remark", remark) for remark in self.remarks),
         ]
@@ -258,8 +291,13 @@ class Predictions(Sequence["Prediction | Unreadable"]):
         """:meth:`Prediction.to_dos` of each, None where it failed."""
         return [item.to_dos() if isinstance(item, Prediction) else None for item in self._items]
 
-    def plot(self) -> list[Axes]:
+    def plot(self, *, projected: bool = False) -> list[Axes]:
         """Draw each spectrum into a panel of its own, below each other.
+
+        Parameters
+        ----------
+        projected : bool
+            As for :meth:`Prediction.plot`.
 
         Raises
         ------
@@ -270,8 +308,8 @@ class Predictions(Sequence["Prediction | Unreadable"]):
 
         if not self.predicted:
             raise ScreeningError("nothing was predicted, so there is nothing to plot")
-        panels = new_panels(len(self.predicted))
-        return [item.plot(axes) for item, axes in zip(self.predicted, panels, strict=True)]
+        panels = zip(self.predicted, new_panels(len(self.predicted)), strict=True)
+        return [item.plot(axes, projected=projected) for item, axes in panels]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each structure, in order; `reason` says why one failed.
@@ -281,8 +319,9 @@ class Predictions(Sequence["Prediction | Unreadable"]):
         """
         import pandas as pd
 
-        frame = pd.DataFrame([_flat_row(item) for item in self._items], columns=_COLUMNS)
-        return frame.astype(_DTYPES)
+        rows = [_flat_row(item) for item in self._items]
+        columns = [name for name in _COLUMNS if name != GAP_COLUMN or any(name in r for r in rows)]
+        return pd.DataFrame(rows, columns=columns).astype(_DTYPES)
 
     def __repr__(self) -> str:
         lines = [f"<Predictions: {self._summary()}>", *(map(_in_words, self._items[:SHOWN_ROWS]))]
@@ -451,6 +490,8 @@ def _predict(
             criteria,
             predictor.model_id,
             predictor.unfamiliar(candidate.structure),
+            None if np.isnan(spectra.band_gaps[row]) else float(spectra.band_gaps[row]),
+            predictor,
         )
     return [result for result in results if result is not None]
 
@@ -464,7 +505,7 @@ _VERDICT = (
 _COLUMNS = (
     "material_id", "formula", "nsites", "cell_multiplicity", "reduction_problem",
     *_VERDICT, *(f"margin_{name}" for name in CRITERIA),
-    "model_id", "elements_not_trained_on", "remarks", "reason",
+    GAP_COLUMN, "model_id", "elements_not_trained_on", "remarks", "reason",
 )  # fmt: skip
 
 _DTYPES = {

@@ -19,8 +19,8 @@ class Domains:
         Positives in the model's domain, out of it, and of which that is not known.
     unseen_elements : dict of str to int
         Positives with each element that the model was not trained on.
-    isolated_atoms : int
-        Positives with isolated atoms.
+    isolated_atoms, magnetic : int
+        Positives with isolated atoms, and those that the source says are magnetic.
     """
 
     inside: int
@@ -28,6 +28,7 @@ class Domains:
     unknown: int
     unseen_elements: dict[str, int]
     isolated_atoms: int
+    magnetic: int = 0
 
     def in_words(self) -> str:
         """One line for the end of a run."""
@@ -37,6 +38,8 @@ class Domains:
             reasons.append(f"not trained on {', '.join(self.unseen_elements)}")
         if self.isolated_atoms:
             reasons.append(f"{self.isolated_atoms:,} with isolated atoms")
+        if self.magnetic:
+            reasons.append(f"{self.magnetic:,} magnetic")
         words += f" ({'; '.join(reasons)})" if reasons else ""
         return words + (f"; not known: {self.unknown:,}" if self.unknown else "")
 
@@ -51,11 +54,12 @@ def domains(store: ScreeningStore, run_id: str) -> Domains:
     """
     sides: Counter[bool | None] = Counter()
     unseen: Counter[str] = Counter()
-    isolated = 0
+    isolated = magnetic = 0
     for candidate in store.candidates(run_id, is_positive=True):
         domain = Domain.of_document(candidate)
         sides[domain.is_outside] += 1
         unseen.update(domain.unseen_elements or ())
         isolated += bool(domain.has_isolated_atoms)
+        magnetic += bool(domain.is_magnetic)
     by_element = dict(sorted(unseen.items()))
-    return Domains(sides[False], sides[True], sides[None], by_element, isolated)
+    return Domains(sides[False], sides[True], sides[None], by_element, isolated, magnetic)

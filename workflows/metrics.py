@@ -13,6 +13,7 @@ from db.documents import Run, ValidationDoc
 from db.store import ScreeningStore
 from screening.classification import Assessment, Group, Sample
 from screening.gap import GapCriteria
+from workflows.dos.document import recipe_without_stand_ins
 from workflows.plan import Choice, outside_domain, predicted_negatives
 from workflows.verdicts import judge
 
@@ -50,24 +51,28 @@ class Metrics:
 def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
     """Precision and recall of a run for each engine and recipe that validated it.
 
-    Only the calculations that the run asked for count: its positives and its random negatives.
-    The DFT spectra are judged by the run's own criteria. Positives of which the run does not say
-    how they were chosen count as chosen by rank, which claims least.
+    Calculations with stand-ins count with those of the same settings, and before one of the same
+    material without. Only the calculations that the run asked for count: its positives and its
+    random negatives. The DFT spectra are judged by the run's own criteria. Positives of which the
+    run does not say how they were chosen count as chosen by rank, which claims least.
 
     Parameters
     ----------
     store : ScreeningStore
     run : Run
     """
-    validations: dict[tuple[str, str], list[ValidationDoc]] = {}
-    for document in store.validations(run_id=run.run_id):
-        validations.setdefault((document.engine, document.recipe), []).append(document)
+    validations: dict[tuple[str, str], dict[tuple[str, str], ValidationDoc]] = {}
+    # A recipe with stand-ins comes after that without, whose name it begins with.
+    for document in sorted(store.validations(run_id=run.run_id), key=lambda d: d.recipe):
+        of_kind = (document.engine, recipe_without_stand_ins(document.recipe))
+        material = (document.material_id, document.structure_hash)
+        validations.setdefault(of_kind, {})[material] = document
     criteria = GapCriteria(**run.parameters.get("criteria", {}))
     results = []
     for (engine, recipe), asked_for in sorted(validations.items()):
         choice = Choice.of(run, engine, recipe)
         population = _population(store, run, choice)
-        documents = [d for d in asked_for if population.has(d.material_id)]
+        documents = [d for d in asked_for.values() if population.has(d.material_id)]
         predicted = set(population.positives)
         negatives = [d for d in documents if d.material_id not in predicted]
         assessment = Assessment(

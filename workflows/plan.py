@@ -13,6 +13,7 @@ from db.store import BATCH, ScreeningStore
 from screening.errors import ScreeningError
 from workflows.dos.base import DosMaker
 from workflows.dos.cost import CostEstimate, estimate_cost
+from workflows.dos.document import recipe_without_stand_ins
 
 RANDOM_NEGATIVES = 49  # as in the paper
 DRAWS = ("best", "random")  # how positives are chosen if not all of them are calculated
@@ -63,8 +64,7 @@ def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
 def choose_validation(
     store: ScreeningStore,
     run: Run,
-    engine: str,
-    recipe: str,
+    maker: DosMaker,
     *,
     n_random: int = RANDOM_NEGATIVES,
     limit: int | None = None,
@@ -80,7 +80,7 @@ def choose_validation(
     ----------
     store : ScreeningStore
     run : Run
-    engine, recipe : str
+    maker : DosMaker
         Of the calculations.
     n_random : int
         Predicted negatives, so that recall can be estimated. They depend on the run only, and
@@ -106,20 +106,23 @@ def choose_validation(
     positives = run.selection if draw == "best" else _shuffled(run, run.selection)
     positives = [material_id for material_id in positives if material_id not in outside][:limit]
     negatives = predicted_negatives(store, run, in_domain)[:n_random]
-    noted = _with_choice(store, run, engine, recipe, positives, draw, in_domain, n_random)
+    of_kind = maker.engine, maker.recipe
+    noted = _with_choice(store, run, *of_kind, positives, draw, in_domain, n_random)
     candidates = _with_structures(store, run, [*positives, *negatives])
-    known = _calculations(store, {_structure_hash(c) for c in candidates}, engine, recipe)
+    recipes = [maker.recipe_for(candidate.elements) for candidate in candidates]
+    known = _calculations(store, map(_structure_hash, candidates), maker.engine, recipes)
     todo: dict[str, CandidateDoc] = {}
     shared: list[ValidationDoc] = []
-    for candidate in candidates:
+    for candidate, recipe in zip(candidates, recipes, strict=True):
         structure = _structure_hash(candidate)
-        same = known.get(structure, {})
+        same = known.get((structure, recipe), {})
         usable = [document for document in same.values() if _is_usable(document)]
         if not usable and structure not in todo:
             todo[structure] = candidate
             continue
         source = min(usable, key=lambda document: not document.is_finished, default=None)
-        shared.append(_sharing(source, same.get(candidate.material_id), candidate, engine, recipe))
+        own = same.get(candidate.material_id)
+        shared.append(_sharing(source, own, candidate, maker.engine, recipe))
     left_out = tuple(outside[name] for name in run.selection if name in outside)
     return ValidationPlan(noted, tuple(todo.values()), tuple(shared), left_out)
 
@@ -133,8 +136,9 @@ def plan_cost(store: ScreeningStore, plan: ValidationPlan, maker: DosMaker) -> C
     plan : ValidationPlan
     maker : DosMaker
     """
-    finished = store.validations(engine=maker.engine, recipe=maker.recipe, state="done")
-    known = [(v.nsites, v.wall_time) for v in finished if v.wall_time]
+    finished = store.validations(engine=maker.engine, state="done")
+    same = (v for v in finished if recipe_without_stand_ins(v.recipe) == maker.recipe)
+    known = [(v.nsites, v.wall_time) for v in same if v.wall_time]
     return estimate_cost([c.nsites for c in plan.todo], known, maker.first_atom_time)
 
 
@@ -174,7 +178,7 @@ def _shuffled(run: Run, material_ids: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """How the positives of a run were chosen for an engine and recipe.
+    """How the positives of a run were chosen for an engine and recipe, with or without stand-ins.
 
     Parameters
     ----------
@@ -273,9 +277,12 @@ def _with_choice(
     if draw == "best":
         now = replace(before, n_best=max(before.n_best, len(positives)))
     else:
-        asked = conditions(engine=engine, recipe=recipe)
-        by_run = (*asked, Condition("run_ids", "has", run.run_id))
-        known = {document.material_id for document in store.find(Query(VALIDATIONS, by_run))}
+        asked = (*conditions(engine=engine), Condition("run_ids", "has", run.run_id))
+        known = {
+            document.material_id
+            for document in store.find(Query(VALIDATIONS, asked))
+            if recipe_without_stand_ins(document.recipe) == recipe
+        }
         by_rank = known - before.drawn  # also of programs that left no note
         now = replace(before, drawn=before.drawn | (set(positives) - by_rank))
     now = now.among(in_domain, n_random, is_first=before == Choice())
@@ -289,15 +296,16 @@ def _with_structures(store: ScreeningStore, run: Run, names: Sequence[str]) -> l
 
 
 def _calculations(
-    store: ScreeningStore, hashes: Iterable[str], engine: str, recipe: str
-) -> dict[str, dict[str, ValidationDoc]]:
-    """Validations of these structures by structure hash and material."""
-    calculations: dict[str, dict[str, ValidationDoc]] = {}
-    for batch in batched(sorted(hashes), BATCH):
-        asked = conditions(structure_hash=batch, engine=engine, recipe=recipe)
+    store: ScreeningStore, hashes: Iterable[str], engine: str, recipes: Iterable[str]
+) -> dict[tuple[str, str], dict[str, ValidationDoc]]:
+    """Validations of these structures by structure hash and recipe, and by material."""
+    calculations: dict[tuple[str, str], dict[str, ValidationDoc]] = {}
+    any_of = sorted(set(recipes))
+    for batch in batched(sorted(set(hashes)), BATCH):
+        asked = conditions(structure_hash=batch, engine=engine, recipe=any_of)
         for document in store.find(Query(VALIDATIONS, asked)):
-            of_structure = calculations.setdefault(document.structure_hash, {})
-            of_structure[document.material_id] = document
+            of_structure = (document.structure_hash, document.recipe)
+            calculations.setdefault(of_structure, {})[document.material_id] = document
     return calculations
 
 

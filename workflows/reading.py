@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from db.documents import CandidateDoc
+from models.elements import KnownElements
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.domain import Domain
 from screening.filters import FilterVerdict, ScreeningFilters, switched_on
@@ -64,8 +65,8 @@ class CandidateReader:
         Stop when so many have passed.
     keep_cell : bool
         Do not reduce structures to their primitive cells.
-    trained : frozenset of str or None
-        Elements that the model was trained on, if they are known.
+    trained : KnownElements or None
+        What the model knows of the elements, if that is known.
     """
 
     run_id: str
@@ -73,7 +74,7 @@ class CandidateReader:
     shard_size: int
     limit: int | None
     keep_cell: bool
-    trained: frozenset[str] | None
+    trained: KnownElements | None
 
     def documents(self, source: Source, funnel: Funnel) -> Iterator[CandidateDoc]:
         """Documents of a source's candidates.

@@ -18,6 +18,7 @@ from models.zoo import ZOO, model_name
 from screening.domain import Domain
 
 if TYPE_CHECKING:
+    from models.elements import KnownElements
     from models.predictor import SpectrumPredictor
 
 RESCORED = 0  # candidates that are judged again by default
@@ -117,7 +118,7 @@ def write_verdicts(
     run: Run,
     candidates: Iterable[CandidateDoc],
     verdicts: Iterable[Verdict],
-    trained: frozenset[str] | None,
+    trained: KnownElements | None,
 ) -> None:
     """Give candidates the verdicts of the run's first or second model.
 
@@ -129,8 +130,8 @@ def write_verdicts(
         As they are stored; of those with a first verdict each is judged again.
     verdicts : iterable of Verdict
         On some of them.
-    trained : frozenset of str or None
-        Elements that the second model was trained on, if they are known.
+    trained : KnownElements or None
+        What the second model knows of the elements, if that is known.
     """
     again = {c.material_id: c for c in candidates if c.first_verdict is not None}
     verdicts = list(verdicts)
@@ -141,7 +142,7 @@ def write_verdicts(
 
 
 def judged_again(
-    candidate: CandidateDoc, verdict: Verdict, trained: frozenset[str] | None
+    candidate: CandidateDoc, verdict: Verdict, trained: KnownElements | None
 ) -> CandidateDoc:
     """A candidate with the verdict of the second model, whose domain is another one.
 
@@ -150,8 +151,8 @@ def judged_again(
     candidate : CandidateDoc
     verdict : Verdict
         If it is a failure, the first verdict stays, with the reason as a remark.
-    trained : frozenset of str or None
-        Elements that the second model was trained on, if they are known.
+    trained : KnownElements or None
+        What the second model knows of the elements, if that is known.
     """
     if verdict.state == "failed":
         return _refused(candidate, verdict.model_id or "", verdict.reason or "")

@@ -48,6 +48,7 @@ from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
 if TYPE_CHECKING:
+    from models.elements import KnownElements
     from models.predictor import PredictedSpectra, SpectrumPredictor
 
 log = logging.getLogger(__name__)
@@ -398,7 +399,7 @@ def _keep(
     candidates: list[CandidateDoc],
     predicted: PredictedSpectra,
     model: str,
-    trained: frozenset[str] | None,
+    trained: KnownElements | None,
 ) -> None:
     """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
     good = [i for i in range(len(candidates)) if i not in predicted.failures]

@@ -151,7 +151,7 @@ def key_of(candidate: CandidateDoc, maker: DosMaker) -> dict[str, str]:
         "material_id": candidate.material_id,
         "structure_hash": candidate.structure_hash or "",
         "engine": maker.engine,
-        "recipe": maker.recipe,
+        "recipe": maker.recipe_for(candidate.elements),
     }
 
 

@@ -7,6 +7,7 @@ A new one is a file with an :class:`Architecture` and its :class:`ArchitectureCo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig
 from models.spectra.band_labels import BandLabels
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Output, Setting
 from models.spectra.spectrum import EnergyGrid
 
@@ -54,6 +56,9 @@ class Architecture(nn.Module, ABC):
         Only spectra on a grid in this unit, and such that :attr:`Setting.output` is this.
     predicts : str
         These in words.
+    stand_ins : mapping of str to str
+        Elements to which it gives the parameters of another one; see
+        :data:`models.elements.STAND_INS`.
     """
 
     Config: ClassVar[type[ArchitectureConfig]]
@@ -61,6 +66,7 @@ class Architecture(nn.Module, ABC):
     unit: ClassVar[str | None] = None
     output: ClassVar[Output | None] = None
     predicts: ClassVar[str] = "all spectra"
+    stand_ins: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, size: int, config: ArchitectureConfig) -> None:
         super().__init__()
@@ -150,6 +156,14 @@ class StatesArchitecture(Architecture):
     @abstractmethod
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, shape (B, K')."""
+
+    def states_and_gaps(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
+        """The same, and band gaps in eV, shape (B,); None for these unless it knows levels."""
+        return self.states(batch), None
+
+    def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure | None:
+        """Band edges and projected DOS of a batch of one crystal; None unless it knows levels."""
+        return None
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K'): logarithms of states/eV/cell."""

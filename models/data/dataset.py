@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.crystal import ELEMENTS, Crystal
-from models.data.label_files import Labels, edos_labels, phdos_labels
+from models.data.label_files import Labels, edos_labels, phdos_labels, taught_labels
 from models.errors import ModelError
 from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig, build_graphs, collate
 from models.spectra.band_labels import DEPTHS, BandLabels
@@ -162,6 +162,26 @@ def edos_dataset(
     """
     joined = edos_labels(labels, structures, grid)
     return _with_graphs(joined, grid, graph, labels, extensive=not joined.shapes_only)
+
+
+def taught_dataset(
+    path: Path, grid: EnergyGrid = EDOS_GRID, graph: GraphConfig = GraphConfig()
+) -> SpectrumDataset:
+    """eDOS labels of a teacher with the structures in the same file.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file as `screen distill` writes it.
+    grid : EnergyGrid
+        That of the file.
+
+    Raises
+    ------
+    ModelError
+        If the file is not one, or its labels cannot be used.
+    """
+    return _with_graphs(taught_labels(path, grid), grid, graph, [path], extensive=True)
 
 
 def phdos_dataset(

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.crystal import Crystal
 from models.data.label_rules import Origin, why_forbidden
-from models.errors import ModelError, named
+from models.errors import ModelError, describe, named
 from models.spectra.band_labels import occupied_states
 from models.spectra.spectrum import (
     EDOS_GRID,
@@ -32,11 +32,30 @@ LABEL_EDGES = np.linspace(-14.0, 10.0, 1201)
 EMAX_MARGIN = 0.05  # eV
 SPECTRUM = "spectrum"  # column of labels that are on a grid already
 ENERGIES = "energies"  # column of labels that come as points of a DOS without a scale
+TEACHER = b"teacher"  # in the metadata of labels that no DFT computed
 BAND_GAP = "band_gap"  # eV; of a file of structures, the gap that its source gives
 STAND_INS = "stand_ins"  # lanthanides whose place La or Y took in the calculation
 STRUCTURE = ("material_id", "lattice", "species", "frac_coords")
 # A DOS without a scale counts as zero below this part of its mean within 4 eV of the Fermi level.
 EMPTY = 0.01
+
+
+class Teacher(BaseModel):
+    """Whose labels a file has that no DFT computed; in its metadata, as ``teacher``.
+
+    Parameters
+    ----------
+    model_id : str
+        Of the predictor that gave them.
+    split_seed, split_by
+        Which materials the teacher was tested on; see :func:`models.data.splits.split_of`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_id: str
+    split_seed: int
+    split_by: str
 
 
 @dataclass(frozen=True)
@@ -127,6 +146,11 @@ def edos_labels(
     """
     together = Labels(shapes_only=any(_has(path, ENERGIES) for path in paths))
     for path in paths:
+        if teacher := teacher_of(path):
+            raise ModelError(
+                f"{path}: its labels are those of a teacher ({teacher.model_id}), not of DFT; "
+                "name it as the labels of a teacher, or leave it out"
+            )
         labels, left_out, file = _read(path, structures, grid, known=together.spectra)
         crystals, failures = _structures(file, set(labels))
         without = sorted(labels.keys() - crystals.keys() - failures.keys())
@@ -168,6 +192,48 @@ def _read(
     refused.check()
     labels = {i: v for i, v in read.items() if not isinstance(v, str)}
     return labels, {i: v for i, v in read.items() if isinstance(v, str)}, file
+
+
+def taught_labels(path: Path, grid: EnergyGrid = EDOS_GRID) -> Labels:
+    """eDOS labels of a teacher, as `screen distill` writes them.
+
+    Parameters
+    ----------
+    path : Path
+    grid : EnergyGrid
+        That of the file.
+
+    Raises
+    ------
+    ModelError
+        If a teacher is not named in the file, or its labels cannot be used.
+    """
+    if teacher_of(path) is None:
+        raise ModelError(f"{path}: not labels of a teacher as `screen distill` writes them")
+    labels, left_out, file = _read(path, None, grid, known=())
+    crystals, failures = _structures(file, set(labels))
+    return Labels(
+        spectra={i: labels[i].values for i in crystals},
+        crystals=dict(sorted(crystals.items())),
+        left_out=left_out | failures,
+    )
+
+
+def teacher_of(path: Path) -> Teacher | None:
+    """Whose labels a file has, None for those that were calculated.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, or says it in another way than `screen distill`.
+    """
+    metadata = _open(path).schema_arrow.metadata or {}
+    if TEACHER not in metadata:
+        return None
+    try:
+        return Teacher.model_validate_json(metadata[TEACHER])
+    except ValidationError as error:
+        raise ModelError(f"{path}, teacher: {describe(error)}") from None
 
 
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:

@@ -21,6 +21,8 @@ SAVE_EVERY = 30.0  # seconds between two states of an unfinished training
 class KeepBest(lightning.Callback):
     """Keeps the weights of the epoch with the smallest validation error, in memory.
 
+    Weights that are validated before the first epoch are those of epoch -1.
+
     Lightning's ModelCheckpoint writes them to disk: 30 ms an epoch of Mat2Spec instead of 8.
     """
 
@@ -30,10 +32,11 @@ class KeepBest(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: SpectrumModule) -> None:
         """Copy the weights if this epoch is the best so far."""
-        self.epochs_run = trainer.current_epoch + 1
+        epoch = trainer.current_epoch if trainer.state.fn == "fit" else -1
+        self.epochs_run = epoch + 1
         error = float(trainer.callback_metrics["validation_mae"])
         if not trainer.sanity_checking and error < self.error:
-            self.error, self.epoch = error, trainer.current_epoch
+            self.error, self.epoch = error, epoch
             self.weights = copy.deepcopy(module.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.elements import KnownElements
 from models.errors import ModelError, describe
 from models.writing import write_whole
 from models.zoo import predictor_folder
@@ -14,6 +15,31 @@ from models.zoo import predictor_folder
 CARD = "card.json"
 COLLAPSED = 0.05
 _SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
+
+
+class LessonsCard(BaseModel):
+    """What a student has learned from a teacher before it saw labels of DFT.
+
+    Parameters
+    ----------
+    teacher : str
+        Id of the model.
+    n_train, n_validation, n_test : int
+        Materials that it labelled, in each part of the split.
+    epochs : int
+    figures : dict
+        Of the student, as it is in the end, against the teacher's labels of the test part; see
+        :class:`ModelCard`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: str
+    n_train: int
+    n_validation: int
+    n_test: int
+    epochs: int
+    figures: dict[str, dict[str, float]]
 
 
 class ModelCard(BaseModel):
@@ -41,6 +67,8 @@ class ModelCard(BaseModel):
         What is kept together in the split: a material, or a chemical system.
     gap : dict
         How well the VB gap is recognised on the test materials.
+    lessons : LessonsCard, optional
+        What it has learned from a teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +89,7 @@ class ModelCard(BaseModel):
     label_branch: dict[str, dict[str, float]] = {}
     unit: str = "eV"
     gap: dict[str, Any] = {}
+    lessons: LessonsCard | None = None
     limits: tuple[str, ...]
     versions: dict[str, str]
     trained_at: str
@@ -91,11 +120,6 @@ class ModelCard(BaseModel):
         """The card for people."""
         n_labels = self.n_train + self.n_validation + self.n_test
         left_out = "".join(f"\n- {n} left out: {reason}" for reason, n in self.left_out.items())
-        rows = "\n".join(
-            f"| {what} | {f['r2']:.3f} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
-            f"| {_with_error(f, 'wd')} |"
-            for what, f in self.figures.items()
-        )
         branch = "".join(
             f"\n- {name}: {label_branch_in_words(losses)}"
             for name, losses in self.label_branch.items()
@@ -125,11 +149,10 @@ Elements in the training set ({len(self.elements)}): {" ".join(self.elements)}
 On the {self.n_test} test materials, which no training step has seen. MAE and MSE are in the unit
 of the row; WD in {self.unit}. ± is the standard error over the materials.
 
-| predicted | R2 | MAE | MSE | WD |
-| --- | --- | --- | --- | --- |
-{rows}
+{_figures_table(self.figures)}
 {branch}
 {gap}
+{_lessons_in_words(self.lessons)}
 
 ## What it must not be used for
 
@@ -137,18 +160,45 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 """
 
 
-def trained_elements(folder: str | Path | None) -> frozenset[str] | None:
-    """Elements in the training set of an eDOS predictor; None if its card cannot be read.
+def _figures_table(figures: dict[str, dict[str, float]]) -> str:
+    head = "| predicted | R2 | MAE | MSE | WD |\n| --- | --- | --- | --- | --- |\n"
+    return head + "\n".join(
+        f"| {what} | {f['r2']:.3f} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
+        f"| {_with_error(f, 'wd')} |"
+        for what, f in figures.items()
+    )
+
+
+def _lessons_in_words(lessons: LessonsCard | None) -> str:
+    if lessons is None:
+        return ""
+    n_labels = lessons.n_train + lessons.n_validation + lessons.n_test
+    return f"""
+## What a teacher taught
+
+Before the labels of DFT it saw for {lessons.epochs} epochs what {lessons.teacher} predicts for \
+{lessons.n_train:,} materials ({n_labels:,} with those for validation and test). Against the \
+teacher, not DFT, on the {lessons.n_test:,} test materials of these:
+
+{_figures_table(lessons.figures)}
+"""
+
+
+def trained_elements(folder: str | Path | None) -> KnownElements | None:
+    """What an eDOS predictor knows of the elements; None if its card cannot be read.
 
     Parameters
     ----------
     folder : str, Path or None
         As in :func:`models.zoo.predictor_folder`.
     """
+    from models.architectures.registry import stand_ins_of  # torch, which a card does without
+
     try:
-        return frozenset(ModelCard.read(predictor_folder(folder)).elements)
+        card = ModelCard.read(predictor_folder(folder))
     except ModelError:
         return None
+    return KnownElements(frozenset(card.elements), stand_ins_of(card.architecture))
 
 
 def label_branch_in_words(losses: dict[str, float]) -> str:

@@ -16,12 +16,35 @@ from pydantic import (
 )
 
 from models.architectures.registry import graphs_for, model_config
-from models.data.dataset import SpectrumDataset, edos_dataset, phdos_dataset
+from models.data.dataset import SpectrumDataset, edos_dataset, phdos_dataset, taught_dataset
+from models.data.label_files import teacher_of
 from models.data.splits import SplitBy
 from models.errors import ModelError, describe
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import PHDOS_GRID, PHDOS_PAPER_GRID
+
+Schedule = Literal["halved", "one-cycle"]
+
+
+class TeacherConfig(BaseModel):
+    """What is learned from a teacher before the labels of DFT.
+
+    Parameters
+    ----------
+    labels : Path
+        Parquet file as `screen distill` writes it.
+    epochs, batch_size, learning_rate, schedule
+        As in :class:`TrainingConfig`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: Path
+    epochs: int = Field(20, gt=0)
+    batch_size: int = Field(128, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Schedule = "one-cycle"
 
 
 class TrainingConfig(BaseModel):
@@ -65,6 +88,8 @@ class TrainingConfig(BaseModel):
         Of the split into training, validation and test materials.
     split_by : {'material', 'chemsys'}
         Keep chemical systems together; see :func:`models.data.splits.split_of`.
+    teacher : TeacherConfig, optional
+        Learn from the labels of a teacher first; then `labels` fine-tune what it has learned.
     description, attribution, limits : str, str, tuple of str
         For the model card: what it predicts, whose data it was trained on, and what it must not
         be used for.
@@ -84,12 +109,13 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["halved", "one-cycle"] = "halved"
+    schedule: Schedule = "halved"
     patience: int | None = Field(None, gt=0)
     half: bool = False
     seed: int = Field(0, ge=0)
     split_seed: int = Field(0, ge=0)
     split_by: SplitBy = "material"
+    teacher: TeacherConfig | None = None
     description: str = ""
     attribution: str = ""
     limits: tuple[str, ...] = ()
@@ -100,6 +126,8 @@ class TrainingConfig(BaseModel):
         fields: dict[str, Any] = handler(self)
         if self.schedule == "halved":
             fields.pop("schedule", None)
+        if self.teacher is None:
+            fields.pop("teacher", None)
         return fields
 
 
@@ -111,7 +139,8 @@ def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
     path : Path
         Relative paths in the file are relative to it.
     **changes
-        Fields that go before those of the file; None and ``()`` are as if not given.
+        Fields that go before those of the file, and `teacher_labels`, the path of those; None and
+        ``()`` are as if not given.
 
     Raises
     ------
@@ -127,14 +156,20 @@ def read_training_config(path: Path, **changes: Any) -> TrainingConfig:
     if not isinstance(document, dict):
         raise ModelError(f"{path}: a mapping of fields is needed")
     given = {k: v for k, v in changes.items() if v not in (None, ())}
+    taught = given.pop("teacher_labels", None)
+    if taught is not None and isinstance(document.get("teacher") or {}, dict):
+        document["teacher"] = (document.get("teacher") or {}) | {"labels": taught.absolute()}
     if not (document.get("labels") or "labels" in given):
         raise ModelError(f"{path}, labels: none; name the files there or with --labels")
     try:
         config = TrainingConfig.model_validate({"labels": given.get("labels")} | document)
-        relative = {
+        relative: dict[str, Any] = {
             "labels": tuple(path.parent / p for p in config.labels),
             "structures": config.structures and path.parent / config.structures,
         }
+        if config.teacher:
+            labels = path.parent / config.teacher.labels
+            relative["teacher"] = config.teacher.model_copy(update={"labels": labels})
         config = TrainingConfig.model_validate(config.model_dump() | relative | given)
     except ValidationError as error:
         raise ModelError(f"{path}, {describe(error)}") from None
@@ -159,7 +194,37 @@ def load_dataset(config: TrainingConfig) -> SpectrumDataset:
     graph = graphs_for(config.architecture, config.graph)
     if config.target == "edos":
         return edos_dataset(config.labels, config.structures, graph=graph)
+    if config.teacher:
+        raise ModelError(f"{config.name}: teachers have labels of the eDOS only")
     if len(config.labels) > 1:
         raise ModelError(f"{config.name}: one file of phonon labels at a time")
     grid = PHDOS_GRID if config.target == "phdos" else PHDOS_PAPER_GRID
     return phdos_dataset(config.labels[0], grid, graph)
+
+
+def lessons_of(config: TrainingConfig) -> TrainingConfig:
+    """How the labels of the teacher, which the configuration names, are learned."""
+    assert config.teacher is not None
+    return config.model_copy(update=config.teacher.model_dump(exclude={"labels"}))
+
+
+def load_taught(config: TrainingConfig) -> SpectrumDataset | None:
+    """The labels of the teacher that a configuration names, if it names one.
+
+    Raises
+    ------
+    ModelError
+        If they cannot be used, or the teacher was tested on other materials than the student
+        will be: it may have been trained on some of the student's test materials.
+    """
+    if config.teacher is None:
+        return None
+    path = config.teacher.labels
+    dataset = taught_dataset(path, graph=graphs_for(config.architecture, config.graph))
+    teacher, own = teacher_of(path), (config.split_seed, config.split_by)
+    if teacher and (teacher.split_seed, teacher.split_by) != own:
+        raise ModelError(
+            f"{path}: its teacher was tested on the split by {teacher.split_by} of seed "
+            f"{teacher.split_seed}, {config.name} is by {own[1]} of seed {own[0]}; use one split"
+        )
+    return dataset

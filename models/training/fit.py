@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -101,7 +101,7 @@ class Trained:
     ----------
     checkpoint : Checkpoint
     best_epoch : int
-        From 0.
+        From 0; -1 if fine-tuning did not help.
     validation_mae : float
         Of that epoch, in the space of the scaled labels.
     seconds : float
@@ -208,7 +208,8 @@ def _train(
     if state is not None:
         callbacks.append(SaveState(state))
     trainer = _trainer(config.epochs, callbacks, hardware, progress)
-    _run(trainer, SpectrumModule(model, setting, config, train, validation), state)
+    module = SpectrumModule(model, setting, config, train, validation)
+    _run(trainer, module, state, fine_tunes=start is not None)
     if not best.weights:
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
@@ -220,7 +221,7 @@ def _train(
         setting=setting_name,
         grid=dataset.grid,
         graph=graphs_for(config.architecture, config.graph),
-        elements=train.elements,
+        elements=train.elements if start is None else _both(train.elements, start.card.elements),
         extensive=dataset.extensive,
         states=isinstance(model, StatesArchitecture),
         training=_how(config, best) | ({"label_branch": label_branch} if label_branch else {}),
@@ -229,10 +230,18 @@ def _train(
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
 
 
-def _run(trainer: lightning.Trainer, module: SpectrumModule, state: Path | None) -> None:
+def _both(elements: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({*elements, *more}))
+
+
+def _run(
+    trainer: lightning.Trainer, module: SpectrumModule, state: Path | None, fine_tunes: bool
+) -> None:
     """Train, from the state if it is there."""
     resumed = state if state is not None and state.exists() else None
     try:
+        if fine_tunes and resumed is None:  # what it begins with may stay the best
+            trainer.validate(module, verbose=False)
         # Only tensors and plain values are read back: a state file cannot run code.
         trainer.fit(module, ckpt_path=resumed, weights_only=True)
     except (UnpicklingError, EOFError, KeyError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ class TrainingProgress:
     Parameters
     ----------
     folder : Path
-    config, dataset
-        What is trained; progress of anything else is never mixed with it.
+    config : TrainingConfig
+    *datasets : SpectrumDataset
+        What is trained on what; progress of anything else is never mixed with it.
     resume : bool
         Go on from what is there; otherwise it is removed.
 
@@ -38,12 +40,12 @@ class TrainingProgress:
     """
 
     def __init__(
-        self, folder: Path, config: TrainingConfig, dataset: SpectrumDataset, resume: bool
+        self, folder: Path, config: TrainingConfig, *datasets: SpectrumDataset, resume: bool
     ) -> None:
         self.folder = folder
         if not is_main_process():
             return
-        mark, expected = folder / FINGERPRINT, _fingerprint(config, dataset)
+        mark, expected = folder / FINGERPRINT, _fingerprint(config, datasets)
         if folder.exists() and resume:
             if not mark.exists() or mark.read_text() != expected:
                 raise ModelError(
@@ -85,12 +87,13 @@ class TrainingProgress:
             shutil.rmtree(self.folder)
 
 
-def _fingerprint(config: TrainingConfig, dataset: SpectrumDataset) -> str:
+def _fingerprint(config: TrainingConfig, datasets: Iterable[SpectrumDataset]) -> str:
     """Hash of the configuration, without where files are, and of the data."""
-    digest = hashlib.sha256(
-        config.model_dump_json(exclude={"labels", "structures", "description", "limits"}).encode()
-    )
-    digest.update("\n".join(dataset.material_ids).encode())
-    for tensor in (dataset.spectra, dataset.graphs.distance, dataset.graphs.atomic_numbers):
-        digest.update(tensor.to(torch.float32).numpy().tobytes())
+    left_out = dict.fromkeys(("labels", "structures", "description", "limits"), True)
+    fields = config.model_dump_json(exclude={**left_out, "teacher": {"labels"}})
+    digest = hashlib.sha256(fields.encode())
+    for dataset in datasets:
+        digest.update("\n".join(dataset.material_ids).encode())
+        for tensor in (dataset.spectra, dataset.graphs.distance, dataset.graphs.atomic_numbers):
+            digest.update(tensor.to(torch.float32).numpy().tobytes())
     return digest.hexdigest()

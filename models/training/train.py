@@ -16,14 +16,17 @@ import torch
 
 from models.architectures.interface import StatesArchitecture
 from models.data.dataset import SpectrumDataset, refuse_settings
+from models.data.label_files import teacher_of
 from models.data.splits import Split, split_of
 from models.spectra.metrics import spectrum_metrics, standard_errors
-from models.training.card import ModelCard, label_branch_in_words
+from models.training.card import LessonsCard, ModelCard, label_branch_in_words
 from models.training.checkpoint import Checkpoint, save_checkpoint
-from models.training.config import TrainingConfig, load_dataset
+from models.training.config import TrainingConfig, lessons_of, load_dataset, load_taught
 from models.training.fit import Hardware, Trained, train_setting
 from models.training.resume import TrainingProgress
 from models.zoo import SCALE, SHAPE
+
+TAUGHT = "-taught"  # behind the name of a setting: what it has learned of a teacher
 
 
 @dataclass(frozen=True)
@@ -85,35 +88,49 @@ def train_predictor(
     resume : bool
         Go on from what an interrupted training left in `folder`.
     """
-    dataset = load_dataset(config)
+    dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
     split = split_of(dataset, config.split_seed, config.split_by)
-    announce(
-        f"{len(dataset)} labelled materials: {len(split.train)} training, "
-        f"{len(split.validation)} validation, {len(split.test)} test; "
-        f"{len(dataset.left_out)} left out"
-    )
-    earlier = TrainingProgress(folder, config, dataset, resume) if folder else None
+    announce(f"{_parts_in_words(dataset, split)}; {len(dataset.left_out)} left out")
+    datasets = [dataset] if taught is None else [dataset, taught]
+    earlier = TrainingProgress(folder, config, *datasets, resume=resume) if folder else None
+
+    def train(
+        config: TrainingConfig,
+        dataset: SpectrumDataset,
+        split: Split,
+        suffix: str = "",
+        start: dict[str, Checkpoint] | None = None,
+    ) -> dict[str, Checkpoint]:
+        checkpoints = {}
+        for name in config.settings:
+            key = name + suffix
+            trained = earlier.finished(key) if earlier else None
+            if trained is None:
+                trained = train_setting(
+                    config,
+                    name,
+                    dataset,
+                    split,
+                    progress,
+                    hardware=hardware,
+                    state=earlier.state_file(key) if earlier else None,
+                    start=start[name] if start else None,
+                    announce=announce,
+                )
+                if earlier:
+                    earlier.finish(key, trained)
+            checkpoints[name] = trained.checkpoint
+            announce(_in_words(key, trained))
+        return checkpoints
+
     started = time.perf_counter()
-    checkpoints = {}
-    for name in config.settings:
-        trained = earlier.finished(name) if earlier else None
-        if trained is None:
-            state = earlier.state_file(name) if earlier else None
-            trained = train_setting(
-                config,
-                name,
-                dataset,
-                split,
-                progress,
-                hardware=hardware,
-                state=state,
-                announce=announce,
-            )
-            if earlier:
-                earlier.finish(name, trained)
-        checkpoints[name] = trained.checkpoint
-        announce(_in_words(name, trained))
+    students = None
+    if taught is not None:
+        taught_split = split_of(taught, config.split_seed, config.split_by)
+        announce(f"of a teacher: {_parts_in_words(taught, taught_split)}")
+        students = train(lessons_of(config), taught, taught_split, TAUGHT)
+    checkpoints = train(config, dataset, split, start=students)
     seconds = time.perf_counter() - started
     if config.half:
         for checkpoint in checkpoints.values():
@@ -121,14 +138,45 @@ def train_predictor(
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
     label_branch = {
-        name: trained.card.training["label_branch"]
-        for name, trained in checkpoints.items()
-        if "label_branch" in trained.card.training
+        name: checkpoint.card.training["label_branch"]
+        for name, checkpoint in checkpoints.items()
+        if "label_branch" in checkpoint.card.training
     }
     card = _card(config, dataset, split, figures, label_branch, seconds)
+    if taught is not None:
+        card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
     if earlier:
         earlier.clear()
     return TrainedPredictor(config, checkpoints, card, test, predicted)
+
+
+def _parts_in_words(dataset: SpectrumDataset, split: Split) -> str:
+    return (
+        f"{len(dataset)} labelled materials: {len(split.train)} training, "
+        f"{len(split.validation)} validation, {len(split.test)} test"
+    )
+
+
+def _of_teacher(
+    config: TrainingConfig,
+    taught: SpectrumDataset,
+    split: Split,
+    checkpoints: dict[str, Checkpoint],
+) -> dict[str, Any]:
+    """Fields of a student's card: what its teacher taught, and how much of that it knows."""
+    assert config.teacher is not None
+    teacher = teacher_of(config.teacher.labels)
+    figures, _ = evaluate(checkpoints, taught.subset(split.test))
+    lessons = LessonsCard(
+        teacher=teacher.model_id if teacher else "",
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        n_test=len(split.test),
+        epochs=config.teacher.epochs,
+        figures=figures,
+    )
+    elements = {element for c in checkpoints.values() for element in c.card.elements}
+    return {"elements": tuple(sorted(elements)), "lessons": lessons}
 
 
 def _in_words(setting_name: str, trained: Trained) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,25 @@ def model_id(folder: Path) -> str:
     hashes = [_checkpoint_card(folder, part)["weights_sha256"] for part in predictor_parts(folder)]
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return f"{folder.resolve().name}-{digest[:12]}"
+
+
+def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
+    """Folder of the predictor with this id; None if it is nowhere, or has changed.
+
+    Parameters
+    ----------
+    model : str
+        See :func:`model_id`.
+    folders : iterable of str or Path
+        Where to look before the shipped predictors.
+    """
+    for folder in (*map(Path, folders), *(ZOO / name for name in shipped_predictors())):
+        try:
+            if model_id(folder) == model:
+                return folder
+        except ModelError:
+            continue
+    return None
 
 
 def _checkpoint_card(folder: Path, part: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from screening.cli import (
     candidates,
     config,
     database,
+    distill,
     doctor,
     fetch,
     history,
@@ -53,6 +54,7 @@ EXAMPLES = {
     "status": ("status", "status --rerun-failed"),
     "metrics": ("metrics", "metrics --json"),
     "train": ("train my-training.yaml --labels edos.parquet", "train my-training.yaml --resume"),
+    "distill": ("distill structures.parquet taught.parquet --max-sites 20",),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
     "config": ("config", "config --db other.sqlite"),
     "doctor": ("doctor",),
@@ -93,6 +95,7 @@ _add("validate", validate.validate)
 _add("status", validate.status)
 _add("metrics", validate.metrics)
 app.add_typer(fetch.app, name="fetch")
+_add("distill", distill.distill)
 _add("train", train.train)
 _add("benchmark", benchmark.benchmark)
 app.add_typer(database.app, name="db")

@@ -84,10 +84,12 @@ def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
     from screening.cli.console import stdout, table
     from screening.cli.fitting_table import Column
 
+    knows_gaps = any(item.predicted_band_gap is not None for item in predicted)
     columns = (
         Column("structure"),
         Column("formula", 1),
         Column("atoms", 2),
+        *([Column("band gap eV", 4)] if knows_gaps else []),
         Column("VB gap"),
         Column("kind", 7),
         Column("robust", 8),
@@ -96,18 +98,19 @@ def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
         Column("width eV", 1),
         Column("remark", 3, folds=True),
     )
-    stdout(wide).print(table(None, columns, map(_cells, predicted)))
+    stdout(wide).print(table(None, columns, [_cells(item, knows_gaps) for item in predicted]))
     if len(predicted) == 1 and not quiet:
         _print_details(predicted[0])
 
 
-def _cells(item: Prediction) -> tuple[Any, ...]:
+def _cells(item: Prediction, with_band_gap: bool) -> tuple[Any, ...]:
     verdict = item.gap()
     bound = "≥ " if verdict["is_lower_bound"] else ""
     return (
         item.material_id,
         item.formula,
         item.candidate.nsites,
+        *([item.predicted_band_gap] if with_band_gap else []),
         verdict["is_gap"],
         verdict["kind"],
         verdict["robust"],
@@ -122,11 +125,13 @@ def _print_details(item: Prediction) -> None:
     """Criteria and spectrum of a single structure."""
     from models.spectra.spectrum import EDOS_GRID
     from screening.cli.console import stdout
-    from screening.cli.show import PLOT_WIDTH, criteria_table
+    from screening.cli.show import PLOT_WIDTH, criteria_table, states_table
     from screening.report.plots import terminal_edos
 
     verdict = item.gap()
     stdout().print(criteria_table(verdict["holds"], verdict["margins"], item.criteria.per_atom))
+    if item.electronic_structure is not None:
+        stdout().print(states_table(item.electronic_structure, item.gap_edges))
     stdout().print(f"Ranges of that width below the band edge: {verdict['n_ranges']}")
     title = f"{item.formula}, predicted by {item.model_id}"
     color = sys.stdout.isatty()
@@ -136,10 +141,10 @@ def _print_details(item: Prediction) -> None:
 
 
 def _plot(item: Prediction, path: Path) -> None:
-    from screening.report.plots import new_figure, save_figure
+    from screening.report.plots import edos_figure, save_figure
 
-    figure = new_figure()
-    item.plot(figure.subplots())
+    figure, axes = edos_figure(item.electronic_structure, item.gap_edges)
+    item.plot(axes).label_outer()
     save_figure(figure, path)
 
 

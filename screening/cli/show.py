@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from db.documents import CandidateDoc, GapDoc, PredictionDoc, ValidationDoc
+    from models.spectra.electronic_structure import ElectronicStructure
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
+_NEAR = 1.0  # eV from a band edge
+_LEAST = 0.005  # states; parts with less are not listed
 
 
 def show(
@@ -31,36 +34,57 @@ def show(
 ) -> None:
     """Show a material's properties, verdict and spectra in the newest run that has it."""
     from db.open import open_store
+    from models.errors import ModelError
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of
-    from screening.cli.stored import existing, find_prediction, find_validation, in_runs
+    from screening.cli.stored import (
+        existing,
+        find_electronic_structure,
+        find_prediction,
+        find_validation,
+        in_runs,
+    )
+    from screening.errors import ScreeningError
 
     with open_store(existing(db)) as store:
         of_run, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
         validation = find_validation(store, candidate)
+        structure = None
+        if prediction is not None:
+            try:
+                structure = find_electronic_structure(store, of_run, candidate)
+            except (ModelError, ScreeningError) as error:
+                stderr().print(f"No predicted band gap and no DOS by element: {error}")
     attribution = attribution_of(material_id, of_run)
     if plot is not None:
-        _write_plot(candidate, prediction, validation, plot)
+        _write_plot(candidate, prediction, validation, structure, plot)
     if as_json:
-        document = _document(candidate, prediction, validation)
+        document = _document(candidate, prediction, validation, structure)
         print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, validation)
+        _print(candidate, prediction, validation, structure)
         if attribution:
             stderr().print(attribution)
 
 
 def _document(
-    candidate: CandidateDoc, prediction: PredictionDoc | None, validation: ValidationDoc | None
+    candidate: CandidateDoc,
+    prediction: PredictionDoc | None,
+    validation: ValidationDoc | None,
+    structure: ElectronicStructure | None,
 ) -> dict[str, Any]:
     from screening.domain import Domain
 
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
-    document["out_of_domain_because"] = Domain.of_document(candidate).reasons
+    domain = Domain.of_document(candidate)
+    document["out_of_domain_because"] = domain.reasons
+    document["remarks"] = [*domain.remarks, *(candidate.remarks or ())]
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
+    if structure is not None:
+        document["electronic_structure"] = structure.as_dict()
     if validation is not None:
         left_out = {"schema_version", "material_id", "structure_hash", "raw_dos", "job_uuids"}
         document["dft"] = validation.model_dump(mode="json", exclude=left_out)
@@ -78,6 +102,7 @@ def _write_plot(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
+    structure: ElectronicStructure | None,
     path: Path,
 ) -> None:
     import numpy as np
@@ -103,6 +128,7 @@ def _write_plot(
         model_name(prediction.model_id),
         dft_gap=_edges(comparable.gap) if comparable else None,
         band_gap=comparable.band_gap if comparable else candidate.band_gap,
+        projected=structure,
     )
     save_figure(figure, path)
 
@@ -120,6 +146,7 @@ def _print(
     candidate: CandidateDoc,
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
+    structure: ElectronicStructure | None,
 ) -> None:
     import numpy as np
 
@@ -127,11 +154,13 @@ def _print(
     from screening.report.plots import terminal_edos
 
     console = stdout()
-    rows = [*_properties(candidate), *_dft_properties(validation)]
+    rows = [*_properties(candidate), *_predicted(structure), *_dft_properties(validation)]
     console.print(table(candidate.material_id, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
+    if structure is not None:
+        console.print(states_table(structure, _edges(candidate.gap)))
     if prediction is not None:
         dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
@@ -183,7 +212,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
 
 
 def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
-    """Whether the model can know the material, and if not why; empty before a verdict."""
+    """Whether the model can know the material, why not or how; empty before a verdict."""
     from screening.domain import Domain
 
     if candidate.is_positive is None:
@@ -194,7 +223,22 @@ def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         False: "yes",
         None: "not known: the run's program did not look, or has no radius of an element",
     }
-    return [("in the domain of the model", words[domain.is_outside])]
+    remarks = [("remark", remark) for remark in domain.remarks]
+    return [("in the domain of the model", words[domain.is_outside]), *remarks]
+
+
+def _predicted(structure: ElectronicStructure | None) -> list[tuple[str, Any]]:
+    """Band gap of a model that knows it.
+
+    There is no Fermi level: it is the middle of the gap, and the zero of the model's energies
+    differs between crystals.
+    """
+    if structure is None:
+        return []
+    return [
+        ("predicted band gap (eV)", _number(structure.band_gap)),
+        ("predicted to be", "a metal" if structure.is_metal else "an insulator"),
+    ]
 
 
 def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
@@ -219,6 +263,7 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
             rows.append((f"VB gap by {engine} at full resolution", gap.is_gap_fine))
     rows.append((f"band gap by {engine} (eV)", _number(validation.band_gap)))
+    rows += [(f"remark by {engine}", remark) for remark in validation.warnings or ()]
     if validation.mae is not None:
         rows.append(("error of the prediction, MAE (states/eV/cell)", _number(validation.mae)))
     if validation.wd is not None:
@@ -257,6 +302,41 @@ def criteria_table(
         unit = _unit(per_atom) if name == "max_dos" else "eV"
         rows.append((name, is_met, None if margin is None else f"{margin:+.3f} {unit}"))
     return table("Verdict", ("criterion", "holds", "margin"), rows)
+
+
+def states_table(structure: ElectronicStructure, gap: tuple[float, float] | None) -> Any:
+    """States by element and shell, all of the grid and what is nearest to the band edges.
+
+    Parameters
+    ----------
+    structure : ElectronicStructure
+    gap : (float, float) or None
+        Edges of a VB gap or its mirror image in eV; states between it and 0 are the nearest ones.
+    """
+    from screening.cli.console import table
+
+    lowest, highest = structure.grid.edges[[0, -1]]
+    nearest = [-_NEAR, _NEAR]
+    if gap is not None:
+        nearest = [gap[1] if gap[1] < 0 else -_NEAR, gap[0] if gap[0] > 0 else _NEAR]
+    wide, narrow = ((lowest, 0.0), (0.0, highest)), ((nearest[0], 0.0), (0.0, nearest[1]))
+    columns = ["element", "shell", *(f"{low:g} to {high:g} eV" for low, high in wide)]
+    columns += [f"% of {low:g} to {high:g} eV" for low, high in narrow]
+    states = [structure.states(*ends) for ends in wide]
+    shares = [_percent(structure.states(*ends)) for ends in narrow]
+    rows: list[tuple[Any, ...]] = [
+        (*part, *(of_range[part] for of_range in (*states, *shares)))
+        for part in states[0]
+        if max(of_range[part] for of_range in states) >= _LEAST
+    ]
+    rows.append(("all", "", *(sum(of_range.values()) for of_range in states), None, None))
+    zero = "Fermi level" if structure.is_metal else "band edges"
+    return table(f"States per cell, and whose they are next to the {zero}", columns, rows)
+
+
+def _percent(states: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    total = sum(states.values()) or 1.0
+    return {part: round(100 * n / total) for part, n in states.items()}
 
 
 def _cell(candidate: CandidateDoc) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
+    from models.spectra.electronic_structure import ElectronicStructure
 
+_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _NAMED = 10  # runs that an error names
 
 
@@ -107,6 +109,50 @@ def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> Predictio
         return None
     key = (candidate.material_id, candidate.structure_hash, candidate.model_id)
     return next(iter(store.predictions([key])), None)
+
+
+def find_electronic_structure(
+    store: ScreeningStore, run: Run, candidate: CandidateDoc
+) -> ElectronicStructure | None:
+    """Band edges and DOS by element of the model that judged a candidate, from its structure.
+
+    None if the model does not know levels; of most that is clear before torch is loaded.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+        That the candidate is in.
+    candidate : CandidateDoc
+
+    Raises
+    ------
+    ScreeningError
+        If the checkpoint is not there any more.
+    ModelError
+        If it is damaged.
+    """
+    from db.collections import CANDIDATES
+    from models.crystal import Crystal
+    from models.zoo import find_predictor, predictor_parts
+    from screening.errors import ScreeningError
+
+    if candidate.model_id is None or candidate.state != "screened":
+        return None
+    used = [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
+    folder = find_predictor(candidate.model_id, used)
+    if folder is None:
+        raise ScreeningError(
+            f"the checkpoint of {candidate.model_id} is gone or has changed "
+            f"({', '.join(used) or 'the run names none'})"
+        )
+    if len(predictor_parts(folder)) > 1:  # one of the two is for the scale: no levels
+        return None
+    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
+    from models.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor.load(folder, "cpu")
+    return predictor.electronic_structure(Crystal.from_dict(stored.structure or {}))
 
 
 def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:

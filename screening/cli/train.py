@@ -26,6 +26,10 @@ def train(
     structures: Annotated[
         Path | None, typer.Option(help="Parquet file of structures, instead of the config's.")
     ] = None,
+    teacher_labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels of a teacher from `screen distill`, instead of the config's."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the config's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
     resume: Annotated[
@@ -50,7 +54,12 @@ def train(
     from screening.cli.console import stderr, stdout
 
     training = read_training_config(
-        config, labels=tuple(labels or ()), structures=structures, epochs=epochs, seed=seed
+        config,
+        labels=tuple(labels or ()),
+        structures=structures,
+        teacher_labels=teacher_labels,
+        epochs=epochs,
+        seed=seed,
     )
     if accelerator == "gpu":
         usable_device("cuda")

@@ -16,6 +16,7 @@ from workflows.dos.engines import ENGINES
 if TYPE_CHECKING:
     from db.documents import CandidateDoc
     from db.store import ScreeningStore
+    from workflows.dos.base import DosMaker
     from workflows.dos.cost import CostEstimate
     from workflows.metrics import Metrics
     from workflows.plan import ValidationPlan
@@ -49,6 +50,14 @@ def validate(
         typer.Option(
             help="Relax first, or never; by default VASP relaxes what another functional than PBE "
             "has relaxed (r2SCAN), GPAW nothing."
+        ),
+    ] = None,
+    lanthanides: Annotated[
+        Literal["stand-ins", "own"] | None,
+        typer.Option(
+            help="Of GPAW: La in the place of Pr to Sm and Y in that of Gd to Tm, which the "
+            "Materials Project computes without 4f electrons, too; or the elements themselves. "
+            "Stand-ins by default."
         ),
     ] = None,
     random: Annotated[
@@ -99,10 +108,14 @@ def validate(
     from workflows.plan import choose_validation, plan_cost, record_plan
     from workflows.validation import ValidationFlowMaker
 
-    given: dict[str, Any] = {"preset": preset, "relax": relax, "wall_time_limit": wall_time}
+    given: dict[str, Any] = {
+        "preset": preset,
+        "relax": relax,
+        "lanthanides": lanthanides,
+        "wall_time_limit": wall_time,
+    }
     engine_options = {k: v for k, v in given.items() if v is not None}
     maker = ValidationFlowMaker(db=db, dos_maker=dos_maker(engine, **engine_options))
-    recipe = maker.dos_maker.recipe
     on_launchpad = where == "launchpad"
     remarks = stderr(quiet)
     with open_store(existing(db)) as store:
@@ -112,8 +125,7 @@ def validate(
         plan = choose_validation(
             store,
             stored,
-            engine,
-            recipe,
+            maker.dos_maker,
             n_random=random,
             limit=limit,
             draw=draw,
@@ -121,9 +133,9 @@ def validate(
         )
         cost = plan_cost(store, plan, maker.dos_maker)
         if dry_run:
-            _show_plan(plan, cost, recipe, workers, as_json, wide)
+            _show_plan(plan, cost, maker.dos_maker, workers, as_json, wide)
             return
-        remarks.print(_plan_in_words(plan, recipe))
+        remarks.print(_plan_in_words(plan, maker.dos_maker))
         if plan.todo and not on_launchpad and (lacking := maker.dos_maker.missing()):
             raise ScreeningError("; ".join(lacking))
         _confirm(plan, cost, 1 if on_launchpad else workers, yes)
@@ -136,14 +148,17 @@ def validate(
             remarks.print(_cost_in_words(cost, workers))
         results = _validate_locally(maker, plan, workers, quiet)
     if as_json:
-        print_json(_plan_document(plan, cost, recipe, workers) | {"results": results})
+        document = _plan_document(plan, cost, maker.dos_maker, workers)
+        print_json(document | {"results": results})
     if not on_launchpad:
         remarks.print(f"`screen metrics --run {stored.run_id}` shows precision and recall")
 
 
-def _plan_in_words(plan: ValidationPlan, recipe: str) -> str:
-    words = f"Run {plan.run.run_id}: {len(plan.todo)} to calculate with {recipe}, "
-    words += f"{plan.reused} there already"
+def _plan_in_words(plan: ValidationPlan, maker: DosMaker) -> str:
+    words = f"Run {plan.run.run_id}: {len(plan.todo)} to calculate with {maker.recipe}"
+    if n := sum(maker.recipe_for(c.elements) != maker.recipe for c in plan.todo):
+        words += f" ({n} with stand-ins for lanthanides)"
+    words += f", {plan.reused} there already"
     if plan.left_out:
         words += (
             f"; {len(plan.left_out)} positives out of the model's domain are left out "
@@ -183,18 +198,19 @@ def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) 
 
 
 def _plan_document(
-    plan: ValidationPlan, cost: CostEstimate, recipe: str, workers: int
+    plan: ValidationPlan, cost: CostEstimate, maker: DosMaker, workers: int
 ) -> dict[str, Any]:
     from screening.domain import Domain
 
     return {
         "run_id": plan.run.run_id,
-        "recipe": recipe,
+        "recipe": maker.recipe,
         "to_calculate": [
             {
                 "material_id": candidate.material_id,
                 "formula": candidate.formula,
                 "nsites": candidate.nsites,
+                "recipe": maker.recipe_for(candidate.elements),
                 "is_positive": candidate.is_positive,
                 "estimated_seconds": seconds,
             }
@@ -213,7 +229,7 @@ def _plan_document(
 def _show_plan(
     plan: ValidationPlan,
     cost: CostEstimate,
-    recipe: str,
+    maker: DosMaker,
     workers: int,
     as_json: bool,
     wide: bool,
@@ -224,7 +240,7 @@ def _show_plan(
     from screening.domain import Domain
 
     if as_json:
-        print_json(_plan_document(plan, cost, recipe, workers))
+        print_json(_plan_document(plan, cost, maker, workers))
         return
     columns = (
         Column("material"),
@@ -254,7 +270,7 @@ def _show_plan(
         for c in plan.left_out
     ]
     console = stdout(wide)
-    console.print(table(_plan_in_words(plan, recipe), columns, rows))
+    console.print(table(_plan_in_words(plan, maker), columns, rows))
     console.print(_cost_in_words(cost, workers))
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from models.spectra.electronic_structure import ElectronicStructure
+
 ENERGY_LABEL = "Energy relative to the band edges (eV)"
 METAL_LABEL = r"$E - E_\mathrm{F}$ (eV)"
 GAPPED_LABEL = r"$E - E_\mathrm{VBM}$ (below 0), $E - E_\mathrm{CBM}$ (above 0) (eV)"
@@ -26,6 +28,10 @@ DPI = 300
 PALETTE = 256  # colours of a PNG: lines and areas on white need no more, and files shrink to half
 HEADROOM = 1.08  # of the highest value, so that no curve touches the frame
 FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # text stays text
+ELEMENT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
+"""Of M. Okabe and K. Ito, which colour-blind people can tell apart."""
+SHELL_LINES = {"s": "dotted", "p": "solid", "d": "dashed", "f": "dashdot"}
+DRAWN_PARTS, LEAST_PART = 8, 0.03  # elements' shells with a curve of their own, of all states
 Range = tuple[float, float]
 
 
@@ -117,6 +123,7 @@ def plot_edos(
     *,
     dft_gap: Range | None = None,
     band_gap: float | None = None,
+    projected: ElectronicStructure | None = None,
 ) -> Figure:
     """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
 
@@ -124,10 +131,12 @@ def plot_edos(
     ----------
     energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap
         As for :func:`draw_edos`.
+    projected : ElectronicStructure, optional
+        What the prediction is made of, for a panel below.
     """
-    figure = new_figure()
+    figure, axes = edos_figure(projected, gap)
     draw_edos(
-        figure.subplots(),
+        axes,
         energies,
         predicted,
         title,
@@ -138,6 +147,7 @@ def plot_edos(
         dft_gap=dft_gap,
         band_gap=band_gap,
     )
+    axes.label_outer()
     return figure
 
 
@@ -187,6 +197,87 @@ def draw_edos(
     )
     rows = len(legend.get_texts())
     axes.set_title(plain_text(title), pad=10 + 13.5 * rows)
+    return axes
+
+
+def edos_figure(
+    projected: ElectronicStructure | None, gap: Range | None = None
+) -> tuple[Figure, Axes]:
+    """Figure with axes for an eDOS, above its parts where these are known.
+
+    Parameters
+    ----------
+    projected : ElectronicStructure or None
+        The parts, which are drawn.
+    gap : (float, float), optional
+        Edges of the predicted gap, in eV.
+    """
+    if projected is None:
+        figure = new_figure()
+        return figure, figure.subplots()
+    figure = new_figure(height=7.6)
+    above, below = figure.subplots(2, sharex=True)
+    draw_projected(below, projected, gap=gap)
+    return figure, above
+
+
+def draw_projected(
+    axes: Axes, projected: ElectronicStructure, title: str = "", gap: Range | None = None
+) -> Axes:
+    """Draw the parts of a predicted eDOS: a colour for each element, a line style for each shell.
+
+    Small parts are drawn together, as the rest.
+
+    Parameters
+    ----------
+    axes : Axes
+    projected : ElectronicStructure
+    title : str
+    gap : (float, float), optional
+        Edges of the predicted gap, in eV.
+    """
+    edges, total, parts = projected.grid.edges, projected.dos, projected.by_element()
+    largest = sorted(parts, key=lambda part: -parts[part].sum())[:DRAWN_PARTS]
+    drawn = [p for p in parts if p in largest and parts[p].sum() > LEAST_PART * total.sum()]
+    colors = dict(zip(dict.fromkeys(element for element, _ in drawn), ELEMENT_COLORS, strict=False))
+    if gap is not None:
+        _shade(axes, gap)
+    axes.stairs(total, edges, color="0.85", fill=True, label="all")
+    for element, shell in drawn:
+        axes.stairs(
+            parts[element, shell],
+            edges,
+            baseline=None,
+            color=colors[element],
+            linestyle=SHELL_LINES[shell],
+            linewidth=1.3,
+            label=f"{element} {shell}",
+        )
+    if rest := [values for part, values in parts.items() if part not in drawn]:
+        axes.stairs(sum(rest), edges, baseline=None, color="0.45", linewidth=0.8, label="rest")
+    axes.axvline(0.0, color="0.2", linewidth=0.8)
+    band_gap = 0.0 if projected.is_metal else projected.band_gap
+    axes.set(
+        xlim=(edges[0], edges[-1]),
+        ylim=(0.0, HEADROOM * float(total.max()) or 1.0),
+        xlabel=energy_label(band_gap),
+        ylabel=DOS_LABEL,
+    )
+    n = len(axes.get_legend_handles_labels()[1])
+    rows = math.ceil(n / 6)
+    axes.legend(
+        title="Prediction by element and shell: "
+        + (f"a band gap of {band_gap:.2f} eV, cut out at 0" if band_gap else "a metal"),
+        title_fontsize="small",
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=math.ceil(n / rows),
+        frameon=False,
+        fontsize="small",
+    )
+    if title:
+        axes.set_title(plain_text(title), pad=10 + 13.5 * (rows + 1))
     return axes
 
 

@@ -26,8 +26,8 @@ from screening.sources.materials_project.client import (
     chosen_endpoint,
     find_api_key,
 )
-from screening.sources.materials_project.parts import TableParts
 from screening.sources.materials_project.source import ServerQuery, cached_table
+from screening.table_parts import TableParts
 from screening.training_sets.delta_tables import Row, SpectraTable
 
 if TYPE_CHECKING:

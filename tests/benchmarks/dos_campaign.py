@@ -14,7 +14,7 @@ from pymatgen.core import Lattice, Structure
 from models.writing import write_whole
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
-from workflows.dos.gpaw.calculation import compute_dos
+from workflows.dos.gpaw.calculation import compute_dos, symbols
 from workflows.dos.gpaw.maker import GpawDosMaker
 
 
@@ -58,26 +58,29 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for material in todo:
-        target = folder / f"{material.material_id}.{maker.recipe}.json"
+        recipe = maker.recipe_for(symbols(material.structure))
+        target = folder / f"{material.material_id}.{recipe}.json"
         failed = target.with_suffix(".failed")
         if target.exists():
             yield DosDocument.model_validate_json(target.read_text())
         elif failed.exists():
             yield DosError(failed.read_text())
         else:
-            outcome = _compute(material, maker, folder)
+            outcome = _compute(material, maker, recipe, folder)
             text = str(outcome) if isinstance(outcome, DosError) else outcome.model_dump_json()
             write_whole(failed if isinstance(outcome, DosError) else target, text)
             yield outcome
 
 
-def _compute(material: Material, maker: GpawDosMaker, folder: Path) -> DosDocument | DosError:
+def _compute(
+    material: Material, maker: GpawDosMaker, recipe: str, folder: Path
+) -> DosDocument | DosError:
     with contextlib.chdir(folder):  # where the engine writes its log
         try:
             return compute_dos(
                 material.structure,
                 maker.settings,
-                maker.recipe,
+                recipe,
                 maker.wall_time_limit,
                 material.material_id,
             )

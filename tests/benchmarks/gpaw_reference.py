@@ -156,7 +156,7 @@ def compare_element(document: DosDocument, energies: ArrayLike, dos: ArrayLike) 
         MP's; eV relative to its Fermi level, and any scale.
     """
     energies_mp, dos_mp = np.asarray(energies, float), np.asarray(dos, float)
-    vbm, cbm = band_edges(energies_mp, dos_mp, 0.0, _zero(energies_mp, dos_mp))
+    vbm, cbm = band_edges(energies_mp, dos_mp, 0.0, zero_of(energies_mp, dos_mp))
     ours = document.spectrum().values
     theirs = align_edos(energies_mp, dos_mp, vbm, cbm).values
     half = EDOS_GRID.size // 2
@@ -223,7 +223,7 @@ def _bottom(energies: ArrayLike, dos: ArrayLike, vbm: float, floor: float) -> fl
     """Lower end of the bands that end at `vbm`, relative to it; not below `floor`."""
     relative, values = np.asarray(energies, float) - vbm, np.asarray(dos, float)
     step = float(np.diff(relative).max())
-    empty = (values < _zero(relative, values)) & (relative < -step) & (relative >= floor)
+    empty = (values < zero_of(relative, values)) & (relative < -step) & (relative >= floor)
     # a pseudogap is not an end: the empty range must be at least 0.2 eV wide
     width = max(1, round(0.2 / step))
     runs = np.convolve(empty, np.ones(width), mode="full")[width - 1 :] >= width
@@ -231,7 +231,7 @@ def _bottom(energies: ArrayLike, dos: ArrayLike, vbm: float, floor: float) -> fl
     return float(relative[ends[-1] + width - 1]) if len(ends) else float(floor)
 
 
-def _zero(relative: NDArray[np.floating], dos: NDArray[np.floating]) -> float:
+def zero_of(relative: NDArray[np.floating], dos: NDArray[np.floating]) -> float:
     """DOS below which there are no states; lone spikes do not count for the scale."""
     return RELATIVE_ZERO * float(np.percentile(dos[np.abs(relative) < 5.0], 90))
 

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import numpy as np
+from pymatgen.core import Element
 
 from models.crystal import ELEMENTS
-from models.elements import PROPERTIES, element_descriptors, element_properties
+from models.elements import (
+    PROPERTIES,
+    STAND_INS,
+    KnownElements,
+    element_descriptors,
+    element_properties,
+)
 
 # First and last column of each property.
 GROUP, PERIOD, VALENCE, BLOCK = (0, 18), (18, 25), (45, 57), (77, 81)
@@ -73,3 +80,17 @@ def test_well_known_orders_of_properties() -> None:
     assert column["log_atomic_mass"][92] > column["log_atomic_mass"][1]
     assert column["melting_point"][74] > column["melting_point"][80]
     assert column["covalent_radius"][55] > column["covalent_radius"][6]
+
+
+def test_stand_ins_have_the_valence_and_about_the_size_of_what_they_stand_for() -> None:
+    assert set(STAND_INS) == {e for e in ELEMENTS[58:71] if e not in ("Ce", "Eu", "Yb")}
+    for symbol, other in STAND_INS.items():
+        element, stand_in = Element(symbol), Element(other)
+        assert element.common_oxidation_states == stand_in.common_oxidation_states == (3,)
+        assert abs(element.ionic_radii[3] - stand_in.ionic_radii[3]) < 0.08  # Å
+
+
+def test_elements_are_known_by_any_element_with_the_same_parameters() -> None:
+    known = KnownElements(frozenset({"Ho", "N"}), STAND_INS)
+    assert known.unseen(["Dy", "Ho", "La", "N", "Nd", "Y"]) == ["La", "Nd"]
+    assert KnownElements(frozenset({"Ho", "N"})).unseen(["Dy", "Ho", "N"]) == ["Dy"]

@@ -16,7 +16,15 @@ from models.predictor import SpectrumPredictor, predict_spectra
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import ModelCard
 from models.training.checkpoint import save_checkpoint
-from models.zoo import SCALE, SHAPE, ZOO, model_id, predictor_folder, shipped_predictors
+from models.zoo import (
+    SCALE,
+    SHAPE,
+    ZOO,
+    find_predictor,
+    model_id,
+    predictor_folder,
+    shipped_predictors,
+)
 from tests.models.model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
 from tests.models.training.test_checkpoint import checkpoint
 
@@ -141,6 +149,16 @@ def test_elements_beyond_the_training_set(folder: Path) -> None:
     predictor = SpectrumPredictor.load(folder, device="cpu")
     assert predictor.unfamiliar(rocksalt()) == ()
     assert predictor.unfamiliar(rocksalt(cation=19)) == ("K",)
+
+
+def test_a_predictor_is_found_by_its_id_where_it_was_or_among_the_shipped_ones(tmp_path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(ZOO / "tight-binding-edos", mine)
+    ids = model_id(mine), model_id(ZOO / "tight-binding-edos")
+    folders = [tmp_path / "nowhere", str(mine)]
+    assert find_predictor(ids[0], folders) == mine
+    assert find_predictor(ids[1], folders) == ZOO / "tight-binding-edos"
+    assert find_predictor(ids[0], folders[:1]) is None
 
 
 def test_shipped_predictors_are_found_by_name_and_folders_before_them(

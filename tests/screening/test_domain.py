@@ -1,16 +1,24 @@
-"""Out of a model's domain: unseen elements and isolated atoms, with the reasons in words."""
+"""Out of a model's domain: unseen elements, isolated atoms and magnets, with reasons in words."""
 
 import numpy as np
 import pytest
 
-from models.crystal import ATOMIC_NUMBERS, Crystal
-from models.data.label_rules import isolated_atoms
+from db.documents import CandidateDoc
+from models.crystal import ATOMIC_NUMBERS, ELEMENTS, Crystal
+from models.data.label_rules import ACTINIDES, MAGNETIC, isolated_atoms
 from models.distances import has_isolated_atoms
-from models.elements import covalent_radii
+from models.elements import (
+    N_ELEMENTS,
+    STAND_INS,
+    KnownElements,
+    covalent_radii,
+)
+from models.training.card import ModelCard, trained_elements
+from models.zoo import ZOO
 from screening.candidate import Candidate
-from screening.domain import Domain
+from screening.domain import Domain, doubts
 
-TRAINED = frozenset({"Na", "Cl", "Mg", "O"})
+TRAINED = KnownElements(frozenset({"Na", "Cl", "Mg", "O"}))
 
 
 def crystal(a, symbols, frac_coords=None):
@@ -26,7 +34,7 @@ def domain(structure, trained=TRAINED):
 
 def test_a_familiar_crystal_is_inside():
     found = domain(crystal(3.3, ["Na", "Cl"]))
-    assert found == Domain([], has_isolated_atoms=False)
+    assert found == Domain([], has_isolated_atoms=False, elements=("Cl", "Na"))
     assert found.is_outside is False
     assert found.reasons == []
 
@@ -57,6 +65,73 @@ def test_an_element_without_a_radius_is_not_known_to_be_isolated():
     assert found.has_isolated_atoms is None
     assert found.is_outside is True
     assert domain(crystal(4.0, ["Og", "Na"]), None).is_outside is None
+
+
+def test_what_the_source_calls_magnetic_is_outside_and_what_it_does_not_say_is_no_doubt():
+    salt = crystal(3.3, ["Na", "Cl"])
+    for is_magnetic, reasons in ((True, ["magnetic"]), (False, []), (None, [])):
+        found = Domain.of_candidate(Candidate("m", salt, is_magnetic=is_magnetic), TRAINED)
+        assert found.reasons == reasons
+        assert found.is_outside is bool(reasons)
+        stored = CandidateDoc(
+            run_id="r",
+            material_id="m",
+            is_magnetic=is_magnetic,
+            unseen_elements=[],
+            has_isolated_atoms=False,
+        )
+        assert Domain.of_document(stored).reasons == reasons
+
+
+def test_an_element_is_known_by_its_stand_in_only_to_a_model_that_uses_it():
+    nitride = crystal(3.3, ["Pr", "N"])
+    for trained, stand_ins, unseen in (
+        ({"La", "N"}, STAND_INS, []),
+        ({"Nd", "N"}, STAND_INS, []),  # whose levels are La's as well
+        ({"Y", "N"}, STAND_INS, ["Pr"]),
+        ({"La", "N"}, {}, ["Pr"]),
+        ({"Pr", "N"}, {}, []),
+    ):
+        found = domain(nitride, KnownElements(frozenset(trained), stand_ins))
+        assert found.unseen_elements == unseen
+        remark = "La stands for Pr, without its 4f shell"
+        assert found.remarks == ([] if unseen else [remark])
+        document = CandidateDoc(
+            run_id="r",
+            material_id="m",
+            elements=["N", "Pr"],
+            unseen_elements=unseen,
+            has_isolated_atoms=False,
+        )
+        assert (remark in doubts(document)) == (not unseen)
+    assert Domain(None, elements=["Pr"]).remarks == []
+
+
+@pytest.mark.parametrize("name", [None, "tight-binding-edos", "mat2spec-edos"])
+def test_every_element_is_known_marked_or_known_by_a_stand_in(name):
+    """Magnets, actinides and open 4f shells are marked, by all shipped predictors of the eDOS."""
+    known = trained_elements(name)
+    card = ModelCard.read(ZOO / (name or "mat2spec-plus-edos"))
+    never = {"Ce", "Eu", "Yb"} | {ELEMENTS[z] for z in MAGNETIC | ACTINIDES}
+    by_stand_in = set()
+    for z in range(1, N_ELEMENTS + 1):
+        element = ELEMENTS[z]
+        found = domain(crystal(2.0, [element]), known)
+        if element in never:
+            assert found.reasons == [f"not trained on {element}"], element
+            assert found.is_outside
+        elif element in card.elements:
+            assert found.reasons == [], element
+        elif not found.unseen_elements:
+            by_stand_in.add(element)
+        else:
+            assert found.reasons[0] == f"not trained on {element}", element
+        has_stand_in = element in STAND_INS and not found.unseen_elements
+        assert [r.split(",")[0] for r in found.remarks] == (
+            [f"{STAND_INS[element]} stands for {element}"] if has_stand_in else []
+        )
+    uses_stand_ins = name == "tight-binding-edos"
+    assert by_stand_in == (set(STAND_INS) - set(card.elements) if uses_stand_ins else set())
 
 
 def brute_force(structure):

@@ -251,6 +251,52 @@ def test_plot_has_the_spectrum_in_axes_of_ones_own_or_new_ones(result, hafnium):
         predict([ALLOY], device="cpu").plot()
 
 
+@pytest.fixture(scope="module")
+def carbide(hafnium) -> Predictions:
+    """By a predictor that knows levels; and one that fails."""
+    return predict([hafnium, ALLOY], checkpoint="tight-binding-edos", device="cpu")
+
+
+def test_a_hamiltonian_says_the_gap_and_whose_the_states_are(carbide, hafnium):
+    found = carbide[0]
+    structure = found.electronic_structure
+    assert structure is found.electronic_structure  # computed once
+    assert structure.symbols == tuple(site.specie.symbol for site in found.structure)
+    spectrum = found.spectrum.values
+    np.testing.assert_allclose(structure.dos, spectrum, atol=2e-3 * spectrum.max())
+    assert structure.is_metal
+    assert found.predicted_band_gap == 0
+    assert found.row()["predicted_band_gap"] == 0
+    frame = carbide.to_dataframe()
+    assert frame["predicted_band_gap"].isna().tolist() == [False, True]
+    assert "predicted band gap (eV)" in found._repr_html_()
+
+
+def test_other_predictors_say_no_more_than_before(result, hafnium):
+    assert result.electronic_structure is None
+    assert result.predicted_band_gap is None
+    assert "predicted_band_gap" not in result.row()
+    assert "predicted_band_gap" not in result.to_dataframe()
+    assert "predicted band gap" not in result._repr_html_()
+    with pytest.raises(ScreeningError, match="knows no DOS by element and shell"):
+        result.plot(projected=True)
+
+
+def test_parts_are_drawn_in_axes_of_ones_own_or_new_ones(carbide):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert carbide[0].plot(axes, projected=True) is axes
+    assert {"Hf d", "C p"} <= {text.get_text() for text in axes.get_legend().get_texts()}
+    assert axes.get_title() == "HfC (structure-1)"
+    assert len(carbide.plot(projected=True)) == 1
+    plt.close("all")
+
+
 def test_importing_screening_imports_no_library():
     code = (
         "import sys, screening; assert 'predict' in dir(screening); "

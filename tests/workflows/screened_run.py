@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
@@ -123,6 +124,7 @@ def plan_validation(
     store: ScreeningStore, run: Run, engine: str, recipe: str, **options
 ) -> ValidationPlan:
     """Choose what to calculate and write the choice down, as `screen validate` does."""
-    plan = choose_validation(store, run, engine, recipe, **options)
+    maker = SimpleNamespace(engine=engine, recipe=recipe, recipe_for=lambda _: recipe)
+    plan = choose_validation(store, run, maker, **options)
     record_plan(store, plan)
     return plan

@@ -352,7 +352,7 @@ def test_a_candidate_is_in_or_out_of_the_domain_of_the_model_that_judged_it(make
     found = candidates(maker, run(maker)["run_id"])
     for candidate in found.values():
         model = candidate.model_id.rpartition("-")[0]
-        unseen = sorted(set(candidate.elements) - trained_elements(model))
+        unseen = trained_elements(model).unseen(candidate.elements)
         assert candidate.unseen_elements == unseen
         assert candidate.out_of_domain == (bool(unseen) or candidate.has_isolated_atoms)
 

@@ -23,7 +23,7 @@ from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
-from workflows.domains import domains
+from workflows.domains import Domains, domains
 from workflows.hardware import worker_processes
 from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
@@ -420,6 +420,14 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
     again = run(maker)
     assert again["counts"]["reused"] == len(predictions)
     assert documents(maker.db, again["run_id"]) == documents(maker.db, summary["run_id"])
+
+
+def test_reasons_are_counted_in_words():
+    words = Domains(2, 3, 0, {"Po": 1}, isolated_atoms=1, magnetic=1).in_words()
+    assert words == (
+        "Positives in the model's domain: 2; out of it: 3 "
+        "(not trained on Po; 1 with isolated atoms; 1 magnetic)"
+    )
 
 
 def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_known(

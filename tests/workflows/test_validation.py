@@ -31,8 +31,10 @@ from tests.workflows.screened_run import (
 )
 from workflows.dos.document import SourceFacts
 from workflows.dos.engines import dos_maker
+from workflows.dos.gpaw.maker import GpawDosMaker
 from workflows.local import validate_here
 from workflows.metrics import run_metrics
+from workflows.plan import choose_validation, plan_cost, record_plan
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
@@ -431,6 +433,8 @@ def test_makers_of_both_engines():
         ("abinit", {}, "unknown engine 'abinit'; use gpaw or vasp"),
         ("vasp", {"preset": "fast"}, "vasp has no option preset"),
         ("gpaw", {"preset": "slow"}, "gpaw: no GPAW preset 'slow'"),
+        ("gpaw", {"lanthanides": "frozen"}, "gpaw: lanthanides as 'frozen'; use stand-ins or own"),
+        ("vasp", {"lanthanides": "own"}, "vasp has no option lanthanides"),
     ],
 )
 def test_wrong_engines_and_options(engine, options, message):
@@ -633,6 +637,62 @@ def test_spectra_of_these_tests_are_what_they_say(store, run):
 
     gaps = judge(np.array([with_gap(True), with_gap(False)]), [1, 1], GapCriteria())
     assert gaps.is_gap.tolist() == [True, False]
+
+
+# lanthanides with stand-ins
+
+
+@pytest.fixture
+def lanthanides(store):
+    """Al and Pr are predicted positives, Nd is none."""
+    structures = {"al": crystal(0), "pr": crystal(1, "Pr"), "nd": crystal(2, "Nd")}
+    return put_run(store, structures, ["al", "pr"])
+
+
+def lanthanide(store, name, is_gap, maker, **changes):
+    (document,) = store.candidates("run-1", material_ids=[name])
+    return validation(document, is_gap, recipe=key_of(document, maker)["recipe"], **changes)
+
+
+def test_a_calculation_with_stand_ins_is_another_than_one_without(store, lanthanides):
+    stand_ins, own = GpawDosMaker(), GpawDosMaker(lanthanides="own")
+    for done, again, same in ((own, stand_ins, ["pr"]), (stand_ins, own, [])):
+        store.upsert_validations([lanthanide(store, name, True, done) for name in ("al", "pr")])
+        plan = choose_validation(store, lanthanides, again, n_random=0)
+        assert ids(plan) == same
+        assert plan.reused == 2 - len(same)
+    recipes = sorted(v.recipe for v in store.validations(material_ids=["pr"]))
+    assert recipes == [own.recipe, f"{own.recipe}+La-for-Pr"]
+
+
+def test_calculations_with_stand_ins_count_with_the_others_of_the_same_settings(store, lanthanides):
+    maker, own = GpawDosMaker(), GpawDosMaker(lanthanides="own")
+    plan = choose_validation(store, lanthanides, maker, draw="random")
+    record_plan(store, plan)
+    store.upsert_validations(
+        [
+            *(lanthanide(store, name, name != "nd", maker) for name in ("al", "pr", "nd")),
+            lanthanide(store, "pr", False, own),
+        ]
+    )
+    (metrics,) = run_metrics(store, store.run("run-1"))
+    assert metrics.recipe == maker.recipe
+    assert metrics.assessment.counts == {"tp": 2, "fp": 0, "fn": 0, "tn": 1}
+    assert metrics.assessment.positives.drawn == Sample(positive=2)
+    later = choose_validation(store, store.run("run-1"), maker, draw="random")
+    assert later.run == store.run("run-1")  # nothing that was drawn counts as chosen by rank
+    assert later.reused == 3
+
+
+def test_times_with_stand_ins_tell_the_cost_of_the_others(store, lanthanides):
+    maker = GpawDosMaker()
+    times = {"al": 10.0, "pr": 20.0, "nd": 30.0}
+    store.upsert_validations(
+        lanthanide(store, name, True, maker, wall_time=time) for name, time in times.items()
+    )
+    put_run(store, {"sm": crystal(3, "Sm")}, ["sm"], run_id="run-2")
+    plan = choose_validation(store, store.run("run-2"), maker)
+    assert plan_cost(store, plan, maker).seconds == (20.0,)
 
 
 # what DFT finds magnetic

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,6 +46,14 @@ class DosMaker(Maker, ABC):
         DosError
             If an option is wrong.
         """
+
+    def recipe_for(self, elements: Iterable[str]) -> str:
+        """Recipe of the document of a material with these elements.
+
+        It is `recipe`, or begins with it: an engine that computes other elements in the place of
+        some names them (:func:`workflows.dos.document.recipe_with_stand_ins`).
+        """
+        return self.recipe
 
     @staticmethod
     @abstractmethod

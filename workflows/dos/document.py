@@ -76,6 +76,35 @@ def recipe_id(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def recipe_with_stand_ins(recipe: str, stand_ins: Mapping[str, str]) -> str:
+    """Name of a recipe in which other elements were computed in the place of some.
+
+    Parameters
+    ----------
+    recipe : str
+        Of the same settings, without.
+    stand_ins : mapping of str to str
+        The element that was computed, by the one in whose place it was.
+
+    Examples
+    --------
+    >>> recipe_with_stand_ins("gpaw-pbe-fast-3787d30a", {"Ho": "Y", "Pr": "La"})
+    'gpaw-pbe-fast-3787d30a+Y-for-Ho+La-for-Pr'
+    """
+    return "+".join([recipe, *(f"{other}-for-{e}" for e, other in sorted(stand_ins.items()))])
+
+
+def recipe_without_stand_ins(recipe: str) -> str:
+    """Name of the recipe of the same settings for other elements: calculations of one kind.
+
+    Examples
+    --------
+    >>> recipe_without_stand_ins("gpaw-pbe-fast-3787d30a+La-for-Pr")
+    'gpaw-pbe-fast-3787d30a'
+    """
+    return recipe.partition("+")[0]
+
+
 def _known_engine(name: str) -> str:
     if name not in ENGINES:
         raise ValueError(f"there is no engine {name!r}")
@@ -114,12 +143,13 @@ class DosDocument(BaseModel):
     formula : str
         Reduced formula; filled in from `structure`.
     structure : Structure
-        As computed, that is after the relaxation if there was one.
+        As computed, that is after the relaxation if there was one; with its own elements where
+        others were computed in their place, which `settings` then has as ``stand_ins``.
     engine : str
         A name in :data:`workflows.dos.engines.ENGINES`.
     engine_version : str
     recipe : str
-        See :func:`recipe_id`.
+        See :func:`recipe_id` and :func:`recipe_with_stand_ins`.
     settings : dict
         Everything that `recipe` stands for.
     energies : sequence of float
@@ -137,7 +167,7 @@ class DosDocument(BaseModel):
     energy : float
         Total energy in eV/cell; comparable within one recipe only.
     n_electrons : float
-        Valence electrons in the cell.
+        Valence electrons in the cell, as computed.
     kmesh_scf, kmesh_dos : tuple of int
         Divisions of the k-meshes of the density and of the DOS.
     emax : float

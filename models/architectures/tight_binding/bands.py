@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from models.architectures.tight_binding.slater_koster import N_ORBITALS
+from models.spectra.electronic_structure import SMALLEST_GAP
 
-SMALLEST_GAP = 0.05  # eV; less is a metal, as the mesh may miss what closes it
 FERMI_WIDTH = 0.05  # eV of the Fermi distribution that finds the Fermi level of a metal
 _EDGE_POINTS = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
 _CHUNK = 6_000_000  # elements of the matrices that are diagonalised at once

@@ -6,9 +6,8 @@ the vacuum level in its place; what it is in a crystal is learned. The electrons
 shells that are there, so that any two counts of the same element, such as this one and that of a
 PAW set, differ by closed shells.
 
-Lanthanides whose 4f shell the Materials Project freezes have the same valence as the elements that
-stand in for them: La for Pr to Sm, Y for Gd to Tm. They have no levels of their own. Of Ce, Eu and
-Yb the 4f electrons take part, and there are none for these.
+The lanthanides in :data:`models.elements.STAND_INS` have the levels of their stand-ins, and none of
+their own. Of Ce, Eu and Yb the 4f electrons take part, and there are none for these.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ from importlib.resources import files
 import numpy as np
 
 from models.crystal import ATOMIC_NUMBERS
-from models.elements import N_ELEMENTS
+from models.elements import N_ELEMENTS, STAND_INS
 
 SHELLS = "spd"
 UNBOUND = 1.0  # eV; of p and d shells that the free atom has not
 DIFFUSE, LOWEST_DIFFUSE = 11.0, 4.0  # eV; s* above s, and at least
 WITHOUT_D = frozenset(range(1, 11))  # H to Ne: no d shell within reach
-STAND_INS = dict.fromkeys(range(59, 63), 57) | dict.fromkeys(range(64, 70), 39)
-"""Atomic number of the element whose levels a lanthanide has."""
+_STAND_INS = {ATOMIC_NUMBERS[e]: ATOMIC_NUMBERS[other] for e, other in STAND_INS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ def free_atoms() -> FreeAtoms:
         electrons[z] = sum(float(row[f"n_{shell}"] or 0) for shell in "spdf")
         if row["f"]:
             flat[z] = float(row["f"])
-    for z, other in STAND_INS.items():
+    for z, other in _STAND_INS.items():
         for values in (levels, bound, electrons):
             values[z] = values[other]
         if other in flat:
@@ -90,5 +88,5 @@ def free_atoms() -> FreeAtoms:
 def stand_ins() -> np.ndarray:
     """Atomic number of the element that each stands for, shape (104,), int64: mostly itself."""
     numbers = np.arange(N_ELEMENTS + 1)
-    numbers[list(STAND_INS)] = list(STAND_INS.values())
+    numbers[list(_STAND_INS)] = list(_STAND_INS.values())
     return numbers

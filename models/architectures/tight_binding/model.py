@@ -27,6 +27,7 @@ from models.architectures.tight_binding.bands import (
     states_below,
 )
 from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
+from models.architectures.tight_binding.projections import projections
 from models.architectures.tight_binding.slater_koster import (
     CHANNELS,
     LENGTH,
@@ -37,10 +38,17 @@ from models.architectures.tight_binding.slater_koster import (
     blocks,
 )
 from models.crystal import ELEMENTS
-from models.elements import N_PROPERTIES, PROPERTIES, covalent_radii, element_properties
+from models.elements import (
+    N_PROPERTIES,
+    PROPERTIES,
+    STAND_INS,
+    covalent_radii,
+    element_properties,
+)
 from models.errors import ModelError
 from models.graphs.graph import CrystalGraph, GraphBatch
 from models.spectra.band_labels import DEPTHS, BandLabels
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Setting
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid
 
@@ -221,6 +229,7 @@ class TightBinding(StatesArchitecture):
 
     Config = TightBindingConfig
     graph_needs = GraphNeeds(vectors=True, neighbors=NEIGHBORS)
+    stand_ins = STAND_INS
     config: TightBindingConfig
     properties: Tensor
     free_levels: Tensor
@@ -273,11 +282,46 @@ class TightBinding(StatesArchitecture):
 
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, the mean of the members', shape (B, K')."""
-        spectra = [
-            torch.stack([self._spectrum(bands, member) for bands in self.bands(batch, member)])
-            for member in self.networks
-        ]
-        return torch.stack(spectra).mean(0)
+        return self.states_and_gaps(batch)[0]
+
+    def states_and_gaps(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """The same, and band gaps in eV, shape (B,): 0 in a metal, the mean of the members'."""
+        spectra, gaps = [], []
+        for member in self.networks:
+            for bands in self.bands(batch, member):
+                spectra.append(self._spectrum(bands, member))
+                gaps.append(bands.edges.gap)
+        shape = len(self.networks), len(batch)
+        of_members = torch.stack(spectra).unflatten(0, shape), torch.stack(gaps).view(shape)
+        return of_members[0].mean(0), of_members[1].mean(0)
+
+    def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure:
+        """Band edges and projected DOS of one crystal, the mean of the members'.
+
+        Diffuse s* count as s. Takes 1.5 to 2 times as long as the spectrum alone (2 and 16 atoms,
+        one CPU thread).
+        """
+        mesh, (electrons,) = self.mesh(batch, 0).to(self.edges), self.n_electrons(batch).tolist()
+        with_f = ~self.flat_level[self.stand_in[batch.atomic_numbers]].isnan()
+        states, levels, ends = [], [], []
+        for member in self.networks:
+            (integrals,) = self.integrals(batch, member)
+            broadened, sharp, edges = projections(
+                integrals, mesh, electrons, with_f, self.edges, member.log_width
+            )
+            states.append(broadened)
+            levels.append(sharp)
+            ends.append(torch.stack([edges.vbm, edges.cbm]))
+        vbm, cbm = torch.stack(ends).mean(0).tolist()
+        return ElectronicStructure(
+            self.config.grid,
+            tuple(ELEMENTS[z] for z in batch.atomic_numbers.tolist()),
+            torch.stack(states).mean(0).cpu().numpy() / self.config.grid.width,
+            torch.stack(levels).mean(0).cpu().numpy(),
+            (vbm + cbm) / 2,
+            vbm,
+            cbm,
+        )
 
     def losses(
         self,

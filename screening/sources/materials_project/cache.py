@@ -13,7 +13,7 @@ from screening.errors import ScreeningError
 from screening.funnel import Funnel
 from screening.sources.base import digest
 from screening.sources.materials_project.client import ATTRIBUTION
-from screening.sources.materials_project.parts import TableParts
+from screening.table_parts import TableParts
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -80,3 +80,14 @@ def test_labels_without_a_scale_are_not_trained_to_one(monkeypatch: pytest.Monke
     shapes = dataclasses.replace(DATASET, shapes_only=True)
     with pytest.raises(ModelError, match="standard-mae: labels without a scale"):
         train(dataset=shapes)
+
+
+def test_fine_tuning_that_does_not_help_leaves_the_model_as_it_was() -> None:
+    first = train(epochs=4)
+    ruined = train(start=first, learning_rate=10.0, epochs=3)
+    assert ruined.best_epoch == -1
+    assert torch.equal(parameters(ruined), parameters(first))
+    assert ruined.validation_mae == pytest.approx(first.validation_mae)
+    assert ruined.checkpoint.card.training["epochs_run"] == 3
+    helped = train(start=train(epochs=1), learning_rate=0.01, epochs=3)
+    assert helped.best_epoch >= 0

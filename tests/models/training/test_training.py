@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from models.architectures.mat2spec.model import Mat2Spec, Mat2SpecConfig
-from models.data.dataset import SpectrumDataset
-from models.data.splits import Split, split_dataset
+from models.data.dataset import SpectrumDataset, taught_dataset
+from models.data.splits import Split, split_dataset, split_of
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
 from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
+from models.spectra.spectrum import EDOS_GRID
 from models.training import train as training
 from models.training.callbacks import SaveState
 from models.training.card import ModelCard
@@ -69,7 +73,7 @@ def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     assert all(np.isfinite(list(f.values())).all() for f in card.figures.values())
     assert (tmp_path / "small" / "README.md").read_text() == card.to_markdown()
     predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
-    assert set(predictor.elements) == set(card.elements)
+    assert set(predictor.known.trained) == set(card.elements)
     by_id = dict(zip((f"x-{i}" for i in range(30)), labelled_crystals(30), strict=True))
     found = predictor.predict([by_id[i] for i in trained.test.material_ids]).values
     np.testing.assert_allclose(found, trained.predicted, rtol=1e-3, atol=1e-4)
@@ -527,3 +531,110 @@ def test_missing_structures_are_asked_for(tmp_path: Path) -> None:
     labels, _ = write_edos_files(tmp_path)
     with pytest.raises(ModelError, match="the field structures is needed"):
         train_predictor(config(labels=(labels,), structures=None))
+
+
+def taught_files(folder: Path, teacher: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Labels of DFT for 30 materials, and of a teacher for half of these and 75 others."""
+    labels, structures = write_edos_files(folder)
+    crystals = labelled_crystals(105)[15:]
+    rows = [
+        structure_row(f"x-{i}", crystal) | {"spectrum": [1.0 + (i * k) % 7 for k in range(128)]}
+        for i, crystal in enumerate(crystals, start=15)
+    ]
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(
+        {"grid": EDOS_GRID.model_dump_json(), "teacher": json.dumps(teacher)}
+    )
+    pq.write_table(table, folder / "taught.parquet")
+    return {"labels": [labels], "structures": structures}, folder / "taught.parquet"
+
+
+TEACHER = {"model_id": "teacher-1", "split_seed": 0, "split_by": "material"}
+
+
+def test_a_student_learns_from_its_teacher_first(tmp_path: Path) -> None:
+    files, taught = taught_files(tmp_path, TEACHER)
+    stage = {"labels": taught, "epochs": 3, "learning_rate": 0.003, "batch_size": 16}
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    student = train_predictor(config(**files, teacher=stage, **still))
+    alone = train_setting(
+        config(epochs=3, learning_rate=0.003, batch_size=16, schedule="one-cycle", weight_decay=0),
+        "sumnorm-kl",
+        taught_dataset(taught),
+        split_of(taught_dataset(taught), 0),
+    )
+    models = (student.checkpoints["sumnorm-kl"].model, alone.checkpoint.model)
+    found, expected = (torch.nn.utils.parameters_to_vector(m.parameters()) for m in models)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_no_material_of_the_test_is_taught(tmp_path: Path) -> None:
+    files, taught = taught_files(tmp_path, TEACHER)
+    seen: list[set[str]] = []
+
+    def train(config, name, dataset, split, *_, **more):
+        seen.append({dataset.material_ids[i] for i in split.train})
+        return train_setting(config, name, dataset, split, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_setting", train)
+        student = train_predictor(config(**files, teacher={"labels": taught, "epochs": 1}))
+    held_out = set(student.test.material_ids)
+    assert len(seen) == 4
+    assert held_out
+    assert not any(held_out & ids for ids in seen)
+    assert held_out & set(taught_dataset(taught).material_ids)  # it could have been
+
+
+def test_the_card_says_what_a_teacher_taught(tmp_path: Path) -> None:
+    files, taught = taught_files(tmp_path, TEACHER)
+    student = train_predictor(config(**files, teacher={"labels": taught, "epochs": 1}))
+    lessons = student.card.lessons
+    assert lessons is not None
+    assert lessons.teacher == "teacher-1"
+    assert lessons.n_train + lessons.n_validation + lessons.n_test == 90
+    assert lessons.figures.keys() == student.card.figures.keys()
+    assert "what teacher-1 predicts" in student.card.to_markdown()
+    student.save(tmp_path / "student")
+    assert ModelCard.read(tmp_path / "student") == student.card
+    plain = train_predictor(config(**files))
+    assert plain.card.lessons is None
+    assert "teacher" not in plain.card.to_markdown()
+
+
+def test_a_teacher_with_another_split_knows_test_materials(tmp_path: Path) -> None:
+    files, taught = taught_files(tmp_path, TEACHER | {"split_by": "chemsys"})
+    with pytest.raises(ModelError, match="its teacher was tested on the split by chemsys"):
+        train_predictor(config(**files, teacher={"labels": taught}))
+
+
+def test_a_teaching_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    files, taught = taught_files(tmp_path, TEACHER)
+    chosen = config(**files, teacher={"labels": taught, "epochs": 1})
+    undisturbed = train_predictor(chosen)
+    progress, lines, calls = tmp_path / "progress", list[str](), []
+
+    def interrupted(*arguments, **more):
+        calls.append(arguments)
+        if len(calls) == 3:  # both settings were taught
+            raise KeyboardInterrupt
+        return train_setting(*arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_setting", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_predictor(chosen, folder=progress)
+    resumed = train_predictor(chosen, announce=lines.append, folder=progress, resume=True)
+    assert sum("trained before" in line for line in lines) == 2
+    np.testing.assert_array_equal(resumed.predicted, undisturbed.predicted)
+
+
+def test_labels_of_a_teacher_are_named_on_the_command_line(tmp_path: Path) -> None:
+    path = write_config(tmp_path, teacher={"epochs": 5})
+    with pytest.raises(ModelError, match=r"teacher\.labels: Field required"):
+        read_training_config(path)
+    read = read_training_config(path, teacher_labels=Path("/t.parquet"))
+    assert read.teacher is not None
+    assert (read.teacher.labels, read.teacher.epochs) == (Path("/t.parquet"), 5)
+    beside = read_training_config(write_config(tmp_path, teacher={"labels": "t.parquet"}))
+    assert beside.teacher is not None
+    assert beside.teacher.labels == tmp_path / "t.parquet"

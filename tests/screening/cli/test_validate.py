@@ -23,6 +23,7 @@ from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
 from workflows.dos.engines import ENGINES, dos_maker
+from workflows.dos.gpaw.remarks import remarks_on_stand_ins
 from workflows.launchpad import open_launchpad
 
 DB = "screening.sqlite"
@@ -366,6 +367,36 @@ def test_show_has_dft_beside_the_prediction(screen, run, formula):
     assert dft["gap"]["width"] == found.gap.width
     assert (dft["mae"], dft["wd"]) == (found.mae, found.wd)
     assert "raw_dos" not in dft
+
+
+def test_stand_ins_of_lanthanides_are_an_option_and_are_shown(screen):
+    with open_store(DB) as store:
+        put_run(store, {"a": crystal(0), "b": crystal(1, "Pr")}, ["a", "b"])
+        document = candidate("run-1", "b", crystal(1, "Pr"))
+        (known,) = store.candidates("run-1", material_ids=["b"])
+        changes = {"unseen_elements": [], "has_isolated_atoms": False, "out_of_domain": False}
+        store.upsert_candidates([known.model_copy(update=changes)])
+    base = dos_maker("gpaw").recipe
+
+    def recipes(*options):
+        plan = json.loads(screen("validate", "--dry-run", "--json", *options).out)
+        assert plan["recipe"] == base
+        return {row["material_id"]: row["recipe"] for row in plan["to_calculate"]}
+
+    assert recipes() == {"a": base, "b": f"{base}+La-for-Pr"}
+    assert recipes("--lanthanides", "own") == {"a": base, "b": base}
+    assert "(1 with stand-ins for lanthanides)" in screen("validate", "--dry-run").out
+    with open_store(DB) as store:
+        warnings = remarks_on_stand_ins({"Pr": "La"})
+        recipe = f"{base}+La-for-Pr"
+        store.upsert_validations([validation(document, True, recipe=recipe, warnings=warnings)])
+    words = " ".join(screen("show", "b").out.split())
+    assert recipe in words
+    assert "La stands for Pr at the same positions" in words
+    assert "La stands for Pr, without its 4f shell" in words
+    shown = json.loads(screen("show", "b", "--json").out)
+    assert shown["dft"]["warnings"] == warnings
+    assert shown["remarks"] == ["La stands for Pr, without its 4f shell"]
 
 
 # metrics

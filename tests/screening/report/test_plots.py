@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EDOS_GRID
 from screening.errors import ScreeningError
 from screening.report.plots import (
@@ -131,6 +132,54 @@ def test_panels_have_one_material_each_with_both_gaps():
     ]  # fmt: skip
     assert (figure.get_supxlabel(), figure.get_supylabel()) == (energy_label(0.0), DOS_LABEL)
     assert not cut_off(figure) + overlapping(figure)
+
+
+def structure(parts, gap=0.0):
+    """One atom of each element; what each has in s, p, d or f."""
+    symbols = tuple(dict.fromkeys(element for element, _ in parts))
+    dos = np.zeros((len(symbols), 4, EDOS_GRID.size))
+    for (element, shell), values in parts.items():
+        dos[symbols.index(element), "spdf".index(shell)] = values
+    return ElectronicStructure(EDOS_GRID, symbols, dos, dos * EDOS_GRID.width, 0.0, -gap, 0.0)
+
+
+def test_parts_have_the_colour_of_the_element_and_the_line_of_the_shell():
+    parts = {("Ti", "d"): DFT, ("Ti", "s"): DFT / 2, ("O", "p"): PREDICTED, ("O", "s"): DFT / 99}
+    figure = plot_edos(
+        CENTERS, DFT, "TiO", gap=(-2.0, -0.5), max_dos=1.0, projected=structure(parts, gap=1.2)
+    )
+    above, below = figure.axes
+    curves = drawn(below)
+    assert list(curves) == ["all", "Ti s", "Ti d", "O p", "rest"]
+    for (element, shell), values in list(parts.items())[:3]:
+        np.testing.assert_allclose(curves[f"{element} {shell}"].get_data().values, values)
+    np.testing.assert_allclose(curves["all"].get_data().values, sum(parts.values()))
+    np.testing.assert_allclose(curves["rest"].get_data().values, DFT / 99)
+    look = {name: (c.get_edgecolor(), c.get_linestyle()) for name, c in curves.items()}
+    assert look["Ti s"][0] == look["Ti d"][0] != look["O p"][0]
+    assert len({line for _, line in map(look.get, ("Ti s", "Ti d", "O p"))}) == 3
+    assert spans(below) == {False: pytest.approx((-2.0, -0.5))}
+    assert legend_of(below) == list(curves)
+    title = below.get_legend().get_title().get_text()
+    assert title == "Prediction by element and shell: a band gap of 1.20 eV, cut out at 0"
+    assert above.get_xlabel() == ""
+    assert below.get_xlabel() == energy_label(1.2)
+    assert below.get_xlim() == (-4.0, 4.0)
+    assert not cut_off(figure) + overlapping(figure)
+
+
+def test_many_parts_fit_and_those_of_a_metal_say_so():
+    elements = ("La", "Sr", "Ti", "Nb", "O", "F", "Cl")
+    parts = {(e, s): (i + 1) * DFT for i, e in enumerate(elements) for s in "spd"}
+    figure = plot_edos(CENTERS, DFT, "many", projected=structure(parts))
+    below = figure.axes[1]
+    assert len(legend_of(below)) == 10  # all, eight of 21, and the rest
+    assert below.get_legend().get_title().get_text().endswith("shell: a metal")
+    assert below.get_xlabel() == energy_label(0.0)
+    assert not cut_off(figure) + overlapping(figure)
+    nothing = plot_edos(CENTERS, 0 * DFT, "none", projected=structure({("La", "s"): 0 * DFT}))
+    assert legend_of(nothing.axes[1]) == ["all"]
+    assert not cut_off(nothing)
 
 
 @pytest.mark.parametrize(

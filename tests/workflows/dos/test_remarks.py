@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 
+from models.elements import STAND_INS
 from workflows.dos.gpaw.remarks import remarks as gpaw_remarks
 from workflows.dos.remarks import FROZEN_4F, HUBBARD_U
 from workflows.dos.vasp.remarks import remarks as vasp_remarks
@@ -13,7 +14,7 @@ def test_plain_metals_need_no_words(remarks):
 
 
 def test_each_special_element_is_named():
-    text = " ".join(gpaw_remarks(["Nd", "Fe", "O"], spin_polarized=False))
+    text = " ".join(gpaw_remarks(["Nd", "Fe", "O"], spin_polarized=False))  # Nd itself
     assert "Nd_3" in text
     assert "Fe, Nd: computed without spin" in text
     assert "Hubbard U" in text
@@ -28,5 +29,7 @@ def test_tables_are_those_of_the_materials_project():
         from pymatgen.io.vasp.sets import MPRelaxSet
     potcars = MPRelaxSet.CONFIG["POTCAR"]
     assert {e: potcars[e] for e in FROZEN_4F} == FROZEN_4F
+    assert set(STAND_INS) == set(FROZEN_4F) - {"Yb", "Lu"} | {"Gd"}
+    assert potcars["Gd"] == "Gd"
     assert set(HUBBARD_U) == set(MPRelaxSet.CONFIG["INCAR"]["LDAUU"]["O"])
     assert set(HUBBARD_U) == set(MPRelaxSet.CONFIG["INCAR"]["LDAUU"]["F"])

@@ -7,18 +7,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ase.data import atomic_numbers
 from pymatgen.core import Structure
 
 from workflows.dos.base import check_structure
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw.installation import installed, missing
-from workflows.dos.gpaw.remarks import remarks
+from workflows.dos.gpaw.remarks import remarks, remarks_on_stand_ins
 from workflows.dos.gpaw.settings import PAW_ELEMENTS, GpawSettings
 from workflows.dos.limited import one_thread_environment, run_limited
 
@@ -39,6 +40,11 @@ def check(structure: Structure) -> None:
     check_structure(structure, PAW_ELEMENTS, lacking)
 
 
+def symbols(structure: Structure) -> set[str]:
+    """Elements of an ordered structure."""
+    return {site.specie.symbol for site in structure}
+
+
 def compute_dos(
     structure: Structure,
     settings: GpawSettings,
@@ -51,6 +57,7 @@ def compute_dos(
     Parameters
     ----------
     structure : Structure
+        With its own elements, also where settings have stand-ins for them.
     settings : GpawSettings
     recipe : str
         See :func:`workflows.dos.gpaw.maker.recipe_of`.
@@ -65,8 +72,10 @@ def compute_dos(
     """
     started = time.perf_counter()
     result = run_gpaw("dos", structure, settings, wall_time_limit)
-    symbols = {site.specie.symbol for site in structure}
-    notes = remarks(symbols, settings.spin_polarized)
+    own = symbols(structure)
+    stand_ins = settings.stand_ins(own)
+    notes = remarks_on_stand_ins(stand_ins)
+    notes += remarks({stand_ins.get(e, e) for e in own}, settings.spin_polarized)
     if result.pop("safer_mixing"):
         notes.append(
             "the density converged only with safer mixing and "
@@ -78,7 +87,7 @@ def compute_dos(
         engine="gpaw",
         engine_version=installed(),
         recipe=recipe,
-        settings=settings.as_dict(),
+        settings=settings.as_dict() | ({"stand_ins": stand_ins} if stand_ins else {}),
         band_gap=result["cbm"] - result["vbm"],
         wall_time=time.perf_counter() - started,
         is_spin_polarized=settings.spin_polarized,
@@ -98,6 +107,7 @@ def run_gpaw(
     ----------
     task : {'static', 'relax', 'dos'}
     structure : Structure
+        The stand-ins that settings have for its elements are put in their place.
     settings : GpawSettings
     wall_time_limit : float
         In s.
@@ -116,13 +126,15 @@ def run_gpaw(
     for problem in missing():
         raise DosError(problem)
     check(structure)
+    stand_ins = settings.stand_ins(symbols(structure))
+    computed = [stand_ins.get(site.specie.symbol, site.specie.symbol) for site in structure]
     request = {
         "task": task,
         "settings": asdict(settings),
         "cell": structure.lattice.matrix.tolist(),
-        "numbers": [site.specie.Z for site in structure],
+        "numbers": [atomic_numbers[symbol] for symbol in computed],
         "frac_coords": structure.frac_coords.tolist(),
-        "magmoms": _initial_moments(structure) if settings.spin_polarized else None,
+        "magmoms": _initial_moments(computed) if settings.spin_polarized else None,
     }
     log = Path(f"gpaw-{task}.txt").resolve()
     with tempfile.TemporaryDirectory(prefix="gpaw-") as folder:
@@ -153,9 +165,9 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _initial_moments(structure: Structure) -> list[float]:
+def _initial_moments(computed: Iterable[str]) -> list[float]:
     """The Materials Project's initial moments, in Bohr magnetons, all parallel."""
     from pymatgen.io.vasp.sets import MPRelaxSet
 
     moments = MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]
-    return [float(moments.get(site.specie.symbol, DEFAULT_MOMENT)) for site in structure]
+    return [float(moments.get(symbol, DEFAULT_MOMENT)) for symbol in computed]

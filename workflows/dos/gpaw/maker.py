@@ -1,7 +1,8 @@
 """GPAW: an open engine for the DOS, in plane waves, on any machine with a C++ compiler.
 
-PBE, no Hubbard U, no spin-orbit coupling, by default no spin. A static run gives the density, a
-run at fixed density gives the bands on a denser k-mesh, linear tetrahedra give the DOS and the
+PBE, no Hubbard U, no spin-orbit coupling, by default no spin; lanthanides whose 4f shell the
+Materials Project freezes are computed with La or Y in their place. A static run gives the density,
+a run at fixed density gives the bands on a denser k-mesh, linear tetrahedra give the DOS and the
 Fermi level (see :mod:`workflows.dos.gpaw.tetrahedra`).
 
 Both steps are one job: together they take seconds to minutes, and a second job would only move
@@ -12,6 +13,7 @@ process with one OpenMP thread and a wall-time limit.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +25,16 @@ from pymatgen.core import Lattice, Structure
 
 from workflows.dos.base import DosMaker
 from workflows.dos.cost import FIRST_ATOM
-from workflows.dos.document import DosDocument, SourceFacts, recipe_id
+from workflows.dos.document import (
+    DosDocument,
+    SourceFacts,
+    recipe_id,
+    recipe_with_stand_ins,
+)
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import installation
-from workflows.dos.gpaw.calculation import check, compute_dos, run_gpaw
-from workflows.dos.gpaw.settings import PRESETS, GpawSettings
+from workflows.dos.gpaw.calculation import check, compute_dos, run_gpaw, symbols
+from workflows.dos.gpaw.settings import LANTHANIDES, PRESETS, GpawSettings, Lanthanides
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -37,7 +44,12 @@ FIRST_ATOM_TIMES = {"fast": 40.0, "standard": FIRST_ATOM, "accurate": 150.0}  # 
 
 
 def settings_of(
-    preset: str, *, spin_polarized: bool = False, relax: bool = False, **changes: Any
+    preset: str,
+    *,
+    spin_polarized: bool = False,
+    relax: bool = False,
+    lanthanides: Lanthanides = "own",
+    **changes: Any,
 ) -> GpawSettings:
     """Settings of a preset.
 
@@ -45,21 +57,25 @@ def settings_of(
     ----------
     preset : {'fast', 'standard', 'accurate'}
     spin_polarized, relax : bool
+    lanthanides : {'own', 'stand-ins'}
     **changes
         Other fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
 
     Raises
     ------
     DosError
-        If there is no such preset or field.
+        If there is no such preset, field, or way to treat lanthanides.
     """
     if preset not in PRESETS:
         raise DosError(f"no GPAW preset {preset!r}; there are {', '.join(PRESETS)}")
+    if lanthanides not in LANTHANIDES:
+        raise DosError(f"lanthanides as {lanthanides!r}; use {' or '.join(LANTHANIDES)}")
     try:
         return replace(
             PRESETS[preset],
             spin_polarized=spin_polarized,
             relax_ecut=RELAX_ECUT if relax else None,
+            lanthanides=lanthanides,
             **changes,
         )
     except TypeError:
@@ -69,7 +85,7 @@ def settings_of(
         ) from None
 
 
-def recipe_of(settings: GpawSettings, preset: str) -> str:
+def recipe_of(settings: GpawSettings, preset: str, elements: Iterable[str] = ()) -> str:
     """Recipe that a document of these settings has.
 
     Parameters
@@ -77,8 +93,11 @@ def recipe_of(settings: GpawSettings, preset: str) -> str:
     settings : GpawSettings
     preset : str
         Goes into the name.
+    elements : iterable of str
+        Of the material; those with stand-ins are named, as in ``"...+La-for-Pr"``.
     """
-    return recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
+    recipe = recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
+    return recipe_with_stand_ins(recipe, settings.stand_ins(elements))
 
 
 @dataclass
@@ -202,6 +221,10 @@ class GpawDosMaker(DosMaker):
         Relax cell and positions first. Materials Project structures are relaxed already.
     spin_polarized : bool
         Two spin channels; the DOS is their sum.
+    lanthanides : {'stand-ins', 'own'}
+        Compute the DOS with La in the place of Pr to Sm and Y in that of Gd to Tm, at the same
+        positions, or with their own 4f electrons; see
+        :meth:`workflows.dos.gpaw.settings.GpawSettings.stand_ins`.
     wall_time_limit : float
         Of each job, in s.
     user_settings : dict
@@ -214,6 +237,8 @@ class GpawDosMaker(DosMaker):
     >>> flow = GpawDosMaker(preset="fast").make(aluminium, material_id="mp-998860")
     >>> [job.name for job in flow.jobs]
     ['GPAW DOS']
+    >>> GpawDosMaker().recipe_for(["N", "Pr"])
+    'gpaw-pbe-standard-8c0a6922+La-for-Pr'
 
     ``jobflow.run_locally(flow)`` runs it here, ``lpad.add_wf(flow_to_workflow(flow))`` sends it
     to a launchpad; ``flow.output`` is a :class:`~workflows.dos.document.DosDocument`.
@@ -228,6 +253,7 @@ class GpawDosMaker(DosMaker):
     preset: str = "standard"
     relax: bool = False
     spin_polarized: bool = False
+    lanthanides: Lanthanides = "stand-ins"
     wall_time_limit: float = 3600.0
     user_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -235,7 +261,11 @@ class GpawDosMaker(DosMaker):
     def settings(self) -> GpawSettings:
         """Settings of the DOS and of the relaxation, if any."""
         return settings_of(
-            self.preset, spin_polarized=self.spin_polarized, relax=self.relax, **self.user_settings
+            self.preset,
+            spin_polarized=self.spin_polarized,
+            relax=self.relax,
+            lanthanides=self.lanthanides,
+            **self.user_settings,
         )
 
     @property
@@ -243,14 +273,28 @@ class GpawDosMaker(DosMaker):
         """Recipe of the documents; known before anything runs."""
         return recipe_of(self.settings, self.preset)
 
+    def recipe_for(self, elements: Iterable[str]) -> str:
+        """Recipe of a material, which names the stand-ins of its elements."""
+        return recipe_of(self.settings, self.preset, elements)
+
     @property
     def first_atom_time(self) -> float:
         """Time in s that a cell of one atom takes; see ``tests/benchmarks/results``."""
         return FIRST_ATOM_TIMES[self.preset]
 
     def check(self, structure: Structure) -> None:
-        """Refuse what GPAW cannot compute; see :func:`workflows.dos.gpaw.calculation.check`."""
+        """Refuse what GPAW cannot compute; see :func:`workflows.dos.gpaw.calculation.check`.
+
+        Also a relaxation of what has stand-ins: it would find their bond lengths.
+        """
         check(structure)
+        if self.relax and (stand_ins := self.settings.stand_ins(symbols(structure))):
+            raise DosError(
+                f"{', '.join(stand_ins)}: not relaxed, since that would find the bond lengths of "
+                f"{', '.join(sorted(set(stand_ins.values())))}, which has the place in the DOS; "
+                "leave out the relaxation (--no-relax), or compute the 4f electrons "
+                "(--lanthanides own)"
+            )
 
     def jobs(
         self, structure: Structure, material_id: str | None, source: SourceFacts
@@ -264,7 +308,7 @@ class GpawDosMaker(DosMaker):
         source : SourceFacts
             Not used: the bands themselves decide the k-mesh, and `relax` alone the relaxation.
         """
-        recipe = self.recipe
+        recipe = self.recipe_for(symbols(structure))
         jobs: list[Job | Flow] = []
         started_from = structure
         if self.relax:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from workflows.dos.remarks import HUBBARD_U, among, frozen_4f, remarks_on_magnetism
+from workflows.dos.remarks import FROZEN_4F, HUBBARD_U, among, frozen_4f, remarks_on_magnetism
 
 
 def remarks(symbols: Iterable[str], spin_polarized: bool) -> list[str]:
@@ -47,3 +47,28 @@ def remarks(symbols: Iterable[str], spin_polarized: bool) -> list[str]:
             "fluorides (PBE+U), which opens gaps and shifts d states by eV"
         )
     return notes + remarks_on_magnetism(present, spin_polarized)
+
+
+def remarks_on_stand_ins(stand_ins: Mapping[str, str]) -> list[str]:
+    """Which elements were computed in the place of others, and what that leaves out.
+
+    Parameters
+    ----------
+    stand_ins : mapping of str to str
+        The element that was computed, by the one in whose place it was.
+
+    Examples
+    --------
+    >>> remarks_on_stand_ins({"Pr": "La"})
+    ['La stands for Pr at the same positions: no 4f electrons, as in the MP recipe (Pr_3)']
+    """
+    return [
+        f"{other} stands for {element} at the same positions: no 4f electrons, {_in_mp(element)}"
+        for element, other in stand_ins.items()
+    ]
+
+
+def _in_mp(element: str) -> str:
+    if element in FROZEN_4F:
+        return f"as in the MP recipe ({FROZEN_4F[element]})"
+    return "which the MP recipe has in the valence, with their moment"

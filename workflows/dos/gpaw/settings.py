@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
+from models.elements import stand_ins_among
+
+Lanthanides = Literal["stand-ins", "own"]
+LANTHANIDES: tuple[Lanthanides, ...] = get_args(Lanthanides)
 PAW_ELEMENTS = frozenset(chemical_symbols[1:87]) - {"Tc", "Po", "At"}
 """The 83 elements with a PBE data set in gpaw-data: H to Rn without Tc, Po and At."""
 
@@ -45,6 +50,9 @@ class GpawSettings:
     relax_fmax : float
         Largest force (and stress times volume) that a relaxation leaves, in eV/Å.
     xc : str
+    lanthanides : {'own', 'stand-ins'}
+        What lanthanides other than La, Ce, Eu, Yb and Lu are computed with; see
+        :meth:`stand_ins`.
     """
 
     ecut: float
@@ -60,11 +68,39 @@ class GpawSettings:
     relax_ecut: float | None = None
     relax_fmax: float = 0.03
     xc: str = "PBE"
+    lanthanides: Lanthanides = "own"
+
+    def stand_ins(self, elements: Iterable[str]) -> dict[str, str]:
+        """Those of some elements in whose place another one is computed, and that one.
+
+        The Materials Project freezes the 4f shell of these lanthanides in the core. GPAW's data
+        sets have it in the valence, where PBE puts it at the Fermi level. An element of the same
+        valence without 4f electrons, at the same positions, has the DOS without it
+        (:data:`models.elements.STAND_INS`). Gd, which is in the Materials Project's valence, is
+        itself in a spin-polarised calculation, since its moment is 4f.
+
+        Parameters
+        ----------
+        elements : iterable of str
+
+        Examples
+        --------
+        >>> GpawSettings(340, 0.35, 0.25, 0.25, lanthanides="stand-ins").stand_ins(["Pr", "N"])
+        {'Pr': 'La'}
+        >>> PRESETS["fast"].stand_ins(["Pr", "N"])
+        {}
+        """
+        if self.lanthanides == "own":
+            return {}
+        as_themselves = {"Gd"} if self.spin_polarized else set()
+        return stand_ins_among(set(elements) - as_themselves)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, with the parts of the recipe that are not numbers."""
+        """JSON values of what is the same for all elements, also what is not a number."""
+        settings = asdict(self)
+        del settings["lanthanides"]
         return {
-            **asdict(self),
+            **settings,
             "mode": "plane waves",
             "data_sets": "gpaw-data PBE",
             "dos": "linear tetrahedra, fixed density",

@@ -13,10 +13,6 @@ import torch
 
 from models.architectures.registry import build_model, config_for, graphs_for, unsuited
 from models.architectures.tight_binding.bands import levels
-from models.architectures.tight_binding.electronic_structure import (
-    ElectronicStructure,
-    electronic_structure,
-)
 from models.architectures.tight_binding.free_atoms import free_atoms
 from models.architectures.tight_binding.model import NEIGHBORS, TightBinding
 from models.crystal import ATOMIC_NUMBERS, Crystal
@@ -26,6 +22,7 @@ from models.errors import ModelError
 from models.graphs.graph import GraphBatch, GraphConfig, build_graph
 from models.predictor import SpectrumPredictor
 from models.spectra.band_labels import DEPTHS, BandLabels
+from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
 from models.training.checkpoint import save_checkpoint
@@ -63,6 +60,11 @@ def graphs(structures: list[Crystal]) -> GraphBatch:
 def states(structures: list[Crystal], model: TightBinding | None = None) -> torch.Tensor:
     with torch.inference_mode():
         return (model or small()).states(graphs(structures))
+
+
+def electronic_structure(model: TightBinding, crystal: Crystal) -> ElectronicStructure:
+    with torch.inference_mode():
+        return model.electronic_structure(graphs([crystal]))
 
 
 class TestTightBinding(ArchitectureBattery):
@@ -142,32 +144,60 @@ def test_the_spectrum_of_isolated_atoms_is_their_levels() -> None:
     spectrum = states([isolated("Mg")])[0] * EDOS_GRID.width
     centers = torch.from_numpy(EDOS_GRID.centers)
     assert float(spectrum[(centers < 0.9) & (centers > -0.9)].sum()) == pytest.approx(8, abs=0.05)
-    structure = electronic_structure(small(), isolated("Mg"), GRAPH)
+    structure = electronic_structure(small(), isolated("Mg"))
     s, p = free_atoms().levels[12, :2].tolist()
     assert structure.valence_band_maximum == pytest.approx(s, abs=0.02)
     assert structure.band_gap == pytest.approx(p - s, abs=0.03)
 
 
 def test_an_odd_number_of_electrons_is_a_metal() -> None:
-    structure = electronic_structure(small(), isolated("Na"), GRAPH)
+    structure = electronic_structure(small(), isolated("Na"))
     assert structure.band_gap == 0
     assert structure.fermi_level == pytest.approx(free_atoms().levels[11, 0], abs=0.02)
 
 
 def test_projections_add_up_to_the_spectrum() -> None:
     for crystal in (rocksalt(cation=57, anion=15), *crystals(3)):
-        structure = electronic_structure(small(members=2), crystal, GRAPH)
+        structure = electronic_structure(small(members=2), crystal)
         assert structure.projected_dos.shape == (len(crystal), 4, EDOS_GRID.size)
         expected = states([crystal], small(members=2))[0].numpy()
         np.testing.assert_allclose(structure.dos, expected, atol=2e-3 * expected.max())
 
 
+def test_band_gaps_come_with_the_spectra() -> None:
+    """An insulator, a metal, and whichever the others are; the mean of the members."""
+    structures = [isolated("Mg"), isolated("Na"), *crystals(3)]
+    model = small(members=2)
+    with torch.inference_mode():
+        gaps = model.states_and_gaps(graphs(structures))[1].tolist()
+    assert gaps == pytest.approx(
+        [electronic_structure(model, crystal).band_gap for crystal in structures], abs=2e-3
+    )
+    assert gaps[0] > 1
+    assert gaps[1] == 0
+
+
+def test_sharp_levels_are_counted_below_and_above_the_edges() -> None:
+    """An insulator with flat edges, and a metal: all states, and the electrons below 0."""
+    wide = EnergyGrid(start=-60.0, width=0.5, size=240)
+    torch.manual_seed(0)
+    config = config_for("tight-binding", SMALL | {"members": 2}, SETTING, wide)
+    model = build_model("tight-binding", wide.size, config).eval()
+    assert isinstance(model, TightBinding)
+    for crystal, orbitals, electrons in ((isolated("Mg"), 10, 2), (rocksalt(), 20, 8)):
+        structure = electronic_structure(model, crystal)
+        assert structure.is_metal is (electrons == 8)
+        below, both = structure.states(-60, 0), structure.states(-60, 60)
+        assert sum(both.values()) == pytest.approx(2 * orbitals, abs=1e-3)
+        assert sum(below.values()) == pytest.approx(electrons, abs=0.01)
+
+
 def test_projections_know_atoms_and_shells() -> None:
     """The 4f of lutetium are filled, lie deep and are its own; sodium chloride is Cl p below."""
-    structure: ElectronicStructure = electronic_structure(small(), rocksalt(), GRAPH)
+    structure: ElectronicStructure = electronic_structure(small(), rocksalt())
     below = structure.projected_dos[:, :, :64].sum(2)
     assert below[1, 1] > 0.5 * below.sum()
-    lanthanum = electronic_structure(small(), rocksalt(6.0, cation=57, anion=15), GRAPH)
+    lanthanum = electronic_structure(small(), rocksalt(6.0, cation=57, anion=15))
     assert lanthanum.projected_dos[0, 3].sum() > 0
     assert lanthanum.projected_dos[1, 3].sum() == 0
 
@@ -175,7 +205,7 @@ def test_projections_know_atoms_and_shells() -> None:
 def test_a_stand_in_has_the_spectrum_of_the_other_element() -> None:
     """Not the same to the last digit: distances are relative to the radius of the atom itself."""
     praseodymium, lanthanum = (
-        electronic_structure(small(), rocksalt(6.0, cation=z, anion=15), GRAPH) for z in (59, 57)
+        electronic_structure(small(), rocksalt(6.0, cation=z, anion=15)) for z in (59, 57)
     )
     assert praseodymium.dos.sum() == pytest.approx(lanthanum.dos.sum(), rel=0.1)
     assert abs(praseodymium.fermi_level - lanthanum.fermi_level) < 0.3
@@ -190,7 +220,7 @@ def test_an_element_without_levels_is_refused(symbol: str) -> None:
     with pytest.raises(ModelError, match=f"no atomic levels for {symbol}"):
         states([crystal])
     with pytest.raises(ModelError, match=f"no atomic levels for {symbol}"):
-        electronic_structure(small(), crystal, GRAPH)
+        electronic_structure(small(), crystal)
 
 
 def test_a_cell_with_too_many_orbitals_is_refused() -> None:
@@ -308,6 +338,14 @@ def test_trained_saved_loaded_and_used(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = trained.checkpoint.model.states(dataset.graphs.select(torch.arange(3)))
     np.testing.assert_allclose(found.values[:3], expected.numpy(), atol=1e-2)
+    assert np.isnan(found.band_gaps).tolist() == [False] * 3 + [True] * 2
+    for i, crystal in enumerate(structures[:3]):
+        structure = predictor.electronic_structure(crystal)
+        assert structure is not None
+        assert structure.band_gap == pytest.approx(found.band_gaps[i], abs=2e-3)
+        np.testing.assert_allclose(structure.dos, found.values[i], atol=1e-2)
+    with pytest.raises(ModelError, match="no atomic levels for U"):
+        predictor.electronic_structure(rocksalt(cation=92))
 
 
 def test_the_atoms_of_the_table_are_as_gpaw_counts_them() -> None:

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from ase.build import bulk
-from jobflow import JobStore, run_locally
+from jobflow import Flow, JobStore, run_locally
 from jobflow.managers.fireworks import flow_to_workflow
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
@@ -28,7 +28,13 @@ from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import calculation as gpaw
 from workflows.dos.gpaw import worker as gpaw_worker
-from workflows.dos.gpaw.maker import GpawDosMaker, GpawRelaxMaker, GpawStaticMaker, recipe_of
+from workflows.dos.gpaw.maker import (
+    GpawDosMaker,
+    GpawRelaxMaker,
+    GpawStaticMaker,
+    gpaw_dos,
+    recipe_of,
+)
 from workflows.dos.gpaw.settings import PAW_ELEMENTS, PRESETS, k_mesh
 from workflows.dos.gpaw.tetrahedra import BandMesh
 
@@ -56,6 +62,7 @@ RESULT = {
     "safer_mixing": False,
 }
 
+FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 needs_gpaw = pytest.mark.skipif(
     importlib.util.find_spec("gpaw") is None, reason="GPAW is not installed"
 )
@@ -209,6 +216,7 @@ def test_element_list_is_that_of_the_installed_data_sets():
     [
         ({"preset": "best"}, "no GPAW preset 'best'; there are fast, standard, accurate"),
         ({"user_settings": {"cutoff": 1}}, "no GPAW setting cutoff; there are ecut"),
+        ({"lanthanides": "frozen"}, "lanthanides as 'frozen'; use stand-ins or own"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -248,10 +256,81 @@ def test_bands_that_miss_the_window_are_an_error(fake_worker):
 def test_warnings_go_into_the_document(fake_worker):
     fake_worker({**RESULT, "safer_mixing": True})
     neodymium = Structure(Lattice.cubic(4), ["Nd"], [[0, 0, 0]])
-    document = run(GpawDosMaker().make(neodymium))
+    document = run(GpawDosMaker(lanthanides="own").make(neodymium))
+    assert any("GPAW treats the 4f electrons as valence" in w for w in document.warnings)
     assert any("Nd_3" in w for w in document.warnings)
     assert any("without spin polarisation" in w for w in document.warnings)
     assert any("safer mixing" in w for w in document.warnings)
+
+
+def rocksalt(cation, anion="N", a=5.2):
+    """Two atoms; `a` of the cubic cell in Å."""
+    return Structure(Lattice(np.full((3, 3), a / 2) - np.eye(3) * a / 2), [cation, anion], SITES)
+
+
+SITES = [[0, 0, 0], [0.5, 0.5, 0.5]]
+
+
+def test_lanthanides_are_computed_with_stand_ins_and_the_document_is_of_the_material(fake_worker):
+    requests = fake_worker(RESULT)
+    structure = rocksalt("Pr")
+    document = run(GpawDosMaker().make(structure, material_id="m"))
+    (request,) = requests
+    assert request["numbers"] == [57, 7]
+    assert request["cell"] == structure.lattice.matrix.tolist()
+    assert request["frac_coords"] == SITES
+    assert document.formula == "PrN"
+    assert document.structure == structure
+    assert document.recipe == f"{GpawDosMaker().recipe}+La-for-Pr"
+    assert document.settings["stand_ins"] == {"Pr": "La"}
+    (remark,) = document.warnings
+    assert remark.startswith("La stands for Pr at the same positions: no 4f electrons")
+    assert "Pr_3" in remark
+
+
+def test_a_material_without_stand_ins_has_the_settings_and_the_recipe_of_before(fake_worker):
+    fake_worker(RESULT)
+    maker = GpawDosMaker()
+    for symbol in ("Al", "La", "Ce", "Eu", "Yb", "Lu"):
+        document = run(maker.make(Structure(Lattice.cubic(4), [symbol], [[0, 0, 0]])))
+        assert document.recipe == maker.recipe == "gpaw-pbe-standard-8c0a6922"
+        assert not {"stand_ins", "lanthanides"} & document.settings.keys()
+
+
+def test_a_lanthanide_with_its_own_electrons_has_the_recipe_of_before(fake_worker):
+    requests = fake_worker(RESULT)
+    maker = GpawDosMaker(lanthanides="own")
+    document = run(maker.make(rocksalt("Pr")))
+    assert requests[0]["numbers"] == [59, 7]
+    assert document.recipe == GpawDosMaker().recipe == maker.recipe_for(["N", "Pr"])
+    assert "stand_ins" not in document.settings
+
+
+def test_a_spin_polarised_calculation_has_gadolinium_itself_since_its_moment_is_4f(fake_worker):
+    requests = fake_worker({**RESULT, "magnetization": 0.0})
+    for spin_polarized, computed in ((False, [39, 39]), (True, [64, 39])):
+        maker = GpawDosMaker(spin_polarized=spin_polarized)
+        document = run(maker.make(rocksalt("Gd", "Ho")))
+        assert requests[-1]["numbers"] == computed
+        gadolinium = [w for w in document.warnings if w.startswith("Y stands for Gd")]
+        assert len(gadolinium) == (0 if spin_polarized else 1)
+    assert document.recipe.endswith("+Y-for-Ho")
+
+
+def test_what_has_stand_ins_is_not_relaxed():
+    with pytest.raises(DosError, match=r"Ho, Pr: not relaxed, .* bond lengths of La, Y"):
+        GpawDosMaker(relax=True).make(rocksalt("Pr", "Ho"))
+    flow = GpawDosMaker(relax=True, lanthanides="own").make(rocksalt("Pr"))
+    assert [job.name for job in flow.jobs] == ["GPAW relax", "GPAW DOS"]
+
+
+def test_a_job_of_an_older_program_computes_the_lanthanide_itself(fake_worker):
+    requests = fake_worker(RESULT)
+    settings = asdict(PRESETS["standard"])
+    del settings["lanthanides"]
+    flow = Flow([gpaw_dos(rocksalt("Pr"), settings, "gpaw-pbe-standard-8c0a6922", 10.0)])
+    run(flow)
+    assert requests[0]["numbers"] == [59, 7]
 
 
 def test_initial_moments_are_those_of_the_materials_project(fake_worker):
@@ -351,7 +430,7 @@ def test_aluminium_is_a_nearly_free_electron_metal(tmp_path, monkeypatch):
 @pytest.mark.dft
 @pytest.mark.slow
 @needs_gpaw
-@pytest.mark.parametrize("material_id", ["mp-1039010", "mp-1094298"])  # MgAl, SrMg
+@pytest.mark.parametrize("material_id", ["mp-1039010", *(["mp-1094298"] * FULL)])  # MgAl, SrMg
 def test_verdict_on_a_metal_does_not_change_on_the_next_finer_mesh(tmp_path, material_id):
     folder = os.environ.get("SCREEN_TEST_DATA")
     if not folder:
@@ -412,6 +491,22 @@ def test_iron_is_magnetic(tmp_path, monkeypatch):
     assert document.is_magnetic
     assert document.is_metal
     assert any("ferromagnetic" in w for w in document.warnings)
+
+
+@pytest.mark.dft
+@needs_gpaw
+def test_a_stand_in_has_the_spectrum_of_the_other_element(tmp_path, monkeypatch):
+    """PrN is LaN at the same positions, to the last digit, but for its name."""
+    monkeypatch.chdir(tmp_path)
+    coarse = {"k_spacing_scf": 1.1, "k_spacing_dos": 1.1, "k_spacing_metal": 1.1, "ecut": 200.0}
+    maker = GpawDosMaker(preset="fast", user_settings=coarse)
+    praseodymium, lanthanum = (run(maker.make(rocksalt(symbol))) for symbol in ("Pr", "La"))
+    assert praseodymium.dos == lanthanum.dos
+    assert praseodymium.energies == lanthanum.energies
+    assert praseodymium.energy == lanthanum.energy
+    assert praseodymium.n_electrons == lanthanum.n_electrons == 16
+    assert (praseodymium.formula, lanthanum.formula) == ("PrN", "LaN")
+    assert praseodymium.recipe == f"{lanthanum.recipe}+La-for-Pr"
 
 
 @pytest.mark.dft

@@ -1,0 +1,85 @@
+"""`screen distill`: what a slow predictor says of many structures, for a fast one to learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.cli import options
+from screening.cli.invocation import resumable
+
+if TYPE_CHECKING:
+    from screening.training_sets.distillation import DistillReport
+
+
+def distill(
+    structures: Annotated[
+        Path, typer.Argument(help="Structures without a DFT DOS: a table, a file, or a folder.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    teacher: Annotated[
+        str, typer.Option(help="Folder of the teacher, or the name of a shipped predictor.")
+    ] = "tight-binding-edos",
+    max_sites: Annotated[
+        int | None, typer.Option(min=1, help="Most atoms in the primitive cell.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Structures to read; all by default.")
+    ] = None,
+    recursive: options.Recursive = False,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Label structures with a slow, good predictor, for `screen train` to teach a fast one.
+
+    Called again, it goes on where it was interrupted.
+    """
+    from models.predictor import SpectrumPredictor
+    from screening.cli.console import print_json, progress_bars, stderr, stdout
+    from screening.sources import open_source
+    from screening.training_sets.distillation import distill as distill_all
+    from workflows.hardware import worker_processes
+    from workflows.progress import reporting_to, steps_of
+
+    source = open_source(structures, **({"recursive": True} if recursive else {}))
+    predictor = SpectrumPredictor.load(teacher, device)
+    again = resumable("the same command goes on from here")
+    with again, progress_bars(quiet) as report, reporting_to(report):
+        distilled = distill_all(
+            source,
+            out,
+            predictor,
+            max_sites=max_sites,
+            limit=limit,
+            workers=workers or worker_processes(),
+            progress=steps_of("labelled"),
+        )
+    predictor.close()
+    if as_json:
+        print_json(_document(distilled, source.attribution))
+        return
+    stdout().print(_table(distilled))
+    if source.attribution:
+        stderr(quiet).print(source.attribution)
+
+
+def _document(distilled: DistillReport, attribution: str | None) -> dict[str, Any]:
+    return {
+        "path": str(distilled.path),
+        "teacher": distilled.teacher,
+        "written": distilled.written,
+        "left_out": distilled.left_out,
+        "attribution": attribution,
+    }
+
+
+def _table(distilled: DistillReport) -> Any:
+    from screening.cli.console import table
+
+    rows = [(f"written to {distilled.path}", distilled.written)]
+    rows += [(f"left out: {reason}", n) for reason, n in distilled.left_out.items()]
+    return table(f"Labels of {distilled.teacher}", ("what became of them", "structures"), rows)

@@ -1,0 +1,229 @@
+"""Labels of a teacher: what a slow predictor says of structures that have no DFT DOS.
+
+A fast predictor learns from these first and from DFT labels then (`teacher` in
+:class:`models.training.config.TrainingConfig`), so that it sees tens of thousands of materials
+where DFT has labelled hundreds. The file says whose labels these are: nothing takes them for DFT's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.crystal import Crystal
+from models.data.label_files import SPECTRUM, Teacher
+from models.data.label_rules import Origin, why_forbidden
+from models.training.card import ModelCard
+from models.writing import replacing
+from screening.candidate import SourceItem, Unreadable
+from screening.errors import ScreeningError
+from screening.sources import Source
+from screening.table_parts import TableParts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from models.predictor import SpectrumPredictor
+
+PART = 500  # structures that are labelled and kept at a time
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What became of the structures.
+
+    Parameters
+    ----------
+    path : Path
+    teacher : str
+        Id of the model.
+    written : int
+        Labels in the file.
+    left_out : dict of str to int
+        Structures without a label, by reason.
+    """
+
+    path: Path
+    teacher: str
+    written: int
+    left_out: dict[str, int]
+
+
+def distill(
+    source: Source,
+    out: Path,
+    predictor: SpectrumPredictor,
+    *,
+    max_sites: int | None = None,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int | None], object] | None = None,
+) -> DistillReport:
+    """Label all structures of a source; called again, it goes on where it was interrupted.
+
+    Structures are labelled in their primitive cells. There is no label for one that the source
+    calls magnetic or :mod:`models.data.label_rules` has no label of, or with an element that the
+    teacher was not trained on.
+
+    Parameters
+    ----------
+    source : Source
+    out : Path
+        Parquet file to write: structures, and `spectrum` in states/eV/cell.
+    predictor : SpectrumPredictor
+        The teacher, with its model card: the card says which materials it was tested on, and
+        these no student may learn from either.
+    max_sites : int, optional
+        Most atoms in the primitive cell.
+    limit : int, optional
+        Of structures read.
+    workers : int
+        Processes.
+    progress : callable, optional
+        Called with the structures that are done and those that are expected, if that is known.
+
+    Raises
+    ------
+    ScreeningError
+        In one line, if no structure gets a label or the file cannot be written.
+    """
+    card = ModelCard.read(predictor.folder)
+    teacher = Teacher(
+        model_id=predictor.model_id, split_seed=card.split_seed, split_by=card.split_by
+    )
+    parts = TableParts(out.with_name(f"{out.name}.parts"), _schema)
+    parts.begin(json.dumps([teacher.model_dump(), source.fingerprint, max_sites, limit, PART]))
+    total = source.total if limit is None else min(limit, source.total or limit)
+    items = islice(source, limit)
+    done = 0
+    for name in map("{:08}".format, range(10**8)):
+        batch = list(islice(items, PART))
+        if not batch:
+            break
+        if parts.ids(name) is None:
+            parts.write(name, _rows(batch, predictor, max_sites, workers))
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+    report = _join(out, parts, teacher, predictor, source)
+    parts.remove()
+    return report
+
+
+def _rows(
+    batch: Sequence[SourceItem], predictor: SpectrumPredictor, max_sites: int | None, workers: int
+) -> list[Row]:
+    """A row for each structure, with its label or the reason why it has none."""
+    rows: list[Row] = [{"material_id": item.material_id} for item in batch]
+    crystals: dict[int, Crystal] = {}
+    for i, item in enumerate(batch):
+        crystal = _usable(item, predictor, max_sites)
+        if isinstance(crystal, str):
+            rows[i]["reason"] = crystal
+        else:
+            crystals[i] = crystal
+    predicted = predictor.predict(list(crystals.values()), workers=workers)
+    for k, (i, crystal) in enumerate(crystals.items()):
+        if reason := predicted.failures.get(k):
+            rows[i]["reason"] = reason
+        else:
+            rows[i] |= {
+                "formula": crystal.formula,
+                "lattice": crystal.lattice.ravel(),
+                "species": crystal.atomic_numbers,
+                "frac_coords": crystal.frac_coords.ravel(),
+                SPECTRUM: predicted.values[k],
+            }
+    return rows
+
+
+def _usable(item: SourceItem, predictor: SpectrumPredictor, max_sites: int | None) -> Crystal | str:
+    """The crystal in its primitive cell, or why it gets no label."""
+    if isinstance(item, Unreadable):
+        return item.reason
+    if item.is_magnetic:
+        return "magnetic"
+    if unfamiliar := predictor.unfamiliar(item.structure):
+        return f"the teacher was not trained on {unfamiliar[0]}"
+    candidate = item.reduced()
+    if max_sites is not None and candidate.nsites > max_sites:
+        return f"more than {max_sites} atoms in the cell"
+    # Lanthanides that the teacher was trained on had stand-ins for their 4f shell.
+    frozen = frozenset(candidate.structure.atomic_numbers.tolist())
+    origin = Origin(source_gap=candidate.band_gap, stand_ins=frozen)
+    return why_forbidden(candidate.structure, origin) or candidate.structure
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("material_id", pa.string()),
+            ("formula", pa.string()),
+            ("lattice", pa.list_(pa.float64())),
+            ("species", pa.list_(pa.int16())),
+            ("frac_coords", pa.list_(pa.float64())),
+            (SPECTRUM, pa.list_(pa.float32())),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+def _join(
+    out: Path, parts: TableParts, teacher: Teacher, predictor: SpectrumPredictor, source: Source
+) -> DistillReport:
+    """Write the labels of all parts in one file; an id that comes twice counts once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    left_out: Counter[str] = Counter()
+    for table in parts.tables():
+        left_out.update(r for r in table["reason"].to_pylist() if r is not None)
+    schema = _schema().remove(_schema().get_field_index("reason"))
+    metadata = {
+        "grid": predictor.grid.model_dump_json(),
+        "teacher": teacher.model_dump_json(),
+        "source": json.dumps(source.provenance),
+        "attribution": source.attribution or "",
+    }
+    seen: set[str] = set()
+    try:
+        with (
+            replacing(out) as unfinished,
+            pq.ParquetWriter(unfinished, schema.with_metadata(metadata), compression="zstd") as to,
+        ):
+            for labelled in _labelled(parts, seen):
+                to.write_table(labelled.select(schema.names).cast(to.schema))
+            if not seen:
+                raise ScreeningError(
+                    f"{source.name}: no structure gets a label ({_most(left_out)})"
+                )
+    except (OSError, pa.ArrowException) as error:
+        raise ScreeningError(f"cannot write {out}: {error}") from None
+    return DistillReport(out, predictor.model_id, len(seen), dict(left_out.most_common()))
+
+
+def _labelled(parts: TableParts, seen: set[str]) -> Iterator[pa.Table]:
+    """Rows of each part that have a label, each id for the first time."""
+    import pyarrow as pa
+
+    for table in parts.tables():
+        ids = zip(table["material_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        rows = []
+        for row, (material_id, reason) in enumerate(ids):
+            if reason is None and material_id not in seen:
+                seen.add(material_id)
+                rows.append(row)
+        yield table.take(pa.array(rows, pa.int64()))
+
+
+def _most(left_out: Counter[str]) -> str:
+    return "; ".join(f"{n} {reason}" for reason, n in left_out.most_common(3)) or "there is none"
