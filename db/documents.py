@@ -282,7 +282,15 @@ class FilterCount(Model):
 
 
 class Run(Document):
-    """One screening run."""
+    """One screening run.
+
+    Parameters
+    ----------
+    model_id : str or None
+        Of the model that judges all candidates.
+    second_model_id : str or None
+        Of the model that judges the best of them again; None in runs without one.
+    """
 
     run_id: Identifier
     state: RunState = "running"
@@ -291,6 +299,7 @@ class Run(Document):
     funnel: list[FilterCount] = Field(default_factory=list)
     counts: Counts = Field(default_factory=dict)
     model_id: Identifier | None = None
+    second_model_id: Identifier | None = None
     selection: list[Identifier] = Field(default_factory=list)
     source: FreeDict = Field(default_factory=dict)
     created_at: Time = Field(default_factory=utc_now)
@@ -302,6 +311,14 @@ class Run(Document):
     def key(self) -> str:
         """The run's identifier."""
         return self.run_id
+
+
+class FirstVerdict(Model):
+    """What the first model of a run said of a candidate that was to be judged again."""
+
+    model_id: Identifier
+    is_positive: Flag
+    score: Number
 
 
 class CandidateDoc(Document):
@@ -327,14 +344,16 @@ class CandidateDoc(Document):
     shard : int or None
         Which part of the run's work the candidate is in.
     state : str
-        ``"pending"``: passed the filters and awaits a prediction; ``"screened"``;
-        ``"rejected"`` and ``"failed"``, both with a `reason`.
+        ``"pending"``: passed the filters and awaits a prediction, of the run's second model if
+        there is a `first_verdict`; ``"screened"``; ``"rejected"`` and ``"failed"``, both with a
+        `reason`.
     structure : dict or None
         Dict of a pymatgen structure.
     remarks : list of str or None
-        What a person should know of how the structure was read, such as a repair of its file.
+        What a person should know of how the structure was read, such as a repair of its file,
+        and why the run's second model did not judge it.
     unseen_elements : list of str or None
-        Elements that the training set of the run's model lacks.
+        Elements that the training set of the model lacks whose verdict this is.
     has_isolated_atoms : bool or None
         Whether an atom touches no other.
     out_of_domain : bool or None
@@ -343,9 +362,15 @@ class CandidateDoc(Document):
     is_positive_per_atom : bool or None
         `is_positive` with the threshold of the DOS for an atom instead of for the cell; the same
         as `is_positive` in a run whose threshold is for an atom.
+    model_id : str or None
+        Of the model that gave the verdict: of two the second one.
+    first_verdict : FirstVerdict or None
+        Of a candidate that was to be judged again; the verdict still is the first one where the
+        second model would not.
 
-    The last five are None in documents older than they, and in candidates that were not to be
-    screened, but for `remarks`.
+    `remarks`, `unseen_elements`, `has_isolated_atoms`, `out_of_domain` and `is_positive_per_atom`
+    are None in documents older than they, and in candidates that were not to be screened, but for
+    `remarks`.
     """
 
     run_id: Identifier
@@ -376,6 +401,7 @@ class CandidateDoc(Document):
     is_positive: Flag | None = None
     is_positive_per_atom: Flag | None = None
     score: Number | None = None
+    first_verdict: FirstVerdict | None = None
 
     @property
     def key(self) -> CandidateKey:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
 CHUNK = 256  # structures that a process gets at a time,
-CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work
+CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work,
+STATES_CHUNK = 32  # as is this of a model that diagonalises matrices
 IN_PROCESS = 200  # fewer structures than this are not worth starting processes
 
 
@@ -220,6 +221,11 @@ class SpectrumPredictor:
                 self._pool.kill()
             raise
 
+    def refusals(self, structures: Sequence[Crystal | Structure]) -> dict[int, str]:
+        """Which structures :meth:`predict` would fail on, and why, without predicting any."""
+        graphs = build_graphs(structures, self.shape.card.graph)
+        return _failures(_refused(graphs, self.shape))
+
     def close(self) -> None:
         """End the worker processes."""
         if self._pool:
@@ -229,13 +235,14 @@ class SpectrumPredictor:
     def _predict_chunks(
         self, structures: Sequence[Crystal | Structure], workers: int
     ) -> Iterator[PredictedSpectra]:
-        chunks = list(_chunks(structures))
+        on_cpu = self.device.type == "cpu"
+        is_slow = on_cpu and isinstance(self.shape.model, StatesArchitecture)
+        chunks = list(_chunks(structures, STATES_CHUNK if is_slow else CHUNK))
         graph = self.shape.card.graph
         if workers < 2 or len(structures) < IN_PROCESS:
-            with _threads(1 if self.device.type == "cpu" else None):
+            with _threads(1 if on_cpu else None):
                 yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
             return
-        on_cpu = self.device.type == "cpu"
         if self._pool is None:
             folder = self.folder if on_cpu else None
             self._pool = WorkerPool(workers, _prepare_worker, (folder,))
@@ -288,13 +295,13 @@ class SpectrumPredictor:
 
 
 def _chunks(
-    structures: Sequence[Crystal | Structure],
+    structures: Sequence[Crystal | Structure], size: int
 ) -> Iterator[Sequence[Crystal | Structure]]:
-    """Consecutive structures, at most `CHUNK` with `CHUNK_ATOMS` together."""
+    """Consecutive structures, at most `size` with `CHUNK_ATOMS` together."""
     start, atoms = 0, 0
     for i, structure in enumerate(structures):
         n = len(structure)
-        if i > start and (i - start == CHUNK or atoms + n > CHUNK_ATOMS):
+        if i > start and (i - start == size or atoms + n > CHUNK_ATOMS):
             yield structures[start:i]
             start, atoms = i, 0
         atoms += n
@@ -344,7 +351,7 @@ def _predict_in_batches(
     values = np.full((len(graphs), grid.size), np.nan, np.float32)
     band_gaps = np.full(len(graphs), np.nan, np.float32)
     graphs = _refused(graphs, checkpoint)
-    failures = {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
+    failures = _failures(graphs)
     rows = [i for i in range(len(graphs)) if i not in failures]
     built = [graph for graph in graphs if not isinstance(graph, str)]
     n_edges = [len(graph.distance) for graph in built]
@@ -362,6 +369,10 @@ def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[C
     """Graphs with the reason in the place of each that the model refuses."""
     refusal = checkpoint.model.refusal
     return [g if isinstance(g, str) else refusal(g) or g for g in graphs]
+
+
+def _failures(graphs: list[CrystalGraph | str]) -> dict[int, str]:
+    return {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ card say nothing of it. What the reasons are is decided here alone.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from models.distances import has_isolated_atoms
@@ -64,6 +64,18 @@ class Domain:
         """What is stored with a candidate."""
         isolated, elements = document.has_isolated_atoms, document.elements
         return cls(document.unseen_elements, isolated, document.is_magnetic, elements)
+
+    @classmethod
+    def of_another_model(cls, document: CandidateDoc, trained: KnownElements | None) -> Self:
+        """The same candidate for a model that knows other elements.
+
+        Parameters
+        ----------
+        document : CandidateDoc
+        trained : KnownElements or None
+        """
+        unseen = None if trained is None else trained.unseen(document.elements)
+        return replace(cls.of_document(document), unseen_elements=unseen)
 
     @property
     def reasons(self) -> list[str]:

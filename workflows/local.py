@@ -26,6 +26,9 @@ from workflows.validation import ValidationFlowMaker, key_of, store_failure
 
 FOLDER = "screen-validate-"  # prefix of the folders in which engines run
 
+_OF_MODELS = {"checkpoint": "model_id", "rescore_with": "second_model_id"}
+"""Parameters of a run that are folders of models, and where it has the ids of these."""
+
 Outcomes = Generator[tuple[CandidateDoc, dict[str, Any]], None, None]
 """Candidates with what :func:`workflows.validation.store_validation` returned, as they come."""
 
@@ -50,7 +53,7 @@ def run_flow(flow: Flow, folder: str = ".") -> Any:
 
 
 def resumable_run(db: str, parameters: dict[str, Any]) -> str:
-    """Newest run that is not done, with these parameters and this model, wherever it lies.
+    """Newest run that is not done, with these parameters and models, wherever they lie.
 
     Parameters
     ----------
@@ -66,13 +69,15 @@ def resumable_run(db: str, parameters: dict[str, Any]) -> str:
     """
     with open_reference(store_reference(db)) as store:
         unfinished = [run for run in store.runs() if run.state != "done"]
-    asked = parameters | {"checkpoint": model_id(Path(parameters["checkpoint"]))}
+    folders = {name: parameters[name] for name in _OF_MODELS if name in parameters}
+    asked = parameters | {name: model_id(Path(folder)) for name, folder in folders.items()}
     for run in unfinished:
         if _asked_of(run) == asked:
             return run.run_id
     if unfinished:
         of_newest = _asked_of(unfinished[0])
-        differ = sorted(name for name, value in asked.items() if of_newest.get(name) != value)
+        names = sorted(asked.keys() | of_newest.keys())
+        differ = [name for name in names if of_newest.get(name) != asked.get(name)]
         raise ScreeningError(
             f"no unfinished run has these options; {unfinished[0].run_id} differs in "
             f"{', '.join(differ)}"
@@ -81,8 +86,9 @@ def resumable_run(db: str, parameters: dict[str, Any]) -> str:
 
 
 def _asked_of(run: Run) -> dict[str, Any]:
-    """Parameters of a run with the model's id in place of its folder."""
-    return run.parameters | {"checkpoint": run.model_id}
+    """Parameters of a run with the ids of its models in place of their folders."""
+    ids = {name: getattr(run, field) for name, field in _OF_MODELS.items()}
+    return run.parameters | {name: ids[name] for name in ids if name in run.parameters}
 
 
 def note_interruption(db: str, run_id: str) -> None:
@@ -101,7 +107,7 @@ def note_interruption(db: str, run_id: str) -> None:
         changes = {"state": "interrupted", "updated_at": utc_now()}
         run = run.model_copy(update=changes)
         store.put_run(run)  # first, since counting a million candidates takes its time
-        store.put_run(run.model_copy(update={"counts": candidate_counts(store, run_id)}))
+        store.put_run(run.model_copy(update={"counts": candidate_counts(store, run)}))
 
 
 def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The screening graph: prepare -> score in shards -> finish.
+"""The screening graph: prepare -> score in shards -> finish; or -> rescore in shards -> finish.
 
 Jobs hand each other references and counts only; structures, spectra and verdicts go to the
 store. Every job can be run again: it finds what is done and does the rest.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, Maker, Response, job
 
 from db.collections import CANDIDATES, RUNS, Query, conditions
-from db.documents import CandidateDoc, Run, Verdict, utc_now
+from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import trained_elements
-from models.zoo import DEFAULT_EDOS, model_id
+from models.zoo import DEFAULT_EDOS, check_predictor, model_id
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
@@ -35,16 +35,27 @@ from screening.sources import Source
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
+from workflows.rescoring import (
+    RESCORE_WITH,
+    RESCORED,
+    awaiting,
+    choose,
+    n_to_choose,
+    rescoring_counts,
+    write_verdicts,
+)
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
 if TYPE_CHECKING:
+    from models.elements import KnownElements
     from models.predictor import PredictedSpectra, SpectrumPredictor
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
+SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
 
 
 def new_run_id() -> str:
@@ -87,6 +98,11 @@ class ScreeningFlowMaker(Maker):
         Judge structures in the cell that the source gives. Otherwise they are reduced to their
         primitive cells (:func:`models.primitive.reduce_cell`), so that a verdict, whose DOS is
         per cell, does not depend on the cell.
+    rescore : int, optional
+        So many of the candidates with the best scores are judged again by a second model; 0: none.
+        By default :data:`workflows.rescoring.RESCORED`, or none if `checkpoint` is that model.
+    rescore_with : str
+        Folder of the second model.
 
     Examples
     --------
@@ -107,15 +123,20 @@ class ScreeningFlowMaker(Maker):
     shard_size: int = 2000
     limit: int | None = None
     keep_cell: bool = False
+    rescore: int | None = None
+    rescore_with: str = str(RESCORE_WITH)
 
     def make(self, run_id: str | None = None) -> Flow:
         """Flow of one run; the same `run_id` again resumes that run."""
         run_id = run_id or new_run_id()
         db = store_reference(self.db)
         hardware = {"device": self.device, "workers": self.workers}
-        scored = prepare(run_id, db, self.source_options, self.parameters(), hardware)
-        finished = finish(run_id, db, scored.output)
-        return Flow([scored, finished], output=finished.output, name=f"{self.name} {run_id}")
+        parameters = self.parameters()
+        scoring = [prepare(run_id, db, self.source_options, parameters, hardware)]
+        if "rescore" in parameters:
+            scoring.append(rescore(run_id, db, scoring[0].output, parameters, hardware))
+        finished = finish(run_id, db, scoring[-1].output)
+        return Flow([*scoring, finished], output=finished.output, name=f"{self.name} {run_id}")
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result of the run; kept in its document, compared on resuming."""
@@ -133,7 +154,20 @@ class ScreeningFlowMaker(Maker):
             "shard_size": self.shard_size,
             "limit": self.limit,
             "keep_cell": self.keep_cell,
+            **self._rescoring(),
         }
+
+    def _rescoring(self) -> dict[str, Any]:
+        """Parameters of runs with a second model; others have none, so that older ones resume."""
+        is_same = Path(self.rescore_with).resolve() == Path(self.checkpoint).resolve()
+        n = self.rescore
+        if n is None:
+            n = 0 if is_same else RESCORED
+        if n < 0:
+            raise ScreeningError(f"--rescore {n}: must be 0 or more")
+        if n and is_same:
+            raise ScreeningError(SAME_MODEL.format(Path(self.rescore_with).name))
+        return {"rescore": n, "rescore_with": self.rescore_with} if n else {}
 
 
 @job
@@ -161,33 +195,58 @@ def prepare(
     Response
         Whose output is what the scoring jobs return.
     """
-    checkpoint = parameters["checkpoint"]
+    checkpoint, second = parameters["checkpoint"], None
     filters = ScreeningFilters(**parameters["filters"])
     source = open_source_of_run(parameters["source"], filters, source_options)
     model = model_id(Path(checkpoint))
-    log.info("run %s: %s; model %s", run_id, source.description, model)
+    if "rescore" in parameters:
+        check_predictor(Path(parameters["rescore_with"]), EDOS_GRID)
+        second = model_id(Path(parameters["rescore_with"]))
+    log.info("run %s: %s; model %s, then %s", run_id, source.description, model, second)
     log.debug("run %s: %s", run_id, parameters)
     with store_of_run(db, run_id) as store:
-        run = _begin(store, run_id, parameters, source, model)
+        run = _begin(store, run_id, parameters, source, model, second)
         if not run.funnel:
             _store_candidates(store, run, source, filters, parameters)
-        shards = store.shards(run_id, state="pending")
-    scoring = [score_shard(run_id, db, shard, checkpoint, **hardware) for shard in shards]
+        return _in_shards(store, run, db, checkpoint, hardware)
+
+
+def _in_shards(
+    store: ScreeningStore,
+    run: Run,
+    db: str,
+    checkpoint: str,
+    hardware: dict[str, Any],
+    before: Sequence[dict[str, int]] = (),
+) -> Response:
+    """One scoring job for each shard that awaits a model; the output goes on from that `before`."""
+    open_shards = store.count_by(awaiting(run, _model_of(run, checkpoint)), "shard")
+    scoring = [
+        score_shard(run.run_id, db, shard, checkpoint, **hardware) for shard in sorted(open_shards)
+    ]
     if not scoring:
-        return Response(output=[])
-    return Response(replace=Flow(scoring, output=[shard.output for shard in scoring], name="score"))
+        return Response(output=list(before))
+    output = [*before, *(shard.output for shard in scoring)]
+    return Response(replace=Flow(scoring, output=output, name="score"))
 
 
 def _begin(
-    store: ScreeningStore, run_id: str, parameters: dict[str, Any], source: Source, model: str
+    store: ScreeningStore,
+    run_id: str,
+    parameters: dict[str, Any],
+    source: Source,
+    model: str,
+    second: str | None,
 ) -> Run:
     """The run, new or again.
 
     Raises
     ------
     ScreeningError
-        If source or model are not those that it began with.
+        If source or models are not those that it began with, or if both models are the same.
     """
+    if model == second:
+        raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
     run = find_run(store, run_id)
     if run is None:
         run = Run(
@@ -195,6 +254,7 @@ def _begin(
             parameters=parameters,
             versions={"edos-screening": version("edos-screening")},
             model_id=model,
+            second_model_id=second,
             source={"source": parameters["source"]} | source.provenance,
         )
         store.put_run(run)
@@ -204,6 +264,7 @@ def _begin(
         for what, before, now in (
             ("content of the source", run.source.get("fingerprint"), source.fingerprint),
             ("checkpoint", run.model_id, model),
+            ("checkpoint of --rescore-with", run.second_model_id, second),
         )
         if before != now
     ]
@@ -257,7 +318,7 @@ def score_shard(
     device: str | None = None,
     workers: int | None = None,
 ) -> dict[str, int]:
-    """Predict the spectra of one shard's candidates that have none from this model yet.
+    """Judge one shard's candidates that await this model; predict the spectra that are missing.
 
     Parameters
     ----------
@@ -279,11 +340,14 @@ def score_shard(
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         model = _model_of(run, checkpoint)
-        total = sum(count.entered - count.dropped for count in run.funnel[-1:])
-        pending = list(store.candidates(run_id, state="pending", shard=shard))
-        known = store.has_predictions(prediction_key(c, model) for c in pending)
-        missing = [c.material_id for c in pending if prediction_key(c, model) not in known]
-        advance("scored", len(known), total)
+        trained = trained_elements(checkpoint)
+        pending = {prediction_key(c, model): c for c in store.find(awaiting(run, model, shard))}
+        known = list(store.predictions(pending))
+        write_verdicts(store, run, pending.values(), _verdicts(run, known, pending), trained)
+        predicted_before = {prediction.key for prediction in known}
+        missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
+        stage, total = _stage(run, model)
+        advance(stage, len(known), total)
         counts = {"predicted": 0, "reused": len(known), "failed": 0}
         log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
         if not missing:
@@ -292,19 +356,26 @@ def score_shard(
             store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
         )
         crystals = [Crystal.from_dict(c.structure or {}) for c in candidates]
-        criteria = GapCriteria(**run.parameters["criteria"])
         predictor = _predictor(checkpoint, device or worker_device())
         remaining = iter(candidates)
         predicted = predictor.predict_parts(crystals, workers=workers or worker_processes())
         with closing(predicted) as parts:
             for part in _timely(parts):
                 batch = list(islice(remaining, len(part.values)))
-                _keep(store, batch, part, model, criteria)
+                _keep(store, run, batch, part, model, trained)
                 counts["predicted"] += len(batch) - len(part.failures)
                 counts["failed"] += len(part.failures)
-                advance("scored", len(batch), total)
+                advance(stage, len(batch), total)
                 log.debug("shard %d: %s", shard, counts)
         return counts
+
+
+def _stage(run: Run, model: str) -> tuple[str, int]:
+    """What the progress of a model is called, and how many candidates it judges at most."""
+    total = sum(count.entered - count.dropped for count in run.funnel[-1:])
+    if model == run.second_model_id:
+        return "rescored", min(total, run.parameters["rescore"])
+    return "scored", total
 
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
@@ -324,10 +395,11 @@ def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
 
 def _keep(
     store: ScreeningStore,
+    run: Run,
     candidates: list[CandidateDoc],
     predicted: PredictedSpectra,
     model: str,
-    criteria: GapCriteria,
+    trained: KnownElements | None,
 ) -> None:
     """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
     good = [i for i in range(len(candidates)) if i not in predicted.failures]
@@ -344,13 +416,13 @@ def _keep(
         )
         for i, reason in predicted.failures.items()
     ]
-    verdicts = [*verdicts_on(predictions, by_key, criteria), *failures]
+    verdicts = [*_verdicts(run, predictions, by_key), *failures]
     for failure in failures:
         log.info("%s failed: %s", failure.material_id, failure.reason)
 
     def write() -> None:
         store.upsert_predictions(predictions)
-        store.apply_verdicts(verdicts)
+        write_verdicts(store, run, candidates, verdicts, trained)
 
     began = time.monotonic()
     try:
@@ -361,10 +433,19 @@ def _keep(
         raise
 
 
+def _verdicts(
+    run: Run,
+    predictions: Sequence[PredictionDoc],
+    candidates: Mapping[PredictionKey, CandidateDoc],
+) -> Iterator[Verdict]:
+    """Verdicts on predictions by the run's own criteria."""
+    return verdicts_on(predictions, candidates, GapCriteria(**run.parameters["criteria"]))
+
+
 def _model_of(run: Run, checkpoint: str) -> str:
-    """Id of the run's model, if the checkpoint still is the one that the run began with."""
+    """Id of the run's first or second model, if the checkpoint is one that the run began with."""
     model = model_id(Path(checkpoint))
-    if model != run.model_id:
+    if model not in (run.model_id, run.second_model_id):
         raise ScreeningError(
             f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began; "
             "start a new run"
@@ -381,8 +462,52 @@ def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
 
 
 @job
+def rescore(
+    run_id: str,
+    db: str,
+    scored: list[dict[str, int]],
+    parameters: dict[str, Any],
+    hardware: dict[str, Any],
+) -> Response:
+    """Choose the best candidates, and replace itself by jobs that judge them again.
+
+    Parameters
+    ----------
+    run_id : str
+    db : str
+        See :func:`workflows.stores.store_reference`.
+    scored : list of dict
+        What the scoring jobs of the first model did.
+    parameters : dict
+        Of the :class:`ScreeningFlowMaker`.
+    hardware : dict
+        `device` and `workers` of the scoring jobs.
+
+    Returns
+    -------
+    Response
+        Whose output is that of all scoring jobs.
+    """
+    checkpoint = parameters["rescore_with"]
+    with store_of_run(db, run_id) as store:
+        run = store.run(run_id)
+        _model_of(run, checkpoint)
+        _check_judged(store, run, run.model_id or "")
+        if (n := n_to_choose(store, run)) > 0:
+            predictor = _predictor(checkpoint, hardware["device"] or worker_device())
+            choose(store, run, predictor, n)
+        return _in_shards(store, run, db, checkpoint, hardware, scored)
+
+
+def _check_judged(store: ScreeningStore, run: Run, model: str) -> None:
+    """Refuse to go on without a part of the run that was lost."""
+    if n := store.count(awaiting(run, model)):
+        raise ScreeningError(f"run {run.run_id}: {n} candidates have no prediction; resume it")
+
+
+@job
 def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]:
-    """Judge the predictions that were there before the run, list the positives, close the run.
+    """Count, list the positives, close the run.
 
     Parameters
     ----------
@@ -403,12 +528,10 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
         If candidates are still pending: a part of the run was lost.
     """
     with store_of_run(db, run_id) as store:
-        _judge_known_predictions(store, store.run(run_id))
-        counts = candidate_counts(store, run_id)
-        if counts.get("pending"):
-            raise ScreeningError(
-                f"run {run_id}: {counts['pending']} candidates have no prediction; resume it"
-            )
+        run = store.run(run_id)
+        for model in filter(None, (run.model_id, run.second_model_id)):
+            _check_judged(store, run, model)
+        counts = candidate_counts(store, run)
         best = store.candidates(run_id, is_positive=True, sort_by="score", descending=True)
         now = utc_now()
         changes = {
@@ -419,7 +542,7 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
             "finished_at": now,
             "updated_at": now,
         }
-        run = Run.model_validate(store.run(run_id).model_dump() | changes)
+        run = Run.model_validate(run.model_dump() | changes)
         store.put_run(run)
     # A resumed run adds to what was scored before it was interrupted.
     added = {key: sum(n[key] for n in scored) for key in ("predicted", "reused", "failed")}
@@ -432,28 +555,17 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
     }
 
 
-def _judge_known_predictions(store: ScreeningStore, run: Run) -> None:
-    """Apply the run's criteria to predictions of its candidates that no scoring job made."""
-    criteria = GapCriteria(**run.parameters["criteria"])
-    for shard in store.shards(run.run_id, state="pending"):
-        pending = {
-            prediction_key(candidate, run.model_id or ""): candidate
-            for candidate in store.candidates(run.run_id, state="pending", shard=shard)
-        }
-        predictions = list(store.predictions(pending))
-        store.apply_verdicts(verdicts_on(predictions, pending, criteria))
-
-
-def candidate_counts(store: ScreeningStore, run_id: str) -> dict[str, int]:
-    """Candidates of a run in each state, and the positives among them.
+def candidate_counts(store: ScreeningStore, run: Run) -> dict[str, int]:
+    """Candidates of a run in each state, the positives, and what a second model did to them.
 
     Parameters
     ----------
     store : ScreeningStore
-    run_id : str
+    run : Run
     """
-    positives = Query(CANDIDATES, conditions(run_id=run_id, is_positive=True))
-    return store.candidate_counts(run_id) | {"positive": store.count(positives)}
+    positives = Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True))
+    counts = store.candidate_counts(run.run_id) | {"positive": store.count(positives)}
+    return counts | rescoring_counts(store, run)
 
 
 def find_run(store: ScreeningStore, run_id: str) -> Run | None:

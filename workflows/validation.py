@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jobflow import Flow, Maker, OnMissing, job
 
-from db.collections import VALIDATIONS, Query, conditions
-from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc, utc_now
+from db.collections import CANDIDATES, VALIDATIONS, Query, conditions
+from db.documents import CandidateDoc, PredictionDoc, ValidationDoc, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
@@ -230,7 +230,7 @@ def validation_of(
         "band_gap": document.band_gap,
         "gap": gap_document(gaps, 0).model_copy(update={"is_gap_fine": bool(fine.is_gap[0])}),
         "is_positive": None if document.is_magnetic else bool(gaps.is_gap[0]),
-        **_errors(_prediction(store, run, key), spectrum),
+        **_errors(_prediction(store, run_id, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
         "warnings": [*document.warnings, *_difference(document, gaps, fine)],
@@ -291,8 +291,10 @@ def _errors(prediction: PredictionDoc | None, spectrum: np.ndarray) -> dict[str,
     }
 
 
-def _prediction(store: ScreeningStore, run: Run, key: dict[str, str]) -> PredictionDoc | None:
-    if run.model_id is None:
+def _prediction(store: ScreeningStore, run_id: str, key: dict[str, str]) -> PredictionDoc | None:
+    """The prediction whose verdict the candidate has: of two models the second one's."""
+    candidate = next(iter(store.lookup(CANDIDATES, [(run_id, key["material_id"])])), None)
+    if candidate is None or candidate.model_id is None:
         return None
-    wanted = (key["material_id"], key["structure_hash"], run.model_id)
+    wanted = (key["material_id"], key["structure_hash"], candidate.model_id)
     return next(iter(store.predictions([wanted])), None)

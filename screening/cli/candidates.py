@@ -214,6 +214,7 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     title : str
     rows : sequence of CandidateRow
     """
+    from models.zoo import model_name
     from screening.cli.console import table_of
     from screening.cli.fitting_table import Column
 
@@ -229,6 +230,10 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         Column("kind", 7): "gap_kind",
         Column("robust", 8): "gap_robust",
     }
+    if any(row.first_model_id for row in rows):
+        columns[Column("judged by", 9)] = lambda row: model_name(row.model_id or "") or None
+        columns[Column("first positive", 9)] = "first_is_positive"
+        columns[Column("first score eV", 9)] = "first_score"
     if any(row.doubts for row in rows):
         columns[Column("doubts", 2, folds=True)] = lambda row: "; ".join(row.doubts) or None
     if any(row.reason for row in rows):

@@ -110,6 +110,7 @@ STAGES = {
     "spectra": "Reading spectra",
     "read": "Reading and filtering",
     "scored": "Predicting spectra",
+    "rescored": "Judging the best again",
     "validated": "Calculating with DFT",
 }
 

@@ -52,6 +52,9 @@ class CandidateRow:
     state: str
     reason: str | None
     model_id: str | None
+    first_model_id: str | None
+    first_is_positive: bool | None
+    first_score: float | None
     structure_hash: str | None
     run_id: str
     source: str | None
@@ -71,7 +74,7 @@ class CandidateRow:
         """
         from screening.domain import doubts
 
-        gap = candidate.gap
+        gap, first = candidate.gap, candidate.first_verdict
         names = ("source", "database_version", "last_updated")
         origin: dict[str, Any] = {name: candidate.origin.get(name) for name in names}
         return cls(
@@ -79,6 +82,9 @@ class CandidateRow:
             **_gap(gap, *EDGES, "max_dos", "kind", "robust", "n_ranges"),
             **_margins(gap),
             gap_width_is_lower_bound=gap.is_lower_bound if gap else None,
+            first_model_id=first.model_id if first else None,
+            first_is_positive=first.is_positive if first else None,
+            first_score=first.score if first else None,
             doubts=doubts(candidate),
             **origin,
             attribution=attribution_of(candidate.material_id, run),
@@ -196,7 +202,7 @@ class HistoryRow:
             run_id=candidate.run_id,
             state=candidate.state,
             is_positive=candidate.is_positive,
-            remark=candidate.reason,
+            remark=candidate.reason or first_verdict_in_words(candidate),
         )
 
     @classmethod
@@ -247,6 +253,7 @@ class RunRow:
     source: str | None
     database_version: str | None
     model_id: str | None
+    second_model_id: str | None
     rejected: int
     pending: int
     failed: int
@@ -313,6 +320,17 @@ def attribution_of(material_id: str, run: Run | None = None) -> str | None:
 
     stated = run.source.get("attribution") if run else None
     return stated or (ATTRIBUTION if material_id.startswith(MP_IDS) else None)
+
+
+def first_verdict_in_words(candidate: CandidateDoc) -> str | None:
+    """What the first model of a run with two said of a candidate that was to be judged again."""
+    from models.zoo import model_name
+
+    first = candidate.first_verdict
+    if first is None:
+        return None
+    verdict = "positive" if first.is_positive else "negative"
+    return f"{model_name(first.model_id)}: {verdict}, score {first.score:.2f}"
 
 
 def cell_in_words(nsites: int, multiplicity: int | None, problem: str | None) -> str:

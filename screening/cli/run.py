@@ -59,6 +59,17 @@ def run(
     criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option(
+            help="Candidates with the best scores that --rescore-with judges again. "
+            "Default: 0, none."
+        ),
+    ] = None,
+    rescore_with: Annotated[
+        str,
+        typer.Option(help="Predictor for --rescore, as --checkpoint: slower and nearer to DFT."),
+    ] = "tight-binding-edos",
     device: options.Device = "auto",
     workers: options.Workers = None,
     shard_size: Annotated[
@@ -97,6 +108,8 @@ def run(
         filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
         criteria=criteria,
         checkpoint=checkpoint,
+        rescore=rescore,
+        rescore_with=rescore_with,
         device=device,
         workers=workers or worker_processes(),
         shard_size=shard_size,
@@ -148,11 +161,15 @@ def _source_options(
     return given
 
 
-def _maker(*, checkpoint: str | None, **fields: Any) -> ScreeningFlowMaker:
+def _maker(*, checkpoint: str | None, rescore_with: str, **fields: Any) -> ScreeningFlowMaker:
     from models.zoo import predictor_folder
     from workflows.screening import ScreeningFlowMaker
 
-    return ScreeningFlowMaker(checkpoint=str(predictor_folder(checkpoint)), **fields)
+    return ScreeningFlowMaker(
+        checkpoint=str(predictor_folder(checkpoint)),
+        rescore_with=str(predictor_folder(rescore_with)),
+        **fields,
+    )
 
 
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
@@ -161,11 +178,12 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
     from models.zoo import check_predictor
     from screening.sources.ids import read_material_ids
 
-    maker.parameters()  # checks filters and criteria
+    parameters = maker.parameters()  # checks filters and criteria
     options.check_folder_of(maker.db)
     if known_edos := maker.source_options.get("known_edos"):
         read_material_ids(Path(known_edos))
-    check_predictor(Path(maker.checkpoint), EDOS_GRID)
+    for name in {"checkpoint", "rescore_with"} & parameters.keys():
+        check_predictor(Path(parameters[name]), EDOS_GRID)
     if device not in ("auto", "cpu"):
         from models.predictor import usable_device
 
@@ -237,6 +255,8 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
             remarks.print(_source_in_words(run))
             remarks.print(funnel_table(run))
             remarks.print(_counts(run))
+            if run.second_model_id is not None:
+                remarks.print(_rescoring(run, run.second_model_id))
             stdout().print(positives_table(run, positives))
             _warn_of_extrapolation(store, run, remarks)
             for attribution in sorted({row.attribution for row in positives if row.attribution}):
@@ -277,6 +297,7 @@ def _summary(run: Run, positives: list[CandidateRow]) -> dict[str, Any]:
         "run_id": run.run_id,
         "state": run.state,
         "model_id": run.model_id,
+        "second_model_id": run.second_model_id,
         "source": run.source,
         "parameters": run.parameters,
         "funnel": [count.model_dump() for count in run.funnel],
@@ -302,6 +323,22 @@ def _counts(run: Run) -> str:
         f"{counts.get('screened', 0):,} screened, {counts.get('positive', 0):,} positive, "
         f"{counts.get('failed', 0):,} without a prediction"
     )
+
+
+def _rescoring(run: Run, second: str) -> str:
+    """What the second model made of the verdicts of the first."""
+    from models.zoo import model_name
+
+    counts = run.counts
+    words = (
+        f"{counts.get('rescored', 0):,} of them judged again by {model_name(second)}: "
+        f"{counts.get('lost', 0):,} no longer positive, {counts.get('won', 0):,} now positive"
+    )
+    if refused := counts.get("refused"):
+        words += (
+            f"; {refused:,} refused, which keep the verdict of {model_name(run.model_id or '')}"
+        )
+    return words
 
 
 def positives_table(run: Run, positives: list[CandidateRow]) -> Any:

@@ -178,6 +178,8 @@ def _print(
 
 
 def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
+    from screening.cli.rows import first_verdict_in_words
+
     gap = candidate.gap
     rows: list[tuple[str, Any]] = [
         ("run", candidate.run_id),
@@ -193,6 +195,8 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("source", " ".join(str(part) for part in candidate.origin.values()) or None),
         ("VB gap", None if candidate.is_positive is None else candidate.is_positive),
     ]
+    if first := first_verdict_in_words(candidate):
+        rows += [("judged by", candidate.model_id), ("first verdict", first)]
     if gap is not None and gap.width:
         rows.append(("gap or nearest miss (eV)", _span(gap)))
         rows.append((f"largest DOS in it ({_unit(gap.per_atom)})", _number(gap.max_dos)))

@@ -14,6 +14,7 @@ import pytest
 
 import db
 from db.collections import CANDIDATES, Condition, Query, conditions
+from db.documents import FirstVerdict
 from db.errors import StoreError
 from db.questions import (
     agreements,
@@ -29,6 +30,7 @@ from db.tables import to_dataframe, write_table
 from models.spectra.spectrum import EnergyGrid
 from tests.db.db_examples import GRID, START, candidate, gap, prediction, run, validation, verdict
 
+FIRST = FirstVerdict(model_id="mat2spec-0", is_positive=True, score=0.25)
 PAGE = Path(db.__file__).with_name("QUERIES.md")
 
 
@@ -43,6 +45,7 @@ def filled(store: ScreeningStore) -> ScreeningStore:
             elements=["Na", "O"] if i % 2 else ["Cl", "Na"],
             chemsys="Na-O" if i % 2 else "Cl-Na",
             energy_above_hull=None if i == 7 else i / 100,
+            first_verdict=FIRST if i == 4 else None,
         )
         for i in range(20)
     )
@@ -259,6 +262,7 @@ def test_the_python_examples_run(filled: ScreeningStore, tmp_path: Path, monkeyp
     assert len(names["gpaw"]) == 1
     assert names["counts"].positives == 7
     assert numbers(names["sure"]) == [15, 9, 3]
+    assert numbers(names["lost"]) == [4]
     assert sorted(numbers(names["narrow"])) == [0, 3, 6, 9]
     assert names["runs"]["run_id"].tolist() == ["run-1", "run-0"]
     assert len(pd.read_parquet(tmp_path / "positives.parquet")) == 7
@@ -288,7 +292,7 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
         ),
     }
     blocks = examples("pymongo")
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     results = []
     for block in blocks:
         names: dict[str, Any] = {"database": database}
@@ -298,8 +302,9 @@ def test_the_pymongo_examples_run(filled: ScreeningStore, database: Any) -> None
     assert [int(c["material_id"][3:]) for c in results[1]["found"]] == expected["hull"]
     assert [int(c["material_id"][3:]) for c in results[2]["sure"]] == [15, 9, 3]
     assert [int(c["material_id"][3:]) for c in results[3]["known"]] == [3]
-    assert [int(c["material_id"][3:]) for c in results[4]["waiting"]] == [18, 15, 0]
-    assert {r["_id"]["is_positive"]: r["count"] for r in results[5]["table"]} == {True: 3, False: 9}
+    assert [int(c["material_id"][3:]) for c in results[4]["lost"]] == [4]
+    assert [int(c["material_id"][3:]) for c in results[5]["waiting"]] == [18, 15, 0]
+    assert {r["_id"]["is_positive"]: r["count"] for r in results[6]["table"]} == {True: 3, False: 9}
 
 
 SHELL = re.compile(r"db\.(\w+)\.(\w+)\((.*?)\)((?:\.\w+\([^)]*\))*)\s*$", re.DOTALL)
@@ -336,7 +341,8 @@ def test_the_mongosh_examples_run(filled: ScreeningStore, database: Any) -> None
     assert found[3] == [18, 15, 12, 9, 6, 3, 0]
     assert found[4] == list(range(19, 0, -2))
     assert sorted(found[5]) == [0, 6, 9, 12, 15, 18]
-    assert found[6] == [1]
-    assert [r["run_id"] for r in results[7]] == ["run-1", "run-0"]
-    assert results[8] == [{"_id": "screened", "count": 20}]
-    assert results[9] == 7
+    assert found[6] == [4]
+    assert found[7] == [1]
+    assert [r["run_id"] for r in results[8]] == ["run-1", "run-0"]
+    assert results[9] == [{"_id": "screened", "count": 20}]
+    assert results[10] == 7

@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 from db.collections import CANDIDATES, PREDICTIONS, Condition, Query, conditions
-from db.documents import CandidateDoc, PredictionDoc
+from db.documents import CandidateDoc, FirstVerdict, PredictionDoc
 from db.errors import StoreError
 from db.open import open_store
 from db.questions import find_candidates
@@ -99,6 +99,28 @@ def test_a_candidate_without_structure_leaves_the_stored_one(store: ScreeningSto
     store.upsert_candidates([candidate(structure=None, formula="ClNa")])
     (stored,) = store.candidates("run-1", with_structure=True)
     assert stored == candidate(formula="ClNa")
+
+
+def test_what_a_first_model_said_is_kept_and_asked_for(store: ScreeningStore) -> None:
+    said = [
+        FirstVerdict(model_id="mat2spec-1", is_positive=bool(i % 2), score=float(i))
+        for i in range(4)
+    ]
+    again = [candidate(i, first_verdict=first) for i, first in enumerate(said)]
+    store.upsert_candidates([*again, candidate(9)])
+    found = store.candidates("run-1", with_structure=True, sort_by="material_id")
+    assert list(found) == [*again, candidate(9)]
+    # a verdict leaves it as it is
+    store.apply_verdicts([verdict(1, model_id="tight-binding-1")])
+    for asked_for, names in (
+        ([Condition("first_verdict", "==", None)], ["mp-9"]),
+        ([Condition("first_verdict", "!=", None)], ["mp-0", "mp-1", "mp-2", "mp-3"]),
+        ([Condition("first_verdict.is_positive", "==", True)], ["mp-1", "mp-3"]),
+        ([Condition("first_verdict.score", ">", 1.0)], ["mp-2", "mp-3"]),
+    ):
+        asked = Query(CANDIDATES, tuple(asked_for), sort_by="material_id")
+        assert [c.material_id for c in store.find(asked)] == names
+        assert store.count(asked) == len(names)
 
 
 def test_existing_candidates_can_be_left_alone(store: ScreeningStore) -> None:

@@ -200,3 +200,20 @@ def test_two_grids_in_one_pair_are_refused(folder: Path) -> None:
     save_checkpoint(folder / SCALE, type(other)(other.model, other.setting, card))
     with pytest.raises(ModelError, match="different grids or graphs"):
         SpectrumPredictor.load(folder, device="cpu")
+
+
+def test_a_slow_predictor_gives_its_spectra_in_small_parts() -> None:
+    predictor = SpectrumPredictor.load("tight-binding-edos", device="cpu")
+    structures = [Crystal((3.0 + 0.001 * i) * np.eye(3), [[0, 0, 0]], [13]) for i in range(40)]
+    parts = list(predictor.predict_parts(structures))
+    assert [len(part.values) for part in parts] == [32, 8]
+
+
+def test_what_a_predictor_refuses_is_known_without_predicting() -> None:
+    predictor = SpectrumPredictor.load("tight-binding-edos", device="cpu")
+    lonely = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
+    known, unknown = (Crystal(3.5 * np.eye(3), [[0, 0, 0]], [z]) for z in (13, 90))
+    structures = [lonely, known, unknown]
+    refusals = predictor.refusals(structures)
+    assert refusals == predictor.predict(structures).failures
+    assert refusals.keys() == {0, 2}

@@ -390,6 +390,26 @@ def test_the_screening_run_of_the_guide(site, pad, store, structure_table, monke
 
 
 @pytest.mark.mongo
+def test_jobs_of_a_second_model_wait_for_workers_with_gpus_too(site, pad, store, structure_table):
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Th", "N")]
+    table = structure_table([crystal_row(f"m-{i}", 3.3 + 0.1 * i, pairs[i]) for i in range(3)])
+    maker = ScreeningFlowMaker(db=site.db, source=str(table), rescore=2)
+    submit_screening(pad, maker, "run-1")
+    site.work()
+    (run,) = store.runs()
+    assert (run.state, run.error) == ("done", None)
+    assert run.counts["rescored"] == 2
+    categories = Counter((job["name"], job["spec"]["_category"]) for job in pad.fireworks.find())
+    assert categories == {
+        ("prepare", "screening"): 1,
+        ("score_shard", "prediction"): 2,
+        ("rescore", "screening"): 1,
+        ("store_inputs", "screening"): 2,
+        ("finish", "screening"): 1,
+    }
+
+
+@pytest.mark.mongo
 def test_a_submitted_run_knows_nothing_of_the_hardware_it_was_submitted_from(
     site, pad, structure_table
 ):

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ from models.spectra.spectrum import EDOS_GRID
 from models.zoo import DEFAULT_EDOS
 from screening.gap import find_gaps
 from tests.conftest import crystal_row
+from workflows.rescoring import RESCORED
 
 
 @pytest.fixture
@@ -38,6 +40,44 @@ def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, tab
     assert "11 screened, 11 positive, 0 without a prediction" in outcome.err
     line = "Positives in the model's domain: 9; out of it: 2 (not trained on Gd)"
     assert line in " ".join(outcome.err.split())
+
+
+def test_a_second_predictor_judges_the_best_again(screen, table, tmp_path):
+    outcome = screen("run", "--source", table, "--rescore", 3, *EASY)
+    words = " ".join(outcome.err.split())
+    assert "3 of them judged again by tight-binding-edos: 0 no longer positive, 0 now" in words
+    assert "refused" not in words
+    columns = ("judged by", "first positive", "first score eV")
+    assert all(name in outcome.out for name in columns)
+    rows = json.loads(screen("candidates", "--json").out)
+    again = [row for row in rows if row["first_model_id"]]
+    assert len(again) == 3
+    assert all(row["model_id"].startswith("tight-binding-edos-") for row in again)
+    rest = [row for row in rows if not row["first_model_id"]]
+    assert max(row["score"] for row in rest) <= min(row["first_score"] for row in again)
+    assert {row["model_id"].rpartition("-")[0] for row in rest} == {"mat2spec-plus-edos"}
+    name, score = again[0]["material_id"], again[0]["first_score"]
+    first = f"mat2spec-plus-edos: positive, score {score:.2f}"
+    shown = screen("show", name).out
+    assert first in shown
+    assert f"predicted by {again[0]['model_id']}" in shown
+    document = json.loads(screen("show", name, "--json").out)
+    assert document["first_verdict"]["score"] == score
+    assert first in screen("history", name).out
+    (run,) = json.loads(screen("runs", "--json").out)
+    assert run["second_model_id"] == again[0]["model_id"]
+    screen("candidates", "--out", "all.csv")
+    with (tmp_path / "all.csv").open() as file:
+        assert {row["first_is_positive"] for row in csv.DictReader(file)} == {"True", ""}
+    # without one nothing speaks of it
+    plain = screen("run", "--source", table, "--rescore", 0, *EASY)
+    assert not any(name in plain.out for name in columns)
+    assert "again" not in plain.err
+
+
+def test_the_help_says_how_many_are_judged_again(screen):
+    words = " ".join(screen("run", "--help").out.replace("│", " ").split())
+    assert f"Default: {RESCORED}" in words
 
 
 def test_run_quiet_prints_the_table_only(screen, table):
@@ -112,6 +152,10 @@ def test_bad_input_ends_in_one_line(screen, table, tmp_path, structure_table):
     one_line(screen("run", "--source", table, "--where", "moon"), "--where", "moon", "launchpad")
     one_line(screen("run", "--source", table, "--where", "launchpad"), "launchpad.yaml")
     one_line(screen("run", "--source", table, "--checkpoint", "nowhere"), "nowhere")
+    one_line(screen("run", "--source", table, "--rescore-with", "nowhere"), "nowhere")
+    one_line(screen("run", "--source", table, "--rescore", -1), "--rescore", "-1")
+    same = ("--rescore", 5, "--rescore-with", "mat2spec-plus-edos")
+    one_line(screen("run", "--source", table, *same), "--rescore-with", "is the model of the run")
 
 
 def test_wrong_options_end_before_anything_is_made(screen, table, tmp_path, monkeypatch):
@@ -288,26 +332,33 @@ def wait_for_predictions(db: Path, process: subprocess.Popen, at_least: int) -> 
 def _predicted(store):
     (run,) = store.runs()
     candidates = list(store.candidates(run.run_id))
-    keys = [(c.material_id, c.structure_hash, run.model_id) for c in candidates if c.structure_hash]
-    return store.has_predictions(keys)
+    models = filter(None, (run.model_id, run.second_model_id))
+    keys = itertools.product(((c.material_id, c.structure_hash) for c in candidates), models)
+    return store.has_predictions((*structure, model) for structure, model in keys if structure[1])
 
 
-def test_kill_9_and_resume_give_the_same_documents(screen, tmp_path, structure_table):
+@pytest.mark.parametrize(
+    ("n", "at_least", "rescored"),
+    [(400, 40, 0), pytest.param(200, 220, 150, marks=pytest.mark.slow)],
+)
+def test_kill_9_and_resume_give_the_same_documents(
+    screen, tmp_path, structure_table, n, at_least, rescored
+):
     pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg")]
-    rows = [crystal_row(f"m-{i}", 3.2 + 0.002 * i, pairs[i % 4]) for i in range(400)]
+    rows = [crystal_row(f"m-{i}", 3.2 + 0.002 * i, pairs[i % 4]) for i in range(n)]
     table = structure_table(rows, "many.parquet")
-    options = ("--source", table, "--shard-size", 20, "--workers", 1)
+    options = ("--source", table, "--shard-size", 20, "--workers", 1, "--rescore", rescored)
     db = tmp_path / "killed.sqlite"
     command = [sys.executable, "-m", "screening.cli", "run", *options, "--db", db]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    wait_for_predictions(db, process, at_least=40)
+    wait_for_predictions(db, process, at_least)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
     with open_store(str(db)) as store:
         before = {p.key: p.created_at for p in store.predictions(_predicted(store))}
         assert store.runs()[0].state == "running"
-    assert 40 <= len(before) < 400
+    assert at_least <= len(before) < n + rescored
     assert screen("run", *options, "--db", db, "--resume").code == 0
     assert screen("run", *options, "--db", tmp_path / "whole.sqlite").code == 0
     with open_store(str(db)) as store, open_store(str(tmp_path / "whole.sqlite")) as whole:
