@@ -163,7 +163,7 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 def _figures_table(figures: dict[str, dict[str, float]]) -> str:
     head = "| predicted | R2 | MAE | MSE | WD |\n| --- | --- | --- | --- | --- |\n"
     return head + "\n".join(
-        f"| {what} | {f['r2']:.3f} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
+        f"| {what} | {_r2(f)} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
         f"| {_with_error(f, 'wd')} |"
         for what, f in figures.items()
     )
@@ -211,6 +211,10 @@ def label_branch_in_words(losses: dict[str, float]) -> str:
 def label_branch_collapsed(losses: dict[str, float]) -> bool:
     """Whether the losses with true and with shuffled labels differ by less than `COLLAPSED`."""
     return losses["shuffled"] < (1 + COLLAPSED) * losses["true"]
+
+
+def _r2(figures: dict[str, float]) -> str:
+    return f"{figures['r2']:.3f}" if "r2" in figures else "-"
 
 
 def _with_error(figures: dict[str, float], name: str) -> str:

@@ -227,7 +227,8 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], np.ndarray]:
     """Test figures of each checkpoint and of the pair, and the pair's spectra in states/eV/cell.
 
-    With each figure but R2 comes its standard error over the materials, as ``mae_error``.
+    With each figure but R2 comes its standard error over the materials, as ``mae_error``. What is
+    not defined, such as the R2 of one material, is not among them.
 
     A normalised prediction is compared with the label normalised in the same way; an absolute
     one, and the shape times the predicted sum, with the label in states/eV/cell.
@@ -267,5 +268,8 @@ def evaluate(
 
 
 def _figures(prediction: np.ndarray, label: np.ndarray, width: float) -> dict[str, float]:
+    """Figures as far as they are defined: one material has no R2 and no standard errors."""
     errors = standard_errors(prediction, label, width)
-    return spectrum_metrics(prediction, label, width) | {f"{k}_error": v for k, v in errors.items()}
+    figures = spectrum_metrics(prediction, label, width)
+    figures |= {f"{name}_error": error for name, error in errors.items()}
+    return {name: value for name, value in figures.items() if np.isfinite(value)}

@@ -119,5 +119,8 @@ def _figures_table(figures: dict[str, dict[str, float]], unit: str) -> Any:
     from screening.cli.console import table
 
     names = ("r2", "mae", "mse", "wd")
-    rows = [(what, *(f"{values[n]:.4g}" for n in names)) for what, values in figures.items()]
+    rows = [
+        (what, *(f"{values[n]:.4g}" if n in values else None for n in names))
+        for what, values in figures.items()
+    ]
     return table("Test figures", ("predicted", "R2", "MAE", "MSE", f"WD ({unit})"), rows)
