@@ -34,7 +34,7 @@ SKIPPED = {
     "python -m tests.benchmarks.gpaw_reference": "needs hours of DFT and reference spectra",
     "screen fetch": "needs a Materials Project key",
     "screen train": "needs what `screen fetch` gets",
-    "make retrain": "needs reference spectra and an hour",
+    "make retrain": "needs reference spectra and hours",
     "screen benchmark": "needs what `screen fetch` gets",
 }
 
