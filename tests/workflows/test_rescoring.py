@@ -30,7 +30,7 @@ from workflows.rescoring import RESCORE_WITH
 from workflows.screening import ScreeningFlowMaker, candidate_counts
 from workflows.validation import ValidationFlowMaker
 
-N = 4
+N = 6  # the second model refuses the sixth and the seventh
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Th", "N"), ("Li", "Mg"), ("Ti", "C"), ("Gd", "N")]
 FIRST, SECOND = ScreeningFlowMaker.checkpoint, str(RESCORE_WITH)
 EASY = {"max_dos": 3.0, "min_width": 0.5, "max_upper_edge": 0.5}

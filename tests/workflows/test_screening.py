@@ -379,7 +379,7 @@ def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):
 def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structure_table):
     rows = [
         crystal_row("familiar", 3.4, ["Mg", "O"]),
-        crystal_row("unseen", 3.4, ["Gd", "N"]),
+        crystal_row("unseen", 3.4, ["Ce", "N"]),
         crystal_row("isolated", 7.5, ["Ar"]),
         crystal_row("superheavy", 4.0, ["Og", "Na"]),
         crystal_row("rejected", 3.4, ["Mg", "O"], band_gap=5.0),
@@ -399,7 +399,7 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
         counted = domains(store, summary["run_id"])
     expected = {
         "familiar": ([], False, False),
-        "unseen": (["Gd"], False, True),
+        "unseen": (["Ce"], False, True),
         "superheavy": (["Og"], None, True),
         "rejected": (None, None, None),
     }
@@ -415,7 +415,7 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
     positives = [c for c in found.values() if c.is_positive]
     assert counted.outside == sum(bool(c.out_of_domain) for c in positives)
     assert counted.inside == sum(c.out_of_domain is False for c in positives)
-    assert counted.unseen_elements.get("Gd", 0) == found["unseen"].is_positive
+    assert counted.unseen_elements.get("Ce", 0) == found["unseen"].is_positive
     # a run that reuses the predictions knows as much
     again = run(maker)
     assert again["counts"]["reused"] == len(predictions)

@@ -21,7 +21,7 @@ from workflows.rescoring import RESCORED
 
 @pytest.fixture
 def table(structure_table):
-    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Gd", "N")]
+    pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Ce", "N")]
     rows = [crystal_row(f"m-{i}", 3.3 + 0.05 * i, pairs[i % 6]) for i in range(12)]
     rows[3]["energy_above_hull"] = 0.6
     return structure_table(rows)
@@ -38,7 +38,7 @@ def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, tab
     assert "NaCl" in outcome.out
     assert "energy_above_hull" in outcome.err
     assert "11 screened, 11 positive, 0 without a prediction" in outcome.err
-    line = "Positives in the model's domain: 9; out of it: 2 (not trained on Gd)"
+    line = "Positives in the model's domain: 9; out of it: 2 (not trained on Ce)"
     assert line in " ".join(outcome.err.split())
 
 
@@ -114,8 +114,8 @@ def test_filters_are_options(screen, table):
     )
     found = {row["formula"] for row in json.loads(outcome.out)["positives"]}
     assert found == {"NaCl"}
-    outcome = screen("run", "--source", table, "--exclude-elements", "Na,Gd", "--json", *EASY)
-    assert not {"NaCl", "GdN"} & {r["formula"] for r in json.loads(outcome.out)["positives"]}
+    outcome = screen("run", "--source", table, "--exclude-elements", "Na,Ce", "--json", *EASY)
+    assert not {"NaCl", "CeN"} & {r["formula"] for r in json.loads(outcome.out)["positives"]}
     assert json.loads(outcome.out)["counts"]["screened"] == 7
     outcome = screen("run", "--source", table, "--unknown", "drop", "--json", *EASY)
     assert json.loads(outcome.out)["counts"]["rejected"] == 12
@@ -247,7 +247,7 @@ def test_show_prints_plots_and_writes(screen, table, tmp_path):
     assert (tmp_path / "m-1.png").read_bytes().startswith(b"\x89PNG")
     document = json.loads(screen("show", "m-1", "--json").out)
     assert len(document["spectrum"]) == document["grid"]["size"] == 128
-    assert "Gd" in screen("show", "m-5").out
+    assert "Ce" in screen("show", "m-5").out
     one_line(screen("show", "m-99"), "m-99")
     one_line(screen("show", "m-1", "--plot", "m-1.docx"), "docx")
 
