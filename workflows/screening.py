@@ -202,7 +202,8 @@ def prepare(
     if "rescore" in parameters:
         check_predictor(Path(parameters["rescore_with"]), EDOS_GRID)
         second = model_id(Path(parameters["rescore_with"]))
-    log.info("run %s: %s; model %s, then %s", run_id, source.description, model, second)
+    models = ", then ".join(filter(None, (model, second)))
+    log.info("run %s: %s; model %s", run_id, source.description, models)
     log.debug("run %s: %s", run_id, parameters)
     with store_of_run(db, run_id) as store:
         run = _begin(store, run_id, parameters, source, model, second)

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -221,17 +221,13 @@ def _train(
         setting=setting_name,
         grid=dataset.grid,
         graph=graphs_for(config.architecture, config.graph),
-        elements=train.elements if start is None else _both(train.elements, start.card.elements),
+        elements=tuple(sorted({*train.elements, *(start.card.elements if start else ())})),
         extensive=dataset.extensive,
         states=isinstance(model, StatesArchitecture),
         training=_how(config, best) | ({"label_branch": label_branch} if label_branch else {}),
     )
     checkpoint = Checkpoint(model, setting, card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
-
-
-def _both(elements: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({*elements, *more}))
 
 
 def _run(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from screening.cli import options
 from screening.cli.invocation import resumable
-
-if TYPE_CHECKING:
-    from screening.training_sets.distillation import DistillReport
 
 
 def distill(
@@ -40,15 +39,20 @@ def distill(
     """
     from models.predictor import SpectrumPredictor
     from screening.cli.console import print_json, progress_bars, stderr, stdout
+    from screening.cli.fetch import training_set_table
     from screening.sources import open_source
     from screening.training_sets.distillation import distill as distill_all
     from workflows.hardware import worker_processes
     from workflows.progress import reporting_to, steps_of
 
     source = open_source(structures, **({"recursive": True} if recursive else {}))
-    predictor = SpectrumPredictor.load(teacher, device)
     again = resumable("the same command goes on from here")
-    with again, progress_bars(quiet) as report, reporting_to(report):
+    with (
+        again,
+        closing(SpectrumPredictor.load(teacher, device)) as predictor,
+        progress_bars(quiet) as report,
+        reporting_to(report),
+    ):
         distilled = distill_all(
             source,
             out,
@@ -58,28 +62,11 @@ def distill(
             workers=workers or worker_processes(),
             progress=steps_of("labelled"),
         )
-    predictor.close()
     if as_json:
-        print_json(_document(distilled, source.attribution))
+        document = asdict(distilled) | {"path": str(distilled.path)}
+        print_json(document | {"attribution": source.attribution})
         return
-    stdout().print(_table(distilled))
+    title = f"Labels of {distilled.teacher}"
+    stdout().print(training_set_table(title, distilled, "structures"))
     if source.attribution:
         stderr(quiet).print(source.attribution)
-
-
-def _document(distilled: DistillReport, attribution: str | None) -> dict[str, Any]:
-    return {
-        "path": str(distilled.path),
-        "teacher": distilled.teacher,
-        "written": distilled.written,
-        "left_out": distilled.left_out,
-        "attribution": attribution,
-    }
-
-
-def _table(distilled: DistillReport) -> Any:
-    from screening.cli.console import table
-
-    rows = [(f"written to {distilled.path}", distilled.written)]
-    rows += [(f"left out: {reason}", n) for reason, n in distilled.left_out.items()]
-    return table(f"Labels of {distilled.teacher}", ("what became of them", "structures"), rows)

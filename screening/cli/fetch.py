@@ -12,6 +12,7 @@ from screening.cli import options
 from screening.cli.invocation import resumable
 
 if TYPE_CHECKING:
+    from screening.training_sets.distillation import DistillReport
     from screening.training_sets.training_set import FetchReport
 
 app = typer.Typer(help="Fetch structures and spectra of the Materials Project to train on.")
@@ -75,7 +76,8 @@ def _fetch(
     if as_json:
         print_json(_document(fetched, ATTRIBUTION))
         return
-    stdout().print(_table(fetched))
+    title = f"Materials Project {fetched.database_version}"
+    stdout().print(training_set_table(title, fetched, "materials"))
     stderr(quiet).print(ATTRIBUTION)
 
 
@@ -90,10 +92,18 @@ def _document(fetched: FetchReport, attribution: str) -> dict[str, Any]:
     }
 
 
-def _table(fetched: FetchReport) -> Any:
+def training_set_table(title: str, report: FetchReport | DistillReport, of: str) -> Any:
+    """What became of the materials that a training set was made of.
+
+    Parameters
+    ----------
+    title : str
+    report : FetchReport or DistillReport
+    of : str
+        What is counted, such as ``"materials"``.
+    """
     from screening.cli.console import table
 
-    rows = [(f"written to {fetched.path}", fetched.written)]
-    rows += [(f"left out: {reason}", n) for reason, n in fetched.left_out.items()]
-    title = f"Materials Project {fetched.database_version}"
-    return table(title, ("what became of them", "materials"), rows)
+    rows = [(f"written to {report.path}", report.written)]
+    rows += [(f"left out: {reason}", n) for reason, n in report.left_out.items()]
+    return table(title, ("what became of them", of), rows)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from db.collections import batched
 from models.crystal import Crystal
-from models.data.label_files import SPECTRUM, Teacher
+from models.data.label_files import SPECTRUM, TEACHER, Teacher
 from models.data.label_rules import Origin, why_forbidden
 from models.training.card import ModelCard
 from models.writing import replacing
 from screening.candidate import SourceItem, Unreadable
-from screening.errors import ScreeningError
+from screening.errors import ScreeningError, one_line
 from screening.sources import Source
 from screening.table_parts import TableParts
 
@@ -101,12 +102,9 @@ def distill(
     parts = TableParts(out.with_name(f"{out.name}.parts"), _schema)
     parts.begin(json.dumps([teacher.model_dump(), source.fingerprint, max_sites, limit, PART]))
     total = source.total if limit is None else min(limit, source.total or limit)
-    items = islice(source, limit)
     done = 0
-    for name in map("{:08}".format, range(10**8)):
-        batch = list(islice(items, PART))
-        if not batch:
-            break
+    for number, batch in enumerate(batched(islice(source, limit), PART)):
+        name = f"{number:08}"
         if parts.ids(name) is None:
             parts.write(name, _rows(batch, predictor, max_sites, workers))
         done += len(batch)
@@ -180,49 +178,36 @@ def _schema() -> pa.Schema:
 def _join(
     out: Path, parts: TableParts, teacher: Teacher, predictor: SpectrumPredictor, source: Source
 ) -> DistillReport:
-    """Write the labels of all parts in one file; an id that comes twice counts once."""
+    """Write the labels of all parts in one file."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    left_out: Counter[str] = Counter()
-    for table in parts.tables():
-        left_out.update(r for r in table["reason"].to_pylist() if r is not None)
-    schema = _schema().remove(_schema().get_field_index("reason"))
     metadata = {
         "grid": predictor.grid.model_dump_json(),
-        "teacher": teacher.model_dump_json(),
+        TEACHER: teacher.model_dump_json(),
         "source": json.dumps(source.provenance),
         "attribution": source.attribution or "",
     }
-    seen: set[str] = set()
+    schema = _schema().remove(_schema().get_field_index("reason")).with_metadata(metadata)
+    left_out: Counter[str] = Counter()
+    written = 0
     try:
         with (
             replacing(out) as unfinished,
-            pq.ParquetWriter(unfinished, schema.with_metadata(metadata), compression="zstd") as to,
+            pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
         ):
-            for labelled in _labelled(parts, seen):
-                to.write_table(labelled.select(schema.names).cast(to.schema))
-            if not seen:
-                raise ScreeningError(
-                    f"{source.name}: no structure gets a label ({_most(left_out)})"
-                )
+            for table in parts.tables():
+                left_out.update(table["reason"].drop_null().to_pylist())
+                labelled = table.filter(pc.is_null(table["reason"])).select(schema.names)
+                writer.write_table(labelled.cast(schema))
+                written += len(labelled)
+            if not written:
+                why = _most(left_out)
+                raise ScreeningError(f"{source.name}: no structure gets a label ({why})")
     except (OSError, pa.ArrowException) as error:
-        raise ScreeningError(f"cannot write {out}: {error}") from None
-    return DistillReport(out, predictor.model_id, len(seen), dict(left_out.most_common()))
-
-
-def _labelled(parts: TableParts, seen: set[str]) -> Iterator[pa.Table]:
-    """Rows of each part that have a label, each id for the first time."""
-    import pyarrow as pa
-
-    for table in parts.tables():
-        ids = zip(table["material_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-        rows = []
-        for row, (material_id, reason) in enumerate(ids):
-            if reason is None and material_id not in seen:
-                seen.add(material_id)
-                rows.append(row)
-        yield table.take(pa.array(rows, pa.int64()))
+        raise ScreeningError(f"cannot write {out}: {one_line(error)}") from None
+    return DistillReport(out, predictor.model_id, written, dict(left_out.most_common()))
 
 
 def _most(left_out: Counter[str]) -> str:

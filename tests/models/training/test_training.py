@@ -638,3 +638,12 @@ def test_labels_of_a_teacher_are_named_on_the_command_line(tmp_path: Path) -> No
     beside = read_training_config(write_config(tmp_path, teacher={"labels": "t.parquet"}))
     assert beside.teacher is not None
     assert beside.teacher.labels == tmp_path / "t.parquet"
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_copy_of_a_shipped_configuration_needs_no_file_that_is_not_given(path: Path) -> None:
+    """Labels that `screen fetch` wrote come with their structures."""
+    taught = Path("taught.parquet").absolute()
+    read = read_training_config(path, labels=(Path("edos.parquet"),), teacher_labels=taught)
+    assert read.structures is None
+    assert read.teacher is None or read.teacher.labels == taught
