@@ -13,6 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
 
 test: lint
+	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/installed-dev

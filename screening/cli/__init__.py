@@ -59,6 +59,9 @@ def _run() -> None:
         sys.exit(141)
     except Exception as error:
         if _is_abort(error):  # Ctrl-C or the end of the input at a question
+            if isinstance(error.__cause__, EOFError):  # elsewhere: Typer takes it for an answer
+                _log(error.__cause__)
+                raise error.__cause__ from None
             _end("interrupted", INTERRUPTED)
         if _is_usage(error):
             _end_of_usage(error)

@@ -49,6 +49,17 @@ def test_a_failed_run_leaves_the_traceback_in_its_log(screen, table, tmp_path, m
     assert "Traceback" in log.read_text()
 
 
+def test_a_file_that_ends_too_early_is_no_interruption(screen, table, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr("workflows.screening._keep", fail)
+    with pytest.raises(EOFError, match="too short"):
+        screen("run", "--source", table)
+    (log,) = (tmp_path / "screening.logs").iterdir()
+    assert "marshal data too short" in log.read_text()
+
+
 def test_verbose_and_debug(screen, table, tmp_path, capsys, monkeypatch):
     assert "is done" not in screen("run", "--source", table).err
     assert "is done" in screen("run", "--source", table, "--verbose").err
@@ -123,18 +134,14 @@ def test_a_database_that_does_not_answer_is_waited_for_aloud(tmp_path, where):
         connected, _ = server.accept()  # it begins to wait now
         began = time.monotonic()
         assert process.stderr is not None
-        first = process.stderr.readline()
-        while "Materials Project key" in first or "doctor" in first:
-            first = process.stderr.readline()
-        took = time.monotonic() - began
-        _, rest = process.communicate(timeout=60)
+        told = [(time.monotonic() - began, line) for line in process.stderr]
+        assert process.wait(timeout=60) == 1, told
         connected.close()
-    assert "does not answer yet; waiting for it" in first
-    assert took < 3.0
-    assert process.returncode == 1
-    (last,) = rest.splitlines()
-    assert last.startswith("screen: ")
-    assert PASSWORD not in first + last
+    waiting = [(when, line) for when, line in told if "does not answer yet; waiting for it" in line]
+    assert len(waiting) == 1, told
+    assert waiting[0][0] < 6.0, told  # said after 2 s; the attempt ends after 10
+    assert told[-1][1].startswith("screen: "), told
+    assert PASSWORD not in "".join(line for _, line in told)
 
 
 def test_both_names_and_the_version(screen, capsys, monkeypatch):
