@@ -1,0 +1,172 @@
+"""What a predictor says of labelled materials that it has not learned from, and the file of it.
+
+The file is beside the checkpoints: tensors as safetensors, everything else as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from models.errors import ModelError, describe
+from models.spectra.metrics import wasserstein_distances
+from models.spectra.spectrum import EnergyGrid
+from models.writing import write_whole
+from models.zoo import model_id
+
+NAME = "held_out"  # of the files, without their endings
+FORMAT_VERSION = 1
+_ARRAYS = ("predicted", "labels", "n_atoms", "member_spread", "training_distance")
+_AGAIN = "`screen calibrate` makes it again"
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a predictor says of n labelled materials that it has not learned from.
+
+    Parameters
+    ----------
+    material_ids, chemical_systems : tuple of str, length n
+    predicted, labels : ndarray, shape (n, K')
+        In states/eV/cell.
+    n_atoms : ndarray, shape (n,)
+        Atoms of each cell.
+    member_spread, training_distance : ndarray, shape (n,)
+        See :class:`models.predictor.PredictedSpectra`; NaN where not known.
+    grid : EnergyGrid
+    """
+
+    material_ids: tuple[str, ...]
+    chemical_systems: tuple[str, ...]
+    predicted: np.ndarray
+    labels: np.ndarray
+    n_atoms: np.ndarray
+    member_spread: np.ndarray
+    training_distance: np.ndarray
+    grid: EnergyGrid
+
+    def __len__(self) -> int:
+        return len(self.material_ids)
+
+    def take(self, which: np.ndarray) -> HeldOut:
+        """Some of them, by index or by a mask of shape (n,)."""
+        rows = np.arange(len(self))[which]
+        return HeldOut(
+            tuple(self.material_ids[i] for i in rows),
+            tuple(self.chemical_systems[i] for i in rows),
+            self.predicted[rows],
+            self.labels[rows],
+            self.n_atoms[rows],
+            self.member_spread[rows],
+            self.training_distance[rows],
+            self.grid,
+        )
+
+    @cached_property
+    def errors(self) -> FloatArray:
+        """Wasserstein distance of each prediction from its label, in the grid's unit, (n,)."""
+        return wasserstein_distances(self.predicted, self.labels, self.grid.width)
+
+
+class HeldOutCard(BaseModel):
+    """The JSON file beside the arrays.
+
+    Parameters
+    ----------
+    weights : str
+        Hash of the predictor's weights, as in its :func:`models.zoo.model_id`.
+    arrays_sha256 : str
+    material_ids, chemical_systems : tuple of str, length n
+    grid : EnergyGrid
+    figures : dict
+        How the calibration did on other materials, for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    weights: str
+    arrays_sha256: str
+    material_ids: tuple[str, ...]
+    chemical_systems: tuple[str, ...]
+    grid: EnergyGrid
+    figures: dict[str, Any] = {}
+
+
+def write_held_out(folder: Path, held_out: HeldOut, figures: Mapping[str, Any]) -> None:
+    """Put it beside the predictor's checkpoints, in the place of an earlier one.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the predictor.
+    held_out : HeldOut
+    figures : mapping
+        See :class:`HeldOutCard`.
+    """
+    arrays = {name: np.ascontiguousarray(getattr(held_out, name), np.float32) for name in _ARRAYS}
+    data = save_arrays(arrays)
+    card = HeldOutCard(
+        weights=_weights(folder),
+        arrays_sha256=hashlib.sha256(data).hexdigest(),
+        material_ids=held_out.material_ids,
+        chemical_systems=held_out.chemical_systems,
+        grid=held_out.grid,
+        figures=dict(figures),
+    )
+    write_whole(folder / f"{NAME}.safetensors", data)
+    write_whole(folder / f"{NAME}.json", card.model_dump_json(indent=1) + "\n")
+
+
+def read_held_out(folder: Path) -> HeldOut | None:
+    """What :func:`write_held_out` wrote; None if the predictor was never calibrated.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged, or belongs to other weights.
+    """
+    card_file, arrays_file = folder / f"{NAME}.json", folder / f"{NAME}.safetensors"
+    if not card_file.exists():
+        return None
+    try:
+        card = HeldOutCard.model_validate_json(card_file.read_bytes())
+        data = arrays_file.read_bytes()
+        arrays = load_arrays(data)
+    except OSError as error:
+        raise ModelError(f"calibration {error.filename}: {error.strerror}; {_AGAIN}") from None
+    except ValidationError as error:
+        raise ModelError(f"calibration {card_file}, {describe(error)}; {_AGAIN}") from None
+    except SafetensorError:
+        raise ModelError(f"calibration {arrays_file}: damaged; {_AGAIN}") from None
+    if card.format_version != FORMAT_VERSION:
+        raise ModelError(f"calibration {card_file}: format {card.format_version}; {_AGAIN}")
+    if hashlib.sha256(data).hexdigest() != card.arrays_sha256:
+        raise ModelError(f"calibration {arrays_file}: not the one of {card_file.name}; {_AGAIN}")
+    if card.weights != _weights(folder):
+        raise ModelError(f"calibration {card_file}: of another model; {_AGAIN}")
+    n, size = len(card.material_ids), card.grid.size
+    shapes = {name: (n, size) if name in ("predicted", "labels") else (n,) for name in _ARRAYS}
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        raise ModelError(f"calibration {arrays_file}: does not fit {card_file.name}; {_AGAIN}")
+    numbers = [arrays[name].astype(float) for name in _ARRAYS]
+    predicted, labels, n_atoms, spread, distance = numbers
+    ids, systems = card.material_ids, card.chemical_systems
+    return HeldOut(ids, systems, predicted, labels, n_atoms, spread, distance, card.grid)
+
+
+def _weights(folder: Path) -> str:
+    return model_id(folder).rpartition("-")[2]
