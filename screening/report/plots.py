@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.uncertainty.calibration import COVERAGE
 from screening.errors import ScreeningError
 
 if TYPE_CHECKING:
@@ -123,13 +124,14 @@ def plot_edos(
     *,
     dft_gap: Range | None = None,
     band_gap: float | None = None,
+    band: np.ndarray | None = None,
     projected: ElectronicStructure | None = None,
 ) -> Figure:
     """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
 
     Parameters
     ----------
-    energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap
+    energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap, band
         As for :func:`draw_edos`.
     projected : ElectronicStructure, optional
         What the prediction is made of, for a panel below.
@@ -146,6 +148,7 @@ def plot_edos(
         model,
         dft_gap=dft_gap,
         band_gap=band_gap,
+        band=band,
     )
     axes.label_outer()
     return figure
@@ -163,6 +166,7 @@ def draw_edos(
     *,
     dft_gap: Range | None = None,
     band_gap: float | None = None,
+    band: np.ndarray | None = None,
 ) -> Axes:
     """Draw a predicted eDOS into axes; the legend with the edges stands above them.
 
@@ -184,6 +188,9 @@ def draw_edos(
         Name of the model, for the legend.
     band_gap : float, optional
         In eV, for the name of the energy axis: 0 for a metal, None if it is not known.
+    band : ndarray, shape (2, K), optional
+        Where most of what DFT finds lies, see
+        :meth:`models.uncertainty.calibration.Calibration.band`; in states/eV/cell.
     """
     lowest = float(bin_edges(energies)[0])
     if gap is not None:
@@ -191,6 +198,8 @@ def draw_edos(
     if dft_gap is not None:
         _hatch(axes, dft_gap, f"DFT gap: {range_text(dft_gap, lowest)}")
     _draw_curves(axes, energies, predicted, dft, max_dos, plain_text(model), band_gap)
+    if band is not None:
+        _draw_band(axes, energies, band)
     axes.set(xlabel=energy_label(band_gap), ylabel=DOS_LABEL)
     legend = axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=1, frameon=False, fontsize="small"
@@ -377,6 +386,23 @@ def _draw_curves(
     curves = np.concatenate([predicted, [] if dft is None else dft])
     highest, lowest = np.nanmax([*curves, 2 * (max_dos or 0.0)]), np.nanmin([*curves, 0.0])
     axes.set(xlim=(edges[0], edges[-1]), ylim=(HEADROOM * lowest, HEADROOM * highest or 1.0))
+
+
+def _draw_band(axes: Axes, energies: np.ndarray, band: np.ndarray) -> None:
+    low, high = band
+    label = f"band that holds {COVERAGE:.0%} of what DFT finds"
+    axes.stairs(
+        high,
+        bin_edges(energies),
+        baseline=low,
+        fill=True,
+        color="tab:blue",
+        alpha=0.18,
+        linewidth=0,
+        label=label.replace("%", " %"),
+    )
+    bottom, top = axes.get_ylim()  # which a wide band may double, not more
+    axes.set_ylim(bottom, max(top, min(HEADROOM * float(high.max()), 2 * top)))
 
 
 def new_figure(width: float = 6.4, height: float = 4.6) -> Figure:
