@@ -451,6 +451,13 @@ class PredictionDoc(Document):
     ----------
     spectrum : list of float, length ``grid.size``
         In states/eV/cell, in single precision.
+    member_spread : float or None
+        How far the model's members are from each other, in eV; see
+        :class:`models.predictor.PredictedSpectra`. None if there is one.
+    training_distance : float or None
+        To the nearest training materials in the model's embedding; None if it is not known.
+
+    The last two are None in documents older than they.
     """
 
     material_id: Identifier
@@ -462,6 +469,8 @@ class PredictionDoc(Document):
     spectrum: SpectrumValues
     gap: GapDoc
     score: Number
+    member_spread: Number | None = None
+    training_distance: Number | None = None
     created_at: Time = Field(default_factory=utc_now)
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.architectures.interface import StatesArchitecture
+from models.architectures.interface import Insights, StatesArchitecture
 from models.crystal import Crystal
 from models.elements import KnownElements
 from models.errors import ModelError
@@ -27,6 +27,7 @@ from models.processes import WorkerPool
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
 from models.training.checkpoint import Checkpoint, load_checkpoint
+from models.training.materials import TrainingMaterials, load_training_materials
 from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class PredictedSpectra:
     band_gaps : ndarray, shape (n,)
         In eV, 0 in a metal; NaN where there is no prediction, and everywhere if the model does not
         know levels.
+    member_spread : ndarray, shape (n,)
+        Mean Wasserstein distance of the SumNorm spectra of the model's members from their mean, in
+        the unit of the grid; NaN where there is no prediction, and everywhere if there is one
+        member.
+    training_distance : ndarray, shape (n,)
+        Mean distance to the nearest training materials in the model's own embedding, see
+        :meth:`models.training.materials.TrainingMaterials.distances`; NaN if it is not known.
     failures : dict
         Reason by row.
     """
@@ -60,7 +68,16 @@ class PredictedSpectra:
     values: np.ndarray
     grid: EnergyGrid
     band_gaps: np.ndarray
+    member_spread: np.ndarray
+    training_distance: np.ndarray
     failures: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def unknown(cls, n: int, grid: EnergyGrid) -> PredictedSpectra:
+        """Nothing but NaN for `n` structures."""
+        gaps, spread, distance = np.full((3, n), np.nan, np.float32)
+        values = np.full((n, grid.size), np.nan, np.float32)
+        return cls(values, grid, gaps, spread, distance)
 
     @classmethod
     def joined(cls, parts: Sequence[PredictedSpectra]) -> PredictedSpectra:
@@ -70,9 +87,20 @@ class PredictedSpectra:
         for part in parts:
             failures |= {start + i: reason for i, reason in part.failures.items()}
             start += len(part.values)
-        values = np.concatenate([part.values for part in parts])
-        band_gaps = np.concatenate([part.band_gaps for part in parts])
-        return cls(values, parts[0].grid, band_gaps, failures)
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            parts[0].grid,
+            np.concatenate([part.band_gaps for part in parts]),
+            np.concatenate([part.member_spread for part in parts]),
+            np.concatenate([part.training_distance for part in parts]),
+            failures,
+        )
+
+    def rows(self, places: Sequence[int]) -> PredictedSpectra:
+        """Those at some `places`, of which none is a failure."""
+        of_structure = self.band_gaps, self.member_spread, self.training_distance
+        gaps, spread, distance = (numbers[places] for numbers in of_structure)
+        return PredictedSpectra(self.values[places], self.grid, gaps, spread, distance)
 
 
 def usable_device(name: str) -> str:
@@ -103,6 +131,8 @@ class SpectrumPredictor:
         The same where one model gives states/eV/cell by itself.
     folder : Path
         Where they are.
+    trained_on : TrainingMaterials, optional
+        What the model of the shape was trained on.
 
     Examples
     --------
@@ -111,10 +141,16 @@ class SpectrumPredictor:
     (1, 128)
     """
 
-    def __init__(self, shape: Checkpoint, scale: Checkpoint, folder: Path) -> None:
+    def __init__(
+        self,
+        shape: Checkpoint,
+        scale: Checkpoint,
+        folder: Path,
+        trained_on: TrainingMaterials | None = None,
+    ) -> None:
         if shape.card.grid != scale.card.grid or shape.card.graph != scale.card.graph:
             raise ModelError(f"{folder}: its two checkpoints have different grids or graphs")
-        self.shape, self.scale, self.folder = shape, scale, folder
+        self.shape, self.scale, self.folder, self.trained_on = shape, scale, folder, trained_on
         self._pool: WorkerPool | None = None
         self.grid = shape.card.grid
         trained = frozenset(shape.card.elements) & frozenset(scale.card.elements)
@@ -145,12 +181,13 @@ class SpectrumPredictor:
         ------
         ModelError
             If a checkpoint is missing or damaged, or has another grid than `grid`, or there is
-            no such device.
+            no such device; or the list of training materials, which may be missing, is damaged.
         """
         folder = predictor_folder(folder)
         device = usable_device(device)
         parts = [load_checkpoint(folder / name, device) for name in predictor_parts(folder)]
-        predictor = cls(parts[0], parts[-1], folder.resolve())
+        trained_on = load_training_materials(folder)
+        predictor = cls(parts[0], parts[-1], folder.resolve(), trained_on)
         if grid is not None:
             check_grid(folder, predictor.grid, grid)
         return predictor
@@ -187,8 +224,7 @@ class SpectrumPredictor:
         ModelError
             If a worker process dies. A structure that cannot be predicted is a failure instead.
         """
-        empty = np.empty((0, self.grid.size), np.float32)
-        parts = [PredictedSpectra(empty, self.grid, empty[:, 0])]
+        parts = [PredictedSpectra.unknown(0, self.grid)]
         for part in self.predict_parts(structures, workers=workers):
             parts.append(part)
             if progress:
@@ -253,18 +289,21 @@ class SpectrumPredictor:
             yield from map(self._predict_graphs, graphs)
 
     def _predict_graphs(self, graphs: list[CrystalGraph | str]) -> PredictedSpectra:
-        return _predict_in_batches(self.shape, self.states_and_gaps, graphs, self.device)
+        return _predict_in_batches(
+            self.shape, self.states_and_insights, graphs, self.device, self.trained_on
+        )
 
-    def states_and_gaps(self, batch: GraphBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Spectra (B, K') in states/eV/cell, and band gaps (B,) in eV if levels are known.
+    def states_and_insights(self, batch: GraphBatch) -> tuple[torch.Tensor, Insights]:
+        """Spectra (B, K') in states/eV/cell, and what the model of the shape says besides.
 
         The spectra of two models are the shape times the predicted sum.
         """
         if isinstance(self.shape.model, StatesArchitecture):
-            return self.shape.model.states_and_gaps(batch)
-        shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
+            return self.shape.model.states_and_insights(batch)
+        logits, insights = self.shape.model.logits_and_insights(batch)
+        shape = self.shape.setting.decode(logits, batch.n_atoms)
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
-        return shape * scale.sum(-1, keepdim=True), None
+        return shape * scale.sum(-1, keepdim=True), insights
 
     @torch.inference_mode()
     def electronic_structure(self, structure: Crystal | Structure) -> ElectronicStructure | None:
@@ -331,8 +370,9 @@ def predict_spectra(
     (array([-300., -280.]), (1, 66))
     """
 
-    def spectra(batch: GraphBatch) -> tuple[torch.Tensor, None]:
-        return checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms), None
+    def spectra(batch: GraphBatch) -> tuple[torch.Tensor, Insights]:
+        logits, insights = checkpoint.model.logits_and_insights(batch)
+        return checkpoint.setting.decode(logits, batch.n_atoms), insights
 
     device = next(checkpoint.model.parameters()).device
     graphs = build_graphs(structures, checkpoint.card.graph)
@@ -342,27 +382,33 @@ def predict_spectra(
 @torch.inference_mode()
 def _predict_in_batches(
     checkpoint: Checkpoint,
-    spectra: Callable[[GraphBatch], tuple[torch.Tensor, torch.Tensor | None]],
+    spectra: Callable[[GraphBatch], tuple[torch.Tensor, Insights]],
     graphs: list[CrystalGraph | str],
     device: torch.device,
+    trained_on: TrainingMaterials | None = None,
 ) -> PredictedSpectra:
-    """Spectra and band gaps, and where there is no graph the reason for that."""
+    """Spectra and insights, and where there is no graph the reason for that."""
     grid = checkpoint.card.grid
-    values = np.full((len(graphs), grid.size), np.nan, np.float32)
-    band_gaps = np.full(len(graphs), np.nan, np.float32)
+    predicted = PredictedSpectra.unknown(len(graphs), grid)
     graphs = _refused(graphs, checkpoint)
-    failures = _failures(graphs)
-    rows = [i for i in range(len(graphs)) if i not in failures]
+    predicted.failures.update(_failures(graphs))
+    rows = [i for i in range(len(graphs)) if i not in predicted.failures]
     built = [graph for graph in graphs if not isinstance(graph, str)]
     n_edges = [len(graph.distance) for graph in built]
     for members in edge_budget_batches(n_edges, EDGE_BUDGET[device.type]):
         batch = collate([built[k] for k in members]).to(device)
-        of_batch, gaps = spectra(batch)
+        of_batch, insights = spectra(batch)
         places = [rows[k] for k in members]
-        values[places] = of_batch.cpu().numpy()
-        if gaps is not None:
-            band_gaps[places] = gaps.cpu().numpy()
-    return PredictedSpectra(values, grid, band_gaps, failures)
+        predicted.values[places] = of_batch.cpu().numpy()
+        if insights.band_gaps is not None:
+            predicted.band_gaps[places] = insights.band_gaps.cpu().numpy()
+        if insights.member_spread is not None:
+            spread = grid.width * insights.member_spread
+            predicted.member_spread[places] = spread.cpu().numpy()
+        if insights.embedding is not None and trained_on is not None:
+            distances = trained_on.distances(insights.embedding.cpu().numpy())
+            predicted.training_distance[places] = distances
+    return predicted
 
 
 def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[CrystalGraph | str]:

@@ -405,7 +405,7 @@ def _keep(
     """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
     good = [i for i in range(len(candidates)) if i not in predicted.failures]
     judged = [candidates[i] for i in good]
-    predictions = list(prediction_documents(judged, predicted.values[good], model))
+    predictions = list(prediction_documents(judged, predicted.rows(good), model))
     by_key = {prediction_key(candidate, model): candidate for candidate in judged}
     failures = [
         Verdict(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from db.documents import CandidateDoc, GapDoc, PredictionDoc, PredictionKey, Verdict
 from models.spectra.spectrum import EDOS_GRID
 from screening.gap import GapCriteria, Gaps, find_gaps
+
+if TYPE_CHECKING:
+    from models.predictor import PredictedSpectra
 
 
 def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
@@ -53,18 +57,19 @@ def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
 
 
 def prediction_documents(
-    candidates: Sequence[CandidateDoc], spectra: np.ndarray, model: str
+    candidates: Sequence[CandidateDoc], predicted: PredictedSpectra, model: str
 ) -> Iterator[PredictionDoc]:
     """Predictions with the verdict by the paper's criteria, which is the same for every run.
 
     Parameters
     ----------
     candidates : sequence of CandidateDoc
-    spectra : ndarray, shape (B, 128)
-        Of the candidates, in states/eV/cell.
+    predicted : PredictedSpectra
+        For the candidates, none of which failed.
     model : str
         Id of the model.
     """
+    spectra = predicted.values
     gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(
@@ -77,7 +82,13 @@ def prediction_documents(
             spectrum=spectra[i],  # the document makes a list of it
             gap=gap_document(gaps, i),
             score=float(gaps.score[i]),
+            member_spread=_known(predicted.member_spread[i]),
+            training_distance=_known(predicted.training_distance[i]),
         )
+
+
+def _known(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)
 
 
 def verdicts_on(

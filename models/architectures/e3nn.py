@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
-from models.architectures.interface import Architecture, ArchitectureConfig, GraphNeeds
+from models.architectures.interface import Architecture, ArchitectureConfig, GraphNeeds, Insights
 from models.architectures.parts.layers import GaussianBasis, register_tables
 from models.elements import N_DESCRIPTORS, element_descriptors
 from models.errors import ModelError
@@ -178,6 +179,17 @@ class E3NN(Architecture):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
+        return self.logits_and_insights(batch)[0]
+
+    @override
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), and the embedding that they are made of."""
+        embedding = self.embedding(batch)
+        return self.head(embedding), Insights(embedding)
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """Mean of the atoms' last scalars, shape (B, scalars)."""
         if batch.vector is None:
             raise ModelError("the architecture e3nn needs graphs with edge vectors")
         harmonics, lengths = self.harmonics(batch.vector), self.basis(batch.distance)
@@ -185,5 +197,4 @@ class E3NN(Architecture):
         for convolution, gate in zip(self.convolutions, self.gates, strict=True):
             atoms = gate(convolution(atoms, harmonics, lengths, batch))
         atoms = F.silu(self.last(atoms, harmonics, lengths, batch))
-        crystals = scatter(atoms, batch.graph_index, dim=0, dim_size=len(batch), reduce="mean")
-        return self.head(crystals)
+        return scatter(atoms, batch.graph_index, dim=0, dim_size=len(batch), reduce="mean")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
-from models.architectures.interface import Architecture, ArchitectureConfig
+from models.architectures.interface import Architecture, ArchitectureConfig, Insights
 from models.architectures.parts.layers import EncoderConfig, GraphEncoder, mlp
 from models.graphs.graph import GraphBatch
 
@@ -52,4 +53,15 @@ class GATGNN(Architecture):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        return self.head(self.encoder(batch))
+        return self.logits_and_insights(batch)[0]
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """The encoder's pooled atoms, shape (B, width)."""
+        return self.encoder(batch)
+
+    @override
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), and the embedding that they are made of."""
+        embedding = self.embedding(batch)
+        return self.head(embedding), Insights(embedding)

@@ -39,6 +39,25 @@ class GraphNeeds(NamedTuple):
     neighbors: int = 1
 
 
+class Insights(NamedTuple):
+    """What one pass says of B crystals besides their spectra; None where a model cannot say it.
+
+    Parameters
+    ----------
+    embedding : Tensor, shape (B, d)
+        See :meth:`Architecture.embedding`.
+    member_spread : Tensor, shape (B,)
+        Of an ensemble: mean Wasserstein distance of the members' SumNorm spectra from their mean,
+        in bins.
+    band_gaps : Tensor, shape (B,)
+        In eV, 0 in a metal.
+    """
+
+    embedding: Tensor | None = None
+    member_spread: Tensor | None = None
+    band_gaps: Tensor | None = None
+
+
 class Architecture(nn.Module, ABC):
     """Crystal graphs to logits (B, K'), which a setting makes spectra of.
 
@@ -75,6 +94,17 @@ class Architecture(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
+
+    def embedding(self, batch: GraphBatch) -> Tensor | None:
+        """The model's own representation of each crystal, shape (B, d); None if it has none.
+
+        Supercells, rotations and the order of the atoms do not change it.
+        """
+        return None
+
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), and what the same pass says besides."""
+        return self(batch), Insights(self.embedding(batch))
 
     def losses(
         self, batch: GraphBatch, target: Tensor, setting: Setting, spectra: Tensor | None = None
@@ -157,9 +187,9 @@ class StatesArchitecture(Architecture):
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, shape (B, K')."""
 
-    def states_and_gaps(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
-        """The same, and band gaps in eV, shape (B,); None for these unless it knows levels."""
-        return self.states(batch), None
+    def states_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """The same, and what the pass says besides; band gaps if it knows levels."""
+        return self.states(batch), Insights(self.embedding(batch))
 
     def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure | None:
         """Band edges and projected DOS of a batch of one crystal; None unless it knows levels."""
@@ -168,6 +198,11 @@ class StatesArchitecture(Architecture):
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K'): logarithms of states/eV/cell."""
         return (self.states(batch) + _NO_STATES).log()
+
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), and what the same pass says besides."""
+        states, insights = self.states_and_insights(batch)
+        return (states + _NO_STATES).log(), insights
 
     @abstractmethod
     def losses(

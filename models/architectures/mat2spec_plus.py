@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch_geometric.utils import scatter
 from typing_extensions import override
 
-from models.architectures.interface import ArchitectureConfig
+from models.architectures.interface import ArchitectureConfig, Insights
 from models.architectures.parts.crystal_statistics import CrystalStatistics
-from models.architectures.parts.ensemble import RegressedEnsemble, logits_of
+from models.architectures.parts.ensemble import RegressedEnsemble, logits_of, member_spread
 from models.architectures.parts.layers import GaussianBasis, register_tables, share_of_group
 from models.elements import element_descriptors, element_properties
 from models.graphs.graph import GraphBatch
@@ -172,18 +172,19 @@ class _Member(nn.Module):
         if config.mixes_sites:
             self.share = nn.Linear(features, 1, bias=False)
 
-    def forward(self, batch: GraphBatch, shared: _Shared) -> Tensor:
-        """Logits, shape (B, K')."""
+    def forward(self, batch: GraphBatch, shared: _Shared) -> tuple[Tensor, Tensor]:
+        """Logits, shape (B, K'), and the mean of the atoms' features, shape (B, width)."""
         graph, n, statistics = shared.graph, len(batch), shared.statistics
         atoms = self._atoms(batch, shared)
+        fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
+        crystals = scatter(fraction * atoms, graph, dim=0, dim_size=n)
         context = self.context(statistics) if self.config.statistics else None
         if not self.config.mixes_sites:
-            fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
-            crystals = scatter(fraction * atoms, graph, dim=0, dim_size=n)
-            return self.head(crystals if context is None else torch.cat([crystals, context], 1))
+            features = crystals if context is None else torch.cat([crystals, context], 1)
+            return self.head(features), crystals
         sites = atoms if context is None else torch.cat([atoms, context[graph]], dim=1)
         share = share_of_group(self.share(sites), batch.multiplicity, graph, n)
-        return _mixture(self.head(sites), share, graph, n)
+        return _mixture(self.head(sites), share, graph, n), crystals
 
     def _atoms(self, batch: GraphBatch, shared: _Shared) -> Tensor:
         """Features of the atoms, shape (N, width)."""
@@ -239,20 +240,39 @@ class Mat2SpecPlus(RegressedEnsemble):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
+        return self.logits_and_insights(batch)[0]
+
+    @override
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'); the members' embeddings side by side, and their spread."""
         shared = self._shared(batch)
-        logits = self._member_logits(batch, shared).mean(0)
+        of_members, embedding = self._of_members(batch, shared)
+        makes_shapes = self.config.output == "sum-normalized"
+        spread = member_spread(of_members.softmax(-1)) if makes_shapes else None
+        logits = self._averaged(of_members.mean(0), shared)
+        return logits, Insights(embedding, spread)
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """Mean of the atoms' last features, the members' side by side, (B, members * width)."""
+        return self._of_members(batch, self._shared(batch))[1]
+
+    def member_logits(self, batch: GraphBatch) -> Tensor:
+        """Logits of each member, shape (members, B, K')."""
+        return self._of_members(batch, self._shared(batch))[0]
+
+    def _of_members(self, batch: GraphBatch, shared: _Shared) -> tuple[Tensor, Tensor]:
+        """Logits, shape (members, B, K'), and embeddings, shape (B, members * width)."""
+        logits, crystals = zip(*(member(batch, shared) for member in self.members), strict=True)
+        return torch.stack(logits), torch.cat(crystals, 1)
+
+    def _averaged(self, logits: Tensor, shared: _Shared) -> Tensor:
+        """The members' mean logits (B, K') with the share of the regression."""
         if not self.regresses:
             return logits
         if self.config.output == "absolute":
             return self.averaged(logits, shared.statistics, shapes=False)
         return logits_of(self.averaged(logits.softmax(-1), shared.statistics))
-
-    def member_logits(self, batch: GraphBatch) -> Tensor:
-        """Logits of each member, shape (members, B, K')."""
-        return self._member_logits(batch, self._shared(batch))
-
-    def _member_logits(self, batch: GraphBatch, shared: _Shared) -> Tensor:
-        return torch.stack([member(batch, shared) for member in self.members])
 
     def _shared(self, batch: GraphBatch) -> _Shared:
         reach = (batch.distance / self.config.cutoff).clamp_max(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -15,17 +15,20 @@ import numpy as np
 import torch
 
 from models.architectures.interface import StatesArchitecture
-from models.data.dataset import SpectrumDataset, refuse_settings
+from models.data.dataset import SpectrumDataset, edos_dataset, refuse_settings
 from models.data.label_files import teacher_of
 from models.data.splits import Split, split_of
+from models.errors import ModelError
 from models.spectra.metrics import spectrum_metrics, standard_errors
 from models.training.card import LessonsCard, ModelCard, label_branch_in_words
-from models.training.checkpoint import Checkpoint, save_checkpoint
+from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig, lessons_of, load_dataset, load_taught
 from models.training.fit import Hardware, Trained, train_setting
+from models.training.materials import TrainingMaterial, TrainingMaterials, material_files
 from models.training.resume import TrainingProgress
 from models.zoo import SCALE, SHAPE
 
+BATCH = 32  # materials that are embedded at a time
 TAUGHT = "-taught"  # behind the name of a setting: what it has learned of a teacher
 
 
@@ -39,6 +42,8 @@ class TrainedPredictor:
         Materials that no training step has seen; labels in states/eV/cell.
     predicted : ndarray, shape (n_test, K')
         Their predicted spectra in states/eV/cell, NaN unless both parts of the pair were trained.
+    trained_on : TrainingMaterials or None
+        Where the training materials are in the embedding of the shape; None if there is none.
     """
 
     config: TrainingConfig
@@ -46,6 +51,7 @@ class TrainedPredictor:
     card: ModelCard
     test: SpectrumDataset
     predicted: np.ndarray
+    trained_on: TrainingMaterials | None = None
 
     def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
         """Write all checkpoints and the card into `folder`, replacing what is there.
@@ -58,6 +64,11 @@ class TrainedPredictor:
         """
         for name, checkpoint in self.checkpoints.items():
             save_checkpoint(folder / name, checkpoint, self.config.half)
+        if self.trained_on is not None:
+            self.trained_on.save(folder)
+        else:
+            for file in material_files(folder):  # of the predictor that was there before
+                file.unlink(missing_ok=True)
         card = self.card.model_copy(update={"gap": gap or {}})
         card.write(folder)
         return card
@@ -147,7 +158,70 @@ def train_predictor(
         card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
     if earlier:
         earlier.clear()
-    return TrainedPredictor(config, checkpoints, card, test, predicted)
+    shape = checkpoints.get(SHAPE)
+    trained_on = None if shape is None else embedded(shape, dataset.subset(split.train))
+    return TrainedPredictor(config, checkpoints, card, test, predicted, trained_on)
+
+
+@torch.inference_mode()
+def embedded(checkpoint: Checkpoint, dataset: SpectrumDataset) -> TrainingMaterials | None:
+    """Where the materials of a data set are in a model's embedding; None if it has none.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    dataset : SpectrumDataset
+        What the model was trained on.
+    """
+    device, embeddings = next(checkpoint.model.parameters()).device, []
+    for rows in torch.arange(len(dataset)).split(BATCH):
+        embedding = checkpoint.model.embedding(dataset.graphs.select(rows).to(device))
+        if embedding is None:
+            return None
+        embeddings.append(embedding.float().cpu())
+    of_each = zip(
+        dataset.material_ids, dataset.formulas, dataset.graphs.n_atoms.tolist(), strict=True
+    )
+    materials = [TrainingMaterial(material_id=i, formula=f, n_atoms=n) for i, f, n in of_each]
+    return TrainingMaterials.of(materials, torch.cat(embeddings).numpy())
+
+
+def add_training_materials(
+    folder: Path, labels: Sequence[Path], structures: Path | None = None
+) -> None:
+    """Write which materials an eDOS predictor was trained on, if its training did not.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the predictor.
+    labels, structures : sequence of Path, Path
+        Those that it was trained on, see :func:`models.data.dataset.edos_dataset`.
+
+    Raises
+    ------
+    ModelError
+        If there are not as many as its card says.
+
+    Examples
+    --------
+    >>> labels = [Path("my_labels.parquet")]
+    >>> add_training_materials(Path("my-predictor"), labels)  # doctest: +SKIP
+    """
+    card, checkpoint = ModelCard.read(folder), load_checkpoint(folder / SHAPE)
+    dataset = edos_dataset(labels, structures, checkpoint.card.grid, checkpoint.card.graph)
+    # The card, which is read from a file, has the name of a split as a plain string.
+    split = split_of(
+        dataset, card.split_seed, "chemsys" if card.split_by == "chemsys" else "material"
+    )
+    if len(split.train) != card.n_train:
+        raise ModelError(
+            f"{folder}: trained on {card.n_train} materials, but these labels have "
+            f"{len(split.train)}; name the labels that it was trained on"
+        )
+    trained_on = embedded(checkpoint, dataset.subset(split.train))
+    if trained_on is not None:
+        trained_on.save(folder)
 
 
 def _parts_in_words(dataset: SpectrumDataset, split: Split) -> str:

@@ -127,9 +127,27 @@ def model_id(folder: Path) -> str:
     ModelError
         If a checkpoint is missing or is not one.
     """
-    hashes = [_checkpoint_card(folder, part)["weights_sha256"] for part in predictor_parts(folder)]
+    hashes = [weights_hash(folder, part) for part in predictor_parts(folder)]
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return f"{folder.resolve().name}-{digest[:12]}"
+
+
+def weights_hash(folder: Path, part: str) -> str:
+    """Hash of the weights of one of a predictor's checkpoints, as its card has it.
+
+    Parameters
+    ----------
+    folder : Path
+    part : str
+        Name of the checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is missing or is not one.
+    """
+    digest: str = _checkpoint_card(folder, part)["weights_sha256"]
+    return digest
 
 
 def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:

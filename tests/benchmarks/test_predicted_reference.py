@@ -24,7 +24,7 @@ class Oracle:
     def predict(self, structures: Any) -> PredictedSpectra:
         assert len(structures) == len(self.values)
         unknown = np.full(len(self.values), np.nan, np.float32)
-        return PredictedSpectra(self.values, EDOS_GRID, unknown, self.failures)
+        return PredictedSpectra(self.values, EDOS_GRID, unknown, unknown, unknown, self.failures)
 
 
 def table(n: int, **columns: Any) -> pd.DataFrame:

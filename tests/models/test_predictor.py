@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.core import Lattice, Structure
 
 from models import predictor as predictor_module
 from models.crystal import Crystal
 from models.errors import ModelError
+from models.graphs.graph import build_graph, collate
 from models.predictor import SpectrumPredictor, predict_spectra
+from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import ModelCard
-from models.training.checkpoint import save_checkpoint
+from models.training.checkpoint import load_checkpoint, save_checkpoint
+from models.training.train import embedded
 from models.zoo import (
     SCALE,
     SHAPE,
@@ -25,7 +29,13 @@ from models.zoo import (
     predictor_folder,
     shipped_predictors,
 )
-from tests.models.model_examples import SMALL_GRID, random_crystals, rocksalt, supercell
+from tests.models.model_examples import (
+    SMALL_GRID,
+    random_crystals,
+    rocksalt,
+    small_dataset,
+    supercell,
+)
 from tests.models.training.test_checkpoint import checkpoint
 
 
@@ -33,6 +43,9 @@ from tests.models.training.test_checkpoint import checkpoint
 def folder(tmp_path: Path) -> Path:
     for name in (SHAPE, SCALE):
         save_checkpoint(tmp_path / "pair" / name, checkpoint(name))
+    trained_on = embedded(load_checkpoint(tmp_path / "pair" / SHAPE), small_dataset(12))
+    assert trained_on is not None
+    trained_on.save(tmp_path / "pair")
     return tmp_path / "pair"
 
 
@@ -57,6 +70,27 @@ def test_a_supercell_has_proportionally_more_states(folder: Path) -> None:
     predictor = SpectrumPredictor.load(folder, device="cpu")
     one, two = predictor.predict([rocksalt(), supercell(rocksalt(), (2, 1, 1))]).values
     np.testing.assert_allclose(two, 2 * one, rtol=1e-4)
+
+
+def test_a_prediction_says_how_far_the_members_and_the_training_materials_are() -> None:
+    predictor = SpectrumPredictor.load(device="cpu")
+    assert predictor.trained_on is not None
+    crystals = [rocksalt(), *random_crystals(5)]
+    found = predictor.predict(crystals)
+    batch = collate([build_graph(c, predictor.shape.card.graph) for c in crystals])
+    model = predictor.shape.model
+    with torch.inference_mode():
+        shapes = model.member_logits(batch).softmax(-1).numpy()
+        embeddings = model.embedding(batch).numpy()
+    distances = [wasserstein_distances(s, shapes.mean(0), EDOS_GRID.width) for s in shapes]
+    np.testing.assert_allclose(found.member_spread, np.mean(distances, 0), rtol=1e-3)
+    to_nearest = [
+        np.mean([n.distance for n in predictor.trained_on.nearest(e)]) for e in embeddings
+    ]
+    np.testing.assert_allclose(found.training_distance, to_nearest, rtol=1e-3)
+    alone = SpectrumPredictor.load("tight-binding-edos", "cpu").predict(crystals[:1])
+    assert np.isnan(alone.member_spread).all()
+    assert np.isfinite(alone.training_distance).all()
 
 
 def test_one_model_alone_gives_what_its_setting_decodes() -> None:
@@ -116,6 +150,9 @@ def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.Monke
     two = predictor.predict(structures, workers=2, progress=done.append)
     predictor.close()
     np.testing.assert_allclose(two.values, one.values, rtol=1e-5)
+    assert np.isfinite(one.training_distance[:12]).all()
+    np.testing.assert_allclose(two.training_distance, one.training_distance, rtol=1e-4)
+    np.testing.assert_array_equal(two.member_spread, one.member_spread)
     assert two.failures == one.failures
     assert set(one.failures) == {12}
     assert done == [7, 7, 7]

@@ -14,7 +14,7 @@ from db.documents import CandidateDoc
 from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
-from models.zoo import model_id
+from models.zoo import ZOO, model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
@@ -112,6 +112,22 @@ def test_predictions_have_spectra_in_states_per_cell_and_the_papers_verdict(make
         assert 0.1 < sum(prediction.spectrum) * prediction.grid.width < 100
         assert prediction.gap.is_gap == candidate.is_positive
         assert prediction.score == candidate.score
+
+
+def test_predictions_say_how_far_the_members_and_the_training_materials_are(maker):
+    maker.rescore, maker.rescore_with = 2, str(ZOO / "tight-binding-edos")
+    summary = run(maker)
+    with open_store(maker.db) as store:
+        of_run = store.run(summary["run_id"])
+        candidates = list(store.candidates(summary["run_id"], state="screened"))
+        first, second = (
+            list(store.predictions([(c.material_id, c.structure_hash, model) for c in candidates]))
+            for model in (of_run.model_id, of_run.second_model_id)
+        )
+    assert len(first) == 7
+    assert len(second) == 2
+    assert all(p.member_spread > 0 and p.training_distance > 0 for p in first)
+    assert all(p.member_spread is None and p.training_distance > 0 for p in second)
 
 
 def test_looser_criteria_change_the_verdict_and_not_the_prediction(maker):

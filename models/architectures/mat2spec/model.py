@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from models.architectures.interface import Architecture, ArchitectureConfig
+from models.architectures.interface import Architecture, ArchitectureConfig, Insights
 from models.architectures.mat2spec.losses import (
     AlignmentDirection,
     alignment_loss,
@@ -249,8 +249,19 @@ class Mat2Spec(Architecture):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits (B, K') of the feature branch, which is all that inference needs."""
-        embedding = self.encoder(batch)
-        return self.predictor(self._feature_embedding(embedding, *self.features(embedding)))
+        return self.logits_and_insights(batch)[0]
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """The encoder's pooled atoms, shape (B, width)."""
+        return self.encoder(batch)
+
+    @override
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), and the embedding that they are made of."""
+        embedding = self.embedding(batch)
+        features = self._feature_embedding(embedding, *self.features(embedding))
+        return self.predictor(features), Insights(embedding)
 
     @override
     def losses(

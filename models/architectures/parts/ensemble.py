@@ -14,6 +14,7 @@ from models.architectures.interface import Architecture, ArchitectureConfig
 from models.architectures.parts.crystal_statistics import CrystalStatistics
 from models.architectures.parts.kernel_regression import KernelRegression
 from models.graphs.graph import GraphBatch
+from models.spectra.metrics import wasserstein_of_shapes
 from models.spectra.settings import Setting
 
 _EMPTY = 1e-8  # share of a spectrum in a bin that has no logarithm
@@ -109,6 +110,17 @@ class RegressedEnsemble(Ensemble):
         if shapes:
             regression = distribution(regression.clamp_min(0))
         return (1 - self.share) * spectra + self.share * regression
+
+
+def member_spread(shapes: Tensor) -> Tensor | None:
+    """How far the members are from each other, shape (B,), see :class:`Insights`; None of one.
+
+    Parameters
+    ----------
+    shapes : Tensor, shape (members, B, K')
+        The members' spectra with the sum 1.
+    """
+    return wasserstein_of_shapes(shapes, shapes.mean(0)).mean(0) if len(shapes) > 1 else None
 
 
 def scales(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from torch_geometric.utils import scatter
 from typing_extensions import override
 
-from models.architectures.interface import ArchitectureConfig, GraphNeeds
+from models.architectures.interface import ArchitectureConfig, GraphNeeds, Insights
 from models.architectures.parts.crystal_statistics import N_SITE, CrystalStatistics
 from models.architectures.parts.ensemble import (
     RegressedEnsemble,
     distribution,
     logits_of,
+    member_spread,
     scales,
     standardized,
 )
@@ -117,13 +118,17 @@ class _Member(nn.Module):
 
     def forward(self, bonds: _Bonds, statistics: Tensor, graph: Tensor) -> Springs:
         """Springs of the E edges, of the crystals `graph` (E,) with `statistics` (B, size)."""
-        features = F.silu(self.bond(bonds.features) + self.crystal(statistics)[graph])
-        features = F.silu(self.hidden(self.dropout(features)))
+        features = self.features(bonds, statistics, graph)
         factor, transverse = self.output(features).float().unbind(1)
         power_law = self.stiffness[0] + self.stiffness[1] * bonds.log_distance
         exponent = power_law + self.softening * (bonds.ratio - 1) + factor
         longitudinal = bonds.within * exponent.clamp(-15, 15).exp()
         return Springs(longitudinal, longitudinal * transverse.sigmoid())
+
+    def features(self, bonds: _Bonds, statistics: Tensor, graph: Tensor) -> Tensor:
+        """What the network makes of the E edges, shape (E, hidden); arguments as of a call."""
+        features = F.silu(self.bond(bonds.features) + self.crystal(statistics)[graph])
+        return F.silu(self.hidden(self.dropout(features)))
 
 
 class SpringModel(RegressedEnsemble):
@@ -183,8 +188,26 @@ class SpringModel(RegressedEnsemble):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Logits, shape (B, K')."""
-        spectra = self.member_spectra(batch).mean(0)
-        return logits_of(self.averaged(spectra, self.standardized(batch)))
+        return self._logits(self.member_spectra(batch), batch)
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """Mean of what the members make of the springs, side by side, (B, members * hidden)."""
+        bonds, statistics = self._bonds(batch), self.standardized(batch)
+        bonds, graph = self._standardized_bonds(bonds), batch.graph_index[batch.center]
+        n_springs = scatter(bonds.within, graph, dim_size=len(batch)).clamp_min(1)
+        share = (bonds.within / n_springs[graph])[:, None]
+        features = [member.features(bonds, statistics, graph) for member in self.members]
+        return scatter(share * torch.cat(features, 1), graph, dim=0, dim_size=len(batch))
+
+    @override
+    def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """Logits, shape (B, K'), the embedding and the spread of the members."""
+        spectra = self.member_spectra(batch)
+        return self._logits(spectra, batch), Insights(self.embedding(batch), member_spread(spectra))
+
+    def _logits(self, member_spectra: Tensor, batch: GraphBatch) -> Tensor:
+        return logits_of(self.averaged(member_spectra.mean(0), self.standardized(batch)))
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
@@ -208,11 +231,13 @@ class SpringModel(RegressedEnsemble):
 
     def springs(self, batch: GraphBatch) -> list[Springs]:
         """The springs that each member sees in the edges."""
-        bonds, statistics = self._bonds(batch), self.standardized(batch)
-        features = standardized(bonds.features, self.bond_center, self.bond_scale, self.outlier)
-        bonds = replace(bonds, features=features)
+        bonds, statistics = self._standardized_bonds(self._bonds(batch)), self.standardized(batch)
         graph = batch.graph_index[batch.center]
         return [member(bonds, statistics, graph) for member in self.members]
+
+    def _standardized_bonds(self, bonds: _Bonds) -> _Bonds:
+        features = standardized(bonds.features, self.bond_center, self.bond_scale, self.outlier)
+        return replace(bonds, features=features)
 
     def _spectra_of_alike(self, batch: GraphBatch, mesh: Tensor) -> Tensor:
         """Spectra (members, B, K') of crystals with as many atoms and the same mesh."""

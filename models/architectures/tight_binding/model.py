@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
+from typing_extensions import override
 
-from models.architectures.interface import ArchitectureConfig, GraphNeeds, StatesArchitecture
+from models.architectures.interface import (
+    ArchitectureConfig,
+    GraphNeeds,
+    Insights,
+    StatesArchitecture,
+)
+from models.architectures.parts.ensemble import distribution, member_spread
 from models.architectures.parts.layers import register_tables
 from models.architectures.tight_binding.bands import (
     Edges,
@@ -136,6 +144,22 @@ class _Bonds:
     weight: Tensor
     direction: Tensor
     steps: Tensor
+
+
+class _Described(NamedTuple):
+    """What the networks see of N atoms and E bonds.
+
+    Parameters
+    ----------
+    sites : Tensor, shape (N, F)
+    bonds : Tensor, shape (E, G)
+    bound : Tensor, shape (N,)
+        How bound the atoms are, from 0 to 1.
+    """
+
+    sites: Tensor
+    bonds: Tensor
+    bound: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,18 +306,38 @@ class TightBinding(StatesArchitecture):
 
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, the mean of the members', shape (B, K')."""
-        return self.states_and_gaps(batch)[0]
+        return self.states_and_insights(batch)[0]
 
-    def states_and_gaps(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """The same, and band gaps in eV, shape (B,): 0 in a metal, the mean of the members'."""
+    @override
+    def states_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
+        """The same; the embedding, the members' spread, and the mean of their band gaps."""
         spectra, gaps = [], []
         for member in self.networks:
             for bands in self.bands(batch, member):
                 spectra.append(self._spectrum(bands, member))
                 gaps.append(bands.edges.gap)
         shape = len(self.networks), len(batch)
-        of_members = torch.stack(spectra).unflatten(0, shape), torch.stack(gaps).view(shape)
-        return of_members[0].mean(0), of_members[1].mean(0)
+        states, band_gaps = torch.stack(spectra).unflatten(0, shape), torch.stack(gaps).view(shape)
+        insights = Insights(
+            self.embedding(batch), member_spread(distribution(states)), band_gaps.mean(0)
+        )
+        return states.mean(0), insights
+
+    @override
+    def embedding(self, batch: GraphBatch) -> Tensor:
+        """Mean over the atoms of what the members make of their bonds, (B, members * hidden).
+
+        They are computed again: that takes a hundredth of the time of the levels.
+        """
+        numbers, bonds = self._known_numbers(batch), self._bonds(batch)
+        n_atoms, crystals = len(numbers), []
+        strength = scatter(bonds.weight, bonds.center, dim_size=n_atoms).clamp_min(1e-9)
+        share = bonds.weight / strength[bonds.center] / batch.n_nodes[bonds.graph]
+        for member in self.networks:
+            hidden = member.bond[:-1](self._described(numbers, bonds, member).bonds)
+            weighted = share[:, None] * hidden.float()
+            crystals.append(scatter(weighted, bonds.graph, dim=0, dim_size=len(batch)))
+        return torch.cat(crystals, 1)
 
     def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure:
         """Band edges and projected DOS of one crystal, the mean of the members'.
@@ -416,11 +460,7 @@ class TightBinding(StatesArchitecture):
             If the graphs have no edge vectors, or there are no levels for an element.
         """
         member = member or self.networks[0]
-        numbers = self.stand_in[batch.atomic_numbers]
-        unknown = numbers[self.electrons[numbers] == 0]
-        if len(unknown):
-            raise ModelError(f"tight binding has no atomic levels for {ELEMENTS[unknown[0]]}")
-        bonds = self._bonds(batch)
+        numbers, bonds = self._known_numbers(batch), self._bonds(batch)
         onsite, flat, hopping, field = self._energies(numbers, bonds, member)
         both = blocks(bonds.direction.repeat(2, 1), 0.5 * torch.cat([hopping, field]))
         between, own = both.chunk(2)
@@ -444,6 +484,14 @@ class TightBinding(StatesArchitecture):
             yield Integrals(
                 own_of, hop, center - first, neighbor - first, steps, _orbitals(z), shells
             )
+
+    def _known_numbers(self, batch: GraphBatch) -> Tensor:
+        """Atomic numbers of the elements whose levels the atoms have, shape (N,)."""
+        numbers = self.stand_in[batch.atomic_numbers]
+        unknown = numbers[self.electrons[numbers] == 0]
+        if len(unknown):
+            raise ModelError(f"tight binding has no atomic levels for {ELEMENTS[unknown[0]]}")
+        return numbers
 
     def _spectrum(self, bands: Bands, member: _Member) -> Tensor:
         """States/eV/cell in each bin, shape (K',)."""
@@ -511,19 +559,24 @@ class TightBinding(StatesArchitecture):
         self, numbers: Tensor, bonds: _Bonds, member: _Member
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Levels (N, 4), 4f levels (N,) or NaN, integrals (E, 21) and crystal fields (E, 21)."""
-        atoms = torch.cat([self.properties[numbers], member.embedding(numbers)], dim=1)
-        neighbors, surroundings, bound = self._surroundings(atoms, bonds)
-        site = member.site(torch.cat([atoms, neighbors, surroundings], dim=1)).float()
-        shift = bound[:, None] * 3 * (site + F.pad(member.element(numbers), (0, 1)))
+        described = self._described(numbers, bonds, member)
+        site = member.site(described.sites).float()
+        shift = described.bound[:, None] * 3 * (site + F.pad(member.element(numbers), (0, 1)))
         onsite = self.free_levels[numbers] + shift[:, :4]
         flat = self.flat_level[numbers] + 5 * member.flat[numbers] + shift[:, 4]
-        lengths = [3 * (bonds.relative - 1), 4 * (bonds.ratio - 1), bonds.distance - 2.7]
-        of_both = [x[end] for x in (atoms, surroundings) for end in (bonds.center, bonds.neighbor)]
-        geometry = torch.stack(lengths, 1).clamp(-_OUTLIER, _OUTLIER)
-        correction, field = member.bond(torch.cat([*of_both, geometry], 1)).float().chunk(2, 1)
+        correction, field = member.bond(described.bonds).float().chunk(2, 1)
         hopping = bonds.weight[:, None] * self._law(bonds, member) * (1 + 2 * correction)
         near = bonds.weight * torch.exp(-3 * (bonds.ratio - 1))
         return onsite, flat, hopping, 0.5 * near[:, None] * field
+
+    def _described(self, numbers: Tensor, bonds: _Bonds, member: _Member) -> _Described:
+        atoms = torch.cat([self.properties[numbers], member.embedding(numbers)], dim=1)
+        neighbors, surroundings, bound = self._surroundings(atoms, bonds)
+        lengths = [3 * (bonds.relative - 1), 4 * (bonds.ratio - 1), bonds.distance - 2.7]
+        of_both = [x[end] for x in (atoms, surroundings) for end in (bonds.center, bonds.neighbor)]
+        geometry = torch.stack(lengths, 1).clamp(-_OUTLIER, _OUTLIER)
+        sites = torch.cat([atoms, neighbors, surroundings], dim=1)
+        return _Described(sites, torch.cat([*of_both, geometry], 1), bound)
 
     def _law(self, bonds: _Bonds, member: _Member) -> Tensor:
         """Integrals (E, 21) by powers of the distance, which longer bonds fall short of."""

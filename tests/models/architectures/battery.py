@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from models.architectures.interface import Architecture
+from models.architectures.parts.ensemble import Ensemble
 from models.architectures.registry import (
     ARCHITECTURES,
     build_model,
@@ -167,6 +169,58 @@ class ArchitectureBattery:
     def test_a_rotation_does_not_matter(self) -> None:
         crystals = [rocksalt(), *random_crystals(5)]
         self.assert_same([rotated(c, seed) for seed, c in enumerate(crystals)], crystals)
+
+    @pytest.mark.parametrize("change", ["order", "supercell", "rotation"])
+    def test_the_embedding_is_the_crystals(self, change: str) -> None:
+        crystals, rng = [rocksalt(), *random_crystals(5)], np.random.default_rng(0)
+        changed = {
+            "order": [permuted(c, rng.permutation(len(c))) for c in crystals],
+            "supercell": [supercell(c, (1, 3, 2)) for c in crystals],
+            "rotation": [rotated(c, seed) for seed, c in enumerate(crystals)],
+        }[change]
+        model = self.trained()
+        with torch.inference_mode():
+            before, after = model.embedding(batch_of(crystals)), model.embedding(batch_of(changed))
+        assert (before is None) == (self.name == "toy")
+        if before is not None and after is not None:
+            deviation = before.std(0).clamp_min(1e-3)
+            assert (before[1:] - before[0]).abs().mean() > 0.1 * deviation.mean()
+            torch.testing.assert_close(after / deviation, before / deviation, atol=5e-3, rtol=1e-3)
+
+    def test_one_pass_says_what_separate_ones_say(self) -> None:
+        model, batch = self.trained(), batch_of(random_crystals(5))
+        with torch.inference_mode():
+            logits, insights = model.logits_and_insights(batch)
+            separate = model(batch), model.embedding(batch)
+        torch.testing.assert_close(logits, separate[0], atol=0, rtol=0)
+        torch.testing.assert_close(insights.embedding, separate[1], atol=0, rtol=0)
+
+    def test_the_spread_is_the_mean_distance_of_the_members_from_their_mean(self) -> None:
+        batch = batch_of(random_crystals(3))
+        has_members = "members" in ARCHITECTURES[self.name].Config.model_fields
+        model = self.model(members=2) if has_members else self.model()
+        with torch.inference_mode():
+            spread = model.eval().logits_and_insights(batch)[1].member_spread
+            assert (spread is not None) == has_members
+            if spread is None:
+                return
+            of_members = self.member_shapes(model, batch).double().numpy()
+        bins = np.arange(of_members.shape[-1])
+        for crystal, found in enumerate(spread.tolist()):
+            shapes = of_members[:, crystal]
+            slow = [wasserstein_distance(bins, bins, shape, shapes.mean(0)) for shape in shapes]
+            assert found == pytest.approx(np.mean(slow), rel=1e-3, abs=1e-6)
+            assert found > 0
+
+    def member_shapes(self, model: Architecture, batch: GraphBatch) -> Tensor:
+        """SumNorm spectra of each member, shape (members, B, K')."""
+        assert isinstance(model, Ensemble)
+        return model.member_logits(batch).softmax(-1)
+
+    def test_one_member_has_no_spread(self) -> None:
+        if "members" in ARCHITECTURES[self.name].Config.model_fields:
+            model = self.model(members=1).eval()
+            assert model.logits_and_insights(batch_of([rocksalt()]))[1].member_spread is None
 
     def test_structure_and_elements_do_matter(self) -> None:
         one, strained, other = self.shapes([rocksalt(), rocksalt(a=5.0), rocksalt(cation=3)])

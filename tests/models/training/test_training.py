@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     found = predictor.predict([by_id[i] for i in trained.test.material_ids]).values
     np.testing.assert_allclose(found, trained.predicted, rtol=1e-3, atol=1e-4)
     assert len(lines) == 3
+    assert predictor.trained_on is not None
+    train = {material.material_id for material in predictor.trained_on.materials}
+    assert len(train) == card.n_train
+    assert not train & {*trained.test.material_ids}
+
+
+def test_a_model_without_an_embedding_takes_the_list_of_the_last_one_away(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    trained = train_predictor(config(labels=[labels], structures=structures))
+    trained.save(tmp_path / "small")
+    replace(trained, trained_on=None).save(tmp_path / "small")
+    assert SpectrumPredictor.load(tmp_path / "small", device="cpu").trained_on is None
 
 
 def test_half_precision_is_what_is_measured_and_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.architectures.interface import Architecture
 from models.architectures.registry import build_model, config_for, graphs_for, unsuited
 from models.architectures.tight_binding.bands import levels
 from models.architectures.tight_binding.free_atoms import free_atoms
@@ -87,6 +88,16 @@ class TestTightBinding(ArchitectureBattery):
             member.strength.data += 0.2
         with torch.inference_mode():
             return nature.eval().states(batch).clone()
+
+    def member_shapes(self, model: Architecture, batch: GraphBatch) -> torch.Tensor:
+        """Each member as a model of its own."""
+        assert isinstance(model, TightBinding)
+        states = []
+        for member in model.networks:
+            alone = TightBinding(model.size, model.config.model_copy(update={"members": 1})).eval()
+            alone.members[0] = member
+            states.append(alone.states(batch))
+        return torch.stack([spectra / spectra.sum(-1, keepdim=True) for spectra in states])
 
     @pytest.mark.parametrize("repeats", [(2, 1, 1)])
     def test_a_supercell_has_the_same_spectrum(self, repeats: tuple[int, int, int]) -> None:
@@ -169,7 +180,7 @@ def test_band_gaps_come_with_the_spectra() -> None:
     structures = [isolated("Mg"), isolated("Na"), *crystals(3)]
     model = small(members=2)
     with torch.inference_mode():
-        gaps = model.states_and_gaps(graphs(structures))[1].tolist()
+        gaps = model.states_and_insights(graphs(structures))[1].band_gaps.tolist()
     assert gaps == pytest.approx(
         [electronic_structure(model, crystal).band_gap for crystal in structures], abs=2e-3
     )
