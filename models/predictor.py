@@ -306,6 +306,14 @@ class SpectrumPredictor:
         return shape * scale.sum(-1, keepdim=True), insights
 
     @torch.inference_mode()
+    def predict_batch(self, batch: GraphBatch) -> PredictedSpectra:
+        """Predict the spectra of graphs that are built already, such as those of a data set."""
+        predicted = PredictedSpectra.unknown(len(batch), self.grid)
+        on_device = self.states_and_insights(batch.to(self.device))
+        _fill(predicted, range(len(batch)), *on_device, self.trained_on)
+        return predicted
+
+    @torch.inference_mode()
     def electronic_structure(self, structure: Crystal | Structure) -> ElectronicStructure | None:
         """Band edges and the DOS by atom and shell; None if the model does not know levels.
 
@@ -397,18 +405,27 @@ def _predict_in_batches(
     n_edges = [len(graph.distance) for graph in built]
     for members in edge_budget_batches(n_edges, EDGE_BUDGET[device.type]):
         batch = collate([built[k] for k in members]).to(device)
-        of_batch, insights = spectra(batch)
-        places = [rows[k] for k in members]
-        predicted.values[places] = of_batch.cpu().numpy()
-        if insights.band_gaps is not None:
-            predicted.band_gaps[places] = insights.band_gaps.cpu().numpy()
-        if insights.member_spread is not None:
-            spread = grid.width * insights.member_spread
-            predicted.member_spread[places] = spread.cpu().numpy()
-        if insights.embedding is not None and trained_on is not None:
-            distances = trained_on.distances(insights.embedding.cpu().numpy())
-            predicted.training_distance[places] = distances
+        _fill(predicted, [rows[k] for k in members], *spectra(batch), trained_on)
     return predicted
+
+
+def _fill(
+    predicted: PredictedSpectra,
+    rows: Sequence[int],
+    spectra: torch.Tensor,
+    insights: Insights,
+    trained_on: TrainingMaterials | None,
+) -> None:
+    """Write what a pass said of a batch into its rows."""
+    predicted.values[rows] = spectra.cpu().numpy()
+    if insights.band_gaps is not None:
+        predicted.band_gaps[rows] = insights.band_gaps.cpu().numpy()
+    if insights.member_spread is not None:
+        spread = predicted.grid.width * insights.member_spread
+        predicted.member_spread[rows] = spread.cpu().numpy()
+    if insights.embedding is not None and trained_on is not None:
+        distances = trained_on.distances(insights.embedding.cpu().numpy())
+        predicted.training_distance[rows] = distances
 
 
 def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[CrystalGraph | str]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models.uncertainty.calibration import Calibration, FloatArray
-from models.uncertainty.held_out import read_held_out
+from models.uncertainty.held_out import HeldOut, read_held_out, write_held_out
+from models.uncertainty.reliability import (
+    average_precision,
+    brier_score,
+    expected_calibration_error,
+    reliability_bins,
+)
 from models.zoo import model_id
 from screening.gap import GapCriteria, find_gaps
+
+if TYPE_CHECKING:
+    from models.data.dataset import SpectrumDataset
+    from models.predictor import SpectrumPredictor
 
 
 class Trust:
@@ -25,9 +36,18 @@ class Trust:
 
     def __init__(self, calibration: Calibration, criteria: GapCriteria) -> None:
         self.calibration, self.criteria = calibration, criteria
-        self._probability = calibration.probability_of(self._judge)
+        self._probability = calibration.probability_of(self.judge)
 
-    def _judge(self, spectra: np.ndarray, n_atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def judge(self, spectra: np.ndarray, n_atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Verdicts and scores by the criteria, see :data:`models.uncertainty.calibration.Judge`.
+
+        Parameters
+        ----------
+        spectra : ndarray, shape (B, K')
+            In states/eV/cell.
+        n_atoms : ndarray, shape (B,)
+            Atoms in each cell.
+        """
         gaps = find_gaps(self.calibration.held_out.grid, spectra, self.criteria, n_atoms)
         return gaps.is_gap, gaps.score
 
@@ -99,3 +119,67 @@ def calibration_of(folder: Path, model: str) -> Calibration | None:
     """
     held_out = read_held_out(folder)
     return None if held_out is None else Calibration(held_out)
+
+
+def calibrate(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> dict[str, Any]:
+    """Calibrate a predictor, and write what tells how wrong it may be beside its checkpoints.
+
+    Parameters
+    ----------
+    predictor : SpectrumPredictor
+    dataset : SpectrumDataset
+        Labels of DFT, see :func:`models.uncertainty.measure.parts_for_calibration`.
+
+    Returns
+    -------
+    dict
+        Figures on the test materials, of which the calibration knows nothing: those of
+        :func:`models.uncertainty.measure.band_figures`, and of the probability of a VB gap by the
+        paper's criteria the number of gaps, expected and found, Brier scores of probability and
+        verdict, expected calibration error, and average precision by probability and by score.
+
+    Raises
+    ------
+    ModelError
+        If too few labelled materials are left to calibrate on.
+    """
+    from pymatgen.core import Composition
+
+    from models.uncertainty.measure import ask, band_figures, parts_for_calibration
+
+    held_out_part, test_part = parts_for_calibration(predictor, dataset)
+    held_out, test = ask(predictor, held_out_part), ask(predictor, test_part)
+    trust = Trust(Calibration(held_out), GapCriteria())
+    trained = predictor.trained_on.materials if predictor.trained_on is not None else ()
+    known = {Composition(material.formula).chemical_system for material in trained}
+    figures = {
+        "n_held_out": len(held_out),
+        **band_figures(trust.calibration, test, known),
+        **probability_figures(trust, test),
+    }
+    write_held_out(predictor.folder, held_out, figures)
+    return figures
+
+
+def probability_figures(trust: Trust, test: HeldOut) -> dict[str, float]:
+    """How well probabilities of meeting the criteria fit other materials; see :func:`calibrate`.
+
+    Parameters
+    ----------
+    trust : Trust
+    test : HeldOut
+    """
+    is_positive, _ = trust.judge(test.labels, test.n_atoms)
+    verdicts, scores = trust.judge(test.predicted, test.n_atoms)
+    errors = trust.expected_errors(test.member_spread, test.training_distance)
+    p = trust.probabilities(test.predicted, test.n_atoms, scores, errors)
+    figures = {
+        "n_positive": int(is_positive.sum()),
+        "expected_positive": float(p.sum()),
+        "brier_probability": brier_score(p, is_positive),
+        "brier_verdict": brier_score(verdicts.astype(float), is_positive),
+        "calibration_error": expected_calibration_error(reliability_bins(p, is_positive)),
+        "average_precision_by_probability": average_precision(p, is_positive),
+        "average_precision_by_score": average_precision(scores, is_positive),
+    }
+    return {name: value for name, value in figures.items() if np.isfinite(value)}

@@ -32,6 +32,7 @@ from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.gap import GapCriteria
 from screening.sources import Source
+from screening.trust import trust_in
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
@@ -439,8 +440,13 @@ def _verdicts(
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
 ) -> Iterator[Verdict]:
-    """Verdicts on predictions by the run's own criteria."""
-    return verdicts_on(predictions, candidates, GapCriteria(**run.parameters["criteria"]))
+    """Verdicts on predictions of one of the run's models, by the run's own criteria."""
+    if not predictions:
+        return iter(())
+    criteria = GapCriteria(**run.parameters["criteria"])
+    is_second = predictions[0].model_id == run.second_model_id
+    folder = Path(run.parameters["rescore_with" if is_second else "checkpoint"])
+    return verdicts_on(predictions, candidates, criteria, trust_in(folder, criteria))
 
 
 def _model_of(run: Run, checkpoint: str) -> str:

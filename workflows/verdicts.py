@@ -13,6 +13,7 @@ from screening.gap import GapCriteria, Gaps, find_gaps
 
 if TYPE_CHECKING:
     from models.predictor import PredictedSpectra
+    from screening.trust import Trust
 
 
 def judge(spectra: np.ndarray, n_atoms: Sequence[int], criteria: GapCriteria) -> Gaps:
@@ -95,6 +96,7 @@ def verdicts_on(
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
     criteria: GapCriteria,
+    trust: Trust | None = None,
 ) -> Iterator[Verdict]:
     """Verdicts of a run on predictions, by its own criteria.
 
@@ -104,6 +106,8 @@ def verdicts_on(
     candidates : mapping of PredictionKey to CandidateDoc
         The run's candidates that the predictions are of.
     criteria : GapCriteria
+    trust : Trust, optional
+        In verdicts of this model by these criteria.
     """
     if not predictions:
         return
@@ -111,6 +115,7 @@ def verdicts_on(
     n_atoms = [prediction.nsites for prediction in predictions]
     gaps = judge(spectra, n_atoms, criteria)
     is_gap_per_atom = _judged_per_atom(spectra, n_atoms, gaps)
+    errors, probabilities = _trusted(trust, predictions, spectra, gaps)
     for i, prediction in enumerate(predictions):
         candidate = candidates[prediction.key]
         yield Verdict(
@@ -122,7 +127,22 @@ def verdicts_on(
             is_positive=bool(gaps.is_gap[i]),
             is_positive_per_atom=bool(is_gap_per_atom[i]),
             score=float(gaps.score[i]),
+            probability=_known(probabilities[i]),
+            expected_error=_known(errors[i]),
         )
+
+
+def _trusted(
+    trust: Trust | None, predictions: Sequence[PredictionDoc], spectra: np.ndarray, gaps: Gaps
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expected errors in eV and probabilities, (B,) each; NaN where nothing is known of them."""
+    if trust is None:
+        unknown = np.full(len(predictions), np.nan)
+        return unknown, unknown
+    hints = np.array([(p.member_spread, p.training_distance) for p in predictions], float).T
+    errors = trust.expected_errors(*hints)
+    n_atoms = np.array([prediction.nsites for prediction in predictions])
+    return errors, trust.probabilities(spectra, n_atoms, gaps.score, errors)
 
 
 def _judged_per_atom(spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps) -> np.ndarray:

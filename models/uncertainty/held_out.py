@@ -23,7 +23,7 @@ from models.errors import ModelError, describe
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
 from models.writing import write_whole
-from models.zoo import model_id
+from models.zoo import SHAPE, weights_hash
 
 NAME = "held_out"  # of the files, without their endings
 FORMAT_VERSION = 1
@@ -86,8 +86,8 @@ class HeldOutCard(BaseModel):
 
     Parameters
     ----------
-    weights : str
-        Hash of the predictor's weights, as in its :func:`models.zoo.model_id`.
+    weights_sha256 : str
+        Of the predictor's shape.
     arrays_sha256 : str
     material_ids, chemical_systems : tuple of str, length n
     grid : EnergyGrid
@@ -98,7 +98,7 @@ class HeldOutCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
-    weights: str
+    weights_sha256: str
     arrays_sha256: str
     material_ids: tuple[str, ...]
     chemical_systems: tuple[str, ...]
@@ -120,7 +120,7 @@ def write_held_out(folder: Path, held_out: HeldOut, figures: Mapping[str, Any]) 
     arrays = {name: np.ascontiguousarray(getattr(held_out, name), np.float32) for name in _ARRAYS}
     data = save_arrays(arrays)
     card = HeldOutCard(
-        weights=_weights(folder),
+        weights_sha256=weights_hash(folder, SHAPE),
         arrays_sha256=hashlib.sha256(data).hexdigest(),
         material_ids=held_out.material_ids,
         chemical_systems=held_out.chemical_systems,
@@ -156,7 +156,7 @@ def read_held_out(folder: Path) -> HeldOut | None:
         raise ModelError(f"calibration {card_file}: format {card.format_version}; {_AGAIN}")
     if hashlib.sha256(data).hexdigest() != card.arrays_sha256:
         raise ModelError(f"calibration {arrays_file}: not the one of {card_file.name}; {_AGAIN}")
-    if card.weights != _weights(folder):
+    if card.weights_sha256 != weights_hash(folder, SHAPE):
         raise ModelError(f"calibration {card_file}: of another model; {_AGAIN}")
     n, size = len(card.material_ids), card.grid.size
     shapes = {name: (n, size) if name in ("predicted", "labels") else (n,) for name in _ARRAYS}
@@ -166,7 +166,3 @@ def read_held_out(folder: Path) -> HeldOut | None:
     predicted, labels, n_atoms, spread, distance = numbers
     ids, systems = card.material_ids, card.chemical_systems
     return HeldOut(ids, systems, predicted, labels, n_atoms, spread, distance, card.grid)
-
-
-def _weights(folder: Path) -> str:
-    return model_id(folder).rpartition("-")[2]

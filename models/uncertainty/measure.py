@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,21 +83,25 @@ def ask(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> HeldOut:
     )
 
 
-def band_figures(calibration: Calibration, test: HeldOut) -> dict[str, float]:
+def band_figures(
+    calibration: Calibration, test: HeldOut, known_systems: Collection[str] = ()
+) -> dict[str, float]:
     """How well expected errors and bands fit materials that the calibration never saw.
 
     Parameters
     ----------
     calibration : Calibration
     test : HeldOut
+    known_systems : collection of str
+        Chemical systems that were trained on.
 
     Returns
     -------
     dict
         Materials (`n`), share of the bins in the band (`coverage`) and its standard error over
-        the materials, the same for chemical systems of which nothing was held out
-        (`..._new_systems`), mean expected and actual error in the grid's unit, and the rank
-        correlation of both (Spearman).
+        the materials, the same for chemical systems that neither the predictor nor the
+        calibration knows (`..._new_systems`), mean expected and actual error in the grid's unit,
+        and the rank correlation of both (Spearman).
     """
     from scipy.stats import spearmanr
 
@@ -104,7 +109,7 @@ def band_figures(calibration: Calibration, test: HeldOut) -> dict[str, float]:
     bands = np.array([calibration.band(s, e) for s, e in zip(test.predicted, errors, strict=True)])
     above = test.labels >= bands[:, 0] - _TOLERANCE
     covered = (above & (test.labels <= bands[:, 1] + _TOLERANCE)).mean(1)
-    known = set(calibration.held_out.chemical_systems)
+    known = {*calibration.held_out.chemical_systems, *known_systems}
     is_new = np.array([system not in known for system in test.chemical_systems])
     figures = {"nominal_coverage": COVERAGE}
     for suffix, which in (("", np.ones(len(test), bool)), ("_new_systems", is_new)):

@@ -8,6 +8,7 @@ import typer
 
 from screening.cli import (
     benchmark,
+    calibrate,
     candidates,
     config,
     database,
@@ -55,6 +56,10 @@ EXAMPLES = {
     "metrics": ("metrics", "metrics --json"),
     "train": ("train my-training.yaml --labels edos.parquet", "train my-training.yaml --resume"),
     "distill": ("distill structures.parquet taught.parquet --max-sites 20",),
+    "calibrate": (
+        "calibrate my-predictor --labels edos.parquet",
+        "calibrate mat2spec-plus-edos --labels edos.parquet --labels more.parquet",
+    ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
     "config": ("config", "config --db other.sqlite"),
     "doctor": ("doctor",),
@@ -97,6 +102,7 @@ _add("metrics", validate.metrics)
 app.add_typer(fetch.app, name="fetch")
 _add("distill", distill.distill)
 _add("train", train.train)
+_add("calibrate", calibrate.calibrate)
 _add("benchmark", benchmark.benchmark)
 app.add_typer(database.app, name="db")
 _add("config", config.config)
