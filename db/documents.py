@@ -364,13 +364,18 @@ class CandidateDoc(Document):
         as `is_positive` in a run whose threshold is for an atom.
     model_id : str or None
         Of the model that gave the verdict: of two the second one.
+    probability : float or None
+        That DFT finds the candidate positive, 0 to 1; None where the model is not calibrated.
+    expected_error : float or None
+        Wasserstein distance in eV that the spectrum is expected to have from that of DFT; None
+        where the model is not calibrated.
     first_verdict : FirstVerdict or None
         Of a candidate that was to be judged again; the verdict still is the first one where the
         second model would not.
 
-    `remarks`, `unseen_elements`, `has_isolated_atoms`, `out_of_domain` and `is_positive_per_atom`
-    are None in documents older than they, and in candidates that were not to be screened, but for
-    `remarks`.
+    `remarks`, `unseen_elements`, `has_isolated_atoms`, `out_of_domain`, `is_positive_per_atom`,
+    `probability` and `expected_error` are None in documents older than they, and in candidates
+    that were not to be screened, but for `remarks`.
     """
 
     run_id: Identifier
@@ -401,6 +406,8 @@ class CandidateDoc(Document):
     is_positive: Flag | None = None
     is_positive_per_atom: Flag | None = None
     score: Number | None = None
+    probability: Number | None = None
+    expected_error: Number | None = None
     first_verdict: FirstVerdict | None = None
 
     @property
@@ -426,6 +433,8 @@ class Verdict(Model):
     is_positive: Flag | None = None
     is_positive_per_atom: Flag | None = None
     score: Number | None = None
+    probability: Number | None = None
+    expected_error: Number | None = None
 
     @property
     def key(self) -> CandidateKey:

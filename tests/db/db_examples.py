@@ -97,6 +97,8 @@ def verdict(number: int = 1, run_id: str = "run-1", **changes: Any) -> Verdict:
         "is_positive": True,
         "is_positive_per_atom": False,
         "score": 0.5 + number,
+        "probability": 0.75,
+        "expected_error": 0.125,
     }
     return Verdict(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
 

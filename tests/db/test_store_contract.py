@@ -236,7 +236,7 @@ def test_a_verdict_changes_only_its_fields(store: ScreeningStore) -> None:
     assert store.apply_verdicts([verdict(1)]) == 1
     first, second = store.candidates("run-1", with_structure=True, sort_by="material_id")
     said = {"state": "screened", "model_id": "mat2spec-1", "gap": gap(), "is_positive": True}
-    said |= {"is_positive_per_atom": False}
+    said |= {"is_positive_per_atom": False, "probability": 0.75, "expected_error": 0.125}
     assert first == candidate(1).model_copy(update=said | {"score": 1.5})
     assert second == candidate(2)
 
