@@ -13,6 +13,7 @@ from screening.cli import options
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run
     from db.store import ScreeningStore
+    from screening.cli.fitting_table import Column
     from screening.cli.rows import CandidateRow, DisagreementRow
 
 T = TypeVar("T")
@@ -227,6 +228,7 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         Column("gap to eV", 3): "gap_upper_edge",
         Column("width eV", 1): _width,
         Column("score eV", 4): "score",
+        **_chances(rows),
         Column("kind", 7): "gap_kind",
         Column("robust", 8): "gap_robust",
     }
@@ -239,6 +241,14 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     if any(row.reason for row in rows):
         columns[Column("reason", 1, folds=True)] = "reason"
     return table_of(title, columns, rows)
+
+
+def _chances(rows: Sequence[CandidateRow]) -> dict[Column, str]:
+    """Column of the probabilities, if any is known."""
+    from screening.cli.fitting_table import Column
+
+    is_known = any(row.probability is not None for row in rows)
+    return {Column("probability", 2): "probability"} if is_known else {}
 
 
 def _width(row: CandidateRow) -> str | None:

@@ -19,7 +19,7 @@ EDGES = ("lower_edge", "upper_edge", "width")
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """A candidate of a run; energies in eV, `energy_above_hull` in eV/atom."""
+    """A candidate of a run; energies and errors in eV, `energy_above_hull` in eV/atom."""
 
     material_id: str
     formula: str
@@ -42,6 +42,8 @@ class CandidateRow:
     gap_margin_min_upper_edge: float | None
     gap_margin_max_upper_edge: float | None
     score: float | None
+    probability: float | None
+    expected_error: float | None
     is_positive: bool | None
     is_positive_per_atom: bool | None
     out_of_domain: bool | None

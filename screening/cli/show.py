@@ -39,6 +39,7 @@ def show(
     from screening.cli.rows import attribution_of
     from screening.cli.stored import (
         existing,
+        find_band,
         find_electronic_structure,
         find_prediction,
         find_validation,
@@ -58,7 +59,13 @@ def show(
                 stderr().print(f"No predicted band gap and no DOS by element: {error}")
     attribution = attribution_of(material_id, of_run)
     if plot is not None:
-        _write_plot(candidate, prediction, validation, structure, plot)
+        band = None
+        if prediction is not None:
+            try:
+                band = find_band(of_run, candidate, prediction)
+            except (ModelError, ScreeningError) as error:
+                stderr().print(f"No band: {error}")
+        _write_plot(candidate, prediction, validation, structure, band, plot)
     if as_json:
         document = _document(candidate, prediction, validation, structure)
         print_json(document | {"attribution": attribution})
@@ -103,6 +110,7 @@ def _write_plot(
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
     structure: ElectronicStructure | None,
+    band: np.ndarray | None,
     path: Path,
 ) -> None:
     import numpy as np
@@ -128,6 +136,7 @@ def _write_plot(
         model_name(prediction.model_id),
         dft_gap=_edges(comparable.gap) if comparable else None,
         band_gap=comparable.band_gap if comparable else candidate.band_gap,
+        band=band,
         projected=structure,
     )
     save_figure(figure, path)
@@ -201,6 +210,10 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("gap or nearest miss (eV)", _span(gap)))
         rows.append((f"largest DOS in it ({_unit(gap.per_atom)})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
+    if candidate.probability is not None:
+        rows.append(("probability of a VB gap by DFT", f"{candidate.probability:.2f}"))
+    if candidate.expected_error is not None:
+        rows.append(("expected error of the spectrum, WD (eV)", _number(candidate.expected_error)))
     if gap is not None:
         rows.append(("kind", gap.kind))
         rows.append(("ranges of that width below the band edge", _whole(gap.n_ranges)))

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
     from models.spectra.electronic_structure import ElectronicStructure
@@ -134,7 +136,60 @@ def find_electronic_structure(
     """
     from db.collections import CANDIDATES
     from models.crystal import Crystal
-    from models.zoo import find_predictor, predictor_parts
+    from models.zoo import predictor_parts
+
+    folder = _folder_of_model(run, candidate)
+    if (
+        folder is None or len(predictor_parts(folder)) > 1
+    ):  # one of the two is for the scale: no levels
+        return None
+    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
+    from models.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor.load(folder, "cpu")
+    return predictor.electronic_structure(Crystal.from_dict(stored.structure or {}))
+
+
+def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> np.ndarray | None:
+    """Band that holds most of what DFT finds, shape (2, K'), in states/eV/cell.
+
+    None if nothing is known of the model's errors.
+
+    Parameters
+    ----------
+    run : Run
+        That the candidate is in.
+    candidate : CandidateDoc
+    prediction : PredictionDoc
+        For it.
+
+    Raises
+    ------
+    ScreeningError
+        If the checkpoint is not there any more.
+    ModelError
+        If its calibration is damaged.
+    """
+    import numpy as np
+
+    from screening.trust import calibration_of
+
+    folder = None if candidate.expected_error is None else _folder_of_model(run, candidate)
+    calibration = None if folder is None else calibration_of(folder, prediction.model_id)
+    if calibration is None or candidate.expected_error is None:
+        return None
+    return calibration.band(np.array(prediction.spectrum), candidate.expected_error)
+
+
+def _folder_of_model(run: Run, candidate: CandidateDoc) -> Path | None:
+    """Folder of the model that judged a candidate; None if none did.
+
+    Raises
+    ------
+    ScreeningError
+        If it is not there any more.
+    """
+    from models.zoo import find_predictor
     from screening.errors import ScreeningError
 
     if candidate.model_id is None or candidate.state != "screened":
@@ -146,13 +201,7 @@ def find_electronic_structure(
             f"the checkpoint of {candidate.model_id} is gone or has changed "
             f"({', '.join(used) or 'the run names none'})"
         )
-    if len(predictor_parts(folder)) > 1:  # one of the two is for the scale: no levels
-        return None
-    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
-    from models.predictor import SpectrumPredictor
-
-    predictor = SpectrumPredictor.load(folder, "cpu")
-    return predictor.electronic_structure(Crystal.from_dict(stored.structure or {}))
+    return folder
 
 
 def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
