@@ -93,14 +93,14 @@ def usable_device(name: str) -> str:
 
 
 class SpectrumPredictor:
-    """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
+    """A predictor: of the eDOS one model for the shape (SumNorm), one for the scale (Standard).
 
-    Use :meth:`load`.
+    Of the phonon DOS there is a shape only. Use :meth:`load`.
 
     Parameters
     ----------
     shape, scale : Checkpoint
-        The same where one model gives states/eV/cell by itself.
+        The same where one model gives states/eV/cell by itself, or phonons, which have no scale.
     folder : Path
         Where they are.
 
@@ -258,11 +258,15 @@ class SpectrumPredictor:
     def states_and_gaps(self, batch: GraphBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Spectra (B, K') in states/eV/cell, and band gaps (B,) in eV if levels are known.
 
+        Those of phonons are shapes.
+
         The spectra of two models are the shape times the predicted sum.
         """
         if isinstance(self.shape.model, StatesArchitecture):
             return self.shape.model.states_and_gaps(batch)
         shape = self.shape.setting.decode(self.shape.model(batch), batch.n_atoms)
+        if self.scale is self.shape:
+            return shape, None
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True), None
 

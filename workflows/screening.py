@@ -24,13 +24,19 @@ from db.collections import CANDIDATES, RUNS, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
-from models.spectra.spectrum import EDOS_GRID
 from models.training.card import trained_elements
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from screening.criteria.gap_criterion import VB_GAP
+from screening.criteria.registry import (
+    CRITERION,
+    criterion_of,
+    find_criterion,
+    needed_grid,
+    parameters_of,
+)
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
-from screening.gap import GapCriteria
 from screening.sources import Source
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
@@ -82,7 +88,7 @@ class ScreeningFlowMaker(Maker):
     filters : dict
         Fields of :class:`screening.filters.ScreeningFilters`.
     criteria : dict
-        Fields of :class:`screening.gap.GapCriteria`.
+        Fields of :class:`screening.gap.GapCriteria`, for the VB gap.
     checkpoint : str
         Folder of the predictor.
     device : str or None
@@ -103,6 +109,8 @@ class ScreeningFlowMaker(Maker):
         By default :data:`workflows.rescoring.RESCORED`, or none if `checkpoint` is that model.
     rescore_with : str
         Folder of the second model.
+    criterion : str
+        Name or file; see :func:`screening.criteria.registry.find_criterion`.
 
     Examples
     --------
@@ -125,6 +133,7 @@ class ScreeningFlowMaker(Maker):
     keep_cell: bool = False
     rescore: int | None = None
     rescore_with: str = str(RESCORE_WITH)
+    criterion: str = VB_GAP
 
     def make(self, run_id: str | None = None) -> Flow:
         """Flow of one run; the same `run_id` again resumes that run."""
@@ -149,7 +158,7 @@ class ScreeningFlowMaker(Maker):
             # Not for other runs, so that older ones can be resumed.
             **{k: v for k, v in self.source_options.items() if k == "recursive"},
             "filters": filters,
-            "criteria": GapCriteria.from_options(**self.criteria).model_dump(mode="json"),
+            **parameters_of(find_criterion(self.criterion, self.criteria)),
             "checkpoint": self.checkpoint,
             "shard_size": self.shard_size,
             "limit": self.limit,
@@ -198,9 +207,9 @@ def prepare(
     checkpoint, second = parameters["checkpoint"], None
     filters = ScreeningFilters(**parameters["filters"])
     source = open_source_of_run(parameters["source"], filters, source_options)
+    check_checkpoints(parameters)
     model = model_id(Path(checkpoint))
     if "rescore" in parameters:
-        check_predictor(Path(parameters["rescore_with"]), EDOS_GRID)
         second = model_id(Path(parameters["rescore_with"]))
     models = ", then ".join(filter(None, (model, second)))
     log.info("run %s: %s; model %s", run_id, source.description, models)
@@ -210,6 +219,21 @@ def prepare(
         if not run.funnel:
             _store_candidates(store, run, source, filters, parameters)
         return _in_shards(store, run, db, checkpoint, hardware)
+
+
+def check_checkpoints(parameters: dict[str, Any]) -> None:
+    """Refuse damaged predictors, and those of other spectra than the criterion judges.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of a run.
+    """
+    criterion = criterion_of(parameters)
+    for name in ("checkpoint", "rescore_with"):
+        if name in parameters:
+            folder = Path(parameters[name])
+            check_predictor(folder, needed_grid(criterion, folder))
 
 
 def _in_shards(
@@ -263,6 +287,7 @@ def _begin(
     changed = [
         f"the {what} is another"
         for what, before, now in (
+            ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
             ("content of the source", run.source.get("fingerprint"), source.fingerprint),
             ("checkpoint", run.model_id, model),
             ("checkpoint of --rescore-with", run.second_model_id, second),
@@ -405,7 +430,7 @@ def _keep(
     """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
     good = [i for i in range(len(candidates)) if i not in predicted.failures]
     judged = [candidates[i] for i in good]
-    predictions = list(prediction_documents(judged, predicted.values[good], model))
+    predictions = list(prediction_documents(judged, predicted.values[good], model, predicted.grid))
     by_key = {prediction_key(candidate, model): candidate for candidate in judged}
     failures = [
         Verdict(
@@ -439,8 +464,8 @@ def _verdicts(
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
 ) -> Iterator[Verdict]:
-    """Verdicts on predictions by the run's own criteria."""
-    return verdicts_on(predictions, candidates, GapCriteria(**run.parameters["criteria"]))
+    """Verdicts on predictions by the run's own criterion."""
+    return verdicts_on(predictions, candidates, criterion_of(run.parameters))
 
 
 def _model_of(run: Run, checkpoint: str) -> str:
@@ -459,7 +484,7 @@ def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
     """The predictor of this process; loading torch takes seconds, so only when it is needed."""
     from models.predictor import SpectrumPredictor
 
-    return SpectrumPredictor.load(Path(checkpoint), device, EDOS_GRID)
+    return SpectrumPredictor.load(Path(checkpoint), device)
 
 
 @job
