@@ -272,6 +272,22 @@ class GapDoc(Model):
     is_gap_fine: Flag | None = None
 
 
+class Judged(Model):
+    """By what else than the VB gap a document was judged.
+
+    Parameters
+    ----------
+    criterion : str or None
+        Its name; None for the VB gap, also in documents older than other criteria.
+    features : dict or None
+        The quantities that decided, by the two parts of their names:
+        ``{"vb_gap": {"width": 1.2}, "n_atoms": 2.0}``; None if it is the gap of the document.
+    """
+
+    criterion: Identifier | None = None
+    features: FreeDict | None = None
+
+
 class FilterCount(Model):
     """What one filter of the funnel did."""
 
@@ -321,7 +337,7 @@ class FirstVerdict(Model):
     score: Number
 
 
-class CandidateDoc(Document):
+class CandidateDoc(Document, Judged):
     """A material in a run.
 
     Parameters
@@ -361,7 +377,8 @@ class CandidateDoc(Document):
         has the reasons in words.
     is_positive_per_atom : bool or None
         `is_positive` with the threshold of the DOS for an atom instead of for the cell; the same
-        as `is_positive` in a run whose threshold is for an atom.
+        as `is_positive` in a run whose threshold is for an atom. None by another criterion than a
+        gap, which has no such threshold.
     model_id : str or None
         Of the model that gave the verdict: of two the second one.
     probability : float or None
@@ -375,7 +392,8 @@ class CandidateDoc(Document):
 
     `remarks`, `unseen_elements`, `has_isolated_atoms`, `out_of_domain`, `is_positive_per_atom`,
     `probability` and `expected_error` are None in documents older than they, and in candidates
-    that were not to be screened, but for `remarks`.
+    that were not to be screened, but for `remarks`. `criterion` and `features` are those of
+    :class:`Judged`.
     """
 
     run_id: Identifier
@@ -421,7 +439,7 @@ class CandidateDoc(Document):
         return self
 
 
-class Verdict(Model):
+class Verdict(Judged):
     """Partial update of a candidate: what a model said of it."""
 
     run_id: Identifier
@@ -459,7 +477,11 @@ class PredictionDoc(Document):
     Parameters
     ----------
     spectrum : list of float, length ``grid.size``
-        In states/eV/cell, in single precision.
+        In states/eV/cell, in single precision; a phonon DOS on the scale of its model.
+    gap : GapDoc or None
+        Of an electronic DOS by the paper's criteria; None of a phonon DOS.
+    score : float or None
+        Of `gap`.
     member_spread : float or None
         How far the model's members are from each other, in eV; see
         :class:`models.predictor.PredictedSpectra`. None if there is one.
@@ -476,8 +498,8 @@ class PredictionDoc(Document):
     nsites: Count = 0
     grid: EnergyGrid
     spectrum: SpectrumValues
-    gap: GapDoc
-    score: Number
+    gap: GapDoc | None = None
+    score: Number | None = None
     member_spread: Number | None = None
     training_distance: Number | None = None
     created_at: Time = Field(default_factory=utc_now)
@@ -493,7 +515,7 @@ class PredictionDoc(Document):
         return self
 
 
-class ValidationDoc(Document):
+class ValidationDoc(Document, Judged):
     """A DFT calculation of a structure's DOS and what it says of the prediction.
 
     Parameters
@@ -517,6 +539,9 @@ class ValidationDoc(Document):
         Where the raw DOS is.
     wall_time : float or None
         In s.
+
+    `criterion` and `features` are those of :class:`Judged`, of the run that asked for the
+    calculation first; :func:`workflows.verdicts.judged_for` gives the verdict of another one.
     """
 
     material_id: Identifier

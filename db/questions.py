@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
 
 Range = tuple[float | None, float | None]
+Judge = Callable[[Sequence[ValidationDoc]], list[ValidationDoc]]
 Metric = Literal["wasserstein", "mae"]
 ANY: Range = (None, None)
 
@@ -183,6 +184,7 @@ def comparisons(
     *,
     engine: str | None = None,
     recipe: str | None = None,
+    judged: Judge | None = None,
 ) -> list[Comparison]:
     """Candidates of a run that were predicted and calculated, with both verdicts.
 
@@ -192,14 +194,20 @@ def comparisons(
     run_id : str
     engine, recipe : str, optional
         Only calculations with these.
+    judged : callable, optional
+        Gives calculations the verdict of the run's criterion. Without it only those are compared
+        that a run with a criterion of that name asked for first.
     """
     pairs = []
-    for batch in batched(_finished(store, None, engine, recipe), BATCH):
+    for finished in batched(_finished(store, None, engine, recipe), BATCH):
+        batch = judged(finished) if judged else finished
         keys = {(run_id, validation.material_id) for validation in batch}
         candidates = {c.material_id: c for c in store.lookup(CANDIDATES, keys)}
         for validation in batch:
             candidate = candidates.get(validation.material_id)
-            if candidate is not None and _are_comparable(candidate, validation):
+            if candidate is None or not _are_comparable(candidate, validation):
+                continue
+            if judged or candidate.criterion == validation.criterion:
                 pairs.append(Comparison(candidate, validation))
     return pairs
 
@@ -218,6 +226,7 @@ def disagreements(
     *,
     engine: str | None = None,
     recipe: str | None = None,
+    judged: Judge | None = None,
 ) -> list[Comparison]:
     """Comparisons in which prediction and calculation differ, highest score first.
 
@@ -227,10 +236,11 @@ def disagreements(
     run_id : str
     engine, recipe : str, optional
         Only calculations with these.
+    judged : callable, optional
+        As for :func:`comparisons`.
     """
-    differing = [
-        c for c in comparisons(store, run_id, engine=engine, recipe=recipe) if not c.agrees
-    ]
+    compared = comparisons(store, run_id, engine=engine, recipe=recipe, judged=judged)
+    differing = [c for c in compared if not c.agrees]
     return sorted(differing, key=lambda c: -(c.candidate.score or 0.0))
 
 

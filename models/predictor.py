@@ -121,14 +121,14 @@ def usable_device(name: str) -> str:
 
 
 class SpectrumPredictor:
-    """An eDOS predictor: one model for the shape (SumNorm), one for the scale (Standard).
+    """A predictor: of the eDOS one model for the shape (SumNorm), one for the scale (Standard).
 
-    Use :meth:`load`.
+    Of the phonon DOS there is a shape only. Use :meth:`load`.
 
     Parameters
     ----------
     shape, scale : Checkpoint
-        The same where one model gives states/eV/cell by itself.
+        The same where one model gives states/eV/cell by itself, or phonons, which have no scale.
     folder : Path
         Where they are.
     trained_on : TrainingMaterials, optional
@@ -296,12 +296,16 @@ class SpectrumPredictor:
     def states_and_insights(self, batch: GraphBatch) -> tuple[torch.Tensor, Insights]:
         """Spectra (B, K') in states/eV/cell, and what the model of the shape says besides.
 
+        Those of phonons are shapes.
+
         The spectra of two models are the shape times the predicted sum.
         """
         if isinstance(self.shape.model, StatesArchitecture):
             return self.shape.model.states_and_insights(batch)
         logits, insights = self.shape.model.logits_and_insights(batch)
         shape = self.shape.setting.decode(logits, batch.n_atoms)
+        if self.scale is self.shape:
+            return shape, insights
         scale = self.scale.setting.decode(self.scale.model(batch), batch.n_atoms)
         return shape * scale.sum(-1, keepdim=True), insights
 

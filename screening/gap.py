@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, Spectrum
-from screening.criteria import Criterion, GapCriteria, Ranges
 from screening.errors import ScreeningError
+from screening.gap_criteria import GapCriteria, Limit, Ranges
 
 __all__ = ["CRITERIA", "GapCriteria", "Gaps", "find_gaps"]
 
@@ -249,9 +249,9 @@ def find_gaps(
 
 @dataclass(frozen=True)
 class _Limits:
-    """The criteria (ii) to (iv), each with its limit in eV."""
+    """The limits (ii) to (iv), each with its value in eV."""
 
-    criteria: tuple[tuple[Criterion, float], ...]
+    limits: tuple[tuple[Limit, float], ...]
     min_width: float
     single: bool
 
@@ -260,16 +260,18 @@ class _Limits:
         return cls(criteria.limits(), criteria.min_width, criteria.single_gap)
 
     def tightened(self, by: float) -> _Limits:
-        moved = ((criterion, limit + criterion.sign * by) for criterion, limit in self.criteria)
+        moved = ((limit, value + limit.sign * by) for limit, value in self.limits)
         return _Limits(tuple(moved), self.min_width + by, self.single)
 
     def margins(self, ranges: Ranges) -> list[FloatArray]:
         """How far each range is within each limit, in eV, shape (R,) each."""
-        return [criterion.margin(ranges, limit) for criterion, limit in self.criteria]
+        return [limit.margin(ranges, value) for limit, value in self.limits]
 
     def counted(self, ranges: Ranges) -> BoolArray:
         """Which ranges count as one of their row's, however deep, shape (R,)."""
-        margins = [c.margin(ranges, limit) for c, limit in self.criteria if c.of_any_depth]
+        margins = [
+            limit.margin(ranges, value) for limit, value in self.limits if limit.of_any_depth
+        ]
         counted: BoolArray = np.min(margins, axis=0) >= -TOLERANCE
         return counted
 
@@ -302,7 +304,7 @@ def _judge(
     with_range = dos if len(row) == n else dos[row]
     inside = (bins >= best.first[:, None]) & (bins <= best.last[:, None])
     largest[row] = np.where(inside, with_range, -np.inf).max(axis=1, initial=-np.inf)
-    margins = np.full((n, 1 + len(limits.criteria)), np.nan)
+    margins = np.full((n, 1 + len(limits.limits)), np.nan)
     margins[:, 0] = criteria.max_dos - np.where(np.isnan(largest), dos.min(axis=1), largest)
     margins[row, 1:] = np.column_stack(limits.margins(best))
 

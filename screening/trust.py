@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,29 +18,32 @@ from models.uncertainty.reliability import (
     reliability_bins,
 )
 from models.zoo import model_id
-from screening.gap import GapCriteria, find_gaps
+from screening.criteria.gap_criterion import GapCriterion
+from screening.criteria.interface import Criterion
 
 if TYPE_CHECKING:
     from models.data.dataset import SpectrumDataset
     from models.predictor import SpectrumPredictor
 
+_TRUST: dict[tuple[str, str], Trust | None] = {}  # of this process: its models are few
+
 
 class Trust:
-    """What can be said of a predictor's verdicts by some criteria, besides yes and no.
+    """What can be said of a predictor's verdicts by a criterion, besides yes and no.
 
     Parameters
     ----------
     calibration : Calibration
         Of the predictor.
-    criteria : GapCriteria
+    criterion : Criterion
     """
 
-    def __init__(self, calibration: Calibration, criteria: GapCriteria) -> None:
-        self.calibration, self.criteria = calibration, criteria
+    def __init__(self, calibration: Calibration, criterion: Criterion) -> None:
+        self.calibration, self.criterion = calibration, criterion
         self._probability = calibration.probability_of(self.judge)
 
     def judge(self, spectra: np.ndarray, n_atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Verdicts and scores by the criteria, see :data:`models.uncertainty.calibration.Judge`.
+        """Verdicts and scores by the criterion, see :data:`models.uncertainty.calibration.Judge`.
 
         Parameters
         ----------
@@ -48,8 +52,8 @@ class Trust:
         n_atoms : ndarray, shape (B,)
             Atoms in each cell.
         """
-        gaps = find_gaps(self.calibration.held_out.grid, spectra, self.criteria, n_atoms)
-        return gaps.is_gap, gaps.score
+        verdicts = self.criterion.judge(spectra, self.calibration.held_out.grid, n_atoms)
+        return verdicts.is_positive, verdicts.score
 
     def expected_errors(
         self, member_spread: np.ndarray, training_distance: np.ndarray
@@ -64,7 +68,7 @@ class Trust:
         scores: np.ndarray,
         expected_errors: np.ndarray,
     ) -> FloatArray:
-        """Probabilities that DFT finds the criteria met, shape (B,).
+        """Probabilities that DFT finds the criterion met, shape (B,).
 
         Parameters
         ----------
@@ -76,29 +80,26 @@ class Trust:
         return self._probability(spectra, n_atoms, scores, expected_errors)
 
 
-def trust_in(folder: Path, criteria: GapCriteria) -> Trust | None:
+def trust_in(folder: Path, criterion: Criterion) -> Trust | None:
     """Trust in a predictor; None if it was never calibrated.
 
     Parameters
     ----------
     folder : Path
         Of the predictor.
-    criteria : GapCriteria
+    criterion : Criterion
 
     Raises
     ------
     ModelError
         If its calibration is damaged, or that of other weights.
     """
-    return _trust_in(folder, model_id(folder), criteria.model_dump_json())
-
-
-@lru_cache(maxsize=4)
-def _trust_in(folder: Path, model: str, criteria: str) -> Trust | None:
-    calibration = calibration_of(folder, model)
-    if calibration is None:
-        return None
-    return Trust(calibration, GapCriteria.model_validate_json(criteria))
+    model = model_id(folder)
+    key = (model, json.dumps(criterion.definition(), sort_keys=True))  # a criterion need not hash
+    if key not in _TRUST:
+        calibration = calibration_of(folder, model)
+        _TRUST[key] = None if calibration is None else Trust(calibration, criterion)
+    return _TRUST[key]
 
 
 @lru_cache(maxsize=4)
@@ -149,7 +150,7 @@ def calibrate(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> dict[st
 
     held_out_part, test_part = parts_for_calibration(predictor, dataset)
     held_out, test = ask(predictor, held_out_part), ask(predictor, test_part)
-    trust = Trust(Calibration(held_out), GapCriteria())
+    trust = Trust(Calibration(held_out), GapCriterion())
     trained = predictor.trained_on.materials if predictor.trained_on is not None else ()
     known = {Composition(material.formula).chemical_system for material in trained}
     figures = {
@@ -162,7 +163,7 @@ def calibrate(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> dict[st
 
 
 def probability_figures(trust: Trust, test: HeldOut) -> dict[str, float]:
-    """How well probabilities of meeting the criteria fit other materials; see :func:`calibrate`.
+    """How well probabilities of meeting the criterion fit other materials; see :func:`calibrate`.
 
     Parameters
     ----------

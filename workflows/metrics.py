@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from db.documents import Run, ValidationDoc
 from db.store import ScreeningStore
 from screening.classification import Assessment, Group, Sample
-from screening.gap import GapCriteria
+from screening.criteria.gap_criterion import VB_GAP
+from screening.criteria.registry import criterion_of
 from workflows.dos.document import recipe_without_stand_ins
 from workflows.plan import Choice, outside_domain, predicted_negatives
-from workflows.verdicts import judge
+from workflows.verdicts import judged_for
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Metrics:
         intervals hold whatever they would say.
     in_domain : bool
         The figures are those of what the model can know; nothing else was chosen or counts.
+    criterion : str
+        Name of what the verdicts are by.
     """
 
     engine: str
@@ -40,11 +41,16 @@ class Metrics:
     assessment: Assessment
     undecided: dict[str, int]
     in_domain: bool = False
+    criterion: str = VB_GAP
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
         names = {"engine": self.engine, "recipe": self.recipe}
-        rest = {"undecided": self.undecided, "in_domain": self.in_domain}
+        rest = {
+            "undecided": self.undecided,
+            "in_domain": self.in_domain,
+            "criterion": self.criterion,
+        }
         return names | self.assessment.as_dict() | rest
 
 
@@ -53,7 +59,7 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
 
     Calculations with stand-ins count with those of the same settings, and before one of the same
     material without. Only the calculations that the run asked for count: its positives and its
-    random negatives. The DFT spectra are judged by the run's own criteria. Positives of which the
+    random negatives. The DFT spectra are judged by the run's own criterion. Positives of which the
     run does not say how they were chosen count as chosen by rank, which claims least.
 
     Parameters
@@ -67,21 +73,23 @@ def run_metrics(store: ScreeningStore, run: Run) -> list[Metrics]:
         of_kind = (document.engine, recipe_without_stand_ins(document.recipe))
         material = (document.material_id, document.structure_hash)
         validations.setdefault(of_kind, {})[material] = document
-    criteria = GapCriteria(**run.parameters.get("criteria", {}))
+    criterion = criterion_of(run.parameters).name
     results = []
     for (engine, recipe), asked_for in sorted(validations.items()):
         choice = Choice.of(run, engine, recipe)
         population = _population(store, run, choice)
-        documents = [d for d in asked_for.values() if population.has(d.material_id)]
+        chosen = [d for d in asked_for.values() if population.has(d.material_id)]
+        documents = judged_for(run, chosen)
         predicted = set(population.positives)
         negatives = [d for d in documents if d.material_id not in predicted]
         assessment = Assessment(
-            _positives(population.positives, documents, choice, criteria),
-            Group(population.n_negative, drawn=_sample(negatives, criteria)),
+            _positives(population.positives, documents, choice),
+            Group(population.n_negative, drawn=_sample(negatives)),
         )
         undecided = Counter(_why_open(d) for d in documents if not _is_decided(d))
         by_state = dict(sorted(undecided.items()))
-        results.append(Metrics(engine, recipe, assessment, by_state, choice.in_domain))
+        kind = choice.in_domain, criterion
+        results.append(Metrics(engine, recipe, assessment, by_state, *kind))
     return results
 
 
@@ -119,15 +127,14 @@ def _positives(
     selection: Sequence[str],
     documents: Sequence[ValidationDoc],
     choice: Choice,
-    criteria: GapCriteria,
 ) -> Group:
     """The predicted positives, best first, from all of its validations by an engine and recipe."""
     calculated = {d.material_id: d for d in documents}.keys() & set(selection)
     by_rank = {*selection[: choice.n_best], *(calculated - choice.drawn)}
     return Group(
         len(selection),
-        ranked=_sample([d for d in documents if d.material_id in by_rank], criteria),
-        drawn=_sample([d for d in documents if d.material_id in calculated - by_rank], criteria),
+        ranked=_sample([d for d in documents if d.material_id in by_rank]),
+        drawn=_sample([d for d in documents if d.material_id in calculated - by_rank]),
         missing=len(by_rank - calculated),
     )
 
@@ -142,12 +149,7 @@ def _why_open(document: ValidationDoc) -> str:
     return "not judged" if document.state == "done" else document.state
 
 
-def _sample(documents: Sequence[ValidationDoc], criteria: GapCriteria) -> Sample:
-    decided = [document for document in documents if _is_decided(document)]
-    n_undecided = len(documents) - len(decided)
-    if not decided:
-        return Sample(undecided=n_undecided)
-    spectra = np.array([document.spectrum for document in decided])
-    gaps = judge(spectra, [document.nsites for document in decided], criteria)
-    n_positive = int(gaps.is_gap.sum())
-    return Sample(n_positive, len(decided) - n_positive, n_undecided)
+def _sample(documents: Sequence[ValidationDoc]) -> Sample:
+    decided = [document.is_positive for document in documents if _is_decided(document)]
+    n_positive = sum(map(bool, decided))
+    return Sample(n_positive, len(decided) - n_positive, len(documents) - len(decided))

@@ -10,6 +10,7 @@ from typing import Any
 from db.collections import VALIDATIONS, Condition, Query, batched, conditions
 from db.documents import CandidateDoc, Run, ValidationDoc
 from db.store import BATCH, ScreeningStore
+from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from workflows.dos.base import DosMaker
 from workflows.dos.cost import CostEstimate, estimate_cost
@@ -98,8 +99,14 @@ def choose_validation(
     Raises
     ------
     ScreeningError
-        If there is no such draw.
+        If there is no such draw, or the run's criterion judges what no engine calculates.
     """
+    criterion = criterion_of(run.parameters)
+    if criterion.spectra != "edos":
+        raise ScreeningError(
+            f"run {run.run_id}: its criterion {criterion.name} judges the phonon DOS, which no DFT "
+            "engine here calculates"
+        )
     if draw not in DRAWS:
         raise ScreeningError(f"--draw {draw}: use {' or '.join(DRAWS)}")
     outside = outside_domain(store, run) if in_domain else {}

@@ -24,13 +24,19 @@ from db.collections import CANDIDATES, RUNS, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
-from models.spectra.spectrum import EDOS_GRID
 from models.training.card import trained_elements
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from screening.criteria.gap_criterion import VB_GAP
+from screening.criteria.registry import (
+    CRITERION,
+    criterion_of,
+    find_criterion,
+    needed_grid,
+    parameters_of,
+)
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
-from screening.gap import GapCriteria
 from screening.sources import Source
 from screening.trust import trust_in
 from workflows.hardware import worker_device, worker_processes
@@ -83,7 +89,7 @@ class ScreeningFlowMaker(Maker):
     filters : dict
         Fields of :class:`screening.filters.ScreeningFilters`.
     criteria : dict
-        Fields of :class:`screening.gap.GapCriteria`.
+        Fields of :class:`screening.gap.GapCriteria`, for the VB gap.
     checkpoint : str
         Folder of the predictor.
     device : str or None
@@ -104,6 +110,8 @@ class ScreeningFlowMaker(Maker):
         By default :data:`workflows.rescoring.RESCORED`, or none if `checkpoint` is that model.
     rescore_with : str
         Folder of the second model.
+    criterion : str
+        Name or file; see :func:`screening.criteria.registry.find_criterion`.
 
     Examples
     --------
@@ -126,6 +134,7 @@ class ScreeningFlowMaker(Maker):
     keep_cell: bool = False
     rescore: int | None = None
     rescore_with: str = str(RESCORE_WITH)
+    criterion: str = VB_GAP
 
     def make(self, run_id: str | None = None) -> Flow:
         """Flow of one run; the same `run_id` again resumes that run."""
@@ -150,7 +159,7 @@ class ScreeningFlowMaker(Maker):
             # Not for other runs, so that older ones can be resumed.
             **{k: v for k, v in self.source_options.items() if k == "recursive"},
             "filters": filters,
-            "criteria": GapCriteria.from_options(**self.criteria).model_dump(mode="json"),
+            **parameters_of(find_criterion(self.criterion, self.criteria)),
             "checkpoint": self.checkpoint,
             "shard_size": self.shard_size,
             "limit": self.limit,
@@ -199,9 +208,9 @@ def prepare(
     checkpoint, second = parameters["checkpoint"], None
     filters = ScreeningFilters(**parameters["filters"])
     source = open_source_of_run(parameters["source"], filters, source_options)
+    check_checkpoints(parameters)
     model = model_id(Path(checkpoint))
     if "rescore" in parameters:
-        check_predictor(Path(parameters["rescore_with"]), EDOS_GRID)
         second = model_id(Path(parameters["rescore_with"]))
     models = ", then ".join(filter(None, (model, second)))
     log.info("run %s: %s; model %s", run_id, source.description, models)
@@ -211,6 +220,21 @@ def prepare(
         if not run.funnel:
             _store_candidates(store, run, source, filters, parameters)
         return _in_shards(store, run, db, checkpoint, hardware)
+
+
+def check_checkpoints(parameters: dict[str, Any]) -> None:
+    """Refuse damaged predictors, and those of other spectra than the criterion judges.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of a run.
+    """
+    criterion = criterion_of(parameters)
+    for name in ("checkpoint", "rescore_with"):
+        if name in parameters:
+            folder = Path(parameters[name])
+            check_predictor(folder, needed_grid(criterion, folder))
 
 
 def _in_shards(
@@ -264,6 +288,7 @@ def _begin(
     changed = [
         f"the {what} is another"
         for what, before, now in (
+            ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
             ("content of the source", run.source.get("fingerprint"), source.fingerprint),
             ("checkpoint", run.model_id, model),
             ("checkpoint of --rescore-with", run.second_model_id, second),
@@ -440,13 +465,13 @@ def _verdicts(
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
 ) -> Iterator[Verdict]:
-    """Verdicts on predictions of one of the run's models, by the run's own criteria."""
+    """Verdicts on predictions of one of the run's models, by the run's own criterion."""
     if not predictions:
         return iter(())
-    criteria = GapCriteria(**run.parameters["criteria"])
+    criterion = criterion_of(run.parameters)
     is_second = predictions[0].model_id == run.second_model_id
     folder = Path(run.parameters["rescore_with" if is_second else "checkpoint"])
-    return verdicts_on(predictions, candidates, criteria, trust_in(folder, criteria))
+    return verdicts_on(predictions, candidates, criterion, trust_in(folder, criterion))
 
 
 def _model_of(run: Run, checkpoint: str) -> str:
@@ -465,7 +490,7 @@ def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
     """The predictor of this process; loading torch takes seconds, so only when it is needed."""
     from models.predictor import SpectrumPredictor
 
-    return SpectrumPredictor.load(Path(checkpoint), device, EDOS_GRID)
+    return SpectrumPredictor.load(Path(checkpoint), device)
 
 
 @job

@@ -1,4 +1,4 @@
-"""DFT validation: DOS document -> 128-bin spectrum -> four criteria -> verdict -> store."""
+"""DFT validation: DOS document -> 128-bin spectrum -> criterion -> verdict -> store."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from models.spectra.metrics import mae, wasserstein
 from models.spectra.spectrum import EDOS_GRID
-from screening.gap import GapCriteria, Gaps, find_gaps
+from screening.criteria.interface import Criterion, Verdicts
+from screening.criteria.registry import criterion_of
 from workflows.dos.base import DosMaker
 from workflows.dos.document import DosDocument, SourceFacts
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
 from workflows.stores import open_reference, store_reference
-from workflows.verdicts import gap_document, judge
+from workflows.verdicts import verdict_fields
 
 SHOWN_OF_GAP = ("lower_edge", "upper_edge", "width", "is_lower_bound")
 MAX_REASON = 500  # characters of a failure's reason
@@ -78,7 +79,7 @@ class ValidationFlowMaker(Maker):
 def store_validation(
     run_id: str, db: str, key: dict[str, str], document: DosDocument | dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Judge a calculated DOS by the run's criteria and store the verdict.
+    """Judge a calculated DOS by the run's criterion and store the verdict.
 
     Parameters
     ----------
@@ -93,8 +94,8 @@ def store_validation(
     Returns
     -------
     dict
-        `state`, and `error` or `is_positive` (None for a magnetic material) and `gap`: edges and
-        width of the range, in eV.
+        `state`, and `error` or `is_positive` (None without a verdict), `criterion` (None for the VB
+        gap) and `gap`: edges and width of the range, in eV.
     """
     with open_reference(db) as store:
         if document is None:
@@ -108,6 +109,7 @@ def store_validation(
         return {
             "state": validation.state,
             "is_positive": validation.is_positive,
+            "criterion": validation.criterion,
             "gap": validation.gap and validation.gap.model_dump(include=set(SHOWN_OF_GAP)),
         }
 
@@ -195,13 +197,14 @@ def validation_of(
     The store keeps the DOS itself as the dict of a pymatgen ``Dos``, and under ``"document"``
     the structure as it was calculated, the settings and the other figures.
 
-    The DOS is judged at its own resolution as well; a different verdict is a warning.
+    The DOS is judged at its own resolution as well; a different verdict is a warning, and so is
+    none: the criterion has no score for such a DOS.
 
     Parameters
     ----------
     store : ScreeningStore
     run_id : str
-        Of the run by whose criteria it is judged.
+        Of the run by whose criterion it is judged.
     key : dict
         See :func:`key_of`.
     document : DosDocument
@@ -214,9 +217,13 @@ def validation_of(
     run = store.run(run_id)
     spectrum = document.spectrum().values
     nsites = len(document.structure)
-    criteria = GapCriteria(**run.parameters.get("criteria", {}))
-    gaps = judge(spectrum, [nsites], criteria)
-    fine = judge_fine(document, criteria)
+    criterion = criterion_of(run.parameters)
+    verdicts = criterion.judge(spectrum[None], EDOS_GRID, [nsites])
+    fine = judge_fine(document, criterion)
+    verdict = verdict_fields(criterion, verdicts, 0)
+    if verdict["gap"] is not None:
+        of_fine = {"is_gap_fine": bool(fine.is_positive[0])}
+        verdict["gap"] = verdict["gap"].model_copy(update=of_fine)
     draft = draft_of(store, run_id, key)
     changes = {
         "formula": document.formula,
@@ -228,25 +235,24 @@ def validation_of(
         "vbm": document.vbm,
         "cbm": document.cbm,
         "band_gap": document.band_gap,
-        "gap": gap_document(gaps, 0).model_copy(update={"is_gap_fine": bool(fine.is_gap[0])}),
-        "is_positive": None if document.is_magnetic else bool(gaps.is_gap[0]),
+        **verdict | ({"is_positive": None} if document.is_magnetic else {}),
         **_errors(_prediction(store, run_id, key), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
-        "warnings": [*document.warnings, *_difference(document, gaps, fine)],
+        "warnings": [*document.warnings, *_difference(document, criterion, verdicts, fine)],
         "error": None,
         "updated_at": utc_now(),
     }
     return ValidationDoc(**(draft.model_dump() | changes))
 
 
-def judge_fine(document: DosDocument, criteria: GapCriteria) -> Gaps:
+def judge_fine(document: DosDocument, criterion: Criterion) -> Verdicts:
     """Verdict on a calculated DOS at its own resolution.
 
     Parameters
     ----------
     document : DosDocument
-    criteria : GapCriteria
+    criterion : Criterion
 
     Raises
     ------
@@ -254,20 +260,27 @@ def judge_fine(document: DosDocument, criteria: GapCriteria) -> Gaps:
         If the DOS does not cover the grid.
     """
     spectrum = document.spectrum(document.own_grid)
-    return find_gaps(spectrum.grid, spectrum.values, criteria, [len(document.structure)])
+    return criterion.judge(spectrum.values[None], spectrum.grid, [len(document.structure)])
 
 
-def _difference(document: DosDocument, binned: Gaps, fine: Gaps) -> Iterator[str]:
-    """A warning if the verdicts differ."""
-    if binned.is_gap[0] != fine.is_gap[0]:
+def _difference(
+    document: DosDocument, criterion: Criterion, binned: Verdicts, fine: Verdicts
+) -> Iterator[str]:
+    """A warning if the verdicts differ, or if there is none."""
+    yield from binned.refusals.values()
+    if not binned.refusals and binned.is_positive[0] != fine.is_positive[0]:
         own = 1000 * document.own_grid.width
         yield (
-            f"the verdict depends on the resolution: {_in_words(binned)} in bins of "
-            f"{1000 * EDOS_GRID.width:.1f} meV, {_in_words(fine)} in the DOS's own of {own:.1f} meV"
+            f"the verdict depends on the resolution: {_in_words(criterion, binned)} in bins of "
+            f"{1000 * EDOS_GRID.width:.1f} meV, {_in_words(criterion, fine)} in the DOS's own of "
+            f"{own:.1f} meV"
         )
 
 
-def _in_words(gaps: Gaps) -> str:
+def _in_words(criterion: Criterion, verdicts: Verdicts) -> str:
+    gaps = verdicts.gaps
+    if gaps is None:
+        return f"{'' if verdicts.is_positive[0] else 'not '}{criterion.title}"
     if not gaps.is_gap[0]:
         return "no gap"
     return f"a gap from {gaps.lower_edge[0]:.2f} to {gaps.upper_edge[0]:.2f} eV"

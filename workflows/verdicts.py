@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from db.documents import CandidateDoc, GapDoc, PredictionDoc, PredictionKey, Verdict
+from db.documents import (
+    CandidateDoc,
+    GapDoc,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    ValidationDoc,
+    Verdict,
+)
 from models.spectra.spectrum import EDOS_GRID
+from screening.criteria.gap_criterion import VB_GAP
+from screening.criteria.interface import Criterion, Verdicts
+from screening.criteria.registry import criterion_of
 from screening.gap import GapCriteria, Gaps, find_gaps
 
 if TYPE_CHECKING:
@@ -60,7 +71,7 @@ def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
 def prediction_documents(
     candidates: Sequence[CandidateDoc], predicted: PredictedSpectra, model: str
 ) -> Iterator[PredictionDoc]:
-    """Predictions with the verdict by the paper's criteria, which is the same for every run.
+    """Predictions; those of the eDOS with the paper's verdict, which is the same for every run.
 
     Parameters
     ----------
@@ -69,9 +80,11 @@ def prediction_documents(
         For the candidates, none of which failed.
     model : str
         Id of the model.
+    grid : EnergyGrid
     """
-    spectra = predicted.values
-    gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
+    spectra, gaps = predicted.values, None
+    if predicted.grid == EDOS_GRID:
+        gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
         yield PredictionDoc(
             material_id=candidate.material_id,
@@ -79,10 +92,10 @@ def prediction_documents(
             model_id=model,
             formula=candidate.formula,
             nsites=candidate.nsites,
-            grid=EDOS_GRID,
+            grid=predicted.grid,
             spectrum=spectra[i],  # the document makes a list of it
-            gap=gap_document(gaps, i),
-            score=float(gaps.score[i]),
+            gap=None if gaps is None else gap_document(gaps, i),
+            score=None if gaps is None else float(gaps.score[i]),
             member_spread=_known(predicted.member_spread[i]),
             training_distance=_known(predicted.training_distance[i]),
         )
@@ -95,45 +108,50 @@ def _known(number: float) -> float | None:
 def verdicts_on(
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
-    criteria: GapCriteria,
+    criterion: Criterion,
     trust: Trust | None = None,
 ) -> Iterator[Verdict]:
-    """Verdicts of a run on predictions, by its own criteria.
+    """Verdicts of a run on predictions, by its own criterion.
 
     Parameters
     ----------
     predictions : sequence of PredictionDoc
+        Of one model.
     candidates : mapping of PredictionKey to CandidateDoc
         The run's candidates that the predictions are of.
-    criteria : GapCriteria
+    criterion : Criterion
     trust : Trust, optional
-        In verdicts of this model by these criteria.
+        In verdicts of this model by this criterion.
     """
     if not predictions:
         return
     spectra = np.array([prediction.spectrum for prediction in predictions], np.float32)
     n_atoms = [prediction.nsites for prediction in predictions]
-    gaps = judge(spectra, n_atoms, criteria)
-    is_gap_per_atom = _judged_per_atom(spectra, n_atoms, gaps)
-    errors, probabilities = _trusted(trust, predictions, spectra, gaps)
+    verdicts = criterion.judge(spectra, predictions[0].grid, n_atoms)
+    per_atom = _judged_per_atom(spectra, n_atoms, verdicts.gaps)
+    errors, probabilities = _trusted(trust, predictions, spectra, verdicts.score)
     for i, prediction in enumerate(predictions):
         candidate = candidates[prediction.key]
+        refusal = verdicts.refusals.get(i)
         yield Verdict(
             run_id=candidate.run_id,
             material_id=candidate.material_id,
-            state="screened",
+            state="failed" if refusal else "screened",
+            reason=refusal,
             model_id=prediction.model_id,
-            gap=gap_document(gaps, i),
-            is_positive=bool(gaps.is_gap[i]),
-            is_positive_per_atom=bool(is_gap_per_atom[i]),
-            score=float(gaps.score[i]),
+            is_positive_per_atom=None if per_atom is None else bool(per_atom[i]),
+            score=None if refusal else float(verdicts.score[i]),
             probability=_known(probabilities[i]),
             expected_error=_known(errors[i]),
+            **verdict_fields(criterion, verdicts, i),
         )
 
 
 def _trusted(
-    trust: Trust | None, predictions: Sequence[PredictionDoc], spectra: np.ndarray, gaps: Gaps
+    trust: Trust | None,
+    predictions: Sequence[PredictionDoc],
+    spectra: np.ndarray,
+    scores: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expected errors in eV and probabilities, (B,) each; NaN where nothing is known of them."""
     if trust is None:
@@ -142,11 +160,74 @@ def _trusted(
     hints = np.array([(p.member_spread, p.training_distance) for p in predictions], float).T
     errors = trust.expected_errors(*hints)
     n_atoms = np.array([prediction.nsites for prediction in predictions])
-    return errors, trust.probabilities(spectra, n_atoms, gaps.score, errors)
+    return errors, trust.probabilities(spectra, n_atoms, scores, errors)
 
 
-def _judged_per_atom(spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps) -> np.ndarray:
+def verdict_fields(criterion: Criterion, verdicts: Verdicts, i: int) -> dict[str, Any]:
+    """What a document of any sort says of the verdict on one spectrum.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    verdicts : Verdicts
+    i : int
+        Position of the spectrum.
+
+    Returns
+    -------
+    dict
+        `is_positive` (None without a verdict), `gap`, `criterion` and `features`, as in the
+        documents.
+    """
+    fields: dict[str, Any] = {
+        "criterion": None if criterion.name == VB_GAP else criterion.name,
+        "is_positive": None if i in verdicts.refusals else bool(verdicts.is_positive[i]),
+    }
+    if verdicts.gaps is not None:
+        return fields | {"gap": gap_document(verdicts.gaps, i), "features": None}
+    features: dict[str, Any] = {}
+    for name, values in verdicts.features.items():
+        group, _, last = name.rpartition(".")
+        where = features.setdefault(group, {}) if group else features
+        where[last] = float(values[i]) if np.isfinite(values[i]) else None
+    return fields | {"gap": None, "features": features}
+
+
+def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[ValidationDoc]:
+    """Calculations with the verdict by the criterion of a run, whichever run asked for them.
+
+    What DFT gave no verdict on, such as magnetic materials, has none.
+
+    Parameters
+    ----------
+    run : Run
+    validations : sequence of ValidationDoc
+    """
+    criterion = criterion_of(run.parameters)
+    judged = list(validations)
+    known = [i for i, document in enumerate(judged) if _can_be_judged(document)]
+    if not known or criterion.spectra != "edos":
+        return judged
+    spectra = np.array([judged[i].spectrum for i in known])
+    verdicts = criterion.judge(spectra, EDOS_GRID, [judged[i].nsites for i in known])
+    for row, i in enumerate(known):
+        before, fields = judged[i].gap, verdict_fields(criterion, verdicts, row)
+        now = fields["gap"]
+        if before is not None and now is not None and before.criteria == now.criteria:
+            fields["gap"] = now.model_copy(update={"is_gap_fine": before.is_gap_fine})
+        judged[i] = judged[i].model_copy(update=fields)
+    return judged
+
+
+def _can_be_judged(document: ValidationDoc) -> bool:
+    refused = document.is_positive is None and document.criterion is None
+    return document.state == "done" and document.grid == EDOS_GRID and not refused
+
+
+def _judged_per_atom(
+    spectra: np.ndarray, n_atoms: Sequence[int], gaps: Gaps | None
+) -> np.ndarray | None:
     """Verdicts with the threshold for an atom, (B,): a cell's DOS grows with the cell."""
-    if gaps.criteria.per_atom:
-        return gaps.is_gap
+    if gaps is None or gaps.criteria.per_atom:
+        return None if gaps is None else gaps.is_gap
     return judge(spectra, n_atoms, gaps.criteria.model_copy(update={"per_atom": True})).is_gap

@@ -38,6 +38,19 @@ class EnergyGrid(BaseModel):
     size: int = Field(gt=1)
     unit: str = "eV"
 
+    def __eq__(self, other: object) -> bool:
+        """By the fields: pydantic compares the cached arrays as well, and fails."""
+        if not isinstance(other, EnergyGrid):
+            return NotImplemented
+        return self._fields == other._fields
+
+    def __hash__(self) -> int:
+        return hash(self._fields)
+
+    @property
+    def _fields(self) -> tuple[float, float, int, str]:
+        return self.start, self.width, self.size, self.unit
+
     @cached_property
     def edges(self) -> np.ndarray:
         """Bin edges, shape (size + 1,)."""

@@ -16,7 +16,9 @@ from models.spectra.spectrum import EnergyGrid
 
 ZOO = Path(__file__).parent
 DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
+DEFAULT_PHDOS = ZOO / "springs-phdos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
+PHONON_SHAPES = ("sumnorm-wd", "maxnorm-mse", "maxnorm-mae")  # any of a phonon predictor will do
 
 
 def shipped_predictors() -> tuple[str, ...]:
@@ -30,8 +32,21 @@ def shipped_predictors() -> tuple[str, ...]:
     return tuple(sorted(whole, key=lambda name: (name != DEFAULT_EDOS.name, name)))
 
 
+def shipped_phonon_predictors() -> tuple[str, ...]:
+    """Names of the predictors of the phonon DOS that come with the package, the default first."""
+    names = {card.parent.name for part in PHONON_SHAPES for card in ZOO.glob(f"*/{part}.json")}
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT_PHDOS.name, name)))
+
+
 def predictor_parts(folder: Path) -> tuple[str, ...]:
-    """Names of the checkpoints of an eDOS predictor: shape and scale, unless one knows both."""
+    """Names of the checkpoints of a predictor.
+
+    Of the eDOS shape and scale, unless one knows both; of the phonon DOS the best of those there.
+    """
+    if not (folder / f"{SHAPE}.json").exists():
+        for part in PHONON_SHAPES:
+            if (folder / f"{part}.json").exists():
+                return (part,)
     try:
         states = _checkpoint_card(folder, SHAPE).get("states", False)
     except ModelError:  # whoever reads the checkpoint says what is wrong
@@ -40,7 +55,7 @@ def predictor_parts(folder: Path) -> tuple[str, ...]:
 
 
 def predictor_folder(name: str | Path | None = None) -> Path:
-    """Folder of an eDOS predictor: a path, the name of a shipped one, or the default.
+    """Folder of a predictor: a path, the name of a shipped one, or the default one of the eDOS.
 
     A folder of that name in the working folder comes before a shipped predictor.
 
@@ -54,7 +69,7 @@ def predictor_folder(name: str | Path | None = None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    if str(name) in shipped_predictors():
+    if str(name) in (*shipped_predictors(), *shipped_phonon_predictors()):
         return ZOO / name
     raise ModelError(
         f"checkpoint {name}: no such folder, and not one of the shipped predictors "
@@ -85,6 +100,17 @@ def check_predictor(folder: Path, grid: EnergyGrid) -> None:
         if digest != card["weights_sha256"]:
             raise ModelError(f"checkpoint {weights}: its hash is not the one in {part}.json")
         check_grid(folder, EnergyGrid.model_validate(card["grid"]), grid)
+
+
+def predictor_grid(folder: Path) -> EnergyGrid:
+    """Grid of the spectra that a predictor gives.
+
+    Raises
+    ------
+    ModelError
+        If its first checkpoint is missing or is not one.
+    """
+    return EnergyGrid.model_validate(_checkpoint_card(folder, predictor_parts(folder)[0])["grid"])
 
 
 def check_grid(folder: Path, own: EnergyGrid, needed: EnergyGrid) -> None:
@@ -160,7 +186,8 @@ def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
     folders : iterable of str or Path
         Where to look before the shipped predictors.
     """
-    for folder in (*map(Path, folders), *(ZOO / name for name in shipped_predictors())):
+    shipped = (*shipped_predictors(), *shipped_phonon_predictors())
+    for folder in (*map(Path, folders), *(ZOO / name for name in shipped)):
         try:
             if model_id(folder) == model:
                 return folder

@@ -120,10 +120,11 @@ def candidates(
     """List the candidates of a run."""
     from db import questions
     from db.open import open_store
-    from screening.cli.rows import CandidateRow, DisagreementRow, deliver
+    from screening.cli.rows import CandidateRow, DisagreementRow, by_criterion, deliver, has_gaps
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from screening.filters import ScreeningFilters
+    from workflows.verdicts import judged_for
 
     if to_validate and disagreements:
         raise ScreeningError("--to-validate and --disagreements ask for different things")
@@ -148,11 +149,15 @@ def candidates(
         limit = ROWS
     with open_store(existing(db)) as store:
         of_run = find_run(store, run)
+        _check_has_gaps(of_run, filters, sort)
         if disagreements:
-            differ = questions.disagreements(store, of_run.run_id)
+            differ = questions.disagreements(
+                store, of_run.run_id, judged=partial(judged_for, of_run)
+            )
             pairs = _among(store, of_run, filters, differ, lambda pair: pair.candidate)[:limit]
             differing = [DisagreementRow.of(pair, of_run) for pair in pairs]
             title = f"{len(pairs)} disagreements of model and DFT in run {of_run.run_id}"
+            title += by_criterion(of_run)
             show = partial(_disagreement_table, title, differing)
             deliver(DisagreementRow, differing, show, out, as_json, wide)
             return
@@ -171,10 +176,11 @@ def candidates(
             )
             asked = list(sequence)
     rows = [CandidateRow.of(candidate, of_run) for candidate in asked[:limit]]
-    title = f"{len(rows)} candidates of run {of_run.run_id}"
+    title = f"{len(rows)} candidates of run {of_run.run_id}{by_criterion(of_run)}"
     if len(asked) > len(rows):
         title += ", and there are more (--limit)"
-    deliver(CandidateRow, rows, partial(candidates_table, title, rows), out, as_json, wide)
+    show = partial(candidates_table, title, rows, has_gaps(of_run))
+    deliver(CandidateRow, rows, show, out, as_json, wide)
 
 
 def _field(sort: Sortable) -> str:
@@ -182,6 +188,29 @@ def _field(sort: Sortable) -> str:
     if sort.startswith("margin_"):
         return f"gap.margins.{sort.removeprefix('margin_')}"
     return f"gap.{sort}" if sort in ("width", "kind", "robust", "n_ranges") else sort
+
+
+def _check_has_gaps(run: Run, filters: dict[str, Any], sort: Sortable) -> None:
+    """Refuse to ask for gaps where another criterion judged.
+
+    Raises
+    ------
+    ScreeningError
+        In one line, with the options.
+    """
+    from screening.cli.rows import criterion_name, has_gaps
+    from screening.errors import ScreeningError
+
+    names = {"kind": "--kind", "robust": "--robust", "width": "--min-width"}
+    names |= {"upper_edge": "--min-upper-edge or --max-upper-edge", "n_ranges": "--max-ranges"}
+    asked = [option for field, option in names.items() if field in filters]
+    if _field(sort).startswith("gap."):
+        asked.append(f"--sort {sort}")
+    if asked and not has_gaps(run):
+        raise ScreeningError(
+            f"{', '.join(asked)}: run {run.run_id} has no gaps; its criterion is "
+            f"{criterion_name(run)}"
+        )
 
 
 def _that_ask(**filters: Any) -> dict[str, Any]:
@@ -207,13 +236,16 @@ def _among(
     return [item for item in items if candidate_of(item).material_id in ids]
 
 
-def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
+def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = True) -> Any:
     """Table for the terminal; ≥ marks a width that is a lower bound.
 
     Parameters
     ----------
     title : str
     rows : sequence of CandidateRow
+    has_gaps : bool
+        They were judged by a gap, so that there are edges and widths; else there are the
+        quantities that another criterion looked at.
     """
     from models.zoo import model_name
     from screening.cli.console import table_of
@@ -224,13 +256,8 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         Column("formula", 1): "formula",
         Column("atoms", 2): "nsites",
         Column("hull eV/atom", 5): "energy_above_hull",
-        Column("gap from eV", 6): "gap_lower_edge",
-        Column("gap to eV", 3): "gap_upper_edge",
-        Column("width eV", 1): _width,
-        Column("score eV", 4): "score",
+        **(_gap_columns() if has_gaps else _feature_columns(rows)),
         **_chances(rows),
-        Column("kind", 7): "gap_kind",
-        Column("robust", 8): "gap_robust",
     }
     if any(row.first_model_id for row in rows):
         columns[Column("judged by", 9)] = lambda row: model_name(row.model_id or "") or None
@@ -251,6 +278,31 @@ def _chances(rows: Sequence[CandidateRow]) -> dict[Column, str]:
     return {Column("probability", 2): "probability"} if is_known else {}
 
 
+def _gap_columns() -> dict[Any, Any]:
+    from screening.cli.fitting_table import Column
+
+    return {
+        Column("gap from eV", 6): "gap_lower_edge",
+        Column("gap to eV", 3): "gap_upper_edge",
+        Column("width eV", 1): _width,
+        Column("score eV", 4): "score",
+        Column("kind", 7): "gap_kind",
+        Column("robust", 8): "gap_robust",
+    }
+
+
+def _feature_columns(rows: Sequence[CandidateRow]) -> dict[Any, Any]:
+    from screening.cli.fitting_table import Column
+    from screening.cli.rows import flat_features
+
+    def value(name: str, row: CandidateRow) -> float | None:
+        return flat_features(row.features).get(name)
+
+    names = dict.fromkeys(name for row in rows for name in flat_features(row.features))
+    columns = {Column(name, 3): partial(value, name) for name in names}
+    return {Column("score", 1): "score"} | columns
+
+
 def _width(row: CandidateRow) -> str | None:
     if row.gap_width is None:
         return None
@@ -266,9 +318,20 @@ def _disagreement_table(title: str, rows: Sequence[DisagreementRow]) -> Any:
         Column("formula", 1): "formula",
         Column("model", 1): "predicted_positive",
         Column("DFT", 1): "dft_positive",
-        Column("model's width eV", 3): "predicted_width",
-        Column("DFT's eV", 2): "dft_width",
-        Column("score eV", 4): "score",
+        **_width_columns(rows),
         Column("calculated with", 5, folds=True): lambda row: f"{row.engine}, {row.recipe}",
     }
     return table_of(title, columns, rows)
+
+
+def _width_columns(rows: Sequence[DisagreementRow]) -> dict[Any, Any]:
+    """Widths of the gaps, where there are any, and the score."""
+    from screening.cli.fitting_table import Column
+
+    if not any(row.predicted_width is not None for row in rows):
+        return {Column("score", 4): "score"}
+    return {
+        Column("model's width eV", 3): "predicted_width",
+        Column("DFT's eV", 2): "dft_width",
+        Column("score eV", 4): "score",
+    }

@@ -43,12 +43,21 @@ def _history_table(material_id: str, rows: Sequence[HistoryRow]) -> Any:
         Column("by", 5): "by",
         Column("run"): "run_id",
         Column("state", 2): "state",
-        Column("VB gap", 2): "is_positive",
+        Column("positive", 2): "is_positive",
+        **_criterion_column(rows),
         Column("from eV", 3): "gap_lower_edge",
         Column("to eV", 3): "gap_upper_edge",
         Column("remark", 4, folds=True): "remark",
     }
     return table_of(f"{material_id} (times in UTC)", columns, rows)
+
+
+def _criterion_column(rows: Sequence[HistoryRow] | Sequence[RunRow]) -> dict[Any, Any]:
+    """By what was judged, if not all by the VB gap."""
+    from screening.cli.fitting_table import Column
+
+    names = {row.criterion for row in rows} - {None, "vb-gap"}
+    return {Column("criterion", 2): "criterion"} if names else {}
 
 
 def runs(
@@ -75,6 +84,7 @@ def _runs_table(rows: Sequence[RunRow]) -> Any:
         Column("run"): "run_id",
         Column("begun", 2): lambda row: ago(row.created_at),
         Column("state"): "state",
+        **_criterion_column(rows),
         Column("source", 3): lambda row: " ".join(filter(None, (row.source, row.database_version))),
         Column("rejected", 6): "rejected",
         Column("failed", 4): "failed",

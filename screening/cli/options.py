@@ -182,7 +182,25 @@ class FieldOptions:
         return NoneType in get_args(self.model.model_fields[name].annotation)
 
 
-GAP_CRITERIA = FieldOptions("screening.criteria:GapCriteria", "VB gap")
+GAP_CRITERIA = FieldOptions("screening.gap_criteria:GapCriteria", "VB gap")
+
+
+def typed(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a command that the user typed; the others have their defaults.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Of the command.
+    values : dict
+        By the name of the option's parameter.
+    """
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {
+        name: values[name]
+        for name, source in sources.items()
+        if source and source.name == "COMMANDLINE"
+    }
 
 
 def from_fields(**groups: FieldOptions) -> Callable[[Callable[..., None]], Callable[..., None]]:

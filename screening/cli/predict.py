@@ -39,7 +39,7 @@ def predict(
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
     from screening.cli.console import stderr
-    from screening.criteria import GapCriteria
+    from screening.gap_criteria import GapCriteria
     from screening.prediction import predict as predict_all
     from workflows.hardware import worker_processes
 

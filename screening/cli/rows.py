@@ -44,6 +44,8 @@ class CandidateRow:
     score: float | None
     probability: float | None
     expected_error: float | None
+    criterion: str | None
+    features: dict[str, Any] | None
     is_positive: bool | None
     is_positive_per_atom: bool | None
     out_of_domain: bool | None
@@ -100,6 +102,7 @@ class DisagreementRow:
     material_id: str
     formula: str
     nsites: int
+    criterion: str | None
     predicted_positive: bool | None
     dft_positive: bool | None
     predicted_width: float | None
@@ -145,8 +148,8 @@ class NeighbourRow:
     gap_lower_edge: float | None
     gap_upper_edge: float | None
     gap_width: float | None
-    is_gap: bool
-    score: float
+    is_gap: bool | None
+    score: float | None
     model_id: str
     structure_hash: str
     attribution: str | None
@@ -159,7 +162,7 @@ class NeighbourRow:
             **_same(cls, prediction),
             **_gap(prediction.gap, *EDGES),
             distance=neighbour.distance,
-            is_gap=prediction.gap.is_gap,
+            is_gap=prediction.gap.is_gap if prediction.gap else None,
             attribution=attribution_of(prediction.material_id),
         )
 
@@ -168,7 +171,8 @@ class NeighbourRow:
 class HistoryRow:
     """Something that happened to a material: it was in a run, predicted, or calculated.
 
-    `by` is the run's source, the model, or the engine and its recipe.
+    `by` is the run's source, the model, or the engine and its recipe. The `criterion` that judged
+    it is None for the VB gap.
     """
 
     time: datetime | None
@@ -176,6 +180,7 @@ class HistoryRow:
     by: str | None
     run_id: str | None
     state: str | None
+    criterion: str | None
     is_positive: bool | None
     gap_lower_edge: float | None
     gap_upper_edge: float | None
@@ -214,7 +219,7 @@ class HistoryRow:
             time=prediction.created_at,
             what="prediction",
             by=prediction.model_id,
-            is_positive=prediction.gap.is_gap,
+            is_positive=prediction.gap.is_gap if prediction.gap else None,
         )
 
     @classmethod
@@ -237,10 +242,13 @@ class HistoryRow:
         run: Run | None = None,
         **happened: Any,
     ) -> Self:
+        from db.documents import PredictionDoc
+
         unknown: dict[str, Any] = dict.fromkeys(("run_id", "state", "remark"))
         return cls(
             **unknown | happened,
             **_gap(document.gap, *EDGES),
+            criterion=None if isinstance(document, PredictionDoc) else document.criterion,
             structure_hash=document.structure_hash,
             attribution=attribution_of(document.material_id, run),
         )
@@ -254,6 +262,7 @@ class RunRow:
     state: str
     source: str | None
     database_version: str | None
+    criterion: str
     model_id: str | None
     second_model_id: str | None
     rejected: int
@@ -283,7 +292,11 @@ class RunRow:
             "database_version": run.source.get("database_version"),
             "attribution": run.source.get("attribution"),
         }
-        return cls(**_same(cls, run) | counts | of_source, positive=run.counts.get("positive"))
+        return cls(
+            **_same(cls, run) | counts | of_source,
+            criterion=criterion_name(run),
+            positive=run.counts.get("positive"),
+        )
 
 
 Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow
@@ -304,6 +317,50 @@ def _margins(gap: GapDoc | None) -> dict[str, Any]:
 
     margins = (gap and gap.margins) or MarginsDoc()
     return {f"gap_margin_{name}": value for name, value in margins.model_dump().items()}
+
+
+def criterion_name(run: Run) -> str:
+    """Name of a run's criterion, also where it is of a package that is gone."""
+    from screening.criteria.registry import CRITERION, criterion_of
+
+    definition = run.parameters.get(CRITERION)
+    return str(definition["name"]) if definition else criterion_of(run.parameters).name
+
+
+def by_criterion(run: Run) -> str:
+    """For titles: the criterion if it is not the VB gap."""
+    from screening.criteria.gap_criterion import VB_GAP
+
+    name = criterion_name(run)
+    return "" if name == VB_GAP else f" by {name}"
+
+
+def has_gaps(run: Run) -> bool:
+    """Whether its criterion is a gap, so that its candidates have one, or a nearest miss."""
+    from screening.criteria.gap_criterion import gap_title
+
+    return gap_title(criterion_name(run)) is not None
+
+
+def verdict_title(document: CandidateDoc | ValidationDoc) -> str:
+    """What a positive has or is, such as ``"VB gap"``, or the criterion's name."""
+    from screening.criteria.gap_criterion import gap_title
+
+    criterion = document.criterion
+    if criterion is None and document.gap and document.gap.criteria.get("band") == "conduction":
+        criterion = "cb-gap"  # of older programs, which did not say so
+    return gap_title(criterion) or str(criterion)
+
+
+def flat_features(features: dict[str, Any] | None) -> dict[str, float | None]:
+    """Features of a document by their whole names, such as ``"vb_gap.width"``."""
+    flat: dict[str, float | None] = {}
+    for name, value in (features or {}).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{last}": number for last, number in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def attribution_of(material_id: str, run: Run | None = None) -> str | None:

@@ -32,6 +32,7 @@ PROMPT_BACK = 0.7  # s for the last words of an interrupted run
     criteria=options.GAP_CRITERIA,
 )
 def run(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Option(
@@ -56,6 +57,13 @@ def run(
             rich_help_panel=_FILTERS, help="Stop when so many candidates have passed the filters."
         ),
     ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            help="What is looked for: vb-gap, cb-gap, transparent-conductor, steep-edge, "
+            "phonon-gap (of phonon spectra), one of an installed package, or a .yaml file.",
+        ),
+    ] = "vb-gap",
     criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
@@ -92,8 +100,12 @@ def run(
     What could not be judged is named at the end; the command exits with 1 if that is all of it.
     """
     from screening.cli.console import stderr
+    from screening.criteria.gap_criterion import VB_GAP
+    from screening.criteria.registry import default_predictor, find_criterion
     from workflows.hardware import worker_processes
 
+    if criterion != VB_GAP:
+        criteria = options.typed(context, criteria)
     if limit is not None and limit < 1:
         from screening.errors import ScreeningError
 
@@ -107,7 +119,8 @@ def run(
         source_options=_source_options(source, known_edos, mp_api_key_file, refresh, recursive),
         filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
         criteria=criteria,
-        checkpoint=checkpoint,
+        criterion=criterion,
+        checkpoint=checkpoint or default_predictor(find_criterion(criterion, criteria)),
         rescore=rescore,
         rescore_with=rescore_with,
         device=device,
@@ -174,16 +187,14 @@ def _maker(*, checkpoint: str | None, rescore_with: str, **fields: Any) -> Scree
 
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
-    from models.spectra.spectrum import EDOS_GRID
-    from models.zoo import check_predictor
     from screening.sources.ids import read_material_ids
+    from workflows.screening import check_checkpoints
 
-    parameters = maker.parameters()  # checks filters and criteria
+    parameters = maker.parameters()  # checks filters and criterion
     options.check_folder_of(maker.db)
     if known_edos := maker.source_options.get("known_edos"):
         read_material_ids(Path(known_edos))
-    for name in {"checkpoint", "rescore_with"} & parameters.keys():
-        check_predictor(Path(parameters[name]), EDOS_GRID)
+    check_checkpoints(parameters)
     if device not in ("auto", "cpu"):
         from models.predictor import usable_device
 
@@ -351,10 +362,13 @@ def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
         Best first.
     """
     from screening.cli.candidates import candidates_table
+    from screening.cli.rows import by_criterion, has_gaps
 
     n = len(run.selection)
     shown = "" if n <= len(positives) else f", the best {len(positives)}"
-    return candidates_table(f"{n} predicted positives{shown}", positives)
+    return candidates_table(
+        f"{n} predicted positives{by_criterion(run)}{shown}", positives, has_gaps(run)
+    )
 
 
 def _warn_of_extrapolation(store: ScreeningStore, run: Run, remarks: Any) -> None:

@@ -45,12 +45,16 @@ def show(
         find_validation,
         in_runs,
     )
+    from screening.criteria.registry import criterion_of
     from screening.errors import ScreeningError
+    from workflows.verdicts import judged_for
 
     with open_store(existing(db)) as store:
         of_run, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
         validation = find_validation(store, candidate)
+        if validation is not None:
+            (validation,) = judged_for(of_run, [validation])
         structure = None
         if prediction is not None:
             try:
@@ -70,7 +74,8 @@ def show(
         document = _document(candidate, prediction, validation, structure)
         print_json(document | {"attribution": attribution})
     else:
-        _print(candidate, prediction, validation, structure)
+        unit = criterion_of(of_run.parameters).unit
+        _print(candidate, prediction, validation, structure, unit)
         if attribution:
             stderr().print(attribution)
 
@@ -117,7 +122,7 @@ def _write_plot(
 
     from models.zoo import model_name
     from screening.errors import ScreeningError
-    from screening.report.plots import formula_text, plot_edos, save_figure
+    from screening.report.plots import axis_labels, formula_text, plot_edos, save_figure
 
     if prediction is None:
         raise ScreeningError(f"{candidate.material_id} has no prediction to plot")
@@ -138,6 +143,7 @@ def _write_plot(
         band_gap=comparable.band_gap if comparable else candidate.band_gap,
         band=band,
         projected=structure,
+        labels=axis_labels(prediction.grid),
     )
     save_figure(figure, path)
 
@@ -156,14 +162,15 @@ def _print(
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
     structure: ElectronicStructure | None,
+    unit: str,
 ) -> None:
     import numpy as np
 
     from screening.cli.console import stdout, table
-    from screening.report.plots import terminal_edos
+    from screening.report.plots import axis_labels, terminal_edos
 
     console = stdout()
-    rows = [*_properties(candidate), *_predicted(structure), *_dft_properties(validation)]
+    rows = [*_properties(candidate, unit), *_predicted(structure), *_dft_properties(validation)]
     console.print(table(candidate.material_id, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
@@ -181,15 +188,23 @@ def _print(
         color = sys.stdout.isatty()
         print(
             terminal_edos(
-                prediction.grid.centers, spectrum, title, edges, width=width, color=color, dft=dft
+                prediction.grid.centers,
+                spectrum,
+                title,
+                edges,
+                width=width,
+                color=color,
+                dft=dft,
+                labels=axis_labels(prediction.grid),
             )
         )
 
 
-def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
-    from screening.cli.rows import first_verdict_in_words
+def _properties(candidate: CandidateDoc, unit: str = "") -> list[tuple[str, Any]]:
+    """What is known of a candidate; `unit` is of the score."""
+    from screening.cli.rows import first_verdict_in_words, verdict_title
 
-    gap = candidate.gap
+    gap, title = candidate.gap, verdict_title(candidate)
     rows: list[tuple[str, Any]] = [
         ("run", candidate.run_id),
         ("formula", candidate.formula),
@@ -202,7 +217,7 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         ("state", candidate.state),
         ("reason", candidate.reason),
         ("source", " ".join(str(part) for part in candidate.origin.values()) or None),
-        ("VB gap", None if candidate.is_positive is None else candidate.is_positive),
+        (title, candidate.is_positive),
     ]
     if first := first_verdict_in_words(candidate):
         rows += [("judged by", candidate.model_id), ("first verdict", first)]
@@ -218,10 +233,30 @@ def _properties(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         rows.append(("kind", gap.kind))
         rows.append(("ranges of that width below the band edge", _whole(gap.n_ranges)))
         rows.append(("verdict is robust", gap.robust))
-        rows.append(("VB gap with the threshold per atom", candidate.is_positive_per_atom))
+        rows.append((f"{title} with the threshold per atom", candidate.is_positive_per_atom))
+    if candidate.features is not None:
+        rows.append((_with_unit("score", unit), _number(candidate.score)))
+        rows += _features(candidate.features)
     rows += _domain(candidate)
     rows += [("remark", remark) for remark in candidate.remarks or ()]
     return rows
+
+
+def _features(features: dict[str, Any], engine: str | None = None) -> list[tuple[str, Any]]:
+    """The quantities that decided, with their units."""
+    from screening.cli.rows import flat_features
+    from screening.criteria.features import FEATURES
+
+    units = {name: feature.unit for known in FEATURES.values() for name, feature in known.items()}
+    by = f" by {engine}" if engine else ""
+    return [
+        (_with_unit(name, units.get(name, "")) + by, _number(value))
+        for name, value in flat_features(features).items()
+    ]
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name
 
 
 def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
@@ -258,13 +293,15 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
     """What DFT says, in bins and at its own resolution where the two differ."""
     if validation is None:
         return []
-    engine = validation.engine
+    from screening.cli.rows import verdict_title
+
+    engine, title = validation.engine, verdict_title(validation)
     verdict: Any = validation.is_positive
     if validation.state == "magnetic":
         verdict = "magnetic, so no verdict (the screening is for nonmagnetic materials)"
     rows: list[tuple[str, Any]] = [
         (f"recipe of {engine}", validation.recipe),
-        (f"VB gap by {engine}", verdict),
+        (f"{title} by {engine}", verdict),
     ]
     if (gap := validation.gap) is not None:
         if gap.width:
@@ -274,7 +311,8 @@ def _dft_properties(validation: ValidationDoc | None) -> list[tuple[str, Any]]:
         rows.append((f"kind by {engine}", gap.kind))
         rows.append((f"verdict by {engine} is robust", gap.robust))
         if gap.is_gap_fine is not None and gap.is_gap_fine != gap.is_gap:
-            rows.append((f"VB gap by {engine} at full resolution", gap.is_gap_fine))
+            rows.append((f"{title} by {engine} at full resolution", gap.is_gap_fine))
+    rows += _features(validation.features or {}, engine)
     rows.append((f"band gap by {engine} (eV)", _number(validation.band_gap)))
     rows += [(f"remark by {engine}", remark) for remark in validation.warnings or ()]
     if validation.mae is not None:

@@ -53,7 +53,7 @@ def similar(
             limit=limit + 1,
         )
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]
-    unit = "eV" if metric == "wasserstein" else "states/eV"
+    unit = prediction.grid.unit if metric == "wasserstein" else f"states/{prediction.grid.unit}"
     title = f"Spectra by {prediction.model_id} like that of {candidate.formula}, {material_id}"
     stderr().print(f"{material_id} as in run {of_run.run_id}")
     deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json, wide)

@@ -275,7 +275,13 @@ def _show_plan(
 
 
 def _predicted(candidate: CandidateDoc) -> str:
-    return "VB gap" if candidate.is_positive else "no VB gap"
+    from screening.cli.rows import verdict_title
+
+    return _in_words(verdict_title(candidate), bool(candidate.is_positive))
+
+
+def _in_words(title: str, is_positive: bool) -> str:
+    return title if is_positive else f"no {title}"
 
 
 def _submit(
@@ -313,7 +319,12 @@ def _verdict(outcome: dict[str, Any]) -> str:
     """Verdict in words, with edges and width of the gap or nearest miss."""
     if outcome.get("error") or outcome["state"] == "magnetic":
         return outcome.get("error") or "magnetic, no verdict"
-    words = "VB gap" if outcome["is_positive"] else "no VB gap"
+    from screening.criteria.gap_criterion import gap_title
+
+    criterion = outcome.get("criterion")
+    if outcome["is_positive"] is None:
+        return f"no verdict by {criterion}"
+    words = _in_words(gap_title(criterion) or str(criterion), outcome["is_positive"])
     gap = outcome.get("gap") or {}
     if not gap.get("width"):
         return words
@@ -389,6 +400,7 @@ def metrics(
     """
     from db.open import open_store
     from screening.cli.console import print_json, stdout, table
+    from screening.cli.rows import by_criterion
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from workflows.metrics import run_metrics
@@ -402,7 +414,7 @@ def metrics(
         print_json({"run_id": stored.run_id, "metrics": [result.as_dict() for result in results]})
         return
     for result in results:
-        title = f"Run {stored.run_id}, {result.engine}, {result.recipe}"
+        title = f"Run {stored.run_id}{by_criterion(stored)}, {result.engine}, {result.recipe}"
         stdout().print(
             table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
         )

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from models.spectra.electronic_structure import ElectronicStructure
+    from models.spectra.spectrum import EnergyGrid
 
 ENERGY_LABEL = "Energy relative to the band edges (eV)"
 METAL_LABEL = r"$E - E_\mathrm{F}$ (eV)"
 GAPPED_LABEL = r"$E - E_\mathrm{VBM}$ (below 0), $E - E_\mathrm{CBM}$ (above 0) (eV)"
 DOS_LABEL = "DOS (states/eV/cell)"
+PHONON_LABELS = ("Wavenumber (1/cm), imaginary modes below 0", "Phonon DOS (any scale)")
 PANEL_COLUMNS = 2
 DPI = 300
 PALETTE = 256  # colours of a PNG: lines and areas on white need no more, and files shrink to half
@@ -93,6 +95,11 @@ def energy_label(band_gap: float | None) -> str:
     return GAPPED_LABEL if band_gap > 0 else METAL_LABEL
 
 
+def axis_labels(grid: EnergyGrid) -> tuple[str, str] | None:
+    """Names of the axes of a phonon DOS; None for an electronic one, whose depend on its gap."""
+    return PHONON_LABELS if grid.unit == "cm^-1" else None
+
+
 def range_text(edges: Range, lowest: float | None = None) -> str:
     """Edges and width of a range; the width is a lower bound where it starts at `lowest`.
 
@@ -126,12 +133,13 @@ def plot_edos(
     band_gap: float | None = None,
     band: np.ndarray | None = None,
     projected: ElectronicStructure | None = None,
+    labels: tuple[str, str] | None = None,
 ) -> Figure:
     """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
 
     Parameters
     ----------
-    energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap, band
+    energies, predicted, title, gap, max_dos, dft, model, dft_gap, band_gap, band, labels
         As for :func:`draw_edos`.
     projected : ElectronicStructure, optional
         What the prediction is made of, for a panel below.
@@ -149,6 +157,7 @@ def plot_edos(
         dft_gap=dft_gap,
         band_gap=band_gap,
         band=band,
+        labels=labels,
     )
     axes.label_outer()
     return figure
@@ -167,6 +176,7 @@ def draw_edos(
     dft_gap: Range | None = None,
     band_gap: float | None = None,
     band: np.ndarray | None = None,
+    labels: tuple[str, str] | None = None,
 ) -> Axes:
     """Draw a predicted eDOS into axes; the legend with the edges stands above them.
 
@@ -191,16 +201,20 @@ def draw_edos(
     band : ndarray, shape (2, K), optional
         Where most of what DFT finds lies, see
         :meth:`models.uncertainty.calibration.Calibration.band`; in states/eV/cell.
+    labels : (str, str), optional
+        Names of both axes for other spectra; see :func:`axis_labels`.
     """
     lowest = float(bin_edges(energies)[0])
     if gap is not None:
         _shade(axes, gap, f"predicted gap: {range_text(gap, lowest)}")
     if dft_gap is not None:
         _hatch(axes, dft_gap, f"DFT gap: {range_text(dft_gap, lowest)}")
-    _draw_curves(axes, energies, predicted, dft, max_dos, plain_text(model), band_gap)
+    cut = None if labels else band_gap
+    _draw_curves(axes, energies, predicted, dft, max_dos, plain_text(model), cut)
     if band is not None:
         _draw_band(axes, energies, band)
-    axes.set(xlabel=energy_label(band_gap), ylabel=DOS_LABEL)
+    xlabel, ylabel = labels or (energy_label(band_gap), DOS_LABEL)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     legend = axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=1, frameon=False, fontsize="small"
     )
@@ -476,6 +490,7 @@ def terminal_edos(
     width: int = 78,
     color: bool = True,
     dft: np.ndarray | None = None,
+    labels: tuple[str, str] | None = None,
 ) -> str:
     """The same as text; lines mark the band edge and the two ends of the gap.
 
@@ -491,6 +506,8 @@ def terminal_edos(
     width : int
         Characters of a line.
     color : bool
+    labels : (str, str), optional
+        As for :func:`draw_edos`.
     """
     import plotext
 
@@ -504,8 +521,9 @@ def terminal_edos(
     for edge in gap or ():
         plotext.vertical_line(edge, color="orange")
     plotext.title(title)
-    plotext.xlabel(ENERGY_LABEL)
-    plotext.ylabel(DOS_LABEL)
+    xlabel, ylabel = labels or (ENERGY_LABEL, DOS_LABEL)
+    plotext.xlabel(xlabel)
+    plotext.ylabel(ylabel)
     text = plotext.build()
     return text if color else plotext.uncolorize(text)
 

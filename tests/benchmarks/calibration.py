@@ -36,7 +36,9 @@ from models.uncertainty.reliability import (
 )
 from models.writing import write_whole
 from screening.classification import proportion
-from screening.gap import GapCriteria, find_gaps
+from screening.criteria.gap_criterion import GapCriterion
+from screening.gap import find_gaps
+from screening.gap_criteria import GapCriteria
 from screening.report.plots import new_figure, save_figure
 from screening.trust import Trust
 
@@ -86,7 +88,7 @@ class Judged:
         for part in range(PARTS):
             rows = np.flatnonzero(parts == part)
             others = held_out.take(rows)
-            trust = Trust(Calibration(held_out.take(parts != part)), criteria)
+            trust = Trust(Calibration(held_out.take(parts != part)), GapCriterion(criteria))
             errors[rows] = trust.expected_errors(others.member_spread, others.training_distance)
             probabilities[rows] = trust.probabilities(
                 others.predicted, others.n_atoms, predicted.score[rows], errors[rows]

@@ -30,6 +30,7 @@ from models.predictor import SpectrumPredictor
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
 from models.zoo import model_name
+from screening.criteria.gap_criterion import GapCriterion
 from screening.gap import GapCriteria, find_gaps
 from screening.report.plots import EdosPanel, formula_text, plot_edos_panels, save_figure
 from tests.benchmarks.dos_campaign import materials, run
@@ -193,7 +194,7 @@ def judge_vb_gap(
     """
     spectrum, n_sites = document.spectrum().values, len(document.structure)
     binned = judge(spectrum, [n_sites], GapCriteria()).row(0)
-    fine = judge_fine(document, GapCriteria()).row(0)
+    fine = judge_fine(document, GapCriterion()).gaps.row(0)
     return VbGapRow(
         material_id=document.material_id or "",
         formula=document.formula,

@@ -28,8 +28,8 @@ from models.primitive import reduce_cell
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
 from screening.classification import ConfusionMatrix
-from screening.criteria import GapCriteria
 from screening.gap import find_gaps
+from screening.gap_criteria import GapCriteria
 from tests.benchmarks.gpaw_reference import eligible_elements, zero_of
 
 HEAD = """# Predictors against what others published

@@ -12,9 +12,9 @@ import models
 from models.data.label_files import LABEL_EDGES
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from screening import gap
-from screening.criteria import Criterion
 from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps
+from screening.gap_criteria import Limit
 
 EDGES = EDOS_GRID.edges
 BINS = EDOS_GRID.centers
@@ -645,10 +645,10 @@ def test_wrong_criteria_are_one_clear_line(options, message):
 class Shallow(GapCriteria):
     """A gap that does not begin too far below the band edge."""
 
-    min_lower_edge: Annotated[float, Criterion(lambda ranges: ranges.lower, 1)] = -2.0
+    min_lower_edge: Annotated[float, Limit(lambda ranges: ranges.lower, 1)] = -2.0
 
 
-def test_a_new_criterion_is_an_object_and_a_field():
+def test_a_new_limit_is_an_object_and_a_field():
     rng = np.random.default_rng(3)
     dos = rng.choice([0.0, 5.0], (400, 32)).repeat(4, axis=1)
     plain, shallow = find_gaps(EDOS_GRID, dos), find_gaps(EDOS_GRID, dos, Shallow())

@@ -370,7 +370,7 @@ def first(store, run):
 def test_a_candidate_from_its_structure_to_the_verdict(store, run, db):
     todo = first(store, run)
     outcome = validate_here(ValidationFlowMaker(db=db, dos_maker=AnalyticDosMaker()), todo)
-    assert outcome.keys() == {"state", "is_positive", "gap"}
+    assert outcome.keys() == {"state", "is_positive", "criterion", "gap"}
     assert (outcome["state"], outcome["is_positive"]) == ("done", False)
     assert outcome["gap"].keys() == {"lower_edge", "upper_edge", "width", "is_lower_bound"}
     (found,) = store.validations(run_id="run-1")

@@ -158,3 +158,14 @@ def test_normalisations() -> None:
     np.testing.assert_allclose(sum_normalized(spectra).sum(-1), 1.0)
     np.testing.assert_allclose(max_normalized(spectra).max(-1), 1.0)
     np.testing.assert_allclose(sum_normalized(7 * spectra), sum_normalized(spectra))
+
+
+def test_grids_are_compared_by_their_fields_also_after_their_arrays_were_asked_for():
+    grid, same = EDOS_GRID.model_copy(), EnergyGrid(**EDOS_GRID.model_dump())
+    assert grid.edges is not None
+    assert same.edges is not None
+    assert same.centers is not None
+    assert grid == same
+    assert hash(grid) == hash(same)
+    assert grid != PHDOS_GRID
+    assert grid != "grid"

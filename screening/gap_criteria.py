@@ -1,6 +1,6 @@
 """The VB-gap criteria: what an empty range of a spectrum has to be like.
 
-A criterion on a range is a small object, and a field of :class:`GapCriteria` that has it in its
+A limit on a range is a small object, and a field of :class:`GapCriteria` that has it in its
 annotation; :func:`screening.gap.find_gaps` applies all there are.
 """
 
@@ -58,7 +58,7 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class Criterion:
+class Limit:
     """A limit on a quantity of a range.
 
     Parameters
@@ -75,14 +75,14 @@ class Criterion:
     sign: Literal[1, -1]
     of_any_depth: bool = True
 
-    def margin(self, ranges: Ranges, limit: float) -> FloatArray:
+    def margin(self, ranges: Ranges, value: float) -> FloatArray:
         """By how much each range keeps (positive) or misses (negative) the limit.
 
         Parameters
         ----------
         ranges : Ranges
-        limit : float
-            In eV.
+        value : float
+            Of the limit, in eV.
 
         Returns
         -------
@@ -90,13 +90,13 @@ class Criterion:
             In eV.
         """
         if self.sign > 0:
-            return self.quantity(ranges) - limit
-        return limit - self.quantity(ranges)
+            return self.quantity(ranges) - value
+        return value - self.quantity(ranges)
 
 
-WIDE = Criterion(lambda ranges: ranges.width, 1)
-NOT_TOO_DEEP = Criterion(lambda ranges: ranges.upper, 1, of_any_depth=False)
-BELOW_THE_EDGE = Criterion(lambda ranges: ranges.upper, -1)
+WIDE = Limit(lambda ranges: ranges.width, 1)
+NOT_TOO_DEEP = Limit(lambda ranges: ranges.upper, 1, of_any_depth=False)
+BELOW_THE_EDGE = Limit(lambda ranges: ranges.upper, -1)
 
 
 class GapCriteria(UserInput):
@@ -176,9 +176,9 @@ class GapCriteria(UserInput):
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the criteria: that of the DOS, which makes the ranges, and those on a range."""
-        return ("max_dos", *cls.in_annotations(Criterion))
+        return ("max_dos", *cls.in_annotations(Limit))
 
-    def limits(self) -> tuple[tuple[Criterion, float], ...]:
-        """The criteria on a range, each with its limit in eV."""
-        on_range = self.in_annotations(Criterion)
-        return tuple((criterion, getattr(self, name)) for name, criterion in on_range.items())
+    def limits(self) -> tuple[tuple[Limit, float], ...]:
+        """The limits on a range, each with its value in eV."""
+        on_range = self.in_annotations(Limit)
+        return tuple((limit, getattr(self, name)) for name, limit in on_range.items())
