@@ -95,7 +95,7 @@ def trust_in(folder: Path, criterion: Criterion) -> Trust | None:
         If its calibration is damaged, or that of other weights.
     """
     model = model_id(folder)
-    key = (model, json.dumps(criterion.definition(), sort_keys=True))  # a criterion need not hash
+    key = (model, json.dumps(criterion.definition(), sort_keys=True, default=str))
     if key not in _TRUST:
         calibration = calibration_of(folder, model)
         _TRUST[key] = None if calibration is None else Trust(calibration, criterion)
