@@ -110,6 +110,11 @@ class TrainingMaterials:
         own = np.sort(_mean_of_smallest(to_each, len(points) - 1))
         return cls(tuple(materials), points, center, scale, own)
 
+    @property
+    def largest_cell(self) -> int:
+        """Atoms of the largest cell."""
+        return max(material.n_atoms for material in self.materials)
+
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
         """Mean distance to the `NEAREST` training materials, shape (B,), of embeddings (B, d)."""
         return _mean_of_smallest(self._to_each(embeddings), len(self.materials))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
+    from models.crystal import Crystal
     from models.spectra.electronic_structure import ElectronicStructure
+    from screening.nearest import NearestMaterial
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _NAMED = 10  # runs that an error names
@@ -132,9 +134,57 @@ def find_electronic_structure(
     ModelError
         If it is damaged.
     """
-    from db.collections import CANDIDATES
-    from models.crystal import Crystal
-    from models.zoo import find_predictor, predictor_parts
+    from models.zoo import predictor_parts
+
+    folder = _folder_of_judge(run, candidate)
+    if folder is None or len(predictor_parts(folder)) > 1:  # one for the scale: no levels
+        return None
+    from models.predictor import SpectrumPredictor
+
+    return SpectrumPredictor.load(folder, "cpu").electronic_structure(_crystal(store, candidate))
+
+
+def find_nearest_materials(
+    store: ScreeningStore, run: Run, candidate: CandidateDoc, prediction: PredictionDoc
+) -> tuple[NearestMaterial, ...]:
+    """The training materials of the model that are nearest to a candidate; none if not known.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+        That the candidate is in.
+    candidate : CandidateDoc
+    prediction : PredictionDoc
+        Of the model that judged it.
+
+    Raises
+    ------
+    ScreeningError
+        If the checkpoint is not there any more.
+    ModelError
+        If it is damaged.
+    """
+    import numpy as np
+
+    from models.spectra.spectrum import Spectrum
+    from screening.gap import GapCriteria
+    from screening.nearest import with_labels
+
+    folder = _folder_of_judge(run, candidate)
+    if folder is None or candidate.training_percentile is None:
+        return ()
+    from models.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor.load(folder, "cpu")
+    neighbors = predictor.nearest_materials(_crystal(store, candidate))
+    spectrum = Spectrum(np.array(prediction.spectrum), prediction.grid, prediction.nsites)
+    return with_labels(neighbors, spectrum, GapCriteria(**run.parameters["criteria"]))
+
+
+def _folder_of_judge(run: Run, candidate: CandidateDoc) -> Path | None:
+    """Folder of the model that judged a candidate; None if none did."""
+    from models.zoo import find_predictor
     from screening.errors import ScreeningError
 
     if candidate.model_id is None or candidate.state != "screened":
@@ -146,13 +196,15 @@ def find_electronic_structure(
             f"the checkpoint of {candidate.model_id} is gone or has changed "
             f"({', '.join(used) or 'the run names none'})"
         )
-    if len(predictor_parts(folder)) > 1:  # one of the two is for the scale: no levels
-        return None
-    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
-    from models.predictor import SpectrumPredictor
+    return folder
 
-    predictor = SpectrumPredictor.load(folder, "cpu")
-    return predictor.electronic_structure(Crystal.from_dict(stored.structure or {}))
+
+def _crystal(store: ScreeningStore, candidate: CandidateDoc) -> Crystal:
+    from db.collections import CANDIDATES
+    from models.crystal import Crystal
+
+    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
+    return Crystal.from_dict(stored.structure or {})
 
 
 def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
