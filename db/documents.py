@@ -39,6 +39,7 @@ INT64 = 2**63
 CandidateState = Literal["pending", "screened", "rejected", "failed"]
 RunState = Literal["running", "done", "failed", "interrupted"]
 GapKind = Literal["gap", "near-gap"]
+InDomain = Literal["yes", "near", "no"]
 ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
 FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")
 """States of calculations that need not be repeated."""
@@ -375,6 +376,12 @@ class CandidateDoc(Document, Judged):
     out_of_domain : bool or None
         Whether the model cannot know the material; see :class:`screening.domain.Domain`, which
         has the reasons in words.
+    in_domain : str or None
+        The same in one word with a grade between: ``"yes"``, ``"near"`` or ``"no"``.
+    training_percentile : float or None
+        Percentage of the training materials that are nearer to each other than this one is to them.
+    exceeds_training_cells : bool or None
+        Its cell has more atoms than that of any training material.
     is_positive_per_atom : bool or None
         `is_positive` with the threshold of the DOS for an atom instead of for the cell; the same
         as `is_positive` in a run whose threshold is for an atom. None by another criterion than a
@@ -390,10 +397,9 @@ class CandidateDoc(Document, Judged):
         Of a candidate that was to be judged again; the verdict still is the first one where the
         second model would not.
 
-    `remarks`, `unseen_elements`, `has_isolated_atoms`, `out_of_domain`, `is_positive_per_atom`,
-    `probability` and `expected_error` are None in documents older than they, and in candidates
-    that were not to be screened, but for `remarks`. `criterion` and `features` are those of
-    :class:`Judged`.
+    From `remarks` to `is_positive_per_atom`, and `probability` and `expected_error`, they are None
+    in documents older than they, and in candidates that were not to be screened, but for `remarks`.
+    `criterion` and `features` are those of :class:`Judged`.
     """
 
     run_id: Identifier
@@ -419,6 +425,9 @@ class CandidateDoc(Document, Judged):
     unseen_elements: list[Identifier] | None = None
     has_isolated_atoms: Flag | None = None
     out_of_domain: Flag | None = None
+    in_domain: InDomain | None = None
+    training_percentile: Number | None = None
+    exceeds_training_cells: Flag | None = None
     model_id: Identifier | None = None
     gap: GapDoc | None = None
     is_positive: Flag | None = None
@@ -440,7 +449,7 @@ class CandidateDoc(Document, Judged):
 
 
 class Verdict(Judged):
-    """Partial update of a candidate: what a model said of it."""
+    """Partial update of a candidate: what a model said of it, and whether it can know it."""
 
     run_id: Identifier
     material_id: Identifier
@@ -453,6 +462,11 @@ class Verdict(Judged):
     score: Number | None = None
     probability: Number | None = None
     expected_error: Number | None = None
+    unseen_elements: list[Identifier] | None = None
+    out_of_domain: Flag | None = None
+    in_domain: InDomain | None = None
+    training_percentile: Number | None = None
+    exceeds_training_cells: Flag | None = None
 
     @property
     def key(self) -> CandidateKey:

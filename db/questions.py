@@ -54,6 +54,7 @@ def find_candidates(
     kind: str | None = None,
     robust: bool | None = None,
     out_of_domain: bool | None = None,
+    in_domain: Sequence[str] = (),
     energy_above_hull: Range = ANY,
     upper_edge: Range = ANY,
     width: Range = ANY,
@@ -80,6 +81,8 @@ def find_candidates(
         Of the gap or nearest miss; those of which it is unknown are left out.
     out_of_domain : optional
         Whether the model cannot know the material; those of which it is unknown are left out.
+    in_domain : sequence of str
+        Any of ``"yes"``, ``"near"`` and ``"no"``; empty asks nothing.
     energy_above_hull : (low, high)
         In eV/atom, both included; None for no bound. A candidate whose value is unknown is
         left out if there is a bound.
@@ -98,6 +101,7 @@ def find_candidates(
         state=state,
         is_positive=is_positive,
         out_of_domain=out_of_domain,
+        in_domain=tuple(in_domain) or None,
     )
     if kind is not None:
         equal += (Condition("gap.kind", "==", kind),)

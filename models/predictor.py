@@ -27,7 +27,7 @@ from models.processes import WorkerPool
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
 from models.training.checkpoint import Checkpoint, load_checkpoint
-from models.training.materials import TrainingMaterials, load_training_materials
+from models.training.materials import Neighbor, TrainingMaterials, load_training_materials
 from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
 
 if TYPE_CHECKING:
@@ -318,6 +318,27 @@ class SpectrumPredictor:
         return predicted
 
     @torch.inference_mode()
+    def nearest_materials(self, structure: Crystal | Structure) -> tuple[Neighbor, ...]:
+        """The nearest training materials of a structure; none if they are not known.
+
+        Raises
+        ------
+        ModelError
+            If the structure cannot be predicted.
+        """
+        batch = self._batch_of(structure)
+        embedding = self.shape.model.embedding(batch)
+        if embedding is None or self.trained_on is None:
+            return ()
+        return self.trained_on.nearest(embedding[0].cpu().numpy())
+
+    def _batch_of(self, structure: Crystal | Structure) -> GraphBatch:
+        (graph,) = _refused(build_graphs([structure], self.shape.card.graph), self.shape)
+        if isinstance(graph, str):
+            raise ModelError(graph)
+        return collate([graph]).to(self.device)
+
+    @torch.inference_mode()
     def electronic_structure(self, structure: Crystal | Structure) -> ElectronicStructure | None:
         """Band edges and the DOS by atom and shell; None if the model does not know levels.
 
@@ -338,11 +359,9 @@ class SpectrumPredictor:
         model = self.shape.model
         if not isinstance(model, StatesArchitecture):
             return None
-        (graph,) = _refused(build_graphs([structure], self.shape.card.graph), self.shape)
-        if isinstance(graph, str):
-            raise ModelError(graph)
+        batch = self._batch_of(structure)
         with _threads(1 if self.device.type == "cpu" else None):
-            return model.electronic_structure(collate([graph]).to(self.device))
+            return model.electronic_structure(batch)
 
 
 def _chunks(

@@ -1,22 +1,42 @@
 """Whether a model can know a material: the reasons why it cannot, in words.
 
 A prediction outside the domain of the training data may be right, but the figures of the model's
-card say nothing of it. What the reasons are is decided here alone.
+card say nothing of it. What the reasons are is decided here alone. How large the error is in the
+domain, near it and out of it is in ``models/zoo/README.md``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from models.distances import has_isolated_atoms
 from models.elements import stand_ins_among
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc
+    from db.documents import CandidateDoc, InDomain
     from models.elements import KnownElements
+    from models.training.materials import TrainingMaterials
     from screening.candidate import Candidate
+
+NEAR, FAR = 75, 95  # percentiles of the distance beyond which a material is near, and not in it
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model was trained on; None where that is not known.
+
+    Parameters
+    ----------
+    elements : KnownElements or None
+    materials : TrainingMaterials or None
+        Those with a label of DFT.
+    """
+
+    elements: KnownElements | None = None
+    materials: TrainingMaterials | None = None
 
 
 @dataclass(frozen=True)
@@ -34,48 +54,94 @@ class Domain:
         The source says that it has magnetic moments; every model is one of nonmagnetic crystals.
     elements : collection of str
         All elements of the material.
+    training_percentile : float or None
+        Percentage of the training materials that are nearer to their nearest others, in the model's
+        own embedding, than the material is to its nearest ones; None if it is not known.
+    exceeds_training_cells : bool or None
+        Its cell has more atoms than that of any training material.
 
     Examples
     --------
     >>> Domain(["Po"], has_isolated_atoms=False).reasons
     ['not trained on Po']
+    >>> Domain([], has_isolated_atoms=False, training_percentile=80.0).in_domain
+    'near'
     """
 
     unseen_elements: list[str] | None = None
     has_isolated_atoms: bool | None = None
     is_magnetic: bool | None = None
     elements: Collection[str] = ()
+    training_percentile: float | None = None
+    exceeds_training_cells: bool | None = None
 
     @classmethod
-    def of_candidate(cls, candidate: Candidate, trained: KnownElements | None) -> Self:
-        """Look at a candidate, with what the model knows of the elements, if that is known.
+    def of_candidate(
+        cls, candidate: Candidate, training: Training, distance: float | None = None
+    ) -> Self:
+        """Look at a candidate, with what the model was trained on.
 
         Parameters
         ----------
         candidate : Candidate
-        trained : KnownElements or None
+        training : Training
+        distance : float, optional
+            To the nearest training materials, which is known with a prediction.
         """
-        unseen = None if trained is None else trained.unseen(candidate.elements)
         isolated = has_isolated_atoms(candidate.structure)
-        return cls(unseen, isolated, candidate.is_magnetic, candidate.elements)
+        seen = cls(None, isolated, candidate.is_magnetic, candidate.elements)
+        return seen._of_model(training, candidate.nsites, distance)
 
     @classmethod
     def of_document(cls, document: CandidateDoc) -> Self:
         """What is stored with a candidate."""
-        isolated, elements = document.has_isolated_atoms, document.elements
-        return cls(document.unseen_elements, isolated, document.is_magnetic, elements)
+        return cls(
+            document.unseen_elements,
+            document.has_isolated_atoms,
+            document.is_magnetic,
+            document.elements,
+            document.training_percentile,
+            document.exceeds_training_cells,
+        )
 
     @classmethod
-    def of_another_model(cls, document: CandidateDoc, trained: KnownElements | None) -> Self:
-        """The same candidate for a model that knows other elements.
+    def of_verdict(
+        cls, document: CandidateDoc, training: Training, distance: float | None = None
+    ) -> Self:
+        """A stored candidate for the model that judges it.
 
         Parameters
         ----------
         document : CandidateDoc
-        trained : KnownElements or None
+        training : Training
+            Of that model.
+        distance : float, optional
+            To the nearest training materials, if it is known.
         """
-        unseen = None if trained is None else trained.unseen(document.elements)
-        return replace(cls.of_document(document), unseen_elements=unseen)
+        return cls.of_document(document)._of_model(training, document.nsites, distance)
+
+    def _of_model(self, training: Training, n_atoms: int, distance: float | None) -> Self:
+        known, materials = training.elements, training.materials
+        percentile = exceeds = None
+        if materials is not None:
+            exceeds = n_atoms > materials.largest_cell
+            percentile = None if distance is None else materials.percentile(distance)
+        return replace(
+            self,
+            unseen_elements=None if known is None else known.unseen(self.elements),
+            training_percentile=percentile,
+            exceeds_training_cells=exceeds,
+        )
+
+    def as_fields(self) -> dict[str, Any]:
+        """Fields of a candidate, or of a verdict on it, that keep what depends on the model."""
+        return {
+            "unseen_elements": self.unseen_elements,
+            "training_percentile": self.training_percentile,
+            "exceeds_training_cells": self.exceeds_training_cells,
+            "out_of_domain": self.is_outside,
+            "in_domain": self.in_domain,
+        }
 
     @property
     def reasons(self) -> list[str]:
@@ -87,7 +153,41 @@ class Domain:
             reasons.append("isolated atoms")
         if self.is_magnetic:
             reasons.append("magnetic")
+        if self._is_beyond(FAR):
+            reasons.append(f"unlike the training materials ({self._percentile_in_words()})")
         return reasons
+
+    @property
+    def reservations(self) -> list[str]:
+        """Why a material that is not out of the domain is only near it, in words."""
+        if self.reasons:
+            return []
+        reservations = []
+        if self._is_beyond(NEAR):
+            reservations.append(f"a little unlike them ({self._percentile_in_words()})")
+        if self.exceeds_training_cells:
+            reservations.append("a larger cell than any it was trained on")
+        return reservations
+
+    @property
+    def in_domain(self) -> InDomain | None:
+        """One word for it; None unless all is known, or there are `reasons`."""
+        if self.reasons:
+            return "no"
+        if self.is_outside is None or self.training_percentile is None:
+            return None
+        return "near" if self.reservations else "yes"
+
+    @property
+    def is_only_distant(self) -> bool:
+        """Whether it is out of the domain for its distance from the training materials alone."""
+        return len(self.reasons) == 1 and self._is_beyond(FAR)
+
+    def _is_beyond(self, percentile: float) -> bool:
+        return self.training_percentile is not None and self.training_percentile > percentile
+
+    def _percentile_in_words(self) -> str:
+        return f"percentile {math.floor(self.training_percentile or 0)}"
 
     @property
     def remarks(self) -> list[str]:
@@ -105,7 +205,7 @@ class Domain:
         """Whether it is out of the domain; None if nothing says so, but not all is known.
 
         That a source does not say whether a material is magnetic, as files mostly do not, is no
-        doubt.
+        doubt, nor is it that an older program did not note the distance.
         """
         if self.reasons:
             return True
@@ -115,12 +215,12 @@ class Domain:
 def doubts(document: CandidateDoc) -> list[str]:
     """What a person needs to disbelieve a verdict, in words, the gravest first.
 
-    Why the material is out of the model's domain, or that this is not known; a verdict that is
-    another one with the threshold for an atom; stand-ins; and the remarks on how the structure was
-    read.
+    Why the material is out of the model's domain or only near it, or that this is not known; a
+    verdict that is another one with the threshold for an atom; stand-ins; and the remarks on how
+    the structure was read.
     """
     domain = Domain.of_document(document)
-    words = list(domain.reasons)
+    words = domain.reasons + domain.reservations
     if document.is_positive is not None and domain.is_outside is None:
         words.append("model's domain not known")
     if document.is_positive_per_atom not in (None, document.is_positive):

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 import numpy as np
 
 from models.crystal import Crystal
-from models.distances import has_isolated_atoms
 from models.spectra.spectrum import EDOS_GRID, Spectrum
 from models.zoo import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
-from screening.domain import Domain
+from screening.criteria.gap_criterion import GapCriterion
+from screening.domain import Domain, Training
 from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps
+from screening.nearest import NearestMaterial, with_labels
 from screening.sources.given import ALONE, read_given
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from pymatgen.electronic_structure.dos import Dos
 
+    from db.documents import InDomain
     from models.predictor import SpectrumPredictor
     from models.spectra.electronic_structure import ElectronicStructure
 
@@ -60,6 +62,11 @@ class Prediction:
         Of them the prediction is an extrapolation.
     predicted_band_gap : float or None
         In eV, 0 for a metal; None if the model does not know levels.
+    member_spread : float or None
+        How far the members of the model are from each other, in eV; None if there is one.
+    training_distance : float or None
+        From the nearest training materials in the model's embedding, in standard deviations; None
+        if they are not known.
     predictor : SpectrumPredictor
         Whose it is.
     """
@@ -71,6 +78,8 @@ class Prediction:
     model_id: str
     elements_not_trained_on: tuple[str, ...]
     predicted_band_gap: float | None
+    member_spread: float | None
+    training_distance: float | None
     predictor: SpectrumPredictor
 
     @property
@@ -108,12 +117,30 @@ class Prediction:
         return self.predictor.electronic_structure(self.candidate.structure)
 
     @cached_property
+    def domain(self) -> Domain:
+        """Whether the model can know it; its `in_domain` is the answer in one word."""
+        training = Training(self.predictor.known, self.predictor.trained_on)
+        return Domain.of_candidate(self.candidate, training, self.training_distance)
+
+    @property
+    def in_domain(self) -> InDomain | None:
+        """``"yes"``, ``"near"`` or ``"no"``; the reasons are among the `remarks`."""
+        return self.domain.in_domain
+
+    @cached_property
+    def nearest_materials(self) -> tuple[NearestMaterial, ...]:
+        """The nearest training materials in the model's embedding, with what DFT says of them.
+
+        Nearest first; none if the model's are not known.
+        """
+        neighbors = self.predictor.nearest_materials(self.candidate.structure)
+        return with_labels(neighbors, self.spectrum, GapCriterion(self.criteria))
+
+    @cached_property
     def remarks(self) -> tuple[str, ...]:
         """What a reader should know before believing the verdict, one phrase each."""
-        unseen, candidate = list(self.elements_not_trained_on), self.candidate
-        isolated = has_isolated_atoms(candidate.structure)
-        domain = Domain(unseen, isolated, candidate.is_magnetic, candidate.elements)
-        remarks = [*domain.reasons, *domain.remarks, *candidate.remarks]
+        domain, candidate = self.domain, self.candidate
+        remarks = [*domain.reasons, *domain.reservations, *domain.remarks, *candidate.remarks]
         if self.candidate.reduction_problem is not None:
             remarks.append(f"cell kept as given: {self.candidate.reduction_problem}")
         elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:
@@ -205,6 +232,9 @@ class Prediction:
             **({} if self.predicted_band_gap is None else {GAP_COLUMN: self.predicted_band_gap}),
             "model_id": self.model_id,
             "elements_not_trained_on": list(self.elements_not_trained_on),
+            "in_domain": self.in_domain,
+            "member_spread": self.member_spread,
+            "training_distance": self.training_distance,
             "remarks": list(self.remarks),
         }
 
@@ -453,6 +483,10 @@ def predict(
     return result
 
 
+def _known(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)
+
+
 def _error(failure: Unreadable) -> ScreeningError:
     if failure.material_id == ALONE:
         return ScreeningError(failure.reason)
@@ -490,7 +524,9 @@ def _predict(
             criteria,
             predictor.model_id,
             predictor.unfamiliar(candidate.structure),
-            None if np.isnan(spectra.band_gaps[row]) else float(spectra.band_gaps[row]),
+            _known(spectra.band_gaps[row]),
+            _known(spectra.member_spread[row]),
+            _known(spectra.training_distance[row]),
             predictor,
         )
     return [result for result in results if result is not None]
@@ -505,7 +541,8 @@ _VERDICT = (
 _COLUMNS = (
     "material_id", "formula", "nsites", "cell_multiplicity", "reduction_problem",
     *_VERDICT, *(f"margin_{name}" for name in CRITERIA),
-    GAP_COLUMN, "model_id", "elements_not_trained_on", "remarks", "reason",
+    GAP_COLUMN, "model_id", "elements_not_trained_on", "in_domain", "member_spread",
+    "training_distance", "remarks", "reason",
 )  # fmt: skip
 
 _DTYPES = {

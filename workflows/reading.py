@@ -13,7 +13,7 @@ from typing import Any
 from db.documents import CandidateDoc
 from models.elements import KnownElements
 from screening.candidate import Candidate, SourceItem, Unreadable
-from screening.domain import Domain
+from screening.domain import Domain, Training
 from screening.filters import FilterVerdict, ScreeningFilters, switched_on
 from screening.funnel import Funnel
 from screening.sources import Source, mark_known_edos, open_source
@@ -129,7 +129,8 @@ class CandidateReader:
         self, candidate: Candidate, shard: int | None, reason: str | None
     ) -> CandidateDoc:
         is_pending = shard is not None
-        domain = Domain.of_candidate(candidate, self.trained) if is_pending else Domain()
+        training = Training(self.trained)
+        domain = Domain.of_candidate(candidate, training) if is_pending else Domain()
         return CandidateDoc(
             run_id=self.run_id,
             material_id=candidate.material_id,
@@ -151,7 +152,6 @@ class CandidateReader:
             reason=reason,
             structure=candidate.structure.as_dict() if is_pending else None,
             remarks=list(candidate.remarks),
-            unseen_elements=domain.unseen_elements,
             has_isolated_atoms=domain.has_isolated_atoms,
-            out_of_domain=domain.is_outside,
+            **domain.as_fields(),
         )

@@ -15,10 +15,8 @@ from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdic
 from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from models.zoo import ZOO, model_name
-from screening.domain import Domain
 
 if TYPE_CHECKING:
-    from models.elements import KnownElements
     from models.predictor import SpectrumPredictor
 
 RESCORED = 0  # candidates that are judged again by default
@@ -118,7 +116,6 @@ def write_verdicts(
     run: Run,
     candidates: Iterable[CandidateDoc],
     verdicts: Iterable[Verdict],
-    trained: KnownElements | None,
 ) -> None:
     """Give candidates the verdicts of the run's first or second model.
 
@@ -130,20 +127,16 @@ def write_verdicts(
         As they are stored; of those with a first verdict each is judged again.
     verdicts : iterable of Verdict
         On some of them.
-    trained : KnownElements or None
-        What the second model knows of the elements, if that is known.
     """
     again = {c.material_id: c for c in candidates if c.first_verdict is not None}
     verdicts = list(verdicts)
     store.apply_verdicts(v for v in verdicts if v.material_id not in again)
     store.upsert_candidates(
-        judged_again(again[v.material_id], v, trained) for v in verdicts if v.material_id in again
+        judged_again(again[v.material_id], v) for v in verdicts if v.material_id in again
     )
 
 
-def judged_again(
-    candidate: CandidateDoc, verdict: Verdict, trained: KnownElements | None
-) -> CandidateDoc:
+def judged_again(candidate: CandidateDoc, verdict: Verdict) -> CandidateDoc:
     """A candidate with the verdict of the second model, whose domain is another one.
 
     Parameters
@@ -151,15 +144,10 @@ def judged_again(
     candidate : CandidateDoc
     verdict : Verdict
         If it is a failure, the first verdict stays, with the reason as a remark.
-    trained : KnownElements or None
-        What the second model knows of the elements, if that is known.
     """
     if verdict.state == "failed":
         return _refused(candidate, verdict.model_id or "", verdict.reason or "")
-    domain = Domain.of_another_model(candidate, trained)
-    changes = {name: getattr(verdict, name) for name in VERDICT_FIELDS}
-    changes |= {"unseen_elements": domain.unseen_elements, "out_of_domain": domain.is_outside}
-    return candidate.model_copy(update=changes)
+    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
 
 
 def _refused(candidate: CandidateDoc, model: str, reason: str) -> CandidateDoc:

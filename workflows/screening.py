@@ -25,6 +25,7 @@ from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdic
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.training.card import trained_elements
+from models.training.materials import load_training_materials
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
@@ -34,11 +35,13 @@ from screening.criteria.registry import (
     needed_grid,
     parameters_of,
 )
+from screening.domain import Training
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.sources import Source
 from screening.trust import trust_in
+from workflows.domains import with_domain
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
@@ -55,7 +58,6 @@ from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
 if TYPE_CHECKING:
-    from models.elements import KnownElements
     from models.predictor import PredictedSpectra, SpectrumPredictor
 
 log = logging.getLogger(__name__)
@@ -367,10 +369,11 @@ def score_shard(
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         model = _model_of(run, checkpoint)
-        trained = trained_elements(checkpoint)
+        materials = load_training_materials(Path(checkpoint))
+        training = Training(trained_elements(checkpoint), materials)
         pending = {prediction_key(c, model): c for c in store.find(awaiting(run, model, shard))}
-        known = list(store.predictions(pending))
-        write_verdicts(store, run, pending.values(), _verdicts(run, known, pending), trained)
+        known = [p for p in store.predictions(pending) if _says_all(p, training)]
+        write_verdicts(store, run, pending.values(), _verdicts(run, known, pending, training))
         predicted_before = {prediction.key for prediction in known}
         missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
         stage, total = _stage(run, model)
@@ -389,12 +392,17 @@ def score_shard(
         with closing(predicted) as parts:
             for part in _timely(parts):
                 batch = list(islice(remaining, len(part.values)))
-                _keep(store, run, batch, part, model, trained)
+                _keep(store, run, batch, part, model, training)
                 counts["predicted"] += len(batch) - len(part.failures)
                 counts["failed"] += len(part.failures)
                 advance(stage, len(batch), total)
                 log.debug("shard %d: %s", shard, counts)
         return counts
+
+
+def _says_all(prediction: PredictionDoc, training: Training) -> bool:
+    """Whether it has its distance from the training materials; an older program noted none."""
+    return training.materials is None or prediction.training_distance is not None
 
 
 def _stage(run: Run, model: str) -> tuple[str, int]:
@@ -426,7 +434,7 @@ def _keep(
     candidates: list[CandidateDoc],
     predicted: PredictedSpectra,
     model: str,
-    trained: KnownElements | None,
+    training: Training,
 ) -> None:
     """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
     good = [i for i in range(len(candidates)) if i not in predicted.failures]
@@ -434,22 +442,15 @@ def _keep(
     predictions = list(prediction_documents(judged, predicted.rows(good), model))
     by_key = {prediction_key(candidate, model): candidate for candidate in judged}
     failures = [
-        Verdict(
-            run_id=candidates[i].run_id,
-            material_id=candidates[i].material_id,
-            state="failed",
-            reason=reason,
-            model_id=model,
-        )
-        for i, reason in predicted.failures.items()
+        _failure(candidates[i], reason, model, training) for i, reason in predicted.failures.items()
     ]
-    verdicts = [*_verdicts(run, predictions, by_key), *failures]
+    verdicts = [*_verdicts(run, predictions, by_key, training), *failures]
     for failure in failures:
         log.info("%s failed: %s", failure.material_id, failure.reason)
 
     def write() -> None:
         store.upsert_predictions(predictions)
-        write_verdicts(store, run, candidates, verdicts, trained)
+        write_verdicts(store, run, candidates, verdicts)
 
     began = time.monotonic()
     try:
@@ -464,14 +465,29 @@ def _verdicts(
     run: Run,
     predictions: Sequence[PredictionDoc],
     candidates: Mapping[PredictionKey, CandidateDoc],
+    training: Training,
 ) -> Iterator[Verdict]:
     """Verdicts on predictions of one of the run's models, by the run's own criterion."""
     if not predictions:
-        return iter(())
+        return
     criterion = criterion_of(run.parameters)
     is_second = predictions[0].model_id == run.second_model_id
     folder = Path(run.parameters["rescore_with" if is_second else "checkpoint"])
-    return verdicts_on(predictions, candidates, criterion, trust_in(folder, criterion))
+    verdicts = verdicts_on(predictions, candidates, criterion, trust_in(folder, criterion))
+    for prediction, verdict in zip(predictions, verdicts, strict=True):
+        candidate = candidates[prediction.key]
+        yield with_domain(verdict, candidate, training, prediction.training_distance)
+
+
+def _failure(candidate: CandidateDoc, reason: str, model: str, training: Training) -> Verdict:
+    verdict = Verdict(
+        run_id=candidate.run_id,
+        material_id=candidate.material_id,
+        state="failed",
+        reason=reason,
+        model_id=model,
+    )
+    return with_domain(verdict, candidate, training)
 
 
 def _model_of(run: Run, checkpoint: str) -> str:
@@ -590,13 +606,23 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
 def candidate_counts(store: ScreeningStore, run: Run) -> dict[str, int]:
     """Candidates of a run in each state, the positives, and what a second model did to them.
 
+    Of the positives also those in the domain of the model and those near it.
+
     Parameters
     ----------
     store : ScreeningStore
     run : Run
     """
-    positives = Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True))
-    counts = store.candidate_counts(run.run_id) | {"positive": store.count(positives)}
+
+    def positives(**equal: str) -> int:
+        asked = conditions(run_id=run.run_id, is_positive=True, **equal)
+        return store.count(Query(CANDIDATES, asked))
+
+    counts = store.candidate_counts(run.run_id) | {
+        "positive": positives(),
+        "positive_in_domain": positives(in_domain="yes"),
+        "positive_near_domain": positives(in_domain="near"),
+    }
     return counts | rescoring_counts(store, run)
 
 

@@ -273,6 +273,24 @@ def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
     return labels if any(labels.parts.values()) else replace(labels, parts={})
 
 
+def label_spectra(
+    path: Path, material_ids: set[str], grid: EnergyGrid = EDOS_GRID
+) -> dict[str, np.ndarray]:
+    """Spectra of some materials, as far as a file has them complete; structures are not needed.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file of eDOS labels.
+    material_ids : set of str
+    grid : EnergyGrid
+        That the spectra will be on.
+    """
+    reader, _ = _kind(path)
+    labels = reader(path, grid, _Refused(path))
+    return {i: v.values for i, v in labels if i in material_ids and not isinstance(v, str)}
+
+
 def read_crystals(path: Path, material_ids: set[str]) -> dict[str, Crystal]:
     """Crystals of some materials, as far as they are in a file and can be used.
 

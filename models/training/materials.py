@@ -110,6 +110,11 @@ class TrainingMaterials:
         own = np.sort(_mean_of_smallest(to_each, len(points) - 1))
         return cls(tuple(materials), points, center, scale, own)
 
+    @property
+    def largest_cell(self) -> int:
+        """Atoms of the largest cell."""
+        return max(material.n_atoms for material in self.materials)
+
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
         """Mean distance to the `NEAREST` training materials, shape (B,), of embeddings (B, d)."""
         return _mean_of_smallest(self._to_each(embeddings), len(self.materials))
@@ -198,8 +203,9 @@ def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Distance of each of (b, d) to each of (n, d), shape (b, n)."""
     from torch import cdist, from_numpy  # uses as many threads as the prediction
 
-    to_each: np.ndarray = cdist(from_numpy(one), from_numpy(other)).numpy()
-    return to_each / np.sqrt(np.float32(other.shape[1]))
+    # In double precision: no last digit depends on what else is in the batch.
+    to_each: np.ndarray = cdist(from_numpy(one).double(), from_numpy(other).double()).numpy()
+    return (to_each / np.sqrt(other.shape[1])).astype(np.float32)
 
 
 def _mean_of_smallest(to_each: np.ndarray, n: int) -> np.ndarray:

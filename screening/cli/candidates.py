@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -103,7 +104,14 @@ def candidates(
             "--in-domain/--out-of-domain",
             rich_help_panel=_FILTERS,
             help="Only those that the model can know, or only the others: elements that it was "
-            "not trained on, isolated atoms.",
+            "not trained on, isolated atoms, unlike all that it was trained on.",
+        ),
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FILTERS,
+            help="How well the model can know them, one or several of yes, near, no: yes,near.",
         ),
     ] = None,
     sort: Annotated[Sortable, typer.Option(help="What to sort by.")] = "score",
@@ -139,6 +147,7 @@ def candidates(
         kind=kind,
         robust=robust or None,
         out_of_domain=None if in_domain is None else not in_domain,
+        in_domain=_words_of_domain(domain),
         energy_above_hull=(None, max_ehull),
         width=(min_width, None),
         upper_edge=(min_upper_edge, max_upper_edge),
@@ -177,10 +186,31 @@ def candidates(
             asked = list(sequence)
     rows = [CandidateRow.of(candidate, of_run) for candidate in asked[:limit]]
     title = f"{len(rows)} candidates of run {of_run.run_id}{by_criterion(of_run)}"
+    if words := _domains_in_words(rows):
+        title += f": {words}"
     if len(asked) > len(rows):
         title += ", and there are more (--limit)"
     show = partial(candidates_table, title, rows, has_gaps(of_run))
     deliver(CandidateRow, rows, show, out, as_json, wide)
+
+
+def _words_of_domain(text: str | None) -> list[str]:
+    """Words of `--domain`, which are separated by commas."""
+    from db.documents import InDomain
+    from screening.errors import ScreeningError
+
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    known = get_args(InDomain)
+    if text is not None and (not words or not set(words).issubset(known)):
+        raise ScreeningError(f"--domain {text}: use {', '.join(known)}, or several with commas")
+    return words
+
+
+def _domains_in_words(rows: Sequence[CandidateRow]) -> str:
+    """How many are in, near and out of the domain; empty if that is known of none."""
+    counts = Counter(row.in_domain for row in rows)
+    words = {"yes": "in the domain of the model", "near": "near it", "no": "out of it"}
+    return ", ".join(f"{counts[word]} {where}" for word, where in words.items() if counts[word])
 
 
 def _field(sort: Sortable) -> str:
@@ -259,6 +289,8 @@ def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = 
         **(_gap_columns() if has_gaps else _feature_columns(rows)),
         **_chances(rows),
     }
+    if any(row.in_domain for row in rows):
+        columns[Column("in domain", 4)] = "in_domain"
     if any(row.first_model_id for row in rows):
         columns[Column("judged by", 9)] = lambda row: model_name(row.model_id or "") or None
         columns[Column("first positive", 9)] = "first_is_positive"

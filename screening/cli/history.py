@@ -91,6 +91,7 @@ def _runs_table(rows: Sequence[RunRow]) -> Any:
         Column("pending", 5): "pending",
         Column("screened", 2): "screened",
         Column("positive", 1): "positive",
+        Column("in domain", 4): "positive_in_domain",
     }
     if any(row.error for row in rows):
         columns[Column("error", 1, folds=True)] = "error"

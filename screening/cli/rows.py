@@ -49,6 +49,8 @@ class CandidateRow:
     is_positive: bool | None
     is_positive_per_atom: bool | None
     out_of_domain: bool | None
+    in_domain: str | None
+    training_percentile: float | None
     unseen_elements: list[str] | None
     has_isolated_atoms: bool | None
     remarks: list[str] | None
@@ -270,6 +272,7 @@ class RunRow:
     failed: int
     screened: int
     positive: int | None
+    positive_in_domain: int | None
     created_at: datetime
     finished_at: datetime | None
     error: str | None
@@ -292,11 +295,8 @@ class RunRow:
             "database_version": run.source.get("database_version"),
             "attribution": run.source.get("attribution"),
         }
-        return cls(
-            **_same(cls, run) | counts | of_source,
-            criterion=criterion_name(run),
-            positive=run.counts.get("positive"),
-        )
+        positive = {name: run.counts.get(name) for name in ("positive", "positive_in_domain")}
+        return cls(**_same(cls, run) | counts | of_source | positive, criterion=criterion_name(run))
 
 
 Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
     from db.documents import CandidateDoc, GapDoc, PredictionDoc, ValidationDoc
     from models.spectra.electronic_structure import ElectronicStructure
+    from screening.nearest import NearestMaterial
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
+_UNKNOWN_DOMAIN = {
+    None: "not known: the run's program did not look, or has no radius of an element",
+    False: "not known: how far it is from the training materials is not",
+}
 _NEAR = 1.0  # eV from a band edge
 _LEAST = 0.005  # states; parts with less are not listed
 
@@ -41,6 +46,7 @@ def show(
         existing,
         find_band,
         find_electronic_structure,
+        find_nearest_materials,
         find_prediction,
         find_validation,
         in_runs,
@@ -55,12 +61,16 @@ def show(
         validation = find_validation(store, candidate)
         if validation is not None:
             (validation,) = judged_for(of_run, [validation])
-        structure = None
+        structure: ElectronicStructure | None = None
+        nearest: Sequence[NearestMaterial] = ()
         if prediction is not None:
             try:
                 structure = find_electronic_structure(store, of_run, candidate)
+                nearest = find_nearest_materials(store, of_run, candidate, prediction)
             except (ModelError, ScreeningError) as error:
-                stderr().print(f"No predicted band gap and no DOS by element: {error}")
+                stderr().print(
+                    f"No predicted band gap, no DOS by element, no nearest materials: {error}"
+                )
     attribution = attribution_of(material_id, of_run)
     if plot is not None:
         band = None
@@ -69,13 +79,14 @@ def show(
                 band = find_band(of_run, candidate, prediction)
             except (ModelError, ScreeningError) as error:
                 stderr().print(f"No band: {error}")
-        _write_plot(candidate, prediction, validation, structure, band, plot)
+        _write_plot(candidate, prediction, validation, structure, nearest, band, plot)
     if as_json:
         document = _document(candidate, prediction, validation, structure)
+        document["nearest_training_materials"] = [material.as_dict() for material in nearest]
         print_json(document | {"attribution": attribution})
     else:
         unit = criterion_of(of_run.parameters).unit
-        _print(candidate, prediction, validation, structure, unit)
+        _print(candidate, prediction, validation, structure, nearest, unit)
         if attribution:
             stderr().print(attribution)
 
@@ -91,10 +102,13 @@ def _document(
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     domain = Domain.of_document(candidate)
     document["out_of_domain_because"] = domain.reasons
+    document["near_domain_because"] = domain.reservations
     document["remarks"] = [*domain.remarks, *(candidate.remarks or ())]
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum
+        document["member_spread"] = prediction.member_spread
+        document["training_distance"] = prediction.training_distance
     if structure is not None:
         document["electronic_structure"] = structure.as_dict()
     if validation is not None:
@@ -115,6 +129,7 @@ def _write_plot(
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
     structure: ElectronicStructure | None,
+    nearest: Sequence[NearestMaterial],
     band: np.ndarray | None,
     path: Path,
 ) -> None:
@@ -144,6 +159,7 @@ def _write_plot(
         band=band,
         projected=structure,
         labels=axis_labels(prediction.grid),
+        nearest=nearest,
     )
     save_figure(figure, path)
 
@@ -162,6 +178,7 @@ def _print(
     prediction: PredictionDoc | None,
     validation: ValidationDoc | None,
     structure: ElectronicStructure | None,
+    nearest: Sequence[NearestMaterial],
     unit: str,
 ) -> None:
     import numpy as np
@@ -177,6 +194,8 @@ def _print(
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
     if structure is not None:
         console.print(states_table(structure, _edges(candidate.gap)))
+    if nearest:
+        console.print(nearest_table(nearest))
     if prediction is not None:
         dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
@@ -267,12 +286,13 @@ def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
         return []
     domain = Domain.of_document(candidate)
     words = {
-        True: f"no: {', '.join(domain.reasons)}",
-        False: "yes",
-        None: "not known: the run's program did not look, or has no radius of an element",
+        "no": f"no: {', '.join(domain.reasons)}",
+        "near": f"near: {', '.join(domain.reservations)}",
+        "yes": "yes",
+        None: _UNKNOWN_DOMAIN[domain.is_outside],
     }
     remarks = [("remark", remark) for remark in domain.remarks]
-    return [("in the domain of the model", words[domain.is_outside]), *remarks]
+    return [("in the domain of the model", words[domain.in_domain]), *remarks]
 
 
 def _predicted(structure: ElectronicStructure | None) -> list[tuple[str, Any]]:
@@ -353,6 +373,18 @@ def criteria_table(
         unit = _unit(per_atom) if name == "max_dos" else "eV"
         rows.append((name, is_met, None if margin is None else f"{margin:+.3f} {unit}"))
     return table("Verdict", ("criterion", "holds", "margin"), rows)
+
+
+def nearest_table(nearest: Sequence[NearestMaterial]) -> Any:
+    """The nearest training materials and what DFT says of them, for the terminal."""
+    from screening.cli.console import table
+
+    columns = ("material", "formula", "distance", "positive by DFT", "WD to the prediction (eV)")
+    rows = [
+        (n.material_id, n.formula, _number(n.distance), n.is_positive, _number(n.wd))
+        for n in nearest
+    ]
+    return table("Nearest training materials of the model", columns, rows)
 
 
 def states_table(structure: ElectronicStructure, gap: tuple[float, float] | None) -> Any:

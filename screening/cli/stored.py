@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
     from db.store import ScreeningStore
+    from models.crystal import Crystal
     from models.spectra.electronic_structure import ElectronicStructure
+    from screening.nearest import NearestMaterial
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _NAMED = 10  # runs that an error names
@@ -134,20 +136,14 @@ def find_electronic_structure(
     ModelError
         If it is damaged.
     """
-    from db.collections import CANDIDATES
-    from models.crystal import Crystal
     from models.zoo import predictor_parts
 
-    folder = _folder_of_model(run, candidate)
-    if (
-        folder is None or len(predictor_parts(folder)) > 1
-    ):  # one of the two is for the scale: no levels
+    folder = _folder_of_judge(run, candidate)
+    if folder is None or len(predictor_parts(folder)) > 1:  # one for the scale: no levels
         return None
-    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
     from models.predictor import SpectrumPredictor
 
-    predictor = SpectrumPredictor.load(folder, "cpu")
-    return predictor.electronic_structure(Crystal.from_dict(stored.structure or {}))
+    return SpectrumPredictor.load(folder, "cpu").electronic_structure(_crystal(store, candidate))
 
 
 def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> np.ndarray | None:
@@ -161,7 +157,7 @@ def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> n
         That the candidate is in.
     candidate : CandidateDoc
     prediction : PredictionDoc
-        For it.
+        Of the model that judged it.
 
     Raises
     ------
@@ -174,21 +170,53 @@ def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> n
 
     from screening.trust import calibration_of
 
-    folder = None if candidate.expected_error is None else _folder_of_model(run, candidate)
+    folder = None if candidate.expected_error is None else _folder_of_judge(run, candidate)
     calibration = None if folder is None else calibration_of(folder, prediction.model_id)
     if calibration is None or candidate.expected_error is None:
         return None
     return calibration.band(np.array(prediction.spectrum), candidate.expected_error)
 
 
-def _folder_of_model(run: Run, candidate: CandidateDoc) -> Path | None:
-    """Folder of the model that judged a candidate; None if none did.
+def find_nearest_materials(
+    store: ScreeningStore, run: Run, candidate: CandidateDoc, prediction: PredictionDoc
+) -> tuple[NearestMaterial, ...]:
+    """The training materials of the model that are nearest to a candidate; none if not known.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+        That the candidate is in.
+    candidate : CandidateDoc
+    prediction : PredictionDoc
+        Of the model that judged it.
 
     Raises
     ------
     ScreeningError
-        If it is not there any more.
+        If the checkpoint is not there any more.
+    ModelError
+        If it is damaged.
     """
+    import numpy as np
+
+    from models.spectra.spectrum import Spectrum
+    from screening.criteria.registry import criterion_of
+    from screening.nearest import with_labels
+
+    folder = _folder_of_judge(run, candidate)
+    if folder is None or candidate.training_percentile is None:
+        return ()
+    from models.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor.load(folder, "cpu")
+    neighbors = predictor.nearest_materials(_crystal(store, candidate))
+    spectrum = Spectrum(np.array(prediction.spectrum), prediction.grid, prediction.nsites)
+    return with_labels(neighbors, spectrum, criterion_of(run.parameters))
+
+
+def _folder_of_judge(run: Run, candidate: CandidateDoc) -> Path | None:
+    """Folder of the model that judged a candidate; None if none did."""
     from models.zoo import find_predictor
     from screening.errors import ScreeningError
 
@@ -202,6 +230,14 @@ def _folder_of_model(run: Run, candidate: CandidateDoc) -> Path | None:
             f"({', '.join(used) or 'the run names none'})"
         )
     return folder
+
+
+def _crystal(store: ScreeningStore, candidate: CandidateDoc) -> Crystal:
+    from db.collections import CANDIDATES
+    from models.crystal import Crystal
+
+    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
+    return Crystal.from_dict(stored.structure or {})
 
 
 def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from models.spectra.electronic_structure import ElectronicStructure
     from models.spectra.spectrum import EnergyGrid
+    from screening.nearest import NearestMaterial
 
 ENERGY_LABEL = "Energy relative to the band edges (eV)"
 METAL_LABEL = r"$E - E_\mathrm{F}$ (eV)"
@@ -134,6 +135,7 @@ def plot_edos(
     band: np.ndarray | None = None,
     projected: ElectronicStructure | None = None,
     labels: tuple[str, str] | None = None,
+    nearest: Sequence[NearestMaterial] = (),
 ) -> Figure:
     """Predicted eDOS with its gap, beside DFT's with its own where there is one (Fig. 6).
 
@@ -143,8 +145,10 @@ def plot_edos(
         As for :func:`draw_edos`.
     projected : ElectronicStructure, optional
         What the prediction is made of, for a panel below.
+    nearest : sequence of NearestMaterial
+        Training materials whose DOS by DFT, where it is known, is drawn in a panel below.
     """
-    figure, axes = edos_figure(projected, gap)
+    figure, axes = edos_figure(projected, gap, nearest)
     draw_edos(
         axes,
         energies,
@@ -224,9 +228,11 @@ def draw_edos(
 
 
 def edos_figure(
-    projected: ElectronicStructure | None, gap: Range | None = None
+    projected: ElectronicStructure | None,
+    gap: Range | None = None,
+    nearest: Sequence[NearestMaterial] = (),
 ) -> tuple[Figure, Axes]:
-    """Figure with axes for an eDOS, above its parts where these are known.
+    """Figure with axes for an eDOS, above its parts and its neighbours where these are known.
 
     Parameters
     ----------
@@ -234,14 +240,57 @@ def edos_figure(
         The parts, which are drawn.
     gap : (float, float), optional
         Edges of the predicted gap, in eV.
+    nearest : sequence of NearestMaterial
+        Drawn as far as their spectra are known.
     """
-    if projected is None:
+    nearest = [material for material in nearest if material.spectrum is not None]
+    n_panels = 1 + (projected is not None) + bool(nearest)
+    if n_panels == 1:
         figure = new_figure()
         return figure, figure.subplots()
-    figure = new_figure(height=7.6)
-    above, below = figure.subplots(2, sharex=True)
-    draw_projected(below, projected, gap=gap)
+    figure = new_figure(height=3.8 * n_panels)
+    above, *below = figure.subplots(n_panels, sharex=True)
+    if projected is not None:
+        draw_projected(below[0], projected, gap=gap)
+    if nearest:
+        draw_nearest(below[-1], nearest)
     return figure, above
+
+
+def draw_nearest(axes: Axes, nearest: Sequence[NearestMaterial]) -> Axes:
+    """Draw what DFT says of the nearest training materials, per atom.
+
+    Parameters
+    ----------
+    axes : Axes
+    nearest : sequence of NearestMaterial
+        Those without a spectrum are left out.
+    """
+    for material, color in zip(nearest, ELEMENT_COLORS, strict=False):
+        if (spectrum := material.spectrum) is None:
+            continue
+        verdict = "positive" if material.is_positive else "negative"
+        name = plain_text(f"{formula_text(material.formula)} ({material.material_id})")
+        axes.stairs(
+            spectrum.values / spectrum.n_atoms,
+            spectrum.grid.edges,
+            baseline=None,
+            color=color,
+            linewidth=1.3,
+            label=f"{name}: distance {material.distance:.2f}, {verdict}",
+        )
+    axes.axvline(0.0, color="0.2", linewidth=0.8)
+    axes.set(ylim=(0.0, None), xlabel=ENERGY_LABEL, ylabel="DOS (states/eV/atom)")
+    axes.legend(
+        title="Nearest training materials, by DFT",
+        title_fontsize="small",
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        frameon=False,
+        fontsize="small",
+    )
+    return axes
 
 
 def draw_projected(

@@ -16,9 +16,9 @@ from models.elements import (
 from models.training.card import ModelCard, trained_elements
 from models.zoo import ZOO
 from screening.candidate import Candidate
-from screening.domain import Domain, doubts
+from screening.domain import Domain, Training, doubts
 
-TRAINED = KnownElements(frozenset({"Na", "Cl", "Mg", "O"}))
+TRAINED = Training(KnownElements(frozenset({"Na", "Cl", "Mg", "O"})))
 
 
 def crystal(a, symbols, frac_coords=None):
@@ -64,7 +64,7 @@ def test_an_element_without_a_radius_is_not_known_to_be_isolated():
     found = domain(crystal(4.0, ["Og", "Na"]))
     assert found.has_isolated_atoms is None
     assert found.is_outside is True
-    assert domain(crystal(4.0, ["Og", "Na"]), None).is_outside is None
+    assert domain(crystal(4.0, ["Og", "Na"]), Training()).is_outside is None
 
 
 def test_what_the_source_calls_magnetic_is_outside_and_what_it_does_not_say_is_no_doubt():
@@ -92,7 +92,7 @@ def test_an_element_is_known_by_its_stand_in_only_to_a_model_that_uses_it():
         ({"La", "N"}, {}, ["Pr"]),
         ({"Pr", "N"}, {}, []),
     ):
-        found = domain(nitride, KnownElements(frozenset(trained), stand_ins))
+        found = domain(nitride, Training(KnownElements(frozenset(trained), stand_ins)))
         assert found.unseen_elements == unseen
         remark = "La stands for Pr, without its 4f shell"
         assert found.remarks == ([] if unseen else [remark])
@@ -110,7 +110,7 @@ def test_an_element_is_known_by_its_stand_in_only_to_a_model_that_uses_it():
 @pytest.mark.parametrize("name", [None, "tight-binding-edos", "mat2spec-edos"])
 def test_every_element_is_known_marked_or_known_by_a_stand_in(name):
     """Magnets, actinides and open 4f shells are marked, by all shipped predictors of the eDOS."""
-    known = trained_elements(name)
+    known = Training(trained_elements(name))
     card = ModelCard.read(ZOO / (name or "mat2spec-plus-edos"))
     never = {"Ce", "Eu", "Yb"} | {ELEMENTS[z] for z in MAGNETIC | ACTINIDES}
     by_stand_in = set()
