@@ -23,6 +23,7 @@ from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps
 from screening.nearest import NearestMaterial, with_labels
 from screening.sources.given import ALONE, read_given
+from screening.trust import calibration_of, trust_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,10 @@ class Prediction:
     training_distance : float or None
         From the nearest training materials in the model's embedding, in standard deviations; None
         if they are not known.
+    expected_error : float or None
+        Wasserstein distance in eV that the spectrum is expected to have from that of DFT.
+    probability : float or None
+        That DFT finds the VB gap. Both are None if the model is not calibrated.
     predictor : SpectrumPredictor
         Whose it is.
     """
@@ -80,6 +85,8 @@ class Prediction:
     predicted_band_gap: float | None
     member_spread: float | None
     training_distance: float | None
+    expected_error: float | None
+    probability: float | None
     predictor: SpectrumPredictor
 
     @property
@@ -106,6 +113,18 @@ class Prediction:
     def gap_edges(self) -> tuple[float, float] | None:
         """Lower and upper edge of the VB gap in eV, None if it has none."""
         return (self.verdict["lower_edge"], self.verdict["upper_edge"]) if self.is_gap else None
+
+    @cached_property
+    def band(self) -> np.ndarray | None:
+        """Lower and upper end of the band that holds most of what DFT finds, shape (2, 128).
+
+        In states/eV/cell; see :meth:`models.uncertainty.calibration.Calibration.band`. None if the
+        model is not calibrated.
+        """
+        calibration = calibration_of(self.predictor.folder, self.model_id)
+        if calibration is None or self.expected_error is None:
+            return None
+        return calibration.band(self.spectrum.values, self.expected_error)
 
     @cached_property
     def electronic_structure(self) -> ElectronicStructure | None:
@@ -206,6 +225,7 @@ class Prediction:
             threshold,
             model=model_name(self.model_id),
             band_gap=self.candidate.band_gap,
+            band=self.band,
         )
 
     @property
@@ -235,6 +255,8 @@ class Prediction:
             "in_domain": self.in_domain,
             "member_spread": self.member_spread,
             "training_distance": self.training_distance,
+            "expected_error": self.expected_error,
+            "probability": self.probability,
             "remarks": list(self.remarks),
         }
 
@@ -252,7 +274,7 @@ class Prediction:
         return f"<Prediction {self.material_id}: {self.formula}, {self.verdict_in_words()}>"
 
     def _repr_html_(self) -> str:
-        gap = self.predicted_band_gap
+        gap, p = self.predicted_band_gap, self.probability
         rows = [
             ("structure", self.material_id),
             ("formula", self.formula),
@@ -260,6 +282,7 @@ class Prediction:
             ("verdict", self.verdict_in_words()),
             ("kind", self.verdict["kind"] or "-"),
             ("robust", "yes" if self.verdict["robust"] else "no"),
+            *([] if p is None else [("probability of a VB gap by DFT", f"{p:.2f}")]),
             *([] if gap is None else [("predicted band gap (eV)", f"{gap:.2f}")]),
             ("model", self.model_id),
             *(("remark", remark) for remark in self.remarks),
@@ -515,6 +538,12 @@ def _predict(
     good = [row for row in range(len(candidates)) if row not in spectra.failures]
     nsites = np.array([candidates[row][1].nsites for row in good], int)
     gaps = find_gaps(spectra.grid, spectra.values[good], criteria, nsites)
+    trust = trust_in(predictor.folder, GapCriterion(criteria))
+    errors = probabilities = np.full(len(good), np.nan)
+    if trust is not None:
+        hints = spectra.member_spread[good], spectra.training_distance[good]
+        errors = trust.expected_errors(*hints)
+        probabilities = trust.probabilities(spectra.values[good], nsites, gaps.score, errors)
     for k, row in enumerate(good):
         i, candidate = candidates[row]
         results[i] = Prediction(
@@ -527,6 +556,8 @@ def _predict(
             _known(spectra.band_gaps[row]),
             _known(spectra.member_spread[row]),
             _known(spectra.training_distance[row]),
+            _known(errors[k]),
+            _known(probabilities[k]),
             predictor,
         )
     return [result for result in results if result is not None]
@@ -542,7 +573,7 @@ _COLUMNS = (
     "material_id", "formula", "nsites", "cell_multiplicity", "reduction_problem",
     *_VERDICT, *(f"margin_{name}" for name in CRITERIA),
     GAP_COLUMN, "model_id", "elements_not_trained_on", "in_domain", "member_spread",
-    "training_distance", "remarks", "reason",
+    "training_distance", "expected_error", "probability", "remarks", "reason",
 )  # fmt: skip
 
 _DTYPES = {

@@ -85,12 +85,14 @@ def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
     from screening.cli.fitting_table import Column
 
     knows_gaps = any(item.predicted_band_gap is not None for item in predicted)
+    knows_chances = any(item.probability is not None for item in predicted)
     columns = (
         Column("structure"),
         Column("formula", 1),
         Column("atoms", 2),
         *([Column("band gap eV", 4)] if knows_gaps else []),
         Column("VB gap"),
+        *([Column("probability", 2)] if knows_chances else []),
         Column("kind", 7),
         Column("robust", 8),
         Column("from eV", 5),
@@ -98,12 +100,14 @@ def _print(predicted: Sequence[Prediction], wide: bool, quiet: bool) -> None:
         Column("width eV", 1),
         Column("remark", 3, folds=True),
     )
-    stdout(wide).print(table(None, columns, [_cells(item, knows_gaps) for item in predicted]))
+    stdout(wide).print(
+        table(None, columns, [_cells(item, knows_gaps, knows_chances) for item in predicted])
+    )
     if len(predicted) == 1 and not quiet:
         _print_details(predicted[0])
 
 
-def _cells(item: Prediction, with_band_gap: bool) -> tuple[Any, ...]:
+def _cells(item: Prediction, with_band_gap: bool, with_probability: bool) -> tuple[Any, ...]:
     verdict = item.gap()
     bound = "≥ " if verdict["is_lower_bound"] else ""
     return (
@@ -112,6 +116,7 @@ def _cells(item: Prediction, with_band_gap: bool) -> tuple[Any, ...]:
         item.candidate.nsites,
         *([item.predicted_band_gap] if with_band_gap else []),
         verdict["is_gap"],
+        *([item.probability] if with_probability else []),
         verdict["kind"],
         verdict["robust"],
         verdict["lower_edge"],
