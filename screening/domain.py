@@ -154,7 +154,7 @@ class Domain:
         if self.is_magnetic:
             reasons.append("magnetic")
         if self._is_beyond(FAR):
-            reasons.append(f"unlike the training materials ({self._percentile_in_words()})")
+            reasons.append(self._unlikeness())
         return reasons
 
     @property
@@ -164,7 +164,7 @@ class Domain:
             return []
         reservations = []
         if self._is_beyond(NEAR):
-            reservations.append(f"a little unlike them ({self._percentile_in_words()})")
+            reservations.append(f"a little {self._unlikeness()}")
         if self.exceeds_training_cells:
             reservations.append("a larger cell than any it was trained on")
         return reservations
@@ -186,8 +186,9 @@ class Domain:
     def _is_beyond(self, percentile: float) -> bool:
         return self.training_percentile is not None and self.training_percentile > percentile
 
-    def _percentile_in_words(self) -> str:
-        return f"percentile {math.floor(self.training_percentile or 0)}"
+    def _unlikeness(self) -> str:
+        percentile = math.floor(self.training_percentile or 0)
+        return f"unlike the training materials (percentile {percentile})"
 
     @property
     def remarks(self) -> list[str]:

@@ -1,5 +1,7 @@
 """Out of a model's domain: unseen elements, isolated atoms and magnets, with reasons in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from models.elements import (
     covalent_radii,
 )
 from models.training.card import ModelCard, trained_elements
+from models.training.materials import TrainingMaterial, TrainingMaterials
 from models.zoo import ZOO
 from screening.candidate import Candidate
 from screening.domain import Domain, Training, doubts
@@ -105,6 +108,59 @@ def test_an_element_is_known_by_its_stand_in_only_to_a_model_that_uses_it():
         )
         assert (remark in doubts(document)) == (not unseen)
     assert Domain(None, elements=["Pr"]).remarks == []
+
+
+@pytest.mark.parametrize(
+    ("percentile", "exceeds", "word", "reasons"),
+    [
+        (0.0, False, "yes", []),
+        (75.0, False, "yes", []),
+        (75.1, False, "near", ["a little unlike the training materials (percentile 75)"]),
+        (95.0, None, "near", ["a little unlike the training materials (percentile 95)"]),
+        (99.9, True, "no", ["unlike the training materials (percentile 99)"]),
+        (10.0, True, "near", ["a larger cell than any it was trained on"]),
+        (None, True, None, ["a larger cell than any it was trained on"]),
+        (None, None, None, []),
+    ],
+)
+def test_the_distance_from_the_training_materials_has_a_word(percentile, exceeds, word, reasons):
+    found = Domain([], False, None, ["Na"], percentile, exceeds)
+    assert found.in_domain == word
+    assert found.is_outside is (word == "no")
+    assert found.reasons + found.reservations == reasons
+    assert found.is_only_distant is (word == "no")
+    unseen = replace(found, unseen_elements=["Po"])
+    assert unseen.in_domain == "no"
+    assert unseen.reservations == []
+    assert not unseen.is_only_distant
+    not_looked_at = replace(found, has_isolated_atoms=None)
+    assert not_looked_at.in_domain == ("no" if word == "no" else None)
+
+
+def test_the_word_follows_from_the_distance_and_is_stored():
+    """Distances among 101 materials: 100 on a line with steps of 1, and one far away."""
+    points = np.append(np.arange(100.0), 1000.0)[:, None].astype(np.float32)
+    known = [TrainingMaterial(material_id=f"m{i}", formula="Na", n_atoms=2) for i in range(101)]
+    materials = TrainingMaterials.of(known, points)
+    training = Training(TRAINED.elements, materials)
+    step = 1 / points.std()  # of the nearest others 98 have 1, 1 and 2, two 1, 2 and 3
+    expected = {0.5: "yes", 1.3: "yes", 1.5: "no", 50.0: "no"}
+    document = CandidateDoc(
+        run_id="r", material_id="m", elements=["Cl", "Na"], nsites=2, has_isolated_atoms=False
+    )
+    for steps, word in expected.items():
+        found = Domain.of_verdict(document, training, steps * step)
+        assert found.in_domain == word, steps
+        slow = 100 * np.mean([own < steps * step for own in materials.own_distances])
+        assert found.training_percentile == pytest.approx(slow)
+        stored = document.model_copy(update=found.as_fields())
+        assert (stored.in_domain, stored.out_of_domain) == (word, word == "no")
+        assert Domain.of_document(stored) == found
+        assert CandidateDoc.model_validate(stored.model_dump()) == stored
+    larger = document.model_copy(update={"nsites": 3})
+    found = Domain.of_verdict(larger, training, 0.0)
+    assert found.reservations == ["a larger cell than any it was trained on"]
+    assert Domain.of_verdict(document, Training(TRAINED.elements), 0.0).in_domain is None
 
 
 @pytest.mark.parametrize("name", [None, "tight-binding-edos", "mat2spec-edos"])

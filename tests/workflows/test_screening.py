@@ -14,6 +14,7 @@ from db.documents import CandidateDoc
 from db.open import open_store
 from models.crystal import Crystal
 from models.spectra.spectrum import EDOS_GRID
+from models.training.materials import load_training_materials
 from models.zoo import ZOO, model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
@@ -394,7 +395,8 @@ def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):
 
 def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structure_table):
     rows = [
-        crystal_row("familiar", 3.4, ["Mg", "O"]),
+        crystal_row("familiar", 4.12, ["Cs", "Cl"]),
+        crystal_row("strange", 4.4, ["Mg", "O"]),
         crystal_row("unseen", 3.4, ["Ce", "N"]),
         crystal_row("isolated", 7.5, ["Ar"]),
         crystal_row("superheavy", 4.0, ["Og", "Na"]),
@@ -414,14 +416,21 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
         }
         counted = domains(store, summary["run_id"])
     expected = {
-        "familiar": ([], False, False),
-        "unseen": (["Ce"], False, True),
-        "superheavy": (["Og"], None, True),
-        "rejected": (None, None, None),
+        "familiar": ([], False, False, "yes"),
+        "strange": ([], False, True, "no"),
+        "unseen": (["Ce"], False, True, "no"),
+        "superheavy": (["Og"], None, True, "no"),
+        "rejected": (None, None, None, None),
     }
     for name, domain in expected.items():
         c = found[name]
-        assert (c.unseen_elements, c.has_isolated_atoms, c.out_of_domain) == domain, name
+        facts = c.unseen_elements, c.has_isolated_atoms, c.out_of_domain, c.in_domain
+        assert facts == domain, name
+    materials = load_training_materials(Path(maker.checkpoint))
+    for name, prediction in predictions.items():
+        percentile = materials.percentile(prediction.training_distance)
+        assert found[name].training_percentile == percentile
+        assert found[name].exceeds_training_cells is False
     assert found["isolated"].has_isolated_atoms
     assert found["isolated"].out_of_domain
     for name, prediction in predictions.items():
@@ -430,7 +439,8 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
         assert found[name].is_positive_per_atom == gaps.is_gap[0]
     positives = [c for c in found.values() if c.is_positive]
     assert counted.outside == sum(bool(c.out_of_domain) for c in positives)
-    assert counted.inside == sum(c.out_of_domain is False for c in positives)
+    assert counted.inside == sum(c.in_domain == "yes" for c in positives)
+    assert counted.near == sum(c.in_domain == "near" for c in positives)
     assert counted.unseen_elements.get("Ce", 0) == found["unseen"].is_positive
     # a run that reuses the predictions knows as much
     again = run(maker)
@@ -439,10 +449,10 @@ def test_candidates_carry_their_domain_and_their_verdict_per_atom(maker, structu
 
 
 def test_reasons_are_counted_in_words():
-    words = Domains(2, 3, 0, {"Po": 1}, isolated_atoms=1, magnetic=1).in_words()
+    words = Domains(2, 4, 3, 0, {"Po": 1}, isolated_atoms=1, magnetic=1, distant=1).in_words()
     assert words == (
-        "Positives in the model's domain: 2; out of it: 3 "
-        "(not trained on Po; 1 with isolated atoms; 1 magnetic)"
+        "Positives in the model's domain: 2; near it: 4; out of it: 3 "
+        "(not trained on Po; 1 with isolated atoms; 1 magnetic; 1 unlike the training materials)"
     )
 
 
@@ -460,9 +470,10 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
 
     monkeypatch.setattr("workflows.screening.open_source_of_run", lambda *_: Reader())
     monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
+    monkeypatch.setattr("workflows.screening.load_training_materials", lambda _: None)
     summary = run(maker)
     with open_store(maker.db) as store:
         (found,) = store.candidates(summary["run_id"])
     assert found.remarks == ["sites within 0.01 Å of each other were merged"]
-    assert (found.unseen_elements, found.out_of_domain) == (None, None)
+    assert (found.unseen_elements, found.out_of_domain, found.in_domain) == (None, None, None)
     assert found.has_isolated_atoms is False

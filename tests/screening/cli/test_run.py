@@ -38,8 +38,13 @@ def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, tab
     assert "NaCl" in outcome.out
     assert "energy_above_hull" in outcome.err
     assert "11 screened, 11 positive, 0 without a prediction" in outcome.err
-    line = "Positives in the model's domain: 9; out of it: 2 (not trained on Ce)"
-    assert line in " ".join(outcome.err.split())
+    words = " ".join(outcome.err.split())
+    counted = r"Positives in the model's domain: (\d+); near it: (\d+); out of it: (\d+) \(not"
+    inside, near, outside = map(int, re.search(counted, words).groups())
+    assert inside + near + outside == 11
+    assert "(not trained on Ce; " in words
+    (row,) = json.loads(screen("runs", "--json").out)
+    assert (row["positive"], row["positive_in_domain"]) == (11, inside)
 
 
 def test_a_second_predictor_judges_the_best_again(screen, table, tmp_path):

@@ -305,6 +305,7 @@ def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
                     unseen_elements=["Po"],
                     has_isolated_atoms=True,
                     out_of_domain=True,
+                    in_domain="no",
                     remarks=["sites were merged [/]"],
                 ),
                 candidate(
@@ -316,6 +317,9 @@ def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
                     unseen_elements=[],
                     has_isolated_atoms=False,
                     out_of_domain=False,
+                    in_domain="near",
+                    training_percentile=80.5,
+                    exceeds_training_cells=False,
                 ),
             ]
         )
@@ -323,7 +327,9 @@ def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
     doubts = ["not trained on Po", "isolated atoms", "no gap per atom", "sites were merged [/]"]
     assert rows["mp-1234567"]["doubts"] == doubts
     assert rows["folder/run1/CONTCAR#2"]["doubts"] == ["model's domain not known"]  # older
-    assert rows[LONG_ID]["doubts"] == []
+    near = "a little unlike the training materials (percentile 80)"
+    assert rows[LONG_ID]["doubts"] == [near]
+    assert [rows[i]["in_domain"] for i in rows] == ["no", None, "near"]
 
     def ids(*arguments):
         found = json.loads(screen("candidates", *arguments, "--json").out)
@@ -331,6 +337,13 @@ def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
 
     assert ids("--in-domain") == [LONG_ID]
     assert ids("--out-of-domain") == ["mp-1234567"]
+    assert ids("--domain", "near") == ids("--domain", "yes, near") == [LONG_ID]
+    assert set(ids("--domain", "near,no")) == {LONG_ID, "mp-1234567"}
+    assert ids("--domain", "yes") == []
+    for wrong in ("maybe", "yes,maybe", ""):
+        line = f"screen: --domain {wrong}: use yes, near, no, or several with commas"
+        assert screen("candidates", "--domain", wrong).err.strip() == line
+    assert "1 near it, 1 out of it" in " ".join(screen("candidates").out.split())
     assert len(ids()) == 3
     assert "; ".join(doubts) in screen("candidates").out
     narrow = in_terminal(80, "candidates", "--out-of-domain")
@@ -343,3 +356,5 @@ def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
     assert document["out_of_domain"]
     assert document["out_of_domain_because"] == ["not trained on Po", "isolated atoms"]
     assert "not known" in screen("show", "folder/run1/CONTCAR#2").out
+    assert f"near: {near}" in " ".join(screen("show", LONG_ID).out.split())
+    assert json.loads(screen("show", LONG_ID, "--json").out)["near_domain_because"] == [near]
