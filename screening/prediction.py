@@ -121,7 +121,7 @@ class Prediction:
         In states/eV/cell; see :meth:`models.uncertainty.calibration.Calibration.band`. None if the
         model is not calibrated.
         """
-        calibration = calibration_of(self.predictor.folder, self.model_id)
+        calibration = calibration_of(self.predictor.folder)
         if calibration is None or self.expected_error is None:
             return None
         return calibration.band(self.spectrum.values, self.expected_error)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models.uncertainty.calibration import Calibration, FloatArray
-from models.uncertainty.held_out import HeldOut, read_held_out, write_held_out
+from models.uncertainty.held_out import NAME, HeldOut, read_held_out, write_held_out
 from models.uncertainty.reliability import (
     average_precision,
     brier_score,
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
     from models.data.dataset import SpectrumDataset
     from models.predictor import SpectrumPredictor
 
-_TRUST: dict[tuple[str, str], Trust | None] = {}  # of this process: its models are few
+# Of this process, by what they are made of: a run asks for the same ones again and again.
+_TRUST: dict[tuple[str, ...], Trust | None] = {}
+_CALIBRATIONS: dict[tuple[str, ...], Calibration | None] = {}
 
 
 class Trust:
@@ -94,32 +95,38 @@ def trust_in(folder: Path, criterion: Criterion) -> Trust | None:
     ModelError
         If its calibration is damaged, or that of other weights.
     """
-    model = model_id(folder)
-    key = (model, json.dumps(criterion.definition(), sort_keys=True, default=str))
+    key = (*_stamp(folder), json.dumps(criterion.definition(), sort_keys=True, default=str))
     if key not in _TRUST:
-        calibration = calibration_of(folder, model)
+        calibration = calibration_of(folder)
         _TRUST[key] = None if calibration is None else Trust(calibration, criterion)
     return _TRUST[key]
 
 
-@lru_cache(maxsize=4)
-def calibration_of(folder: Path, model: str) -> Calibration | None:
+def calibration_of(folder: Path) -> Calibration | None:
     """Calibration of a predictor; None if it was never calibrated.
 
     Parameters
     ----------
     folder : Path
         Of the predictor.
-    model : str
-        Its :func:`models.zoo.model_id`, so that other weights in the folder are noticed.
 
     Raises
     ------
     ModelError
         If it is damaged, or that of other weights.
     """
-    held_out = read_held_out(folder)
-    return None if held_out is None else Calibration(held_out)
+    key = _stamp(folder)
+    if key not in _CALIBRATIONS:
+        held_out = read_held_out(folder)
+        _CALIBRATIONS[key] = None if held_out is None else Calibration(held_out)
+    return _CALIBRATIONS[key]
+
+
+def _stamp(folder: Path) -> tuple[str, ...]:
+    """What changes when a predictor, or what it is calibrated on, does."""
+    files = (folder / f"{NAME}.json", folder / f"{NAME}.safetensors")
+    times = (str(path.stat().st_mtime_ns) if path.exists() else "" for path in files)
+    return str(folder.resolve()), model_id(folder), *times
 
 
 def calibrate(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> n
     from screening.trust import calibration_of
 
     folder = None if candidate.expected_error is None else _folder_of_judge(run, candidate)
-    calibration = None if folder is None else calibration_of(folder, prediction.model_id)
+    calibration = None if folder is None else calibration_of(folder)
     if calibration is None or candidate.expected_error is None:
         return None
     return calibration.band(np.array(prediction.spectrum), candidate.expected_error)

@@ -82,6 +82,25 @@ def train(
     for name, value in card.gap.items():
         console.print(f"{name}: {value}")
     remarks.print(f"Checkpoints and model card in {folder}")
+    remarks.print(_calibrated(trained, folder))
+
+
+def _calibrated(trained: TrainedPredictor, folder: Path) -> str:
+    """Calibrate what was trained, if it is an eDOS predictor; says what came of it."""
+    import numpy as np
+
+    from models.errors import ModelError
+    from models.predictor import SpectrumPredictor
+    from models.training.config import load_dataset
+    from screening.trust import calibrate
+
+    if not np.isfinite(trained.predicted).all():
+        return "Not calibrated: it does not predict states/eV/cell"
+    try:
+        figures = calibrate(SpectrumPredictor.load(folder), load_dataset(trained.config))
+    except ModelError as error:
+        return f"Not calibrated, so its verdicts have no probability: {error}"
+    return f"Calibrated on {figures['n_held_out']} materials"
 
 
 def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:

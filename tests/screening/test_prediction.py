@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,6 +19,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor
 from models.spectra.spectrum import EDOS_GRID, Spectrum
+from models.uncertainty.calibration import Calibration
+from models.uncertainty.held_out import read_held_out
+from models.zoo import DEFAULT_EDOS
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Unreadable
 from screening.errors import ScreeningError
@@ -241,14 +245,41 @@ def test_plot_has_the_spectrum_in_axes_of_ones_own_or_new_ones(result, hafnium):
 
     axes = Figure().subplots()
     assert result.plot(axes) is axes
-    (curve,) = [p for p in axes.patches if hasattr(p, "get_data")]
-    np.testing.assert_array_equal(curve.get_data().values, result.spectrum.values)
+    curve, band = (p.get_data() for p in axes.patches if hasattr(p, "get_data"))
+    np.testing.assert_array_equal(curve.values, result.spectrum.values)
+    np.testing.assert_array_equal((band.baseline, band.values), result.band)
     new = predict([hafnium, ALLOY, hafnium], device="cpu").plot()
     assert len(new) == 2
     assert new[0].figure.number in plt.get_fignums()
     plt.close("all")
     with pytest.raises(ScreeningError, match="nothing was predicted"):
         predict([ALLOY], device="cpu").plot()
+
+
+def test_each_has_a_probability_and_a_band_by_the_calibration_of_its_model(result):
+    calibration = Calibration(read_held_out(DEFAULT_EDOS))
+    hints = np.array([result.member_spread]), np.array([result.training_distance])
+    (error,) = calibration.expected_errors(*hints)
+    assert result.expected_error == pytest.approx(error)
+    plausible = calibration.plausible(result.spectrum.values, error)
+    share = find_gaps(EDOS_GRID, plausible, None, [result.candidate.nsites] * len(plausible))
+    assert 0 < result.probability < 1
+    assert (result.probability > 0.5) == (share.is_gap.mean() > 0.6)
+    np.testing.assert_allclose(result.band, calibration.band(result.spectrum.values, error))
+    assert (result.band[0] <= result.band[1]).all()
+    assert result.row()["probability"] == result.probability
+    table = result.to_dataframe()
+    assert table["expected_error"].tolist() == [result.expected_error]
+
+
+def test_a_model_that_was_never_calibrated_says_nothing(hafnium, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(DEFAULT_EDOS, folder, ignore=shutil.ignore_patterns("held_out*"))
+    alone = predict(hafnium, checkpoint=folder, device="cpu")
+    assert (alone.probability, alone.expected_error, alone.band) == (None, None, None)
+    assert alone.spectrum.values == pytest.approx(
+        predict(hafnium, device="cpu").spectrum.values, rel=1e-5
+    )
 
 
 @pytest.fixture(scope="module")

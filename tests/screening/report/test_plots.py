@@ -42,6 +42,18 @@ def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+def test_the_band_is_drawn_around_the_prediction_and_may_double_the_height():
+    band = np.array([0.5 * PREDICTED, 100 * PREDICTED])
+    (axes,) = plot_edos(CENTERS, PREDICTED, "MgAl", band=band).axes
+    label = "band that holds 90 % of what DFT finds"
+    low_and_high = drawn(axes)[label].get_data()
+    np.testing.assert_array_equal(low_and_high.values, band[1])
+    np.testing.assert_array_equal(low_and_high.baseline, band[0])
+    assert label in legend_of(axes)
+    (alone,) = plot_edos(CENTERS, PREDICTED, "MgAl").axes
+    assert axes.get_ylim()[1] == pytest.approx(2 * alone.get_ylim()[1])
+
+
 def test_dft_prediction_gaps_and_threshold_are_drawn():
     figure = plot_edos(
         CENTERS, PREDICTED, "MgAl", gap=(-2.0, -0.5), max_dos=1.0, dft=DFT, model="tiny-edos",

@@ -1,0 +1,116 @@
+"""Trust in shipped predictors, and what calibrating one writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from models.data.dataset import edos_dataset
+from models.data.splits import split_of
+from models.errors import ModelError
+from models.predictor import SpectrumPredictor
+from models.training.card import ModelCard
+from models.uncertainty.held_out import read_held_out
+from models.uncertainty.measure import parts_for_calibration
+from models.zoo import DEFAULT_EDOS, ZOO
+from screening.criteria.gap_criterion import GapCriterion
+from screening.criteria.registry import find_criterion
+from screening.gap_criteria import GapCriteria
+from screening.trust import Trust, calibrate, trust_in
+from tests.models.model_examples import write_edos_files
+
+CALIBRATED = ("mat2spec-edos", "mat2spec-plus-edos", "tight-binding-edos")
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_shipped_figures_are_within_their_bounds(name):
+    figures = json.loads((ZOO / name / "held_out.json").read_text())["figures"]
+    assert 0.87 <= figures["coverage"] <= 0.93
+    assert 0.87 <= figures["coverage_new_systems"] <= 0.93
+    assert figures["brier_probability"] < figures["brier_verdict"]
+    assert figures["n"] >= 100
+
+
+def test_trust_is_made_once_for_a_criterion(tmp_path):
+    trust = trust_in(DEFAULT_EDOS, GapCriterion())
+    assert trust is not None
+    assert trust_in(DEFAULT_EDOS, GapCriterion()) is trust
+    assert trust_in(DEFAULT_EDOS, GapCriterion(GapCriteria(max_dos=2.0))) is not trust
+    folder = tmp_path / "mine"
+    shutil.copytree(DEFAULT_EDOS, folder, ignore=shutil.ignore_patterns("held_out*"))
+    assert trust_in(folder, GapCriterion()) is None
+
+
+@pytest.mark.parametrize("name", ["vb-gap", "cb-gap", "transparent-conductor", "steep-edge"])
+def test_any_criterion_has_a_probability_that_follows_its_verdicts(name):
+    criterion = find_criterion(name)
+    trust = trust_in(DEFAULT_EDOS, criterion)
+    assert trust is not None
+    held_out = trust.calibration.held_out
+    is_positive, _ = trust.judge(held_out.labels, held_out.n_atoms)
+    _, scores = trust.judge(held_out.predicted, held_out.n_atoms)
+    errors = trust.expected_errors(held_out.member_spread, held_out.training_distance)
+    p = trust.probabilities(held_out.predicted, held_out.n_atoms, scores, errors)
+    assert ((p >= 0) & (p <= 1)).all()
+    assert p.sum() == pytest.approx(is_positive.sum(), abs=0.3 * is_positive.sum() + 2)
+    if is_positive.any():
+        assert p[is_positive].mean() > 2 * p[~is_positive].mean()
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predictor") / "mine"
+    shutil.copytree(DEFAULT_EDOS, folder, ignore=shutil.ignore_patterns("held_out*"))
+    return SpectrumPredictor.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(predictor, tmp_path_factory):
+    labels, structures = write_edos_files(tmp_path_factory.mktemp("labels"), 60)
+    return edos_dataset([labels], structures, predictor.grid, predictor.shape.card.graph)
+
+
+def test_neither_training_nor_test_materials_are_calibrated_on(predictor, dataset):
+    card = ModelCard.read(predictor.folder)
+    split = split_of(dataset, card.split_seed)
+    held_out, test = parts_for_calibration(predictor, dataset)
+    assert set(test.material_ids) == {dataset.material_ids[i] for i in split.test}
+    assert not set(held_out.material_ids) & set(test.material_ids)
+    assert len(held_out) + len(test) == len(dataset)  # none of these was trained on
+    trained_on, predictor.trained_on = predictor.trained_on, None
+    try:  # then only the validation part is safe
+        held_out, _ = parts_for_calibration(predictor, dataset)
+    finally:
+        predictor.trained_on = trained_on
+    assert set(held_out.material_ids) == {dataset.material_ids[i] for i in split.validation}
+
+
+def test_calibrating_writes_what_a_plain_prediction_says(predictor, dataset):
+    figures = calibrate(predictor, dataset)
+    written = read_held_out(predictor.folder)
+    assert written is not None
+    assert figures["n_held_out"] == len(written)
+    row = dataset.material_ids.index(written.material_ids[0])
+    alone = predictor.predict_batch(dataset.graphs.select(np.array([row])))
+    assert written.predicted[0] == pytest.approx(alone.values[0], rel=1e-4)
+    assert written.labels[0] == pytest.approx(dataset.spectra[row].numpy(), rel=1e-6)
+    assert written.training_distance[0] == pytest.approx(alone.training_distance[0], rel=1e-4)
+    assert trust_in(predictor.folder, GapCriterion()) is not None
+
+
+def test_too_few_labels_are_refused_and_nothing_is_written(predictor, dataset):
+    before = (predictor.folder / "held_out.json").read_bytes()
+    with pytest.raises(ModelError, match="too few to calibrate on"):
+        calibrate(predictor, dataset.subset(range(15)))
+    assert (predictor.folder / "held_out.json").read_bytes() == before
+
+
+def test_a_trust_judges_by_its_criterion():
+    trust = trust_in(DEFAULT_EDOS, GapCriterion())
+    assert isinstance(trust, Trust)
+    spectra = np.full((1, 128), 5.0)
+    spectra[:, 30:50] = 0.0  # -2.125 to -0.875 eV
+    assert trust.judge(spectra, np.array([2]))[0].tolist() == [True]
