@@ -10,6 +10,7 @@ from screening.cli import (
     benchmark,
     candidates,
     config,
+    criteria,
     database,
     distill,
     doctor,
@@ -31,6 +32,7 @@ EXAMPLES = {
         "run --source structures/ --max-ehull inf --unknown keep",
         "run --elements Mg --max-sites 10 --min-width 1.5",
         "run --source structures.parquet --rescore 1000",
+        "run --source structures.parquet --criterion phonon-gap",
         "run --source structures.parquet --resume",
     ),
     "runs": ("runs", "runs --out runs.csv"),
@@ -57,6 +59,7 @@ EXAMPLES = {
     "distill": ("distill structures.parquet taught.parquet --max-sites 20",),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
     "config": ("config", "config --db other.sqlite"),
+    "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
     "edos": ("fetch edos edos.parquet",),
     "phdos": ("fetch phdos phdos.parquet --method dfpt",),
@@ -99,6 +102,7 @@ _add("distill", distill.distill)
 _add("train", train.train)
 _add("benchmark", benchmark.benchmark)
 app.add_typer(database.app, name="db")
+_add("criteria", criteria.criteria)
 _add("config", config.config)
 _add("doctor", doctor.doctor)
 for group in (fetch.app, database.app):

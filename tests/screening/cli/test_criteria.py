@@ -205,3 +205,19 @@ def test_a_calculation_says_by_what_it_was_judged(screen, monkeypatch):
             assert document.features["dos_at_fermi"] == pytest.approx(fermi, rel=1e-6)
             assert document.is_positive is not None
     assert with_gap(True).min() == 0.0
+
+
+def test_the_criteria_are_listed_with_what_they_are_made_of(screen, flat):
+    listed = screen("criteria").out
+    for name in ("vb-gap", "cb-gap", "transparent-conductor", "steep-edge", "phonon-gap"):
+        assert name in listed
+    shown = screen("criteria", "phonon-gap").out
+    assert "positive: ao_gap.ratio >= min_ratio" in shown
+    assert "source: L. Lindsay" in shown
+    assert "cm^-1" in shown
+    own = json.loads(screen("criteria", flat, "--json").out)
+    assert own["score"] == "dos_at_fermi"
+    assert own["features"]["dos_at_fermi"] == ["states/eV/cell", "DOS at the Fermi level"]
+    assert [c["name"] for c in json.loads(screen("criteria", "--json").out)][:1] == ["vb-gap"]
+    assert "max_dos" in screen("criteria", "vb-gap").out
+    one_line(screen("criteria", "nothing"), "unknown criterion 'nothing'")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from models.crystal import Crystal
+from models.predictor import SpectrumPredictor
 from models.spectra.phonons import heat_capacities
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
 from screening.criteria.features import FEATURES, EdosMeasure, PhdosMeasure, measured
@@ -152,7 +155,7 @@ def test_steep_edges_have_the_slope_of_a_straight_line():
 
 def ao_gap(values: list[float], n_atoms: int) -> tuple[float, float] | None:
     """Edges in cm^-1 of the widest empty range with three modes below it, by counting."""
-    occupied = [v > 0 and v >= 0.02 * max(values) for v in values]
+    occupied = [v > 0 and v >= 0.05 * max(values) for v in values]
     best = None
     for first in range(1, len(values)):
         if occupied[first] or not occupied[first - 1]:
@@ -282,7 +285,7 @@ def test_features_of_phonons_are_those_of_the_phonon_module():
     np.testing.assert_allclose(FEATURES["phdos"]["heat_capacity"].of(of_spectra), expected)
     top = FEATURES["phdos"]["max_frequency"].of(of_spectra)
     for row, values in enumerate(dos.tolist()):
-        last = max(i for i, v in enumerate(values) if v >= 0.02 * max(values))
+        last = max(i for i, v in enumerate(values) if v >= 0.05 * max(values))
         assert top[row] == -310.0 + 20.0 * (last + 1)
 
 
@@ -293,3 +296,29 @@ def test_other_spectra_are_refused():
         find_criterion("phonon-gap").judge(np.ones((1, 128)), EDOS_GRID, [1])
     with pytest.raises(ScreeningError, match="needs energies in eV"):
         find_criterion("vb-gap").judge(np.ones((1, 66)), PHDOS_GRID, [1])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_what_springs_find_of_the_phonon_gaps_of_the_labels(reference_data):
+    """The figures of the README."""
+    table = pq.read_table(reference_data / "phdos_jarvis.parquet").to_pylist()
+    crystals = [
+        Crystal(
+            np.reshape(r["lattice"], (3, 3)), np.reshape(r["frac_coords"], (-1, 3)), r["species"]
+        )
+        for r in table
+    ]
+    labels, n_atoms = np.array([r["phdos"] for r in table]), [r["nsites"] for r in table]
+    predicted = SpectrumPredictor.load("springs-phdos", "cpu").predict(crystals)
+    assert not predicted.failures
+    criterion = find_criterion("phonon-gap")
+    true = criterion.judge(labels, PHDOS_GRID, n_atoms)
+    called = criterion.judge(predicted.values, predicted.grid, n_atoms)
+    assert (len(table), sum(r["split"] == "train" for r in table)) == (605, 539)
+    assert (true.is_positive.sum(), called.is_positive.sum()) == (18, 4)
+    assert (true.is_positive & called.is_positive).sum() == 4
+    assert true.is_positive[np.argsort(-called.score)[:20]].sum() == 13
+    ratios = [v.features["ao_gap.ratio"] for v in (called, true)]
+    both = (ratios[0] > 0) & (ratios[1] > 0)
+    assert np.median(ratios[0][both] / ratios[1][both]) == pytest.approx(0.53, abs=0.01)
