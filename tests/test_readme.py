@@ -70,6 +70,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("clone")
     for name in ("db", "models", "screening", "workflows", "launchpad.yaml"):
         (folder / name).symlink_to(ROOT / name)
+    for name, text in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        (folder / name).write_text(text)
     binaries = folder / ".venv" / "bin"
     binaries.mkdir(parents=True)
     for name in ("screen", "edos"):  # of this checkout, whatever is installed

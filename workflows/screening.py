@@ -364,7 +364,8 @@ def score_shard(
     Returns
     -------
     dict
-        How many were `predicted`, `reused` and `failed`.
+        How many were `predicted` and `reused`, and how many `failed`: there is no prediction, or no
+        verdict on it.
     """
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
@@ -373,12 +374,13 @@ def score_shard(
         training = Training(trained_elements(checkpoint), materials)
         pending = {prediction_key(c, model): c for c in store.find(awaiting(run, model, shard))}
         known = [p for p in store.predictions(pending) if _says_all(p, training)]
-        write_verdicts(store, run, pending.values(), _verdicts(run, known, pending, training))
+        verdicts = list(_verdicts(run, known, pending, training))
+        write_verdicts(store, run, pending.values(), verdicts)
         predicted_before = {prediction.key for prediction in known}
         missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
         stage, total = _stage(run, model)
         advance(stage, len(known), total)
-        counts = {"predicted": 0, "reused": len(known), "failed": 0}
+        counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
         log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
         if not missing:
             return counts
@@ -392,9 +394,8 @@ def score_shard(
         with closing(predicted) as parts:
             for part in _timely(parts):
                 batch = list(islice(remaining, len(part.values)))
-                _keep(store, run, batch, part, model, training)
+                counts["failed"] += _keep(store, run, batch, part, model, training)
                 counts["predicted"] += len(batch) - len(part.failures)
-                counts["failed"] += len(part.failures)
                 advance(stage, len(batch), total)
                 log.debug("shard %d: %s", shard, counts)
         return counts
@@ -435,8 +436,11 @@ def _keep(
     predicted: PredictedSpectra,
     model: str,
     training: Training,
-) -> None:
-    """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between."""
+) -> int:
+    """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between.
+
+    Returns how many have no verdict.
+    """
     good = [i for i in range(len(candidates)) if i not in predicted.failures]
     judged = [candidates[i] for i in good]
     predictions = list(prediction_documents(judged, predicted.rows(good), model))
@@ -445,8 +449,9 @@ def _keep(
         _failure(candidates[i], reason, model, training) for i, reason in predicted.failures.items()
     ]
     verdicts = [*_verdicts(run, predictions, by_key, training), *failures]
-    for failure in failures:
-        log.info("%s failed: %s", failure.material_id, failure.reason)
+    for verdict in verdicts:
+        if verdict.state == "failed":
+            log.info("%s failed: %s", verdict.material_id, verdict.reason)
 
     def write() -> None:
         store.upsert_predictions(predictions)
@@ -459,6 +464,11 @@ def _keep(
         if time.monotonic() - began < ANSWERS:  # else nobody waits for a store that hangs
             write()
         raise
+    return _n_failed(verdicts)
+
+
+def _n_failed(verdicts: Sequence[Verdict]) -> int:
+    return sum(verdict.state == "failed" for verdict in verdicts)
 
 
 def _verdicts(

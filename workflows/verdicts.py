@@ -189,7 +189,7 @@ def verdict_fields(criterion: Criterion, verdicts: Verdicts, i: int) -> dict[str
     for name, values in verdicts.features.items():
         group, _, last = name.rpartition(".")
         where = features.setdefault(group, {}) if group else features
-        where[last] = float(values[i]) if np.isfinite(values[i]) else None
+        where[last] = values[i].item() if np.isfinite(values[i]) else None
     return fields | {"gap": None, "features": features}
 
 

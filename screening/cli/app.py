@@ -11,6 +11,7 @@ from screening.cli import (
     calibrate,
     candidates,
     config,
+    criteria,
     database,
     distill,
     doctor,
@@ -32,6 +33,7 @@ EXAMPLES = {
         "run --source structures/ --max-ehull inf --unknown keep",
         "run --elements Mg --max-sites 10 --min-width 1.5",
         "run --source structures.parquet --rescore 1000",
+        "run --source structures.parquet --criterion phonon-gap",
         "run --source structures.parquet --resume",
     ),
     "runs": ("runs", "runs --out runs.csv"),
@@ -62,6 +64,7 @@ EXAMPLES = {
     ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
     "config": ("config", "config --db other.sqlite"),
+    "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
     "edos": ("fetch edos edos.parquet",),
     "phdos": ("fetch phdos phdos.parquet --method dfpt",),
@@ -105,6 +108,7 @@ _add("train", train.train)
 _add("calibrate", calibrate.calibrate)
 _add("benchmark", benchmark.benchmark)
 app.add_typer(database.app, name="db")
+_add("criteria", criteria.criteria)
 _add("config", config.config)
 _add("doctor", doctor.doctor)
 for group in (fetch.app, database.app):

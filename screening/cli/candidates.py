@@ -327,7 +327,7 @@ def _feature_columns(rows: Sequence[CandidateRow]) -> dict[Any, Any]:
     from screening.cli.fitting_table import Column
     from screening.cli.rows import flat_features
 
-    def value(name: str, row: CandidateRow) -> float | None:
+    def value(name: str, row: CandidateRow) -> float | bool | None:
         return flat_features(row.features).get(name)
 
     names = dict.fromkeys(name for row in rows for name in flat_features(row.features))

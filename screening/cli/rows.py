@@ -352,9 +352,9 @@ def verdict_title(document: CandidateDoc | ValidationDoc) -> str:
     return gap_title(criterion) or str(criterion)
 
 
-def flat_features(features: dict[str, Any] | None) -> dict[str, float | None]:
+def flat_features(features: dict[str, Any] | None) -> dict[str, float | bool | None]:
     """Features of a document by their whole names, such as ``"vb_gap.width"``."""
-    flat: dict[str, float | None] = {}
+    flat: dict[str, float | bool | None] = {}
     for name, value in (features or {}).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{last}": number for last, number in value.items()}

@@ -60,8 +60,7 @@ def run(
     criterion: Annotated[
         str,
         typer.Option(
-            help="What is looked for: vb-gap, cb-gap, transparent-conductor, steep-edge, "
-            "phonon-gap (of phonon spectra), one of an installed package, or a .yaml file.",
+            help="What is looked for: one of `screen criteria`, or a .yaml file of your own.",
         ),
     ] = "vb-gap",
     criteria: dict[str, Any],

@@ -269,7 +269,10 @@ def _features(features: dict[str, Any], engine: str | None = None) -> list[tuple
     units = {name: feature.unit for known in FEATURES.values() for name, feature in known.items()}
     by = f" by {engine}" if engine else ""
     return [
-        (_with_unit(name, units.get(name, "")) + by, _number(value))
+        (
+            _with_unit(name, units.get(name, "")) + by,
+            value if isinstance(value, bool) else _number(value),
+        )
         for name, value in flat_features(features).items()
     ]
 

@@ -26,6 +26,7 @@ Sort = Literal["number", "condition"]
 Values = Any  # float or ndarray, shape (B,)
 
 MAX_LENGTH = 2000  # characters
+MAX_DEPTH = 60  # levels of nesting; each is some frames of Python's stack
 _ARITHMETIC: dict[type[ast.AST], Callable[[Values, Values], Values]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -99,8 +100,8 @@ class Expression:
         try:
             tree = ast.parse(text, mode="eval").body
         except SyntaxError as error:
-            place = f", column {error.offset}" if error.offset else ""
-            raise ScreeningError(f"{what}{place}: {error.msg}: {text}") from None
+            column = error.offset or len(text) + 1  # 0 where it ends too early
+            raise ScreeningError(f"{what}, column {column}: {error.msg}: {text}") from None
         except (ValueError, RecursionError, MemoryError):
             raise ScreeningError(f"{what}: cannot be read: {text[:60]}") from None
         checker = _Checker(what, names, text)
@@ -126,9 +127,15 @@ class _Checker:
     def __init__(self, what: str, names: Mapping[str, Sort], text: str) -> None:
         self.what, self.names, self.text = what, names, text
         self.used: list[str] = []
+        self.depth = 0
 
     def expect(self, node: ast.expr, sort: Sort) -> None:
-        if (found := self.sort(node)) != sort:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.error(node, f"nested more than {MAX_DEPTH} levels deep")
+        found = self.sort(node)
+        self.depth -= 1
+        if found != sort:
             part = ast.get_source_segment(self.text, node)
             raise self.error(node, f"{part} is a {found}, needed is a {sort}")
 

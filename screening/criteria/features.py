@@ -57,7 +57,7 @@ class PhdosMeasure(UserInput):
         By so many modes what is below the gap may differ from the three acoustic branches.
     """
 
-    empty: float = Field(default=0.02, gt=0, lt=1)
+    empty: float = Field(default=0.05, gt=0, lt=1)
     mode_tolerance: float = Field(default=0.5, gt=0, lt=3)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from models.spectra.spectrum import EnergyGrid
-from screening.criteria.interface import Criterion, Spectra, Verdicts
+from screening.criteria.interface import Criterion, Verdicts
 from screening.gap import find_gaps
 from screening.gap_criteria import GapCriteria
 
@@ -17,21 +18,22 @@ VB_GAP, CB_GAP = "vb-gap", "cb-gap"
 
 @dataclass(frozen=True)
 class GapCriterion(Criterion):
-    """A VB gap (``"vb-gap"``, the default), or a CB gap (``"cb-gap"``).
+    """A gap just below the valence band edge, or just above the conduction band edge.
 
-    Both are defined by the numbers of :class:`screening.gap_criteria.GapCriteria`; the verdicts are
-    those of :func:`screening.gap.find_gaps`, energies and scores in eV. Source of the VB gap: Kong
-    et al., Nature Communications 13, 949 (2022), 'Predicting electronic DOS'. The CB gap is its
-    mirror image above the conduction band edge.
+    They are ``"vb-gap"``, the default, and ``"cb-gap"``. Both are defined by the numbers of
+    :class:`screening.gap_criteria.GapCriteria`; the verdicts are those of
+    :func:`screening.gap.find_gaps`, energies and scores in eV. Source of the VB gap: Kong et al.,
+    Nature Communications 13, 949 (2022), 'Predicting electronic DOS'. The CB gap is its mirror
+    image above the conduction band edge.
 
     Parameters
     ----------
     criteria : GapCriteria
     """
 
+    spectra = "edos"
+    unit = "eV"
     criteria: GapCriteria = field(default_factory=GapCriteria)
-    spectra: Spectra = "edos"
-    unit: str = "eV"
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -49,6 +51,11 @@ class GapCriterion(Criterion):
         names = ("lower_edge", "upper_edge", "width", "max_dos")
         features = {name: getattr(gaps, name) for name in names}
         return Verdicts(gaps.is_gap, gaps.score, features, gaps=gaps)
+
+    def definition(self) -> dict[str, Any]:
+        """Its limits."""
+        limits = self.criteria.model_dump(mode="json")
+        return {"name": self.name, "spectra": self.spectra, "unit": self.unit, "criteria": limits}
 
 
 def gap_title(name: str | None) -> str | None:
