@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 import signal
 import subprocess
