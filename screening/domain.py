@@ -145,7 +145,14 @@ class Domain:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the material is out of the domain, in words; empty if nothing says so."""
+        """Why the material is out of the domain, in words; empty if nothing says so.
+
+        The distance from the training materials is named where there is no plainer reason.
+        """
+        return self._plain_reasons or ([self._unlikeness()] if self.is_only_distant else [])
+
+    @property
+    def _plain_reasons(self) -> list[str]:
         reasons = []
         if self.unseen_elements:
             reasons.append(f"not trained on {', '.join(self.unseen_elements)}")
@@ -153,8 +160,6 @@ class Domain:
             reasons.append("isolated atoms")
         if self.is_magnetic:
             reasons.append("magnetic")
-        if self._is_beyond(FAR):
-            reasons.append(self._unlikeness())
         return reasons
 
     @property
@@ -181,7 +186,7 @@ class Domain:
     @property
     def is_only_distant(self) -> bool:
         """Whether it is out of the domain for its distance from the training materials alone."""
-        return len(self.reasons) == 1 and self._is_beyond(FAR)
+        return not self._plain_reasons and self._is_beyond(FAR)
 
     def _is_beyond(self, percentile: float) -> bool:
         return self.training_percentile is not None and self.training_percentile > percentile

@@ -616,23 +616,13 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
 def candidate_counts(store: ScreeningStore, run: Run) -> dict[str, int]:
     """Candidates of a run in each state, the positives, and what a second model did to them.
 
-    Of the positives also those in the domain of the model and those near it.
-
     Parameters
     ----------
     store : ScreeningStore
     run : Run
     """
-
-    def positives(**equal: str) -> int:
-        asked = conditions(run_id=run.run_id, is_positive=True, **equal)
-        return store.count(Query(CANDIDATES, asked))
-
-    counts = store.candidate_counts(run.run_id) | {
-        "positive": positives(),
-        "positive_in_domain": positives(in_domain="yes"),
-        "positive_near_domain": positives(in_domain="near"),
-    }
+    positives = Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True))
+    counts = store.candidate_counts(run.run_id) | {"positive": store.count(positives)}
     return counts | rescoring_counts(store, run)
 
 

@@ -67,12 +67,22 @@ def runs(
     wide: options.Wide = False,
 ) -> None:
     """List the runs with their states and counts, newest first."""
+    from db.collections import CANDIDATES, Query, conditions
     from db.open import open_store
     from screening.cli.rows import RunRow, deliver
     from screening.cli.stored import existing
 
     with open_store(existing(db)) as store:
-        rows = [RunRow.of(run, store.candidate_counts(run.run_id)) for run in store.runs()]
+        rows = [
+            RunRow.of(
+                run,
+                store.candidate_counts(run.run_id),
+                store.count_by(
+                    Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True)), "in_domain"
+                ),
+            )
+            for run in store.runs()
+        ]
     deliver(RunRow, rows, lambda: _runs_table(rows), out, as_json, wide)
 
 

@@ -279,7 +279,7 @@ class RunRow:
     attribution: str | None
 
     @classmethod
-    def of(cls, run: Run, states: dict[str, int]) -> Self:
+    def of(cls, run: Run, states: dict[str, int], domains: dict[str | None, int]) -> Self:
         """Row of a run whose candidates are in these states.
 
         Parameters
@@ -287,6 +287,8 @@ class RunRow:
         run : Run
         states : dict of str to int
             Candidates in each state.
+        domains : dict of str or None to int
+            Positives by their `in_domain`.
         """
         named = ("rejected", "pending", "failed", "screened")
         counts = {name: states.get(name, 0) for name in named}
@@ -295,8 +297,13 @@ class RunRow:
             "database_version": run.source.get("database_version"),
             "attribution": run.source.get("attribution"),
         }
-        positive = {name: run.counts.get(name) for name in ("positive", "positive_in_domain")}
-        return cls(**_same(cls, run) | counts | of_source | positive, criterion=criterion_name(run))
+        is_known = set(domains) - {None}
+        return cls(
+            **_same(cls, run) | counts | of_source,
+            criterion=criterion_name(run),
+            positive=run.counts.get("positive"),
+            positive_in_domain=domains.get("yes", 0) if is_known else None,
+        )
 
 
 Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from screening.nearest import NearestMaterial
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
-_UNKNOWN_DOMAIN = {
-    None: "not known: the run's program did not look, or has no radius of an element",
-    False: "not known: how far it is from the training materials is not",
-}
+_UNKNOWN_ATOMS = "the run's program did not look, or has no radius of an element"
+_UNKNOWN_DISTANCE = "how far it is from the training materials is not known"
 _NEAR = 1.0  # eV from a band edge
 _LEAST = 0.005  # states; parts with less are not listed
 
@@ -68,9 +66,7 @@ def show(
                 structure = find_electronic_structure(store, of_run, candidate)
                 nearest = find_nearest_materials(store, of_run, candidate, prediction)
             except (ModelError, ScreeningError) as error:
-                stderr().print(
-                    f"No predicted band gap, no DOS by element, no nearest materials: {error}"
-                )
+                stderr().print(f"No predicted band gap and no DOS by element: {error}")
     attribution = attribution_of(material_id, of_run)
     if plot is not None:
         band = None
@@ -288,14 +284,13 @@ def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     if candidate.is_positive is None:
         return []
     domain = Domain.of_document(candidate)
-    words = {
-        "no": f"no: {', '.join(domain.reasons)}",
-        "near": f"near: {', '.join(domain.reservations)}",
-        "yes": "yes",
-        None: _UNKNOWN_DOMAIN[domain.is_outside],
-    }
+    words = domain.in_domain or "not known"
+    if because := domain.reasons or domain.reservations:
+        words += f": {', '.join(because)}"
+    elif domain.in_domain is None:
+        words += f": {_UNKNOWN_DISTANCE if domain.is_outside is False else _UNKNOWN_ATOMS}"
     remarks = [("remark", remark) for remark in domain.remarks]
-    return [("in the domain of the model", words[domain.in_domain]), *remarks]
+    return [("in the domain of the model", words), *remarks]
 
 
 def _predicted(structure: ElectronicStructure | None) -> list[tuple[str, Any]]:

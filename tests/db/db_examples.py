@@ -85,6 +85,9 @@ def candidate(number: int = 1, run_id: str = "run-1", **changes: Any) -> Candida
         "unseen_elements": ["Na"] if number != 3 else [],
         "has_isolated_atoms": False,
         "out_of_domain": number != 3,
+        "in_domain": "no" if number != 3 else "near",
+        "training_percentile": 80.0 + number,
+        "exceeds_training_cells": False,
     }
     return CandidateDoc(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
 
@@ -99,6 +102,11 @@ def verdict(number: int = 1, run_id: str = "run-1", **changes: Any) -> Verdict:
         "score": 0.5 + number,
         "probability": 0.75,
         "expected_error": 0.125,
+        "unseen_elements": [],
+        "out_of_domain": False,
+        "in_domain": "yes",
+        "training_percentile": 12.5,
+        "exceeds_training_cells": True,
     }
     return Verdict(run_id=run_id, material_id=f"mp-{number}", **(values | changes))
 
@@ -112,6 +120,8 @@ def prediction(number: int = 1, model_id: str = "mat2spec-1", **changes: Any) ->
         "spectrum": np.random.default_rng(number).random(GRID.size),
         "gap": gap(),
         "score": float(number),
+        "member_spread": 0.01 * number,
+        "training_distance": 0.1 * number,
         "created_at": START,
     }
     return PredictionDoc(material_id=f"mp-{number}", model_id=model_id, **(values | changes))

@@ -54,6 +54,9 @@ def filled(store: ScreeningStore) -> ScreeningStore:
         verdict(
             i,
             is_positive=i % 3 == 0,
+            unseen_elements=[] if i == 3 else ["Na"],
+            out_of_domain=i != 3,
+            in_domain="near" if i == 3 else "no",
             gap=gap(
                 width=i / 10,
                 upper_edge=-i / 20,
@@ -89,6 +92,8 @@ def test_candidates_by_numbers(filled: ScreeningStore) -> None:
         filled, "run-1", is_positive=True, score=(3.0, 16.0), sort_by="score", descending=True
     )
     assert numbers(best) == [15, 12, 9, 6, 3]
+    for words, known in {("near",): [3], ("yes", "near"): [3], ("yes",): []}.items():
+        assert numbers(find_candidates(filled, "run-1", in_domain=words)) == known
 
 
 def test_candidates_by_kind_robustness_and_margins(filled: ScreeningStore) -> None:

@@ -236,8 +236,11 @@ def test_a_verdict_changes_only_its_fields(store: ScreeningStore) -> None:
     assert store.apply_verdicts([verdict(1)]) == 1
     first, second = store.candidates("run-1", with_structure=True, sort_by="material_id")
     said = {"state": "screened", "model_id": "mat2spec-1", "gap": gap(), "is_positive": True}
-    said |= {"is_positive_per_atom": False, "probability": 0.75, "expected_error": 0.125}
-    assert first == candidate(1).model_copy(update=said | {"score": 1.5})
+    said |= {"is_positive_per_atom": False, "score": 1.5}
+    said |= {"probability": 0.75, "expected_error": 0.125}
+    said |= {"unseen_elements": [], "out_of_domain": False, "in_domain": "yes"}
+    said |= {"training_percentile": 12.5, "exceeds_training_cells": True}
+    assert first == candidate(1).model_copy(update=said)
     assert second == candidate(2)
 
 

@@ -18,7 +18,9 @@ from db.questions import agreements
 from models.errors import ModelError
 from models.spectra.metrics import mae
 from models.training.card import trained_elements
+from models.training.materials import load_training_materials
 from models.zoo import ZOO, model_id
+from screening.domain import FAR, NEAR
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
@@ -29,6 +31,7 @@ from workflows.progress import reporting_to
 from workflows.rescoring import RESCORE_WITH
 from workflows.screening import ScreeningFlowMaker, candidate_counts
 from workflows.validation import ValidationFlowMaker
+from workflows.verdicts import prediction_key
 
 N = 6  # the second model refuses the sixth and the seventh
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Th", "N"), ("Li", "Mg"), ("Ti", "C"), ("Gd", "N")]
@@ -354,7 +357,14 @@ def test_a_candidate_is_in_or_out_of_the_domain_of_the_model_that_judged_it(make
         model = candidate.model_id.rpartition("-")[0]
         unseen = trained_elements(model).unseen(candidate.elements)
         assert candidate.unseen_elements == unseen
-        assert candidate.out_of_domain == (bool(unseen) or candidate.has_isolated_atoms)
+        materials = load_training_materials(ZOO / model)
+        percentile = candidate.training_percentile
+        with open_store(maker.db) as store:
+            (prediction,) = store.predictions([prediction_key(candidate, candidate.model_id)])
+        assert percentile == materials.percentile(prediction.training_distance)
+        outside = bool(unseen) or candidate.has_isolated_atoms or percentile > FAR
+        assert candidate.out_of_domain == outside
+        assert candidate.in_domain == ("no" if outside else "near" if percentile > NEAR else "yes")
 
 
 def test_dft_is_compared_with_the_prediction_whose_verdict_the_candidate_has(maker):
