@@ -139,7 +139,7 @@ def test_bad_input_ends_in_one_line(screen, run):
     )
     one_line(screen("validate", "--preset", "slow"), "--preset", "'slow' is not one of 'fast'")
     one_line(
-        screen("validate", "--draw", "worst"), "--draw", "'worst' is not one of 'best', 'random'"
+        screen("validate", "--strategy", "worst"), "--strategy", "'worst' is not one of 'best'"
     )
     one_line(
         screen("validate", "--where", "moon"),
@@ -443,14 +443,14 @@ def test_metrics_json(screen, measured):
 
 
 @pytest.mark.parametrize(
-    ("draw", "words"),
+    ("strategy", "words"),
     [("best", "the 1 best of 3"), ("random", "1 of 3, drawn at random")],
 )
-def test_metrics_say_how_few_positives_were_chosen(screen, run, formula, draw, words):
-    assert screen("validate", "--limit", 1, "--draw", draw).code == 0
+def test_metrics_say_how_few_positives_were_chosen(screen, run, formula, strategy, words):
+    assert screen("validate", "--limit", 1, "--strategy", strategy).code == 0
     (found,) = json.loads(screen("metrics", "--json").out)["metrics"]
     assert words in found["design"]
-    assert (found["screened_precision"]["value"] is None) == (draw == "best")
+    assert (found["screened_precision"]["value"] is None) == (strategy == "best")
     assert found["screened_precision"]["low"] == 0
 
 
