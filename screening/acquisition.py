@@ -21,7 +21,7 @@ from screening.strategies import Strategy
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 NO_PROBABILITIES = (
     "{} needs probabilities, and the candidates have none: calibrate the model with `screen "
-    "calibrate` and run again, or use --strategy best"
+    "calibrate` and run again, or use {}"
 )
 _TRIED = 50  # candidates that `budget` tries to fit in before the others
 
@@ -123,10 +123,10 @@ def choose(
     >>> choose(pool, "diverse")
     ['a', 'c', 'b']
     """
-    order = _order(pool, strategy, seed)
-    taken: Sequence[int] = order.tolist()
     if strategy == "budget" and budget is None:
         raise ScreeningError("--strategy budget needs a --budget, such as 40h")
+    order = _order(pool, strategy, seed)
+    taken: Sequence[int] = order.tolist()
     if budget is not None:
         _check_budget(pool, budget)
         if strategy == "budget":
@@ -145,7 +145,7 @@ def _order(pool: Pool, strategy: Strategy, seed: str) -> np.ndarray:
         raise ScreeningError(f"--strategy {strategy}: use {', '.join(STRATEGIES)}")
     needs_probabilities = strategy not in ("best", "diverse")
     if needs_probabilities and len(pool) and np.isnan(pool.probabilities).all():
-        raise ScreeningError(NO_PROBABILITIES.format(f"--strategy {strategy}"))
+        raise ScreeningError(NO_PROBABILITIES.format(f"--strategy {strategy}", "--strategy best"))
     return np.lexsort((-pool.scores, _KEYS[strategy](pool)))
 
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 Sortable = Literal[
     "score",
+    "probability",
     "width",
     "kind",
     "robust",
@@ -119,6 +120,7 @@ def candidates(
     """List the candidates of a run."""
     from db import questions
     from db.open import open_store
+    from screening.acquisition import NO_PROBABILITIES
     from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
@@ -169,6 +171,8 @@ def candidates(
                 **filters,
             )
             asked = list(sequence)
+            if sort == "probability" and asked and all(c.probability is None for c in asked):
+                raise ScreeningError(NO_PROBABILITIES.format("--sort probability", "--sort score"))
     rows = [CandidateRow.of(candidate, of_run) for candidate in asked[:limit]]
     title = f"{len(rows)} candidates of run {of_run.run_id}"
     if len(asked) > len(rows):
@@ -230,6 +234,8 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
         Column("kind", 7): "gap_kind",
         Column("robust", 8): "gap_robust",
     }
+    if any(row.probability is not None for row in rows):
+        columns[Column("probability", 4)] = _probability
     if any(row.first_model_id for row in rows):
         columns[Column("judged by", 9)] = lambda row: model_name(row.model_id or "") or None
         columns[Column("first positive", 9)] = "first_is_positive"
@@ -239,6 +245,10 @@ def candidates_table(title: str, rows: Sequence[CandidateRow]) -> Any:
     if any(row.reason for row in rows):
         columns[Column("reason", 1, folds=True)] = "reason"
     return table_of(title, columns, rows)
+
+
+def _probability(row: CandidateRow) -> str | None:
+    return None if row.probability is None else f"{row.probability:.2f}"
 
 
 def _width(row: CandidateRow) -> str | None:

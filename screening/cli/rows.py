@@ -42,6 +42,7 @@ class CandidateRow:
     gap_margin_min_upper_edge: float | None
     gap_margin_max_upper_edge: float | None
     score: float | None
+    probability: float | None
     is_positive: bool | None
     is_positive_per_atom: bool | None
     out_of_domain: bool | None

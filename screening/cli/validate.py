@@ -186,6 +186,9 @@ def _plan_in_words(plan: ValidationPlan, maker: DosMaker) -> str:
     if n := sum(maker.recipe_for(c.elements) != maker.recipe for c in plan.todo):
         words += f" ({n} with stand-ins for lanthanides)"
     words += f", {plan.reused} there already"
+    known = [c.probability for c in plan.todo if c.is_positive and c.probability is not None]
+    if known:
+        words += f"; about {sum(known):.1f} of {len(known)} positives are expected to be confirmed"
     if plan.left_out:
         words += (
             f"; {len(plan.left_out)} positives out of the model's domain are left out "
@@ -239,6 +242,7 @@ def _plan_document(
                 "nsites": candidate.nsites,
                 "recipe": maker.recipe_for(candidate.elements),
                 "is_positive": candidate.is_positive,
+                "probability": candidate.probability,
                 "estimated_seconds": seconds,
             }
             for candidate, seconds in zip(plan.todo, cost.seconds, strict=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.dos import Dos
 from scipy.stats import wasserstein_distance
 
@@ -599,6 +600,112 @@ def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, r
         ("gpaw", {}, 2),
         ("vasp", {"best": sorted(POSITIVES[:3])}, 0),
     ]
+
+
+# strategies
+
+
+def put_probabilities(store, probabilities):
+    """Of positives of `run-1`, by name."""
+    known = store.candidates("run-1", material_ids=list(probabilities), with_structure=True)
+    store.upsert_candidates(
+        [c.model_copy(update={"probability": probabilities[c.material_id]}) for c in known]
+    )
+
+
+PROBABLE = {"p-2": 0.3, "p-0": 0.5, "p-3": 0.9, "p-1": 0.6}
+ONE = 48.8  # s, what Al takes if nothing is known
+
+
+def test_a_strategy_chooses_by_what_the_run_says(store, run):
+    for strategy in ("probability", "uncertainty", "budget"):
+        with pytest.raises(ScreeningError, match="needs probabilities"):
+            plan(store, run, n_random=0, strategy=strategy, budget=1000)
+    put_probabilities(store, PROBABLE)
+
+    def chosen(**options):
+        return ids(plan_dry(store, run, n_random=0, **options))
+
+    assert chosen(strategy="probability", limit=2) == ["p-3", "p-1"]
+    assert chosen(strategy="uncertainty", limit=2) == ["p-0", "p-1"]
+    assert chosen(strategy="diverse") == POSITIVES  # all are of one family
+    assert chosen(strategy="budget", budget=3.5 * ONE) == ["p-3", "p-1", "p-0"]
+
+
+def plan_dry(store, run, **options):
+    maker = AnalyticDosMaker()
+    return choose_validation(store, run, maker, **options)
+
+
+def test_the_best_of_each_family_comes_first(store):
+    salt = Structure(Lattice.cubic(3), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    other = Structure(Lattice.cubic(3.1), ["Cs", "I"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    structures = {"a": salt, "b": other, "c": crystal(0)}
+    run = put_run(store, structures, ["a", "b", "c"])
+    assert ids(plan_dry(store, run, n_random=0, strategy="diverse")) == ["a", "c", "b"]
+
+
+def test_random_negatives_have_their_part_of_the_budget_first(store, run):
+    planned = plan_dry(store, run, n_random=3, budget=5.5 * ONE)
+    assert [c.is_positive for c in planned.todo] == [True, True, False, False, False]
+    with pytest.raises(ScreeningError, match=r"5 random negatives take about 0.1 hours, all of"):
+        plan_dry(store, run, n_random=5, budget=4 * ONE)
+    with pytest.raises(ScreeningError, match="less than the cheapest"):
+        plan_dry(store, run, n_random=3, budget=3.5 * ONE)
+
+
+def test_a_budget_is_for_what_is_not_calculated_yet(store, run):
+    first = work_off(store, run, budget=2.5 * ONE)
+    assert ids(first) == POSITIVES[:2]
+    put_run_again = store.run("run-1")
+    assert ids(work_off(store, put_run_again, budget=1.5 * ONE)) == POSITIVES[2:3]
+    assert positives_of(store, run) == Group(4, ranked=Sample(3, 0))
+    assert ids(work_off(store, run, budget=9 * ONE)) == POSITIVES[3:]
+    assert ids(work_off(store, run, budget=9 * ONE)) == []
+
+
+def test_what_was_interrupted_goes_on_before_anything_new(store, run):
+    put_probabilities(store, PROBABLE)
+    options = {"strategy": "budget", "budget": 2.5 * ONE}
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-3", "p-1"]
+    put_verdict(store, 3, True)  # then it was interrupted
+    put_probabilities(store, PROBABLE | {"p-2": 0.99})  # which does not matter
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-1"]
+    put_verdict(store, 1, None)  # it failed: it is repeated, and new ones are chosen
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-2", "p-1"]
+
+
+def test_drawn_ones_stay_drawn_beside_any_strategy(store):
+    structures = materials(n_positive=12, n_negative=0)
+    run = put_run(store, structures, sorted(structures))
+    drawn = set(ids(work_off(store, run, limit=6, strategy="random")))
+    put_probabilities(store, {name: i / 12 for i, name in enumerate(sorted(structures))})
+    by_probability = set(ids(work_off(store, run, limit=3, strategy="probability")))
+    best = set(run.selection[:2])
+    work_off(store, run, limit=2)
+    ranked = best | {"p-7", "p-8", "p-9"}  # p-11 and p-10 sort before
+    assert by_probability == ranked - best - drawn
+    found = positives_of(store, run)
+    assert found == Group(12, ranked=Sample(5, 0), drawn=Sample(len(drawn - ranked), 0))
+    assert found.design == (
+        f"5 of 12 by best and probability and {len(drawn - ranked)} of the other 7, drawn at random"
+    )
+    assert "the 5 best" in Group(12, ranked=Sample(5, 0)).design
+
+
+def test_notes_of_older_programs_are_understood(store, run):
+    note = {"engine": "gpaw", "recipe": RECIPE, "n_best": 2, "drawn": ["p-1"]}
+    noted = run.model_copy(update={"parameters": run.parameters | {"validation_choices": [note]}})
+    store.put_run(noted)
+    for i in (2, 1):
+        put_verdict(store, i, True)
+    assert positives_of(store, store.run("run-1")) == Group(
+        4, ranked=Sample(1, 0), drawn=Sample(1, 0), missing=1
+    )
+    work_off(store, store.run("run-1"), limit=3)
+    assert positives_of(store, store.run("run-1")) == Group(
+        4, ranked=Sample(3, 0), drawn=Sample(1, 0)
+    )
 
 
 def test_only_what_the_run_asked_for_counts(store):
