@@ -24,7 +24,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.special import betaincinv
@@ -312,17 +312,20 @@ class Group:
     size : int
         Materials with this prediction.
     ranked : Sample
-        Chosen by rank, the best first: they say nothing of the others.
+        Chosen by rank: they say nothing of the others.
     drawn : Sample
         Drawn at random from the others.
     missing : int
         Chosen by rank as well, but not calculated yet.
+    strategies : tuple of str
+        By which rank (:func:`screening.acquisition.choose`); the score's if it is not said.
     """
 
     size: int
     ranked: Sample = Sample()
     drawn: Sample = Sample()
     missing: int = 0
+    strategies: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _check_counts(self, ("size", "missing"))
@@ -365,6 +368,8 @@ class Group:
             words = f"{n_drawn} of {self.size}, drawn at random" if n_drawn else "none"
         else:
             words = f"the {n_ranked} best of {self.size}"
+            if set(self.strategies) - {"best"}:
+                words = f"{n_ranked} of {self.size} by {' and '.join(self.strategies)}"
             others = f"the other {self.size - n_ranked}"
             words += f" and {n_drawn} of {others}, drawn at random" if n_drawn else ""
             words += "" if n_drawn else f" (so nothing is known of {others})"

@@ -130,12 +130,13 @@ def _positives(
 ) -> Group:
     """The predicted positives, best first, from all of its validations by an engine and recipe."""
     calculated = {d.material_id: d for d in documents}.keys() & set(selection)
-    by_rank = {*selection[: choice.n_best], *(calculated - choice.drawn)}
+    by_rank = choice.by_rank(selection) | (calculated - choice.drawn)
     return Group(
         len(selection),
         ranked=_sample([d for d in documents if d.material_id in by_rank]),
         drawn=_sample([d for d in documents if d.material_id in calculated - by_rank]),
         missing=len(by_rank - calculated),
+        strategies=choice.strategies,
     )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from db.collections import VALIDATIONS, Condition, Query, batched, conditions
 from db.documents import CandidateDoc, Run, ValidationDoc
 from db.store import BATCH, ScreeningStore
+from models.crystal import Crystal
+from screening.acquisition import Pool, choose, shuffled
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
+from screening.families import family_of
+from screening.strategies import Strategy
 from workflows.dos.base import DosMaker
-from workflows.dos.cost import CostEstimate, estimate_cost
+from workflows.dos.cost import Cell, CostEstimate, estimate_cost
 from workflows.dos.document import recipe_without_stand_ins
 
 RANDOM_NEGATIVES = 49  # as in the paper
-DRAWS = ("best", "random")  # how positives are chosen if not all of them are calculated
 CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`
 
 
@@ -69,7 +73,8 @@ def choose_validation(
     *,
     n_random: int = RANDOM_NEGATIVES,
     limit: int | None = None,
-    draw: str = "best",
+    strategy: Strategy = "best",
+    budget: float | None = None,
     in_domain: bool = False,
 ) -> ValidationPlan:
     """Choose predicted positives and random predicted negatives that need a calculation.
@@ -88,10 +93,14 @@ def choose_validation(
         fewer are the first of more: asking for 10 and later for 49 calculates 49.
     limit : int, optional
         Positives at most.
-    draw : str
-        Which positives: the ``"best"``, so that most gaps are found, but nothing is known of the
-        others; or ``"random"`` ones, so that precision and recall of the whole can be estimated.
-        These depend on the run only, as the negatives do.
+    strategy : str
+        Which positives; see :func:`screening.acquisition.choose`. Of those that it leaves nothing
+        is known, but for ``"random"``: precision and recall of the whole can be estimated. These
+        depend on the run only, as the negatives do.
+    budget : float, optional
+        Estimated time in s for all that is not calculated yet; the negatives have theirs first.
+        What the same strategy chose before and was not begun, as after an interruption, comes
+        before all else, and nothing new with it.
     in_domain : bool
         Leave out what the model cannot know (:class:`screening.domain.Domain`); of what it is
         not known whether it can, stays.
@@ -99,7 +108,8 @@ def choose_validation(
     Raises
     ------
     ScreeningError
-        If there is no such draw, or the run's criterion judges what no engine calculates.
+        If the strategy is not known or needs what the run has not, or the budget is too small; or
+        if the run's criterion judges what no engine calculates.
     """
     criterion = criterion_of(run.parameters)
     if criterion.spectra != "edos":
@@ -107,22 +117,24 @@ def choose_validation(
             f"run {run.run_id}: its criterion {criterion.name} judges the phonon DOS, which no DFT "
             "engine here calculates"
         )
-    if draw not in DRAWS:
-        raise ScreeningError(f"--draw {draw}: use {' or '.join(DRAWS)}")
     outside = outside_domain(store, run) if in_domain else {}
-    positives = run.selection if draw == "best" else _shuffled(run, run.selection)
-    positives = [material_id for material_id in positives if material_id not in outside][:limit]
+    names = [material_id for material_id in run.selection if material_id not in outside]
     negatives = predicted_negatives(store, run, in_domain)[:n_random]
-    of_kind = maker.engine, maker.recipe
-    noted = _with_choice(store, run, *of_kind, positives, draw, in_domain, n_random)
-    candidates = _with_structures(store, run, [*positives, *negatives])
-    recipes = [maker.recipe_for(candidate.elements) for candidate in candidates]
-    known = _calculations(store, map(_structure_hash, candidates), maker.engine, recipes)
+    run = store.run(run.run_id)
+    before = Choice.of(run, maker.engine, maker.recipe)
+    if budget is not None:
+        controls = _pool(store, maker, _candidates(store, run, negatives))
+        budget = _left_of(budget, controls)
+        names = _interrupted(store, run, maker, names, before.taken_by(strategy)) or names
+    known = _candidates(store, run, names, with_structure=strategy == "diverse")
+    pool = _pool(store, maker, known)
+    positives = choose(pool, strategy, limit=limit, budget=budget, seed=run.run_id)
+    noted = _with_choice(store, run, maker, positives, strategy, in_domain, n_random)
+    candidates = _candidates(store, run, [*positives, *negatives], with_structure=True)
     todo: dict[str, CandidateDoc] = {}
     shared: list[ValidationDoc] = []
-    for candidate, recipe in zip(candidates, recipes, strict=True):
+    for candidate, recipe, same in _calculations(store, maker, candidates):
         structure = _structure_hash(candidate)
-        same = known.get((structure, recipe), {})
         usable = [document for document in same.values() if _is_usable(document)]
         if not usable and structure not in todo:
             todo[structure] = candidate
@@ -143,10 +155,60 @@ def plan_cost(store: ScreeningStore, plan: ValidationPlan, maker: DosMaker) -> C
     plan : ValidationPlan
     maker : DosMaker
     """
+    return _estimate(store, maker, plan.todo)
+
+
+def _estimate(
+    store: ScreeningStore, maker: DosMaker, candidates: Iterable[CandidateDoc]
+) -> CostEstimate:
     finished = store.validations(engine=maker.engine, state="done")
     same = (v for v in finished if recipe_without_stand_ins(v.recipe) == maker.recipe)
-    known = [(v.nsites, v.wall_time) for v in same if v.wall_time]
-    return estimate_cost([c.nsites for c in plan.todo], known, maker.first_atom_time)
+    known = [(Cell(v.formula, v.nsites), v.wall_time) for v in same if v.wall_time]
+    cells = [Cell(c.formula, c.nsites) for c in candidates]
+    return estimate_cost(cells, known, maker.first_atom_time)
+
+
+def _pool(store: ScreeningStore, maker: DosMaker, candidates: Sequence[CandidateDoc]) -> Pool:
+    """What is known of candidates; of those with a structure also their family."""
+    calculated = [
+        any(map(_is_usable, same.values())) for *_, same in _calculations(store, maker, candidates)
+    ]
+    return Pool(
+        names=[c.material_id for c in candidates],
+        scores=np.array([c.score for c in candidates], float),
+        probabilities=np.array([c.probability for c in candidates], float),
+        seconds=np.array(_estimate(store, maker, candidates).seconds),
+        families=[
+            family_of(Crystal.from_dict(c.structure)) if c.structure else None for c in candidates
+        ],
+        paid=np.array(calculated, bool),
+    )
+
+
+def _left_of(budget: float, controls: Pool) -> float:
+    """What the random negatives leave of a budget, in s.
+
+    Raises
+    ------
+    ScreeningError
+        If that is nothing.
+    """
+    seconds = float(controls.seconds[~controls.paid].sum())
+    if 0 < budget <= seconds:
+        raise ScreeningError(
+            f"{(~controls.paid).sum()} random negatives take about {seconds / 3600:.1f} hours, "
+            "all of the budget: raise --budget, or take fewer with --random"
+        )
+    return budget - seconds
+
+
+def _interrupted(
+    store: ScreeningStore, run: Run, maker: DosMaker, names: Sequence[str], taken: Collection[str]
+) -> list[str]:
+    """Those of some positives that were chosen before and not even begun."""
+    waiting = _candidates(store, run, [name for name in names if name in taken])
+    calculations = _calculations(store, maker, waiting)
+    return [candidate.material_id for candidate, _, same in calculations if not same]
 
 
 def outside_domain(store: ScreeningStore, run: Run) -> dict[str, CandidateDoc]:
@@ -173,14 +235,8 @@ def predicted_negatives(store: ScreeningStore, run: Run, in_domain: bool) -> lis
     """
     screened = store.candidates(run.run_id, state="screened", is_positive=False)
     outside: dict[str, bool] = {c.material_id: bool(c.out_of_domain) for c in screened}
-    return [name for name in _shuffled(run, outside) if not (in_domain and outside[name])]
-
-
-def _shuffled(run: Run, material_ids: Iterable[str]) -> list[str]:
-    """The same order each time for a run, so that few materials are the first of more."""
-    shuffled = sorted(material_ids)
-    random.Random(run.run_id).shuffle(shuffled)
-    return shuffled
+    order = shuffled(outside, seed=run.run_id)
+    return [name for name in order if not (in_domain and outside[name])]
 
 
 @dataclass(frozen=True)
@@ -189,11 +245,13 @@ class Choice:
 
     Parameters
     ----------
-    n_best : int
-        So many were chosen by their rank.
+    ranked : mapping of str to frozenset of str
+        What each strategy but ``"random"`` chose.
     drawn : frozenset of str
-        Drawn at random; those of them that are among the best count as chosen by rank, the rest is
-        then a random part of the others.
+        Drawn at random; those of them that a strategy chose as well count as chosen by rank, the
+        rest is then a random part of the others.
+    n_best : int
+        So many of the best were chosen by older programs, which noted no names.
     in_domain : bool
         All were chosen, negatives as well, among what the model can know.
     n_random : int or None
@@ -201,8 +259,9 @@ class Choice:
         among all, so that the first ones do not count twice.
     """
 
-    n_best: int = 0
+    ranked: Mapping[str, frozenset[str]] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
+    n_best: int = 0
     in_domain: bool = False
     n_random: int | None = None
 
@@ -218,12 +277,26 @@ class Choice:
         for note in run.parameters.get(CHOICES, []):
             if (note["engine"], note["recipe"]) == (engine, recipe):
                 return cls(
-                    note["n_best"],
+                    {k: frozenset(names) for k, names in note.get("ranked", {}).items()},
                     frozenset(note["drawn"]),
+                    note.get("n_best", 0),
                     note.get("in_domain", False),
                     note.get("n_random"),
                 )
         return cls()
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Those that chose by rank."""
+        return tuple(sorted({*self.ranked, *(["best"] if self.n_best else [])}))
+
+    def taken_by(self, strategy: str) -> frozenset[str]:
+        """What a strategy chose, as far as names are noted."""
+        return self.drawn if strategy == "random" else self.ranked.get(strategy, frozenset())
+
+    def by_rank(self, selection: Sequence[str]) -> set[str]:
+        """Those of the positives, best first, that any strategy chose by rank."""
+        return {*selection[: self.n_best], *frozenset().union(*self.ranked.values())} & {*selection}
 
     def among(self, in_domain: bool, n_random: int, is_first: bool) -> Choice:
         """The same after another choice among the model's domain, or among all.
@@ -259,8 +332,9 @@ class Choice:
         own: dict[str, Any] = {
             "engine": engine,
             "recipe": recipe,
-            "n_best": self.n_best,
+            "ranked": {strategy: sorted(names) for strategy, names in self.ranked.items()},
             "drawn": sorted(self.drawn),
+            "n_best": self.n_best,
             "in_domain": self.in_domain,
             "n_random": self.n_random,
         }
@@ -271,49 +345,53 @@ class Choice:
 def _with_choice(
     store: ScreeningStore,
     run: Run,
-    engine: str,
-    recipe: str,
+    maker: DosMaker,
     positives: Sequence[str],
-    draw: str,
+    strategy: str,
     in_domain: bool,
     n_random: int,
 ) -> Run:
     """The run with a note on how its positives were chosen, so that metrics know."""
-    run = store.run(run.run_id)
-    before = Choice.of(run, engine, recipe)
-    if draw == "best":
-        now = replace(before, n_best=max(before.n_best, len(positives)))
-    else:
-        asked = (*conditions(engine=engine), Condition("run_ids", "has", run.run_id))
+    before = Choice.of(run, maker.engine, maker.recipe)
+    if strategy == "random":
+        asked = (*conditions(engine=maker.engine), Condition("run_ids", "has", run.run_id))
         known = {
             document.material_id
             for document in store.find(Query(VALIDATIONS, asked))
-            if recipe_without_stand_ins(document.recipe) == recipe
+            if recipe_without_stand_ins(document.recipe) == maker.recipe
         }
         by_rank = known - before.drawn  # also of programs that left no note
         now = replace(before, drawn=before.drawn | (set(positives) - by_rank))
+    else:
+        names = before.taken_by(strategy) | frozenset(positives)
+        now = replace(before, ranked={**before.ranked, strategy: names} if names else before.ranked)
     now = now.among(in_domain, n_random, is_first=before == Choice())
-    return run if now == before else now.noted_in(run, engine, recipe)
+    return run if now == before else now.noted_in(run, maker.engine, maker.recipe)
 
 
-def _with_structures(store: ScreeningStore, run: Run, names: Sequence[str]) -> list[CandidateDoc]:
-    candidates = store.candidates(run.run_id, material_ids=names, with_structure=True)
+def _candidates(
+    store: ScreeningStore, run: Run, names: Sequence[str], with_structure: bool = False
+) -> list[CandidateDoc]:
+    """Candidates in the order of their names."""
+    candidates = store.candidates(run.run_id, material_ids=names, with_structure=with_structure)
     by_name = {candidate.material_id: candidate for candidate in candidates}
     return [by_name[name] for name in names]
 
 
 def _calculations(
-    store: ScreeningStore, hashes: Iterable[str], engine: str, recipes: Iterable[str]
-) -> dict[tuple[str, str], dict[str, ValidationDoc]]:
-    """Validations of these structures by structure hash and recipe, and by material."""
+    store: ScreeningStore, maker: DosMaker, candidates: Sequence[CandidateDoc]
+) -> Iterator[tuple[CandidateDoc, str, dict[str, ValidationDoc]]]:
+    """Each candidate with its recipe, and the validations of its structure by material."""
+    recipes = [maker.recipe_for(candidate.elements) for candidate in candidates]
     calculations: dict[tuple[str, str], dict[str, ValidationDoc]] = {}
     any_of = sorted(set(recipes))
-    for batch in batched(sorted(set(hashes)), BATCH):
-        asked = conditions(structure_hash=batch, engine=engine, recipe=any_of)
+    for batch in batched(sorted(set(map(_structure_hash, candidates))), BATCH):
+        asked = conditions(structure_hash=batch, engine=maker.engine, recipe=any_of)
         for document in store.find(Query(VALIDATIONS, asked)):
             of_structure = (document.structure_hash, document.recipe)
             calculations.setdefault(of_structure, {})[document.material_id] = document
-    return calculations
+    for candidate, recipe in zip(candidates, recipes, strict=True):
+        yield candidate, recipe, calculations.get((_structure_hash(candidate), recipe), {})
 
 
 def _structure_hash(candidate: CandidateDoc) -> str:

@@ -52,7 +52,8 @@ EXAMPLES = {
     ),
     "validate": (
         "validate --engine gpaw --limit 10 --random 10",
-        "validate --limit 10 --draw random --where launchpad",
+        "validate --limit 10 --strategy random --where launchpad",
+        "validate --strategy budget --budget 40h --random 20",
     ),
     "status": ("status", "status --rerun-failed"),
     "metrics": ("metrics", "metrics --json"),

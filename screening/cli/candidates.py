@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 Sortable = Literal[
     "score",
+    "probability",
     "width",
     "kind",
     "robust",
@@ -128,6 +129,7 @@ def candidates(
     """List the candidates of a run."""
     from db import questions
     from db.open import open_store
+    from screening.acquisition import NO_PROBABILITIES
     from screening.cli.rows import CandidateRow, DisagreementRow, by_criterion, deliver, has_gaps
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
@@ -184,6 +186,8 @@ def candidates(
                 **filters,
             )
             asked = list(sequence)
+            if sort == "probability" and asked and all(c.probability is None for c in asked):
+                raise ScreeningError(NO_PROBABILITIES.format("--sort probability", "--sort score"))
     rows = [CandidateRow.of(candidate, of_run) for candidate in asked[:limit]]
     title = f"{len(rows)} candidates of run {of_run.run_id}{by_criterion(of_run)}"
     if words := _domains_in_words(rows):
@@ -287,8 +291,9 @@ def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = 
         Column("atoms", 2): "nsites",
         Column("hull eV/atom", 5): "energy_above_hull",
         **(_gap_columns() if has_gaps else _feature_columns(rows)),
-        **_chances(rows),
     }
+    if any(row.probability is not None for row in rows):
+        columns[Column("probability", 2)] = _probability
     if any(row.in_domain for row in rows):
         columns[Column("in domain", 4)] = "in_domain"
     if any(row.first_model_id for row in rows):
@@ -300,14 +305,6 @@ def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = 
     if any(row.reason for row in rows):
         columns[Column("reason", 1, folds=True)] = "reason"
     return table_of(title, columns, rows)
-
-
-def _chances(rows: Sequence[CandidateRow]) -> dict[Column, str]:
-    """Column of the probabilities, if any is known."""
-    from screening.cli.fitting_table import Column
-
-    is_known = any(row.probability is not None for row in rows)
-    return {Column("probability", 2): "probability"} if is_known else {}
 
 
 def _gap_columns() -> dict[Any, Any]:
@@ -333,6 +330,10 @@ def _feature_columns(rows: Sequence[CandidateRow]) -> dict[Any, Any]:
     names = dict.fromkeys(name for row in rows for name in flat_features(row.features))
     columns = {Column(name, 3): partial(value, name) for name in names}
     return {Column("score", 1): "score"} | columns
+
+
+def _probability(row: CandidateRow) -> str | None:
+    return None if row.probability is None else f"{row.probability:.2f}"
 
 
 def _width(row: CandidateRow) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from screening.cli import options
 from screening.cli.invocation import resumable
+from screening.strategies import Strategy
 from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from workflows.validation import ValidationFlowMaker
 
 ASK = 20  # calculations that are started without a question
+UNITS = {"min": 60.0, "h": 3600.0, "d": 86400.0}  # s
 
 
 def _known_engine(name: str) -> str:
@@ -30,6 +33,18 @@ def _known_engine(name: str) -> str:
         known = ", ".join(map(repr, ENGINES))
         raise typer.BadParameter(f"{name!r} is not one of {known}.")
     return name
+
+
+def _seconds(text: str) -> float:
+    """Time in s of a number with its unit."""
+    match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*(min|h|d)\s*", text)
+    try:
+        seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no time above 0 with its unit: 40h, 90min or 2d.")
+    return seconds
 
 
 Engine = Annotated[
@@ -66,13 +81,24 @@ def validate(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Positives at most; all by default.")
     ] = None,
-    draw: Annotated[
-        Literal["best", "random"],
+    strategy: Annotated[
+        Strategy,
         typer.Option(
-            help="Positives under --limit: the best (finds most gaps) or random ones (so that "
-            "precision and recall of all can be estimated)."
+            help="Positives under --limit or --budget: those of the best score; of the largest "
+            "probability; the most to be expected for the budget; of the probability nearest to "
+            "1/2; the best of each family of anonymous formula and space group first; or random "
+            "ones (so that precision and recall of all can be estimated)."
         ),
     ] = "best",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=_seconds,
+            metavar="TIME",
+            help="Core time of what is not calculated yet, random negatives included, as "
+            "estimated: 40h, 90min, 2d.",
+        ),
+    ] = None,
     where: options.Where = "local",
     wall_time: Annotated[
         float | None, typer.Option(min=1, help="Limit of each calculation, s.")
@@ -128,7 +154,8 @@ def validate(
             maker.dos_maker,
             n_random=random,
             limit=limit,
-            draw=draw,
+            strategy=strategy,
+            budget=budget,
             in_domain=not out_of_domain,
         )
         cost = plan_cost(store, plan, maker.dos_maker)
@@ -159,6 +186,9 @@ def _plan_in_words(plan: ValidationPlan, maker: DosMaker) -> str:
     if n := sum(maker.recipe_for(c.elements) != maker.recipe for c in plan.todo):
         words += f" ({n} with stand-ins for lanthanides)"
     words += f", {plan.reused} there already"
+    known = [c.probability for c in plan.todo if c.is_positive and c.probability is not None]
+    if known:
+        words += f"; about {sum(known):.1f} of {len(known)} positives are expected to be confirmed"
     if plan.left_out:
         words += (
             f"; {len(plan.left_out)} positives out of the model's domain are left out "
@@ -212,6 +242,7 @@ def _plan_document(
                 "nsites": candidate.nsites,
                 "recipe": maker.recipe_for(candidate.elements),
                 "is_positive": candidate.is_positive,
+                "probability": candidate.probability,
                 "estimated_seconds": seconds,
             }
             for candidate, seconds in zip(plan.todo, cost.seconds, strict=True)

@@ -124,7 +124,9 @@ def plan_validation(
     store: ScreeningStore, run: Run, engine: str, recipe: str, **options
 ) -> ValidationPlan:
     """Choose what to calculate and write the choice down, as `screen validate` does."""
-    maker = SimpleNamespace(engine=engine, recipe=recipe, recipe_for=lambda _: recipe)
+    maker = SimpleNamespace(
+        engine=engine, recipe=recipe, recipe_for=lambda _: recipe, first_atom_time=80.0
+    )
     plan = choose_validation(store, run, maker, **options)
     record_plan(store, plan)
     return plan

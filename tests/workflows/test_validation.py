@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.dos import Dos
 from scipy.stats import wasserstein_distance
 
@@ -100,17 +101,17 @@ def test_limit_takes_the_best_positives_and_all_random_negatives(store, run):
 
 
 def test_random_positives_belong_to_the_run_and_few_are_the_first_of_more(store, run):
-    one, three = (ids(plan(store, run, n_random=0, limit=n, draw="random")) for n in (1, 3))
+    one, three = (ids(plan(store, run, n_random=0, limit=n, strategy="random")) for n in (1, 3))
     assert three[:1] == one
     assert set(three) < set(POSITIVES)
     draws = set()
     for i in range(8):
         other = put_run(store, materials(), POSITIVES, run_id=f"other-{i}")
-        draws.add(tuple(ids(plan(store, other, n_random=0, limit=2, draw="random"))))
+        draws.add(tuple(ids(plan(store, other, n_random=0, limit=2, strategy="random"))))
     assert len(draws) > 2
-    assert sorted(ids(plan(store, run, n_random=0, draw="random"))) == sorted(POSITIVES)
-    with pytest.raises(ScreeningError, match="--draw worst: use best or random"):
-        plan(store, run, draw="worst")
+    assert sorted(ids(plan(store, run, n_random=0, strategy="random"))) == sorted(POSITIVES)
+    with pytest.raises(ScreeningError, match="--strategy worst: use best, probability"):
+        plan(store, run, strategy="worst")
 
 
 def test_more_random_negatives_than_there_are(store, run):
@@ -553,9 +554,9 @@ def test_best_positives_that_are_not_calculated_yet(store, run):
 
 
 def test_random_positives_count_as_such(store, run):
-    work_off(store, run, limit=2, draw="random")
+    work_off(store, run, limit=2, strategy="random")
     assert positives_of(store, run) == Group(4, drawn=Sample(2, 0))
-    work_off(store, run, limit=3, draw="random")
+    work_off(store, run, limit=3, strategy="random")
     assert positives_of(store, run) == Group(4, drawn=Sample(3, 0))
 
 
@@ -564,11 +565,11 @@ def test_a_material_chosen_in_both_ways_counts_as_chosen_by_rank(store, order):
     structures = materials(n_positive=12, n_negative=0)
     run = put_run(store, structures, sorted(structures))
     best = set(run.selection[:5])
-    drawn = set(ids(plan(store, run, n_random=0, limit=6, draw="random")))
+    drawn = set(ids(plan(store, run, n_random=0, limit=6, strategy="random")))
     assert 0 < len(best & drawn) < 5
     run = put_run(store, structures, sorted(structures))  # nothing noted
-    for draw in order:
-        work_off(store, run, limit={"best": 5, "random": 6}[draw], draw=draw)
+    for strategy in order:
+        work_off(store, run, limit={"best": 5, "random": 6}[strategy], strategy=strategy)
     expected = Group(12, ranked=Sample(5, 0), drawn=Sample(len(drawn - best), 0))
     assert positives_of(store, run) == expected
     work_off(store, run, limit=5)  # again
@@ -579,12 +580,12 @@ def test_positives_of_older_programs_count_as_chosen_by_rank(store, run):
     put_verdict(store, 0, True)
     put_verdict(store, 1, False)
     assert positives_of(store, run) == Group(4, ranked=Sample(1, 1))
-    work_off(store, run, draw="random")
+    work_off(store, run, strategy="random")
     assert positives_of(store, run) == Group(4, ranked=Sample(1, 1), drawn=Sample(2, 0))
 
 
 def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, run):
-    work_off(store, run, limit=2, draw="random")
+    work_off(store, run, limit=2, strategy="random")
     plan_validation(store, run, "vasp", RECIPE, limit=3)
     assert positives_of(store, run) == Group(4, drawn=Sample(2, 0))
     other = put_run(store, materials(), POSITIVES, run_id="run-2")
@@ -595,10 +596,116 @@ def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, r
         update={"parameters": {}}
     )
     notes = store.run("run-1").parameters["validation_choices"]
-    assert [(n["engine"], n["n_best"], len(n["drawn"])) for n in notes] == [
-        ("gpaw", 0, 2),
-        ("vasp", 3, 0),
+    assert [(n["engine"], n["ranked"], len(n["drawn"])) for n in notes] == [
+        ("gpaw", {}, 2),
+        ("vasp", {"best": sorted(POSITIVES[:3])}, 0),
     ]
+
+
+# strategies
+
+
+def put_probabilities(store, probabilities):
+    """Of positives of `run-1`, by name."""
+    known = store.candidates("run-1", material_ids=list(probabilities), with_structure=True)
+    store.upsert_candidates(
+        [c.model_copy(update={"probability": probabilities[c.material_id]}) for c in known]
+    )
+
+
+PROBABLE = {"p-2": 0.3, "p-0": 0.5, "p-3": 0.9, "p-1": 0.6}
+ONE = 48.8  # s, what Al takes if nothing is known
+
+
+def test_a_strategy_chooses_by_what_the_run_says(store, run):
+    for strategy in ("probability", "uncertainty", "budget"):
+        with pytest.raises(ScreeningError, match="needs probabilities"):
+            plan(store, run, n_random=0, strategy=strategy, budget=1000)
+    put_probabilities(store, PROBABLE)
+
+    def chosen(**options):
+        return ids(plan_dry(store, run, n_random=0, **options))
+
+    assert chosen(strategy="probability", limit=2) == ["p-3", "p-1"]
+    assert chosen(strategy="uncertainty", limit=2) == ["p-0", "p-1"]
+    assert chosen(strategy="diverse") == POSITIVES  # all are of one family
+    assert chosen(strategy="budget", budget=3.5 * ONE) == ["p-3", "p-1", "p-0"]
+
+
+def plan_dry(store, run, **options):
+    maker = AnalyticDosMaker()
+    return choose_validation(store, run, maker, **options)
+
+
+def test_the_best_of_each_family_comes_first(store):
+    salt = Structure(Lattice.cubic(3), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    other = Structure(Lattice.cubic(3.1), ["Cs", "I"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    structures = {"a": salt, "b": other, "c": crystal(0)}
+    run = put_run(store, structures, ["a", "b", "c"])
+    assert ids(plan_dry(store, run, n_random=0, strategy="diverse")) == ["a", "c", "b"]
+
+
+def test_random_negatives_have_their_part_of_the_budget_first(store, run):
+    planned = plan_dry(store, run, n_random=3, budget=5.5 * ONE)
+    assert [c.is_positive for c in planned.todo] == [True, True, False, False, False]
+    with pytest.raises(ScreeningError, match=r"5 random negatives take about 0.1 hours, all of"):
+        plan_dry(store, run, n_random=5, budget=4 * ONE)
+    with pytest.raises(ScreeningError, match="less than the cheapest"):
+        plan_dry(store, run, n_random=3, budget=3.5 * ONE)
+
+
+def test_a_budget_is_for_what_is_not_calculated_yet(store, run):
+    first = work_off(store, run, budget=2.5 * ONE)
+    assert ids(first) == POSITIVES[:2]
+    put_run_again = store.run("run-1")
+    assert ids(work_off(store, put_run_again, budget=1.5 * ONE)) == POSITIVES[2:3]
+    assert positives_of(store, run) == Group(4, ranked=Sample(3, 0))
+    assert ids(work_off(store, run, budget=9 * ONE)) == POSITIVES[3:]
+    assert ids(work_off(store, run, budget=9 * ONE)) == []
+
+
+def test_what_was_interrupted_goes_on_before_anything_new(store, run):
+    put_probabilities(store, PROBABLE)
+    options = {"strategy": "budget", "budget": 2.5 * ONE}
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-3", "p-1"]
+    put_verdict(store, 3, True)  # then it was interrupted
+    put_probabilities(store, PROBABLE | {"p-2": 0.99})  # which does not matter
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-1"]
+    put_verdict(store, 1, None)  # it failed: it is repeated, and new ones are chosen
+    assert ids(plan(store, run, n_random=0, **options)) == ["p-2", "p-1"]
+
+
+def test_drawn_ones_stay_drawn_beside_any_strategy(store):
+    structures = materials(n_positive=12, n_negative=0)
+    run = put_run(store, structures, sorted(structures))
+    drawn = set(ids(work_off(store, run, limit=6, strategy="random")))
+    put_probabilities(store, {name: i / 12 for i, name in enumerate(sorted(structures))})
+    by_probability = set(ids(work_off(store, run, limit=3, strategy="probability")))
+    best = set(run.selection[:2])
+    work_off(store, run, limit=2)
+    ranked = best | {"p-7", "p-8", "p-9"}  # p-11 and p-10 sort before
+    assert by_probability == ranked - best - drawn
+    found = positives_of(store, run)
+    assert found == Group(12, ranked=Sample(5, 0), drawn=Sample(len(drawn - ranked), 0))
+    assert found.design == (
+        f"5 of 12 by best and probability and {len(drawn - ranked)} of the other 7, drawn at random"
+    )
+    assert "the 5 best" in Group(12, ranked=Sample(5, 0)).design
+
+
+def test_notes_of_older_programs_are_understood(store, run):
+    note = {"engine": "gpaw", "recipe": RECIPE, "n_best": 2, "drawn": ["p-1"]}
+    noted = run.model_copy(update={"parameters": run.parameters | {"validation_choices": [note]}})
+    store.put_run(noted)
+    for i in (2, 1):
+        put_verdict(store, i, True)
+    assert positives_of(store, store.run("run-1")) == Group(
+        4, ranked=Sample(1, 0), drawn=Sample(1, 0), missing=1
+    )
+    work_off(store, store.run("run-1"), limit=3)
+    assert positives_of(store, store.run("run-1")) == Group(
+        4, ranked=Sample(3, 0), drawn=Sample(1, 0)
+    )
 
 
 def test_only_what_the_run_asked_for_counts(store):
@@ -667,7 +774,7 @@ def test_a_calculation_with_stand_ins_is_another_than_one_without(store, lanthan
 
 def test_calculations_with_stand_ins_count_with_the_others_of_the_same_settings(store, lanthanides):
     maker, own = GpawDosMaker(), GpawDosMaker(lanthanides="own")
-    plan = choose_validation(store, lanthanides, maker, draw="random")
+    plan = choose_validation(store, lanthanides, maker, strategy="random")
     record_plan(store, plan)
     store.upsert_validations(
         [
@@ -679,7 +786,7 @@ def test_calculations_with_stand_ins_count_with_the_others_of_the_same_settings(
     assert metrics.recipe == maker.recipe
     assert metrics.assessment.counts == {"tp": 2, "fp": 0, "fn": 0, "tn": 1}
     assert metrics.assessment.positives.drawn == Sample(positive=2)
-    later = choose_validation(store, store.run("run-1"), maker, draw="random")
+    later = choose_validation(store, store.run("run-1"), maker, strategy="random")
     assert later.run == store.run("run-1")  # nothing that was drawn counts as chosen by rank
     assert later.reused == 3
 
@@ -692,7 +799,8 @@ def test_times_with_stand_ins_tell_the_cost_of_the_others(store, lanthanides):
     )
     put_run(store, {"sm": crystal(3, "Sm")}, ["sm"], run_id="run-2")
     plan = choose_validation(store, store.run("run-2"), maker)
-    assert plan_cost(store, plan, maker).seconds == (20.0,)
+    (seconds,) = plan_cost(store, plan, maker).seconds
+    assert 20 < seconds < 30 < maker.first_atom_time
 
 
 # what DFT finds magnetic
