@@ -332,7 +332,8 @@ class RoundRow:
         run : Run
             Among whose candidates it chose.
         """
-        learned, figures = document.learned, {}
+        learned = document.learned
+        figures: dict[str, Any] = {}
         for name in ("wd", "mae"):
             for when in ("before", "after", "difference"):
                 figures[f"{name}_{when}"] = getattr(getattr(document, when), name, None)

@@ -230,9 +230,9 @@ def _learning(
         )
     return Learning(
         tuple(str(file.absolute()) for file in files),
-        structures=structures and str(structures.absolute()),
+        structures=str(structures.absolute()) if structures else None,
         epochs=epochs,
-        from_scratch=from_scratch and str(from_scratch.absolute()),
+        from_scratch=str(from_scratch.absolute()) if from_scratch else None,
         force=force,
     )
 
