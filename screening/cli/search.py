@@ -296,10 +296,11 @@ def _in_words(document: RoundDoc) -> str:
         lines.append(f"Nothing learned: {document.remark}")
     learned = document.learned
     if document.before and document.after and document.difference:
+        n_tested = learned.get("test", 0)
         lines.append(
-            f"Learned {learned.get('training', 0)} labels, {learned.get('validation', 0)} for the "
-            f"choice of the epoch; {learned.get('test', 0)} kept out as test materials, "
-            f"{len(document.left_out) - learned.get('test', 0)} no labels"
+            f"Learned {learned.get('training', 0) + learned.get('validation', 0)} labels "
+            f"({learned.get('validation', 0)} of them to choose the epoch by); {n_tested} kept out "
+            f"as test materials, {len(document.left_out) - n_tested} are no labels"
         )
         lines.append(f"On {document.before.n} test materials before: {_figures(document.before)}")
         lines.append(f"after: {_figures(document.after)}")
@@ -363,8 +364,8 @@ def _rounds_table(rows: Sequence[RoundRow]) -> Any:
         Column("VB gaps", 1): "n_found",
         Column("learned", 3): "n_learned",
         Column("kept out", 7): "n_kept_out",
-        Column("WD eV before", 2): "wd_before",
-        Column("after", 2): "wd_after",
+        Column("WD eV before", 2): lambda row: _digits(row.wd_before),
+        Column("after", 2): lambda row: _digits(row.wd_after),
         Column("kept", 1): "is_kept",
         Column("model after", 4): lambda row: model_name(row.new_model_id or row.model_id),
         Column("next run", 5): "next_run_id",
@@ -372,3 +373,8 @@ def _rounds_table(rows: Sequence[RoundRow]) -> Any:
     if any(row.error or row.remark for row in rows):
         columns[Column("remark", 1, folds=True)] = lambda row: row.error or row.remark
     return table_of(f"{len(rows)} rounds", columns, rows)
+
+
+def _digits(error: float | None) -> str | None:
+    """As many as the difference of two models needs."""
+    return None if error is None else f"{error:.4f}"
