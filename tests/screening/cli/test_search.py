@@ -13,7 +13,9 @@ from screening.cli.search import _models_folder
 from tests.conftest import crystal_row
 from tests.models.model_examples import edos_label, label_row, write_rows
 from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.launchpads import SECRET, make_site, new_database
 from tests.workflows.learning_examples import TRAINED, screened, teach
+from workflows.launchpad import open_launchpad
 from workflows.validated_labels import are_alike
 
 DB = "screening.sqlite"
@@ -180,3 +182,23 @@ def test_the_source_of_the_run_has_the_structures(screen, taught, structure_tabl
     run_id = screened(DB, taught, with_old, [], source_options={}, filters={"max_sites": 1})
     screen("validate", "--run", run_id, "--random", 0, "--out-of-domain")
     assert screen("learn", "--labels", taught.labels, "--force", "--epochs", 1).code == 0
+
+
+@pytest.mark.mongo
+def test_a_search_is_sent_to_a_launchpad(
+    screen, taught, structure_table, formula, files, tmp_path, monkeypatch
+):
+    with new_database() as uri:
+        site = make_site(tmp_path, uri)
+        monkeypatch.setenv("SCREEN_DB", site.db)
+        run_id = screened(site.db, taught, structure_table, TRAINED[:2])
+        options = ("--where", "launchpad", "--launchpad", site.launchpad, *files)
+        sent = screen("search", *options)
+        assert sent.code == 0
+        assert f"search of run {run_id} submitted; `screen rounds`" in sent.err
+        with open_launchpad(site.launchpad) as pad:
+            (workflow,) = pad.workflows.find()
+            (job,) = pad.fireworks.find()
+    assert workflow["metadata"] == {"search": run_id}
+    assert (job["name"], job["spec"]["_category"]) == ("select", "screening")
+    assert SECRET not in json.dumps([workflow, job], default=str)
