@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from db.documents import CandidateDoc, Document, PredictionDoc, Run, ValidationDoc
+from db.documents import CandidateDoc, Document, PredictionDoc, RoundDoc, Run, ValidationDoc
 from db.errors import StoreError
 
 D = TypeVar("D", bound=Document)
@@ -51,7 +51,8 @@ PREDICTIONS = Collection(
 VALIDATIONS = Collection(
     "validations", ValidationDoc, ("material_id", "structure_hash", "engine", "recipe")
 )
-COLLECTIONS: tuple[Collection[Any], ...] = (RUNS, CANDIDATES, PREDICTIONS, VALIDATIONS)
+ROUNDS = Collection("rounds", RoundDoc, ("run_id", "number"))
+COLLECTIONS: tuple[Collection[Any], ...] = (RUNS, CANDIDATES, PREDICTIONS, VALIDATIONS, ROUNDS)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The documents of a screening: runs, candidates, predictions and validations.
+"""The documents of a screening: runs, candidates, predictions, validations and rounds.
 
 Frozen pydantic models that both stores keep and give back unchanged. So that they are equal
 after a round trip through either store, times are rounded down to milliseconds and turned to
@@ -41,6 +41,7 @@ RunState = Literal["running", "done", "failed", "interrupted"]
 GapKind = Literal["gap", "near-gap"]
 InDomain = Literal["yes", "near", "no"]
 ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
+RoundState = Literal["calculating", "learning", "scoring", "done", "failed"]
 FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")
 """States of calculations that need not be repeated."""
 
@@ -307,6 +308,8 @@ class Run(Document):
         Of the model that judges all candidates.
     second_model_id : str or None
         Of the model that judges the best of them again; None in runs without one.
+    parent : str or None
+        The run whose candidates are judged again, by a model that has learned from its DFT.
     """
 
     run_id: Identifier
@@ -317,6 +320,7 @@ class Run(Document):
     counts: Counts = Field(default_factory=dict)
     model_id: Identifier | None = None
     second_model_id: Identifier | None = None
+    parent: Identifier | None = None
     selection: list[Identifier] = Field(default_factory=list)
     source: FreeDict = Field(default_factory=dict)
     created_at: Time = Field(default_factory=utc_now)
@@ -602,6 +606,124 @@ class ValidationDoc(Document, Judged):
                 raise ValueError("a spectrum needs its grid")
             _check_size(self.spectrum, self.grid)
         return self
+
+
+class FiguresDoc(Model):
+    """How good a model is on the test materials, which no training sees.
+
+    Parameters
+    ----------
+    n : int
+        Test materials.
+    wd, wd_error : float
+        Mean Wasserstein distance of the shapes in eV, and its standard error.
+    mae, mae_error : float
+        Mean absolute error in states/eV/cell, and its standard error.
+    tp, fp, fn, tn : int
+        VB gaps by the paper's criteria that are found, false alarms, missed, and rightly none.
+    """
+
+    n: Count
+    wd: Number
+    wd_error: Number
+    mae: Number
+    mae_error: Number
+    tp: Count
+    fp: Count
+    fn: Count
+    tn: Count
+
+
+class DifferenceDoc(Model):
+    """Means over the test materials of what a model's error is larger than another one's.
+
+    Parameters
+    ----------
+    wd, wd_error : float
+        Of the Wasserstein distance in eV, and the standard error of that mean.
+    mae, mae_error : float
+        The same of the absolute error in states/eV/cell.
+    """
+
+    wd: Number
+    wd_error: Number
+    mae: Number
+    mae_error: Number
+
+
+class RoundDoc(Document):
+    """A round of a search: candidates chosen, calculated, learned from, and all judged again.
+
+    Parameters
+    ----------
+    run_id : str
+        The first run of the search, which has no parent.
+    number : str
+        Of the round, from ``"1"``.
+    chosen_in : str
+        The run whose candidates it chose among.
+    choice : dict or None
+        How: options of :func:`workflows.plan.choose_validation`; None if a user chose.
+    chosen : list of str
+        Predicted positives, in the order that they were chosen in.
+    controls : list of str
+        Random predicted negatives.
+    outcomes : dict of str to int
+        Of these, calculations in each state.
+    found : list of str
+        Those of them that have a VB gap by DFT.
+    learned : dict of str to int
+        Labels of the search that are in the ``"training"`` and ``"validation"`` part, and how many
+        were ``"kept out"`` since they are test materials.
+    left_out : list of str
+        Finished calculations that are no labels, each with the reason.
+    model_id, new_model_id : str or None
+        Before and after.
+    checkpoint : str or None
+        Folder for the new model; None if it is not kept.
+    before, after : FiguresDoc or None
+        Of both models on the same test materials.
+    difference : DifferenceDoc or None
+        After less before, material by material.
+    is_kept : bool or None
+        Whether the new model judges the candidates now; None if nothing was learned.
+    next_run_id : str
+        The run in which they are judged.
+    remark, error : str or None
+        Why nothing was learned; why the round failed.
+    """
+
+    run_id: Identifier
+    number: Identifier
+    chosen_in: Identifier
+    state: RoundState = "calculating"
+    choice: FreeDict | None = None
+    chosen: list[Identifier] = Field(default_factory=list)
+    controls: list[Identifier] = Field(default_factory=list)
+    engine: Identifier
+    recipe: Identifier
+    outcomes: Counts = Field(default_factory=dict)
+    found: list[Identifier] = Field(default_factory=list)
+    learned: Counts = Field(default_factory=dict)
+    left_out: list[Text] = Field(default_factory=list)
+    model_id: Identifier
+    new_model_id: Identifier | None = None
+    checkpoint: Text | None = None
+    before: FiguresDoc | None = None
+    after: FiguresDoc | None = None
+    difference: DifferenceDoc | None = None
+    is_kept: Flag | None = None
+    next_run_id: Identifier
+    remark: Text | None = None
+    error: Text | None = None
+    created_at: Time = Field(default_factory=utc_now)
+    updated_at: Time = Field(default_factory=utc_now)
+    finished_at: Time | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """``(run_id, number)``."""
+        return self.run_id, self.number
 
 
 def _check_reason(state: str, reason: str | None) -> None:

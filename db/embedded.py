@@ -465,14 +465,16 @@ class EmbeddedStore(ScreeningStore):
         connection.execute("COMMIT")
 
     def _add_columns(self, connection: sqlite3.Connection) -> None:
-        """Add what documents of the same schema version have got since: fields that may be None.
+        """Add what the same schema version has got since: collections, fields that may be None.
 
         A program that does not know them yet goes on using the file.
         """
         if not _missing_columns(connection):
             return
         connection.execute("BEGIN IMMEDIATE")
-        for table, column in _missing_columns(connection):  # another process may have been faster
+        for name in _missing_tables(connection):  # another process may have been faster
+            connection.execute(TABLES[name].create)
+        for table, column in _missing_columns(connection):
             kind = TABLES[table].columns[column].sql_type
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         connection.execute("COMMIT")
@@ -533,6 +535,12 @@ def _journal_mode(connection: sqlite3.Connection) -> str:
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
     return value
+
+
+def _missing_tables(connection: sqlite3.Connection) -> list[str]:
+    """Names of tables that the file does not have."""
+    there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return [name for name in TABLES if name not in there]
 
 
 def _missing_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Every write waits for a majority of the servers and their journals, every operation has a
 timeout, and one that fails because a server went away is tried again for a minute: all of them
-are idempotent. The database holds the four collections of :mod:`db.collections`, raw DOS in the
+are idempotent. The database holds the collections of :mod:`db.collections`, raw DOS in the
 GridFS bucket ``raw_dos``, and ``screening_meta``, by which it is known to be ours.
 
 The URI takes pymongo's options, such as ``tls=true``, ``tlsCAFile=...``,
@@ -77,6 +77,7 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "predictions": (("model_id", "score"),),
     "validations": (("state",), ("run_ids",)),
+    "rounds": (),
 }
 OPERATORS = {
     "==": "$eq",

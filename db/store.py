@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from db.collections import (
     CANDIDATES,
     PREDICTIONS,
+    ROUNDS,
     RUNS,
     VALIDATIONS,
     Collection,
@@ -42,6 +43,7 @@ from db.documents import (
     CandidateState,
     PredictionDoc,
     PredictionKey,
+    RoundDoc,
     Run,
     RunState,
     ValidationDoc,
@@ -86,7 +88,7 @@ class History:
 
 
 class ScreeningStore(ABC):
-    """Runs, candidates, predictions and validations, written by several processes at once.
+    """Runs, candidates, predictions, validations and rounds, written by several processes at once.
 
     Writes are idempotent upserts by the key of the document, in batches of `BATCH`; each batch
     is written whole before the next is taken from the iterable. What a method has returned from
@@ -472,6 +474,17 @@ class ScreeningStore(ABC):
             raise StoreError(f"{self.location}: raw DOS {name} is damaged; compute it again")
         dos: dict[str, Any] = orjson.loads(body)
         return dos
+
+    # rounds
+
+    def put_round(self, document: RoundDoc) -> None:
+        """Write a round of a search; its first `created_at` stays."""
+        self.upsert(ROUNDS, [document])
+
+    def rounds(self, run_id: str | None = None) -> list[RoundDoc]:
+        """The rounds of the search that began with a run, or of all; each search from its first."""
+        rounds = self.find(Query(ROUNDS, conditions(run_id=run_id)))
+        return sorted(rounds, key=lambda document: (document.run_id, int(document.number)))
 
     # everything about a material
 

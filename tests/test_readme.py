@@ -34,6 +34,8 @@ SKIPPED = {
     "python -m tests.benchmarks.gpaw_reference": "needs hours of DFT and reference spectra",
     "screen fetch": "needs a Materials Project key",
     "screen train": "needs what `screen fetch` gets",
+    "screen learn": "needs structures of the labelled materials",
+    "screen search": "needs structures of the labelled materials, and hours of DFT",
     "make retrain": "needs reference spectra and hours",
     "screen benchmark": "needs what `screen fetch` gets",
 }

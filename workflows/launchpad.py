@@ -23,6 +23,7 @@ from db.waiting import Watch
 from models.errors import describe
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
+from workflows.active_search import DFT, ActiveSearchFlowMaker
 from workflows.dos.errors import DosError
 from workflows.screening import ScreeningFlowMaker, score_shard
 from workflows.validation import ValidationFlowMaker, draft_of, key_of, store_failure
@@ -173,6 +174,26 @@ def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: st
         category=SCREENING,
         other_categories={score_shard.__name__: PREDICTION},
         metadata={"screening": run_id},
+    )
+
+
+def submit_search(launchpad: LaunchPad, maker: ActiveSearchFlowMaker, run_id: str) -> None:
+    """Send a search to the launchpad: its calculations, and the jobs that learn and judge.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    maker : ActiveSearchFlowMaker
+    run_id : str
+        Any run of the search.
+    """
+    categories = {score_shard.__name__: PREDICTION, DFT: maker.dos_maker.engine}
+    submit_flow(
+        launchpad,
+        replace(maker, device=None, workers=None).make(run_id),
+        category=SCREENING,
+        other_categories=categories,
+        metadata={"search": run_id},
     )
 
 

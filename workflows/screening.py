@@ -221,7 +221,7 @@ def prepare(
         run = _begin(store, run_id, parameters, source, model, second)
         if not run.funnel:
             _store_candidates(store, run, source, filters, parameters)
-        return _in_shards(store, run, db, checkpoint, hardware)
+        return in_shards(store, run, db, checkpoint, hardware)
 
 
 def check_checkpoints(parameters: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ def check_checkpoints(parameters: dict[str, Any]) -> None:
             check_predictor(folder, needed_grid(criterion, folder))
 
 
-def _in_shards(
+def in_shards(
     store: ScreeningStore,
     run: Run,
     db: str,
@@ -247,7 +247,21 @@ def _in_shards(
     hardware: dict[str, Any],
     before: Sequence[dict[str, int]] = (),
 ) -> Response:
-    """One scoring job for each shard that awaits a model; the output goes on from that `before`."""
+    """One scoring job for each shard that awaits a model; the output goes on from that `before`.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    db : str
+        See :func:`workflows.stores.store_reference`.
+    checkpoint : str
+        Folder of the model.
+    hardware : dict
+        `device` and `workers` of the scoring jobs.
+    before : sequence of dict
+        What other scoring jobs have returned.
+    """
     open_shards = store.count_by(awaiting(run, _model_of(run, checkpoint)), "shard")
     scoring = [
         score_shard(run.run_id, db, shard, checkpoint, **hardware) for shard in sorted(open_shards)
@@ -554,7 +568,7 @@ def rescore(
         if (n := n_to_choose(store, run)) > 0:
             predictor = _predictor(checkpoint, hardware["device"] or worker_device())
             choose(store, run, predictor, n)
-        return _in_shards(store, run, db, checkpoint, hardware, scored)
+        return in_shards(store, run, db, checkpoint, hardware, scored)
 
 
 def _check_judged(store: ScreeningStore, run: Run, model: str) -> None:

@@ -146,10 +146,11 @@ def edos_dataset(
         optionally, the rest of the structures. The first usable label of an id counts. With a
         file of shapes among them all labels become SumNorm shapes. Labels that physics forbids
         (:mod:`models.data.label_rules`) are left out of every file; those of the first and the last
-        kind count as computed without spin. The first kind may name lanthanides in `stand_ins`
-        (atomic numbers) whose place La or Y took in the calculation. Such a label is that of the
-        compound with its 4f shell frozen, as the Materials Project computes most lanthanides,
-        and so the structure keeps its own elements.
+        kind count as computed without spin, unless `spin` says otherwise in the first kind, which
+        may have the structures, too. It may name lanthanides in `stand_ins` (atomic numbers)
+        whose place La or Y took in the calculation. Such a label is that of the compound with its
+        4f shell frozen, as the Materials Project computes most lanthanides, and so the structure
+        keeps its own elements.
     structures : Path, optional
         Parquet file with `material_id`, `lattice`, `species` and `frac_coords`, for labels
         without structures of their own; with `band_gap` (eV), labels are compared with it.

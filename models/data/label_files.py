@@ -35,6 +35,14 @@ ENERGIES = "energies"  # column of labels that come as points of a DOS without a
 TEACHER = b"teacher"  # in the metadata of labels that no DFT computed
 BAND_GAP = "band_gap"  # eV; of a file of structures, the gap that its source gives
 STAND_INS = "stand_ins"  # lanthanides whose place La or Y took in the calculation
+SPIN = "spin"  # whether moments were allowed, and none was found
+RECIPE = "recipe"  # of the calculation, where the labels are not all of one that their kind says
+LABELS_RECIPE = "gpaw-pbe-labels"
+"""What labels of 1,200 bins were computed by that say nothing else: PBE with GPAW's data sets and
+340 eV plane waves, without spin; k-points at most 0.36/Å apart for the density and 0.21/Å for the
+bands, between which these are linear."""
+MP_RECIPE = "mp-pbe"
+"""What `screen fetch` gets: the Materials Project's PBE DOS."""
 STRUCTURE = ("material_id", "lattice", "species", "frac_coords")
 # A DOS without a scale counts as zero below this part of its mean within 4 eV of the Fermi level.
 EMPTY = 0.01
@@ -236,6 +244,34 @@ def teacher_of(path: Path) -> Teacher | None:
         raise ModelError(f"{path}, teacher: {describe(error)}") from None
 
 
+def has_structures(path: Path) -> bool:
+    """Whether a file of eDOS labels has the structures beside them.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    return _kind(path)[1]
+
+
+def recipes_of(path: Path) -> set[str]:
+    """Recipes by which the labels of a file were computed; empty if it does not say.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    if _has(path, RECIPE):
+        return {recipe for batch in _batches(path, [RECIPE]) for recipe in batch[0].to_pylist()}
+    if _kind(path)[0] is _fine_labels:
+        return {LABELS_RECIPE}
+    return (
+        {MP_RECIPE} if b"database_version" in (_open(path).schema_arrow.metadata or {}) else set()
+    )
+
+
 def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
     """Max-normalised phonon labels of one file; see `phdos_dataset`.
 
@@ -254,7 +290,7 @@ def phdos_labels(path: Path, grid: EnergyGrid = PHDOS_GRID) -> Labels:
     stored, column = (_stored_grid(path), SPECTRUM) if binned else (PHDOS_GRID, "phdos")
     points = _points_of(grid, stored)
     refused, labels = _Refused(path), Labels()
-    for row in _rows(path, [*STRUCTURE, column], refused, optional="split"):
+    for row in _rows(path, [*STRUCTURE, column], refused, optional=["split"]):
         material_id = row["material_id"]
         label = np.asarray(row[column], float)
         problem = _problem(label, stored.size)
@@ -344,7 +380,7 @@ def _kind(path: Path) -> tuple[_Reader, bool]:
     """How the labels of a file are read, and whether the structures are beside them."""
     if _has(path, SPECTRUM):
         return _binned_labels, True
-    return (_shape_labels, _has(path, "lattice")) if _has(path, ENERGIES) else (_fine_labels, False)
+    return _shape_labels if _has(path, ENERGIES) else _fine_labels, _has(path, "lattice")
 
 
 def _binned_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
@@ -355,7 +391,7 @@ def _binned_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
             f"{path}: its {stored.size} bins from {stored.start:g} {stored.unit} are "
             f"not the {grid.size} from {grid.start:g} {grid.unit}"
         )
-    for row in _rows(path, ["material_id", SPECTRUM], refused, optional=BAND_GAP):
+    for row in _rows(path, ["material_id", SPECTRUM], refused, optional=[BAND_GAP]):
         material_id, label = row["material_id"], np.asarray(row[SPECTRUM], float)
         problem = _problem(label, grid.size)
         if problem:
@@ -367,7 +403,7 @@ def _binned_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
 def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
     """Spectra on the grid from 1,200 bins; for an incomplete one, the reason."""
     columns = ["material_id", BAND_GAP, "emax", "dos"]
-    for row in _rows(path, columns, refused, optional=STAND_INS):
+    for row in _rows(path, columns, refused, optional=(STAND_INS, SPIN)):
         material_id, dos = row["material_id"], np.asarray(row["dos"], float)
         gap, emax = (np.nan if row[c] is None else row[c] for c in (BAND_GAP, "emax"))
         problem = _problem(dos, len(LABEL_EDGES) - 1)
@@ -383,8 +419,8 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
         values = align_edos(LABEL_EDGES, dos, 0.0, max(gap, 0.0), grid).values
         if values.any():
             stand_ins = frozenset(row.get(STAND_INS) or ())
-            occupied = occupied_states(LABEL_EDGES, dos)
-            yield material_id, _Label(values, Origin(gap=gap, stand_ins=stand_ins), occupied)
+            origin = Origin(spin=bool(row.get(SPIN)), gap=gap, stand_ins=stand_ins)
+            yield material_id, _Label(values, origin, occupied_states(LABEL_EDGES, dos))
         else:
             refused.add(ZERO, material_id)
 
@@ -471,19 +507,21 @@ def _has(path: Path, column: str) -> bool:
     return column in _open(path).schema_arrow.names
 
 
-def _batches(path: Path, columns: list[str], optional: str = "") -> Iterator[pa.RecordBatch]:
-    """Record batches of a parquet file with these columns, and an optional one if it is there."""
+def _batches(
+    path: Path, columns: list[str], optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of a parquet file with these columns, and those optional ones it has."""
     file = _open(path)
     names = file.schema_arrow.names
     missing = [c for c in columns if c not in names]
     if missing:
         raise ModelError(f"{path}: column {missing[0]} is missing")
-    wanted = [*columns, *({optional} & set(names))]
+    wanted = [*columns, *(c for c in optional if c in names)]
     yield from file.iter_batches(batch_size=4096, columns=wanted)
 
 
 def _rows(
-    path: Path, columns: list[str], refused: _Refused, optional: str = ""
+    path: Path, columns: list[str], refused: _Refused, optional: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
     """Rows of a file; an id that is there once more is refused."""
     seen: set[str] = set()

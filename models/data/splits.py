@@ -15,6 +15,7 @@ from models.data.dataset import SpectrumDataset
 from models.errors import ModelError, named
 
 SplitBy = Literal["material", "chemsys"]
+VALIDATION_SHARE = TEST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def fold(name: str, seed: int) -> float:
 
 
 def split_dataset(
-    names: Sequence[str], seed: int, validation: float = 0.1, test: float = 0.1
+    names: Sequence[str],
+    seed: int,
+    validation: float = VALIDATION_SHARE,
+    test: float = TEST_SHARE,
 ) -> Split:
     """Split by a hash of the names, so that a material stays in its part when others are added.
 
@@ -85,6 +89,26 @@ def split_dataset(
     in_test = folds < test
     in_validation = ~in_test & (folds < test + validation)
     return _split_of_masks(~(in_test | in_validation), in_validation, in_test)
+
+
+def part_of(name: str, seed: int) -> Literal["training", "validation", "test"]:
+    """The part into which :func:`split_dataset` puts a name, whatever else is there.
+
+    Parameters
+    ----------
+    name : str
+        A `material_id` or a chemical system.
+    seed : int
+
+    Examples
+    --------
+    >>> part_of("mp-149", seed=0)
+    'training'
+    """
+    number = fold(name, seed)
+    if number < TEST_SHARE:
+        return "test"
+    return "validation" if number < TEST_SHARE + VALIDATION_SHARE else "training"
 
 
 def split_of(dataset: SpectrumDataset, seed: int, by: SplitBy = "material") -> Split:

@@ -162,9 +162,14 @@ class IntegratedDos:
         first, last = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
         return cls(np.concatenate([[first], between, [last]]), dos)
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """First and last energy in eV."""
+        return float(self._energies[0]), float(self._energies[-1])
+
     def __call__(self, energies: np.ndarray) -> np.ndarray:
         """Integral from the first point to `energies`, in states/cell."""
-        low, high = self._energies[[0, -1]]
+        low, high = self.reach
         if energies.min() < low - 1e-9 or energies.max() > high + 1e-9:
             raise ModelError(
                 f"DOS covers {low:.2f} to {high:.2f} eV, "

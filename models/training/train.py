@@ -82,6 +82,7 @@ def train_predictor(
     hardware: Hardware = Hardware(),
     folder: Path | None = None,
     resume: bool = False,
+    start: dict[str, Checkpoint] | None = None,
 ) -> TrainedPredictor:
     """Train every setting of the configuration and measure it on the test materials.
 
@@ -98,6 +99,9 @@ def train_predictor(
         Where progress is kept until all is done, so that an interrupted training can go on.
     resume : bool
         Go on from what an interrupted training left in `folder`.
+    start : dict of Checkpoint, optional
+        By the names of their settings: fine-tune these, instead of what a teacher taught or
+        random weights.
     """
     dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
@@ -136,12 +140,11 @@ def train_predictor(
         return checkpoints
 
     started = time.perf_counter()
-    students = None
     if taught is not None:
         taught_split = split_of(taught, config.split_seed, config.split_by)
         announce(f"of a teacher: {_parts_in_words(taught, taught_split)}")
-        students = train(lessons_of(config), taught, taught_split, TAUGHT)
-    checkpoints = train(config, dataset, split, start=students)
+        start = train(lessons_of(config), taught, taught_split, TAUGHT)
+    checkpoints = train(config, dataset, split, start=start)
     seconds = time.perf_counter() - started
     if config.half:
         for checkpoint in checkpoints.values():

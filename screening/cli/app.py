@@ -19,6 +19,7 @@ from screening.cli import (
     history,
     predict,
     run,
+    search,
     show,
     similar,
     train,
@@ -57,6 +58,12 @@ EXAMPLES = {
     ),
     "status": ("status", "status --rerun-failed"),
     "metrics": ("metrics", "metrics --json"),
+    "learn": ("learn --structures structures.parquet", "learn 20260131 --labels edos.parquet"),
+    "search": (
+        "search --rounds 2 --per-round 8 --random 2 --structures structures.parquet",
+        "search --rounds 5 --where launchpad --engine vasp --labels vasp.parquet",
+    ),
+    "rounds": ("rounds", "rounds --out rounds.csv"),
     "train": ("train my-training.yaml --labels edos.parquet", "train my-training.yaml --resume"),
     "distill": ("distill structures.parquet taught.parquet --max-sites 20",),
     "calibrate": (
@@ -103,6 +110,9 @@ _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)
 _add("metrics", validate.metrics)
+_add("learn", search.learn)
+_add("search", search.search)
+_add("rounds", search.rounds)
 app.add_typer(fetch.app, name="fetch")
 _add("distill", distill.distill)
 _add("train", train.train)

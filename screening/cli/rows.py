@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
+    from db.documents import CandidateDoc, GapDoc, PredictionDoc, RoundDoc, Run, ValidationDoc
     from db.questions import Comparison, Neighbour
     from db.store import History
 
@@ -306,7 +306,74 @@ class RunRow:
         )
 
 
-Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow
+@dataclass(frozen=True)
+class RoundRow:
+    """A round of a search; `wd` in eV, `mae` in states/eV/cell, of the same test materials."""
+
+    run_id: str
+    number: str
+    state: str
+    chosen_in: str
+    chosen_by: str
+    chosen: list[str]
+    controls: list[str]
+    engine: str
+    recipe: str
+    n_calculated: int
+    n_found: int
+    found: list[str]
+    n_learned: int
+    n_kept_out: int
+    left_out: list[str]
+    wd_before: float | None
+    wd_after: float | None
+    wd_difference: float | None
+    wd_difference_error: float | None
+    mae_before: float | None
+    mae_after: float | None
+    mae_difference: float | None
+    mae_difference_error: float | None
+    is_kept: bool | None
+    model_id: str
+    new_model_id: str | None
+    checkpoint: str | None
+    next_run_id: str
+    remark: str | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    attribution: str | None
+
+    @classmethod
+    def of(cls, document: RoundDoc, run: Run) -> Self:
+        """Row of a round.
+
+        Parameters
+        ----------
+        document : RoundDoc
+        run : Run
+            Among whose candidates it chose.
+        """
+        learned = document.learned
+        figures: dict[str, Any] = {}
+        for name in ("wd", "mae"):
+            for when in ("before", "after", "difference"):
+                figures[f"{name}_{when}"] = getattr(getattr(document, when), name, None)
+            error = getattr(document.difference, f"{name}_error", None)
+            figures[f"{name}_difference_error"] = error
+        return cls(
+            **_same(cls, document),
+            **figures,
+            chosen_by="hand" if document.choice is None else str(document.choice.get("draw")),
+            n_calculated=sum(document.outcomes.values()),
+            n_found=len(document.found),
+            n_learned=learned.get("training", 0) + learned.get("validation", 0),
+            n_kept_out=learned.get("test", 0),
+            attribution=run.source.get("attribution"),
+        )
+
+
+Row = CandidateRow | DisagreementRow | NeighbourRow | HistoryRow | RunRow | RoundRow
 
 
 def _same(row: type[Row], document: Any) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from screening.strategies import Strategy
 from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from db.documents import CandidateDoc
     from db.store import ScreeningStore
     from workflows.dos.base import DosMaker
@@ -173,7 +175,7 @@ def validate(
     if plan.todo and not on_launchpad:
         if not quiet:
             remarks.print(_cost_in_words(cost, workers))
-        results = _validate_locally(maker, plan, workers, quiet)
+        results = validate_locally(maker, plan.todo, workers, quiet)
     if as_json:
         document = _plan_document(plan, cost, maker.dos_maker, workers)
         print_json(document | {"results": results})
@@ -326,18 +328,28 @@ def _submit(
     return f"{n} workflows submitted; `rlaunch -l {file} rapidfire` works them off"
 
 
-def _validate_locally(
-    maker: ValidationFlowMaker, plan: ValidationPlan, workers: int, quiet: bool
+def validate_locally(
+    maker: ValidationFlowMaker, todo: Sequence[CandidateDoc], workers: int, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Calculate one after the other, or several at a time in processes of their own."""
+    """Calculate one after the other, or several at a time in processes of their own.
+
+    Parameters
+    ----------
+    maker : ValidationFlowMaker
+    todo : sequence of CandidateDoc
+        With structures.
+    workers : int
+    quiet : bool
+        Show no progress.
+    """
     from screening.cli.calculations import CalculationsShown
     from workflows.local import validate_all
 
-    outcomes = validate_all(maker, plan.todo, workers)
+    outcomes = validate_all(maker, todo, workers)
     results = []
     with (
         resumable("the same command goes on with what is left"),
-        CalculationsShown(plan.todo, workers, quiet) as shown,
+        CalculationsShown(todo, workers, quiet) as shown,
         closing(outcomes),
     ):
         for candidate, outcome in outcomes:

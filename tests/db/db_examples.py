@@ -9,9 +9,12 @@ import numpy as np
 
 from db.documents import (
     CandidateDoc,
+    DifferenceDoc,
+    FiguresDoc,
     FilterCount,
     GapDoc,
     PredictionDoc,
+    RoundDoc,
     Run,
     ValidationDoc,
     Verdict,
@@ -154,3 +157,32 @@ def validation(number: int = 1, engine: str = "gpaw", **changes: Any) -> Validat
         "updated_at": START,
     }
     return ValidationDoc(material_id=f"mp-{number}", engine=engine, **(values | changes))
+
+
+def round_document(number: int = 1, run_id: str = "run-1", **changes: Any) -> RoundDoc:
+    figures = {"n": 100, "wd": 0.25, "wd_error": 0.02, "mae": 0.625, "mae_error": 1.0 / 3.0}
+    before = FiguresDoc(**figures, tp=3, fp=8, fn=2, tn=87)
+    values: dict[str, Any] = {
+        "chosen_in": run_id,
+        "state": "scoring",
+        "choice": {"limit": 8, "draw": "best"},
+        "chosen": ["mp-2", "mp-1"],
+        "controls": ["mp-3"],
+        "engine": "gpaw",
+        "recipe": "pbe-340",
+        "outcomes": {"done": 2, "failed": 1},
+        "found": ["mp-1"],
+        "learned": {"training": 1, "test": 1},
+        "left_out": ["mp-1: DOS is complete only up to 3.08 eV"],
+        "model_id": "mat2spec-1",
+        "new_model_id": "mat2spec-round-1",
+        "checkpoint": "models/mat2spec-round-1",
+        "before": before,
+        "after": before.model_copy(update={"wd": 0.24}),
+        "difference": DifferenceDoc(wd=-0.01, wd_error=0.02, mae=0.0, mae_error=0.1),
+        "is_kept": True,
+        "next_run_id": f"run-{number + 1}",
+        "created_at": START,
+        "updated_at": START,
+    }
+    return RoundDoc(run_id=run_id, number=str(number), **(values | changes))

@@ -23,7 +23,7 @@ from db.embedded import COLUMNS, JSON, EmbeddedStore
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH
-from tests.db.db_examples import candidate, prediction, run, verdict
+from tests.db.db_examples import candidate, prediction, round_document, run, verdict
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 KILLS = 200 if FULL else 10
@@ -41,6 +41,21 @@ def test_columns_are_the_fields_of_the_documents() -> None:
             collection.document.model_fields, key=list(COLUMNS[collection.name]).index
         )
         assert set(COLUMNS[collection.name]) == set(collection.document.model_fields)
+
+
+def test_a_file_from_before_there_were_rounds_gets_their_table(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(path) as store:
+        store.put_run(run())
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE rounds")
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        with open_store(path) as store:
+            store.put_round(round_document())
+            assert store.rounds("run-1") == [round_document()]
+            assert store.runs() == [run()]
 
 
 def test_a_file_from_before_a_field_existed_is_read_and_written(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from db.errors import StoreError
 from db.open import open_store
 from db.questions import find_candidates
 from db.store import BATCH, ScreeningStore
-from tests.db.db_examples import START, candidate, gap, prediction, run, validation, verdict
+from tests.db.db_examples import (
+    START,
+    candidate,
+    gap,
+    prediction,
+    round_document,
+    run,
+    validation,
+    verdict,
+)
 
 
 def ids(documents) -> list[str]:
@@ -294,6 +303,17 @@ def test_validations_are_chosen(store: ScreeningStore) -> None:
     assert ids(store.validations(state="failed")) == ["mp-2"]
     assert ids(store.validations(recipe="other")) == []
     assert ids(store.validations(material_ids=["mp-1"])) == ["mp-1"]
+
+
+def test_rounds_are_those_of_a_search_in_their_order(store: ScreeningStore) -> None:
+    documents = [round_document(n, run_id) for run_id in ("run-1", "run-2") for n in (1, 2, 10)]
+    for document in reversed(documents):
+        store.put_round(document)
+    assert store.rounds() == documents
+    assert store.rounds("run-2") == documents[3:]
+    store.put_round(documents[0].model_copy(update={"state": "done", "before": None}))
+    again = store.rounds("run-1")[0]
+    assert (again.state, again.before, again.after) == ("done", None, documents[0].after)
 
 
 def test_a_material_has_a_history(store: ScreeningStore) -> None:

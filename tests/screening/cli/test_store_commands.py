@@ -282,6 +282,7 @@ def test_copy_takes_everything(filled):
         "candidates": 12,
         "predictions": 11,
         "validations": 1,
+        "rounds": 0,
         "raw_dos": 0,
     }
     assert everything("copy.sqlite") == everything("screening.sqlite")

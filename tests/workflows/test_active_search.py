@@ -1,0 +1,361 @@
+"""Rounds of a search on both stores, interrupted anywhere, and on a launchpad with real workers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from monty.json import MontyEncoder
+
+from db.open import open_store
+from models.training.card import ModelCard
+from models.zoo import model_id
+from screening.errors import ScreeningError
+from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
+from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
+from tests.workflows.learning_examples import TRAINED, screened, teach
+from workflows import active_search
+from workflows.active_search import (
+    CALCULATED,
+    ActiveSearchFlowMaker,
+    begin_round,
+    calculations_left,
+    round_of_validations,
+    rounds_of,
+)
+from workflows.launchpad import open_launchpad, submit_search
+from workflows.learning import Learning
+from workflows.local import run_flow
+from workflows.metrics import run_metrics
+
+N = 10
+embedded = pytest.mark.parametrize("db", ["embedded"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return teach(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture
+def maker(db, taught, tmp_path):
+    """A search of two rounds: two positives each, and no negative, since all are positive."""
+    return ActiveSearchFlowMaker(
+        db=db,
+        dos_maker=AnalyticDosMaker(log=str(tmp_path / "calculated.log")),
+        choice={"limit": 2, "n_random": 1},
+        learning=Learning((str(taught.labels),), str(taught.structures), epochs=1, force=True),
+        rounds=2,
+        models=str(tmp_path / "models"),
+        workers=1,
+    )
+
+
+@pytest.fixture
+def run_id(db, taught, structure_table):
+    return screened(db, taught, structure_table, TRAINED[:N])
+
+
+def calculated(maker):
+    log = Path(maker.dos_maker.log)
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def documents(maker, run_id):
+    with open_store(maker.db) as store:
+        return rounds_of(store, store.run(run_id))
+
+
+def facts(document):
+    """What of a round does not depend on when and where it was."""
+    same = {"number", "state", "choice", "chosen", "controls", "outcomes", "found", "learned"}
+    same |= {"left_out", "is_kept", "remark", "error", "before", "after", "difference"}
+    return document.model_dump(include=same)
+
+
+def check_search(maker, first_id):
+    """Two rounds that are done, each with a run whose model judged all its candidates."""
+    rounds = documents(maker, first_id)
+    assert [(r.number, r.state, r.is_kept) for r in rounds] == [
+        ("1", "done", True),
+        ("2", "done", True),
+    ]
+    seen: set[str] = set()
+    with open_store(maker.db) as store:
+        before = store.run(first_id)
+        for document in rounds:
+            assert document.chosen_in == before.run_id
+            assert document.chosen == before.selection[:2]
+            assert (document.controls, document.recipe) == ([], RECIPE)
+            assert not seen & set(document.chosen)
+            seen |= set(document.chosen)
+            assert document.outcomes == {"done": 2}
+            run = store.run(document.next_run_id)
+            assert (run.state, run.parent) == ("done", before.run_id)
+            assert run.model_id == document.new_model_id == model_id(Path(document.checkpoint))
+            assert run.parameters["checkpoint"] == document.checkpoint
+            assert before.model_id == document.model_id
+            stage = run.funnel[-1]
+            assert (stage.name, stage.entered - stage.dropped) == (CALCULATED, N - len(seen))
+            judged = {c.material_id: c for c in store.candidates(run.run_id)}
+            assert set(judged) == set(TRAINED[:N]) - seen
+            assert {c.model_id for c in judged.values()} == {run.model_id}
+            assert {c.state for c in judged.values()} == {"screened"}
+            # A model may learn from what came before, and its figures from no candidate.
+            assert document.learned == {"training": len(seen), "test": 0}
+            assert document.before.n == document.after.n
+            (metrics,) = run_metrics(store, before)
+            assert (metrics.assessment.counts["tp"], metrics.assessment.counts["fp"]) == (
+                len(document.found),
+                2 - len(document.found),
+            )
+            before = run
+    for name, value in rounds[0].after:
+        assert getattr(rounds[1].before, name) == pytest.approx(value, rel=1e-5), name
+    assert sorted(calculated(maker)) == sorted(seen)
+
+
+def test_a_flow_does_all_rounds(maker, run_id):
+    run_flow(maker.make(run_id))
+    check_search(maker, run_id)
+    with pytest.raises(ScreeningError, match="has its 2 rounds; --rounds asks for more"):
+        run_flow(maker.make(run_id))
+    more = replace(maker, rounds=3)
+    newest = documents(maker, run_id)[-1].next_run_id
+    run_flow(more.make(newest))  # any run of the search names it
+    assert [r.state for r in documents(maker, run_id)] == ["done"] * 3
+
+
+@embedded
+def test_a_model_that_is_worse_does_not_judge(maker, run_id, monkeypatch):
+    monkeypatch.setattr(active_search, "is_not_worse", lambda difference: False)
+    maker = replace(maker, learning=replace(maker.learning, force=False), rounds=1)
+    run_flow(maker.make(run_id))
+    (document,) = documents(maker, run_id)
+    assert (document.state, document.is_kept, document.checkpoint) == ("done", False, None)
+    assert document.difference is not None
+    assert not Path(maker.models).exists()
+    with open_store(maker.db) as store:
+        before, after = store.run(run_id), store.run(document.next_run_id)
+        assert after.model_id == before.model_id
+        # Nothing is predicted again, and what is left keeps its order.
+        assert after.selection == before.selection[2:]
+
+
+@embedded
+def test_failed_calculations_are_no_labels_and_a_search_goes_on(maker, run_id):
+    failing = replace(maker.dos_maker, failing="Al", refused="Cu")
+    with open_store(maker.db) as store:
+        formulas = {c.material_id: c.formula for c in store.candidates(run_id)}
+        best = store.run(run_id).selection
+    bad = [name for name in best if formulas[name] in ("Al", "Cu")]
+    maker = replace(maker, dos_maker=failing, choice={"limit": N, "n_random": 0}, rounds=1)
+    run_flow_of_failures(maker, run_id)
+    (document,) = documents(maker, run_id)
+    assert document.outcomes == {"failed": len(bad), "done": N - len(bad)}
+    assert document.learned == {"training": N - len(bad), "test": 0}
+    with open_store(maker.db) as store:
+        assert store.run(document.next_run_id).counts == {"positive": 0}
+        with pytest.raises(ScreeningError, match="no candidate is left to calculate"):
+            begin_round(store, run_id, replace(maker, rounds=2))
+
+
+@embedded
+def test_a_round_that_can_learn_nothing_says_so_and_the_next_one_begins(maker, run_id):
+    maker = replace(maker, dos_maker=replace(maker.dos_maker, refused="Al"), rounds=2)
+    with open_store(maker.db) as store:
+        run = store.run(run_id)
+        aluminium = [c.material_id for c in store.candidates(run_id) if c.formula == "Al"]
+        others = [name for name in run.selection if name not in aluminium]
+        store.put_run(run.model_copy(update={"selection": [*aluminium[:2], *others]}))
+    run_flow(maker.make(run_id))
+    first, second = documents(maker, run_id)
+    assert "all 2 calculations failed" in first.remark
+    assert (first.is_kept, first.new_model_id, first.outcomes) == (None, None, {"failed": 2})
+    assert second.model_id == first.model_id
+    assert second.is_kept
+    assert not set(second.chosen) & set(first.chosen)
+
+
+def run_flow_of_failures(maker, run_id):
+    """Like the command line: what fails is recorded, and does not end the flow."""
+    from workflows.local import validate_here
+
+    with open_store(maker.db) as store:
+        document = begin_round(store, run_id, maker)
+        left = calculations_left(store, document, maker.dos_maker)
+    for candidate in left:
+        validate_here(maker.validation_maker(), candidate)
+    run_flow(maker.make_learning(document))
+
+
+# by hand
+
+
+@embedded
+def test_what_a_user_calculated_is_a_round_too(maker, run_id):
+    with open_store(maker.db) as store:
+        with pytest.raises(ScreeningError, match="has no validations; `screen validate` first"):
+            round_of_validations(store, store.run(run_id), Path(maker.models))
+        document = begin_round(store, run_id, maker)
+        candidates = calculations_left(store, document, maker.dos_maker)
+        store.put_round(document.model_copy(update={"state": "done"}))  # as if there were none
+    for candidate in candidates:
+        run_flow(maker.validation_maker().make(candidate))
+    with open_store(maker.db) as store:
+        by_hand = round_of_validations(store, store.run(run_id), Path(maker.models))
+    assert (by_hand.choice, by_hand.chosen, by_hand.state) == (None, document.chosen, "learning")
+    run_flow(maker.make_learning(by_hand))
+    ended = documents(maker, run_id)[-1]
+    assert (ended.state, ended.is_kept, ended.outcomes) == ("done", True, {"done": 2})
+    assert ModelCard.read(Path(ended.checkpoint)).name == "tiny-round-2"
+
+
+# interrupted
+
+
+class StoppedError(Exception):
+    """Stands for the end of the process."""
+
+
+STEPS = (
+    ("begin_round", "after"),
+    ("calculations_left", "after"),
+    ("learn", "before"),
+    ("_kept", "after"),
+    ("begin_next_run", "before"),
+    ("_calculated", "after"),
+    ("in_shards", "before"),
+    ("end_round", "before"),
+)
+
+
+@embedded
+def test_interruptions_everywhere_change_nothing(
+    maker, run_id, monkeypatch, taught, structure_table, tmp_path
+):
+    other = replace(maker, db=str(tmp_path / "other.sqlite"), models=str(tmp_path / "others"))
+    other = replace(other, dos_maker=replace(maker.dos_maker, log=str(tmp_path / "other.log")))
+    other_id = screened(other.db, taught, structure_table, TRAINED[:N])
+    run_flow(other.make(other_id))
+
+    for step, when in STEPS:
+        whole = getattr(active_search, step)
+
+        def stopped(*arguments, whole=whole, when=when, **options):
+            if when == "after":
+                whole(*arguments, **options)
+            raise StoppedError
+
+        monkeypatch.setattr(active_search, step, stopped)
+        with pytest.raises(StoppedError):
+            run_flow(maker.make(run_id))
+        monkeypatch.setattr(active_search, step, whole)
+    run_flow(maker.make(run_id))
+    check_search(maker, run_id)
+    pairs = zip(documents(maker, run_id), documents(other, other_id), strict=True)
+    assert all(facts(ours) == facts(theirs) for ours, theirs in pairs)
+
+
+@embedded
+def test_a_round_is_ended_as_it_was_begun(maker, run_id):
+    with open_store(maker.db) as store:
+        begin_round(store, run_id, maker)
+        changed = replace(maker, dos_maker=OtherRecipe())
+        with pytest.raises(ScreeningError, match=f"begun with {RECIPE}, not another"):
+            begin_round(store, run_id, changed)
+
+
+class OtherRecipe(AnalyticDosMaker):
+    @property
+    def recipe(self) -> str:
+        return "another"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["calculating", "learning", "scoring"])
+def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, moment):
+    db = str(tmp_path / "store.sqlite")
+    maker = ActiveSearchFlowMaker(
+        db=db,
+        dos_maker=AnalyticDosMaker(log=str(tmp_path / "calculated.log"), seconds=0.3),
+        choice={"limit": 2, "n_random": 1},
+        learning=Learning((str(taught.labels),), str(taught.structures), epochs=1, force=True),
+        rounds=2,
+        models=str(tmp_path / "models"),
+        workers=1,
+    )
+    run_id = screened(db, taught, structure_table, TRAINED[:N])
+    file = tmp_path / "maker.json"
+    file.write_text(json.dumps(maker, cls=MontyEncoder))
+    code = (
+        "import json, sys; from monty.json import MontyDecoder; from workflows.local import "
+        "run_flow; maker = json.load(open(sys.argv[1]), cls=MontyDecoder); "
+        "run_flow(maker.make(sys.argv[2]))"
+    )
+
+    def is_at(number):
+        rounds = documents(maker, run_id)
+        return len(rounds) >= number and rounds[number - 1].state == moment
+
+    for number in (1, 2):
+        command = [sys.executable, "-c", code, str(file), run_id]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_until(partial(is_at, number), seconds=120)
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run_flow(maker.make(run_id))
+    # A calculation that was cut off has begun twice; its result is there once.
+    log = Path(maker.dos_maker.log)
+    log.write_text("\n".join(sorted(set(log.read_text().splitlines()))))
+    begun = Counter(calculated(maker))
+    assert sum(begun.values()) <= 4 + (2 if moment == "calculating" else 0)
+    log.write_text("\n".join(f"{name} 0" for name in begun))
+    check_search(maker, run_id)
+    assert not [
+        p
+        for p in tmp_path.glob("models/*/*")
+        if p.suffix != ".unfinished" and not (p / "card.json").exists()
+    ]
+
+
+# on a launchpad
+
+
+@pytest.mark.slow
+@pytest.mark.mongo
+def test_workers_do_all_rounds(tmp_path, mongo_uri, monkeypatch, taught, structure_table):
+    site = make_site(tmp_path, mongo_uri)
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    run_id = screened(site.db, taught, structure_table, TRAINED[:N])
+    maker = ActiveSearchFlowMaker(
+        db=site.db,
+        dos_maker=AnalyticDosMaker(log=str(tmp_path / "calculated.log")),
+        choice={"limit": 2, "n_random": 1},
+        learning=Learning((str(taught.labels),), str(taught.structures), epochs=1, force=True),
+        rounds=2,
+        models=str(tmp_path / "models"),
+    )
+    with open_launchpad(site.launchpad) as pad:
+        submit_search(pad, maker, run_id)
+        site.work()
+        check_search(maker, run_id)
+        categories = {f["name"]: f["spec"]["_category"] for f in pad.fireworks.find()}
+        assert {name: c for name, c in categories.items() if name.startswith("DFT ")} == {
+            "DFT analytic_dos": "gpaw",
+            "DFT store_validation": "gpaw",
+        }
+        assert categories["score_shard"] == "prediction"
+        others = ("select", "learn_of_round", "judge_again", "finish", "end_round")
+        assert {categories[name] for name in others} == {"screening"}
+        stored = json.dumps([*pad.fireworks.find(), *pad.workflows.find()], default=str)
+    assert SECRET not in stored
+    assert "mongodb://" not in stored
