@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.errors import ModelError
 from models.uncertainty.calibration import Calibration, FloatArray
 from models.uncertainty.held_out import NAME, HeldOut, read_held_out, write_held_out
 from models.uncertainty.reliability import (
@@ -167,6 +168,25 @@ def calibrate(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> dict[st
     }
     write_held_out(predictor.folder, held_out, figures)
     return figures
+
+
+def calibrate_trained(folder: Path, dataset: SpectrumDataset) -> str:
+    """Calibrate what was just trained, and say in a line what came of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the predictor.
+    dataset : SpectrumDataset
+        All labels that it was trained, validated and tested on.
+    """
+    from models.predictor import SpectrumPredictor
+
+    try:
+        figures = calibrate(SpectrumPredictor.load(folder), dataset)
+    except ModelError as error:
+        return f"Not calibrated, so its verdicts have no probability: {error}"
+    return f"Calibrated on {figures['n_held_out']} materials"
 
 
 def probability_figures(trust: Trust, test: HeldOut) -> dict[str, float]:

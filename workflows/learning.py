@@ -33,6 +33,7 @@ from models.zoo import find_predictor, predictor_parts
 from screening.classification import ConfusionMatrix
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria
+from screening.trust import calibrate_trained
 from workflows.validated_labels import (
     NothingToLearnError,
     ValidatedLabels,
@@ -91,6 +92,8 @@ class Learned:
     Parameters
     ----------
     trained : TrainedPredictor
+    dataset : SpectrumDataset
+        All labels that it was trained, validated and tested on.
     labels : ValidatedLabels
         What it has learned of the search, and which calculations are no labels.
     counts : dict of str to int
@@ -103,6 +106,7 @@ class Learned:
     """
 
     trained: TrainedPredictor
+    dataset: SpectrumDataset
     labels: ValidatedLabels
     counts: dict[str, int]
     before: FiguresDoc
@@ -128,7 +132,7 @@ class Learned:
             gap = {f"VB gaps among the test materials, {n.upper()}": v for n, v in counts.items()}
             self.trained.save(unfinished, gap)
             write_labels(unfinished / LABELS_FILE, self.labels.rows)
-            # What else belongs to a checkpoint, such as its calibration, is made here.
+            log.info(calibrate_trained(unfinished, self.dataset))
             yield unfinished
             unfinished.rename(folder)
 
@@ -204,6 +208,7 @@ def learn(
         If the checkpoint of the run is gone, the calculations are of recipes unlike those of the
         old labels, or there is nothing to test on.
     """
+    from models.training.config import load_dataset
     from models.training.train import train_predictor
 
     folder = checkpoint_of(run)
@@ -230,11 +235,12 @@ def learn(
         config = _training(folder, card, learning, [*learning.files, file], structures, name)
         start = None if learning.from_scratch else _checkpoints(folder)
         trained = train_predictor(config, announce, start=start)
+        dataset = load_dataset(config)
     if not np.isfinite(trained.predicted).all():
         raise ScreeningError(f"{learning.from_scratch}: trains no predictor of the eDOS")
     counts = Counter(part(*item) for item in allowed.crystals.items())
     counts["test"] = len(tested)
-    return _compared(folder, card, trained, allowed, dict(counts))
+    return _compared(folder, card, trained, dataset, allowed, dict(counts))
 
 
 def _part(name: str, crystal: Crystal, card: ModelCard) -> str:
@@ -315,6 +321,7 @@ def _compared(
     folder: Path,
     card: ModelCard,
     trained: TrainedPredictor,
+    dataset: SpectrumDataset,
     labels: ValidatedLabels,
     counts: dict[str, int],
 ) -> Learned:
@@ -331,6 +338,7 @@ def _compared(
     before, after = (_errors(spectra, trained.test) for spectra in (predicted, trained.predicted))
     return Learned(
         trained,
+        dataset,
         labels,
         counts,
         before=_figures(before, predicted, trained.test),

@@ -47,11 +47,14 @@ def train(
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
+    import numpy as np
+
     from models.predictor import usable_device
-    from models.training.config import read_training_config
+    from models.training.config import load_dataset, read_training_config
     from models.training.fit import Hardware, is_main_process
     from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
+    from screening.trust import calibrate_trained
 
     training = read_training_config(
         config,
@@ -82,25 +85,8 @@ def train(
     for name, value in card.gap.items():
         console.print(f"{name}: {value}")
     remarks.print(f"Checkpoints and model card in {folder}")
-    remarks.print(_calibrated(trained, folder))
-
-
-def _calibrated(trained: TrainedPredictor, folder: Path) -> str:
-    """Calibrate what was trained, if it is an eDOS predictor; says what came of it."""
-    import numpy as np
-
-    from models.errors import ModelError
-    from models.predictor import SpectrumPredictor
-    from models.training.config import load_dataset
-    from screening.trust import calibrate
-
-    if not np.isfinite(trained.predicted).all():
-        return "Not calibrated: it does not predict states/eV/cell"
-    try:
-        figures = calibrate(SpectrumPredictor.load(folder), load_dataset(trained.config))
-    except ModelError as error:
-        return f"Not calibrated, so its verdicts have no probability: {error}"
-    return f"Calibrated on {figures['n_held_out']} materials"
+    if np.isfinite(trained.predicted).all():  # in states/eV/cell
+        remarks.print(calibrate_trained(folder, load_dataset(training)))
 
 
 def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
