@@ -60,7 +60,12 @@ class Trust:
     def expected_errors(
         self, member_spread: np.ndarray, training_distance: np.ndarray
     ) -> FloatArray:
-        """As :meth:`~models.uncertainty.calibration.Calibration.expected_errors`."""
+        """As :meth:`~models.uncertainty.calibration.Calibration.expected_errors`.
+
+        Parameters
+        ----------
+        member_spread, training_distance : ndarray, shape (B,)
+        """
         return self.calibration.expected_errors(member_spread, training_distance)
 
     def probabilities(

@@ -172,9 +172,11 @@ def test_a_round_that_can_learn_nothing_says_so_and_the_next_one_begins(maker, r
     maker = replace(maker, dos_maker=replace(maker.dos_maker, refused="Al"), rounds=2)
     with open_store(maker.db) as store:
         run = store.run(run_id)
-        aluminium = [c.material_id for c in store.candidates(run_id) if c.formula == "Al"]
-        others = [name for name in run.selection if name not in aluminium]
-        store.put_run(run.model_copy(update={"selection": [*aluminium[:2], *others]}))
+        aluminium = [c for c in store.candidates(run_id) if c.formula == "Al"][:2]
+        best = {"is_positive": True, "score": 9.0}  # which are chosen first
+        store.upsert_candidates(c.model_copy(update=best) for c in aluminium)
+        chosen = dict.fromkeys([c.material_id for c in aluminium] + run.selection)
+        store.put_run(run.model_copy(update={"selection": list(chosen)}))
     run_flow(maker.make(run_id))
     first, second = documents(maker, run_id)
     assert "all 2 calculations failed" in first.remark
