@@ -51,9 +51,10 @@ def show(
     with open_store(existing(db)) as store:
         of_run, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
-        validation = find_validation(store, candidate)
-        if validation is not None:
-            (validation,) = judged_for(of_run, [validation])
+        criterion = criterion_of(of_run.parameters)
+        validation = None
+        if criterion.spectra == "edos" and (found := find_validation(store, candidate)):
+            (validation,) = judged_for(of_run, [found])
         structure = None
         if prediction is not None:
             try:
@@ -67,8 +68,7 @@ def show(
         document = _document(candidate, prediction, validation, structure)
         print_json(document | {"attribution": attribution})
     else:
-        unit = criterion_of(of_run.parameters).unit
-        _print(candidate, prediction, validation, structure, unit)
+        _print(candidate, prediction, validation, structure, criterion.unit)
         if attribution:
             stderr().print(attribution)
 

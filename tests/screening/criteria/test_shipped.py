@@ -299,7 +299,6 @@ def test_other_spectra_are_refused():
 
 
 @pytest.mark.data
-@pytest.mark.slow
 def test_what_springs_find_of_the_phonon_gaps_of_the_labels(reference_data):
     """The figures of the README."""
     table = pq.read_table(reference_data / "phdos_jarvis.parquet").to_pylist()
