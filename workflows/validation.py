@@ -267,8 +267,9 @@ def _difference(
     document: DosDocument, criterion: Criterion, binned: Verdicts, fine: Verdicts
 ) -> Iterator[str]:
     """A warning if the verdicts differ, or if there is none."""
-    yield from binned.refusals.values()
-    if not binned.refusals and binned.is_positive[0] != fine.is_positive[0]:
+    if refusal := binned.refusal(0):
+        yield refusal
+    elif binned.is_positive[0] != fine.is_positive[0]:
         own = 1000 * document.own_grid.width
         yield (
             f"the verdict depends on the resolution: {_in_words(criterion, binned)} in bins of "

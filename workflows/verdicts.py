@@ -132,7 +132,7 @@ def verdicts_on(
     errors, probabilities = _trusted(trust, predictions, spectra, verdicts.score)
     for i, prediction in enumerate(predictions):
         candidate = candidates[prediction.key]
-        refusal = verdicts.refusals.get(i)
+        refusal = verdicts.refusal(i)
         yield Verdict(
             run_id=candidate.run_id,
             material_id=candidate.material_id,
@@ -181,7 +181,7 @@ def verdict_fields(criterion: Criterion, verdicts: Verdicts, i: int) -> dict[str
     """
     fields: dict[str, Any] = {
         "criterion": None if criterion.name == VB_GAP else criterion.name,
-        "is_positive": None if i in verdicts.refusals else bool(verdicts.is_positive[i]),
+        "is_positive": None if verdicts.refusal(i) else bool(verdicts.is_positive[i]),
     }
     if verdicts.gaps is not None:
         return fields | {"gap": gap_document(verdicts.gaps, i), "features": None}
@@ -196,7 +196,8 @@ def verdict_fields(criterion: Criterion, verdicts: Verdicts, i: int) -> dict[str
 def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[ValidationDoc]:
     """Calculations with the verdict by the criterion of a run, whichever run asked for them.
 
-    What DFT gave no verdict on, such as magnetic materials, has none.
+    What DFT gave no verdict on, such as magnetic materials, has none, and neither has anything for
+    a criterion on phonons.
 
     Parameters
     ----------
@@ -206,7 +207,10 @@ def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[Validatio
     criterion = criterion_of(run.parameters)
     judged = list(validations)
     known = [i for i, document in enumerate(judged) if _can_be_judged(document)]
-    if not known or criterion.spectra != "edos":
+    if criterion.spectra != "edos":
+        none = {"criterion": criterion.name, "is_positive": None, "gap": None, "features": None}
+        return [document.model_copy(update=none) for document in judged]
+    if not known:
         return judged
     spectra = np.array([judged[i].spectrum for i in known])
     verdicts = criterion.judge(spectra, EDOS_GRID, [judged[i].nsites for i in known])

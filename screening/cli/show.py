@@ -56,9 +56,10 @@ def show(
     with open_store(existing(db)) as store:
         of_run, candidate = in_runs(store, run, material_id)[0]
         prediction = find_prediction(store, candidate)
-        validation = find_validation(store, candidate)
-        if validation is not None:
-            (validation,) = judged_for(of_run, [validation])
+        criterion = criterion_of(of_run.parameters)
+        validation = None
+        if criterion.spectra == "edos" and (found := find_validation(store, candidate)):
+            (validation,) = judged_for(of_run, [found])
         structure: ElectronicStructure | None = None
         nearest: Sequence[NearestMaterial] = ()
         if prediction is not None:
@@ -81,8 +82,7 @@ def show(
         document["nearest_training_materials"] = [material.as_dict() for material in nearest]
         print_json(document | {"attribution": attribution})
     else:
-        unit = criterion_of(of_run.parameters).unit
-        _print(candidate, prediction, validation, structure, nearest, unit)
+        _print(candidate, prediction, validation, structure, nearest, criterion.unit)
         if attribution:
             stderr().print(attribution)
 

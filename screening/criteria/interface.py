@@ -44,6 +44,12 @@ class Verdicts:
     refusals: Mapping[int, str] = field(default_factory=dict)
     gaps: Gaps | None = None
 
+    def refusal(self, i: int) -> str | None:
+        """Why a row has no verdict; None if it has one."""
+        if i in self.refusals or np.isfinite(self.score[i]):
+            return self.refusals.get(i)
+        return "no verdict: the score is not a finite number"
+
 
 class Criterion(ABC):
     """Which spectra are interesting, and how much.

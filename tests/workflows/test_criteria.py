@@ -10,6 +10,7 @@ from db.documents import CandidateDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from models.zoo import ZOO, model_id
+from screening.criteria.interface import Criterion, Verdicts
 from screening.criteria.registry import criterion_of, find_criterion, parameters_of
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
@@ -182,6 +183,20 @@ def test_a_run_without_a_criterion_keeps_the_parameters_that_it_had(make):
     )
 
 
+def test_a_score_of_another_package_that_is_not_finite_is_no_verdict(make, monkeypatch):
+    class Broken(Criterion):
+        name, spectra = "broken", "edos"
+
+        def judge(self, spectra, grid, n_atoms):
+            score = np.full(len(spectra), np.nan)
+            score[0] = 1.0
+            return Verdicts(score > 0, score, {"n": np.asarray(n_atoms)})
+
+    monkeypatch.setattr("workflows.screening.criterion_of", lambda _: Broken())
+    summary = run_flow(make("steep-edge").make("broken"))
+    assert (summary["counts"]["screened"], summary["counts"]["failed"]) == (1, 4)
+
+
 # --- DFT ------------------------------------------------------------------------------------
 
 
@@ -229,5 +244,8 @@ def test_dft_is_judged_by_the_run_that_shows_it(store):
     (again,) = judged_for(back, [judged])
     assert (again.criterion, again.is_positive, again.features) == (None, True, None)
     assert again.gap.width == 1.5
+    phonons = run.model_copy(update={"parameters": parameters_of(find_criterion("phonon-gap"))})
+    (none,) = judged_for(phonons, [judged])
+    assert (none.criterion, none.is_positive, none.gap) == ("phonon-gap", None, None)
     (kept,) = judged_for(back, [by_gap.model_copy(update={"gap": fine})])
     assert kept.gap.is_gap_fine is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -54,6 +55,8 @@ def test_every_listing_says_what_was_looked_for(screen, table, flat, tmp_path):
     assert all(row["features"]["dos_at_fermi"] == pytest.approx(row["score"]) for row in rows)
     screen("candidates", "--out", "all.csv")
     assert '""dos_at_fermi""' in (tmp_path / "all.csv").read_text()
+    assert screen("candidates", "--out", "all.parquet").code == 0
+    assert "dos_at_fermi" in pq.read_table("all.parquet").to_pylist()[0]["features"]
     shown = screen("show", "m-1", "--plot", "m-1.svg").out
     assert "│flat " in shown
     assert "score (states/eV)" in shown
@@ -108,6 +111,11 @@ def test_phonons_have_their_own_axes_and_no_dft(screen, table, tmp_path):
     assert "Wavenumber (1/cm)" in figure
     assert "eV" not in figure
     assert json.loads(screen("show", "m-1", "--json").out)["grid"]["unit"] == "cm^-1"
+    with open_store(DB) as store:
+        (candidate,) = store.candidates(summary["run_id"], material_ids=["m-1"])
+        store.upsert_validations([validation(candidate, is_gap=True)])  # its eDOS, for another run
+    assert "gpaw" not in screen("show", "m-1", "--plot", "m-1.svg").out
+    assert "0 disagreements" in screen("candidates", "--disagreements").out
     similar = screen("similar", "m-1").out
     assert "distance cm^-1" in similar
     one_line(screen("validate"), "its criterion phonon-gap judges the phonon DOS, which no DFT")

@@ -110,7 +110,7 @@ def test_warnings_of_libraries_reach_the_log_only(screen, table, tmp_path, monke
     def warn(*arguments):
         warnings.warn("a library wants attention", category, stacklevel=1)
         logging.getLogger("library").warning("so does another")
-        kept(*arguments)
+        return kept(*arguments)
 
     monkeypatch.setattr(screening, "_keep", warn)
     outcome = screen("run", "--source", table)

@@ -199,6 +199,26 @@ def test_a_criterion_of_another_package_is_found_by_its_entry_point(plugin):
         criterion_of(kept)
 
 
+def test_an_installed_package_is_enough(tmp_path, monkeypatch):
+    info = tmp_path / "crowds-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: crowds\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\ncrowded = crowds:Crowded\n")
+    (tmp_path / "crowds.py").write_text(
+        "from screening.criteria.interface import Criterion, Verdicts\n"
+        "class Crowded(Criterion):\n"
+        "    name, spectra = 'crowded', 'edos'\n"
+        "    def judge(self, spectra, grid, n_atoms):\n"
+        "        states = spectra.sum(axis=1) * grid.width\n"
+        "        return Verdicts(states > 100, states - 100, {'states': states})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert criterion_names()[-1] == "crowded"
+    criterion = find_criterion("crowded")
+    assert criterion.judge(np.full((1, 128), 20.0), EDOS_GRID, [1]).is_positive.all()
+    assert criterion.definition()["class"] == "crowds:Crowded"
+
+
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
