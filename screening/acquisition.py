@@ -174,8 +174,8 @@ def _check_budget(pool: Pool, budget: float) -> None:
     cheapest = pool.seconds[~pool.paid].min(initial=np.inf)
     if budget < cheapest < np.inf:
         raise ScreeningError(
-            f"a budget of {budget / 60:.0f} minutes is less than the cheapest calculation, about "
-            f"{cheapest / 60:.0f} minutes: raise --budget"
+            f"the budget has {budget / 60:.1f} minutes for these, less than the cheapest "
+            f"calculation, about {cheapest / 60:.1f} minutes: raise --budget"
         )
 
 

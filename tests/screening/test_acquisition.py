@@ -76,7 +76,9 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(ScreeningError, match="must be more than nothing"):
             choose(known, "best", budget=budget)
     for strategy in STRATEGIES:
-        with pytest.raises(ScreeningError, match=r"4 minutes is less than the cheapest .* 5 min"):
+        with pytest.raises(
+            ScreeningError, match=r"4.0 minutes for these, less than the cheapest .* 5.0 min"
+        ):
             choose(known, strategy, budget=240.0)
 
 

@@ -440,7 +440,7 @@ def test_what_cannot_be_chosen_is_said_in_one_line(screen, run):
         one_line(screen(*asked), f"{strategy} needs probabilities", "use --strategy best")
     one_line(screen("validate", "--strategy", "budget"), "budget needs a --budget, such as 40h")
     small = ("--budget", "0.5min", "--random", 0)
-    one_line(screen("validate", *small), "less than the cheapest calculation, about 1 minutes")
+    one_line(screen("validate", *small), "less than the cheapest calculation, about 0.8 minutes")
     one_line(screen("validate", "--budget", "1min"), "2 random negatives take about 0.0 hours")
     one_line(screen("candidates", "--sort", "probability"), "--sort probability needs", "score")
     assert validations() == {}
