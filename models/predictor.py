@@ -74,7 +74,14 @@ class PredictedSpectra:
 
     @classmethod
     def unknown(cls, n: int, grid: EnergyGrid) -> PredictedSpectra:
-        """Nothing but NaN for `n` structures."""
+        """Nothing but NaN.
+
+        Parameters
+        ----------
+        n : int
+            Structures.
+        grid : EnergyGrid
+        """
         gaps, spread, distance = np.full((3, n), np.nan, np.float32)
         values = np.full((n, grid.size), np.nan, np.float32)
         return cls(values, grid, gaps, spread, distance)

@@ -233,7 +233,7 @@ def _domain(candidate: CandidateDoc) -> list[tuple[str, Any]]:
     if candidate.is_positive is None:
         return []
     domain = Domain.of_document(candidate)
-    words = domain.in_domain or "not known"
+    words: str = domain.in_domain or "not known"
     if because := domain.reasons or domain.reservations:
         words += f": {', '.join(because)}"
     elif domain.in_domain is None:
