@@ -74,11 +74,12 @@ class PredictedSpectra:
 
     @classmethod
     def unknown(cls, n: int, grid: EnergyGrid) -> PredictedSpectra:
-        """Nothing but NaN for `n` structures.
+        """Nothing but NaN.
 
         Parameters
         ----------
         n : int
+            Structures.
         grid : EnergyGrid
         """
         gaps, spread, distance = np.full((3, n), np.nan, np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from models.writing import write_whole
 from models.zoo import SHAPE, weights_hash
 
 NEAREST = 3  # materials whose mean distance counts
-_SMALLEST = 1e-6  # deviation of a number that does not vary
+_SMALLEST = 1e-2  # deviation of a number that hardly varies, as a part of the median of all
 
 
 class TrainingMaterial(BaseModel):
@@ -102,7 +103,8 @@ class TrainingMaterials:
             As the model gives them.
         """
         center = embeddings.mean(0).astype(np.float32)
-        scale = np.maximum(embeddings.std(0), _SMALLEST).astype(np.float32)
+        deviation = embeddings.std(0)
+        scale = np.maximum(deviation, _SMALLEST * np.median(deviation) or 1.0).astype(np.float32)
         standardized = ((embeddings - center) / scale).astype(np.float16)  # as in the file
         points = standardized.astype(np.float32)
         to_each = _distances(points, points)
@@ -110,7 +112,7 @@ class TrainingMaterials:
         own = np.sort(_mean_of_smallest(to_each, len(points) - 1))
         return cls(tuple(materials), points, center, scale, own)
 
-    @property
+    @cached_property
     def largest_cell(self) -> int:
         """Atoms of the largest cell."""
         return max(material.n_atoms for material in self.materials)
@@ -120,7 +122,7 @@ class TrainingMaterials:
         return _mean_of_smallest(self._to_each(embeddings), len(self.materials))
 
     def percentile(self, distance: float) -> float:
-        """Percentage of the training materials whose nearest others are nearer than `distance`."""
+        """Percentage of the training materials that have a smaller one of the `own_distances`."""
         return 100 * float(np.searchsorted(self.own_distances, distance)) / len(self.materials)
 
     def nearest(self, embedding: np.ndarray, n: int = NEAREST) -> tuple[Neighbor, ...]:

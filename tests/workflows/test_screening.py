@@ -10,6 +10,7 @@ from jobflow.managers.fireworks import flow_to_workflow
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 
+from db.collections import PREDICTIONS, Query
 from db.documents import CandidateDoc
 from db.open import open_store
 from models.crystal import Crystal
@@ -129,6 +130,19 @@ def test_predictions_say_how_far_the_members_and_the_training_materials_are(make
     assert len(second) == 2
     assert all(p.member_spread > 0 and p.training_distance > 0 for p in first)
     assert all(p.member_spread is None and p.training_distance > 0 for p in second)
+
+
+def test_a_prediction_of_an_older_program_is_made_once_more(maker):
+    first = run(maker)
+    with open_store(maker.db) as store:
+        old = list(store.find(Query(PREDICTIONS)))
+        store.upsert_predictions(
+            p.model_copy(update={"training_distance": None, "member_spread": None}) for p in old
+        )
+    second, third = run(maker), run(maker)
+    counts = [(s["counts"]["predicted"], s["counts"]["reused"]) for s in (first, second, third)]
+    assert counts == [(7, 0), (7, 0), (0, 7)]
+    assert documents(maker.db, second["run_id"]) == documents(maker.db, first["run_id"])
 
 
 def test_looser_criteria_change_the_verdict_and_not_the_prediction(maker):

@@ -79,6 +79,15 @@ def test_a_training_material_is_at_no_distance_and_its_own_distance_leaves_it_ou
     assert trained_on.percentile(1e9) == 100
 
 
+def test_a_number_that_did_not_vary_in_training_does_not_decide() -> None:
+    known = points(9)
+    known[:, 3] = 5.0
+    trained_on = TrainingMaterials.of(materials(9), known)
+    moved = known[:1].copy()
+    moved[0, 3] += 1e-3
+    assert trained_on.distances(moved) < 1.5 * trained_on.distances(known[:1])
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_training_materials_are_enough(n: int) -> None:
     trained_on = TrainingMaterials.of(materials(n), points(n))

@@ -253,6 +253,14 @@ def test_show_prints_plots_and_writes(screen, table, tmp_path):
     assert (tmp_path / "m-1.png").read_bytes().startswith(b"\x89PNG")
     document = json.loads(screen("show", "m-1", "--json").out)
     assert len(document["spectrum"]) == document["grid"]["size"] == 128
+    nearest = document["nearest_training_materials"]
+    assert len(nearest) == 3
+    mean = sum(material["distance"] for material in nearest) / 3
+    assert mean == pytest.approx(document["training_distance"], rel=1e-3)
+    assert document["member_spread"] > 0
+    for material in nearest:
+        assert {"formula", "is_gap", "wd"} <= material.keys()
+        assert material["material_id"] in outcome.out
     assert "Ce" in screen("show", "m-5").out
     one_line(screen("show", "m-99"), "m-99")
     one_line(screen("show", "m-1", "--plot", "m-1.docx"), "docx")

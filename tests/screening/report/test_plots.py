@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from models.spectra.electronic_structure import ElectronicStructure
-from models.spectra.spectrum import EDOS_GRID
+from models.spectra.spectrum import EDOS_GRID, Spectrum
 from screening.errors import ScreeningError
+from screening.nearest import NearestMaterial
 from screening.report.plots import (
     DOS_LABEL,
     ENERGY_LABEL,
@@ -153,6 +154,23 @@ def structure(parts, gap=0.0):
     for (element, shell), values in parts.items():
         dos[symbols.index(element), "spdf".index(shell)] = values
     return ElectronicStructure(EDOS_GRID, symbols, dos, dos * EDOS_GRID.width, 0.0, -gap, 0.0)
+
+
+def test_the_nearest_training_materials_have_a_panel_of_their_own_per_atom():
+    spectrum = Spectrum(DFT, EDOS_GRID, n_atoms=4)
+    known = NearestMaterial("mp-$1", "MgO", 0.456, spectrum, is_gap=True, wd=0.1)
+    nearest = [NearestMaterial("mp-2", "CaO", 0.4), known]
+    figure = plot_edos(CENTERS, PREDICTED, "SrO", nearest=nearest)
+    above, below = figure.axes
+    curves = drawn(below)
+    assert list(curves) == [r"MgO (mp-\$1): distance 0.46, VB gap"]
+    np.testing.assert_allclose(next(iter(curves.values())).get_data().values, DFT / 4)
+    assert below.get_ylabel() == "DOS (states/eV/atom)"
+    assert above.get_xlabel() == ""
+    assert len(plot_edos(CENTERS, PREDICTED, "SrO", nearest=nearest[:1]).axes) == 1
+    parts = structure({("Ti", "d"): DFT})
+    assert len(plot_edos(CENTERS, DFT, "TiO", projected=parts, nearest=nearest).axes) == 3
+    assert not cut_off(figure) + overlapping(figure)
 
 
 def test_parts_have_the_colour_of_the_element_and_the_line_of_the_shell():
