@@ -254,6 +254,7 @@ class RunRow:
     database_version: str | None
     model_id: str | None
     second_model_id: str | None
+    parent: str | None
     rejected: int
     pending: int
     failed: int
