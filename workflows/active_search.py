@@ -422,8 +422,13 @@ def begin_next_run(store: ScreeningStore, document: RoundDoc) -> Run:
     calculated = _calculated(store, parent)
     asked = conditions(run_id=parent.run_id, state=("screened", "failed"))
     judged = store.find(Query(CANDIDATES, asked, with_structure=True))
+<<<<<<< HEAD
     left = (c for c in judged if c.structure and c.material_id not in calculated)
     store.upsert_candidates((_afresh(c, run) for c in left), keep_existing=True)
+=======
+    left = (c for c in judged if c.structure and c.structure_hash not in calculated)
+    store.upsert_candidates((_afresh(c, run, trained) for c in left), keep_existing=True)
+>>>>>>> learn
     entered = sum(parent.counts.get(state, 0) for state in ("screened", "failed"))
     n_left = sum(store.candidate_counts(run.run_id).values())
     stage = FilterCount(name=CALCULATED, entered=entered, dropped=entered - n_left)
@@ -433,9 +438,9 @@ def begin_next_run(store: ScreeningStore, document: RoundDoc) -> Run:
 
 
 def _calculated(store: ScreeningStore, run: Run) -> set[str]:
-    """Materials that DFT was asked for in a search, and that it has answered or failed on."""
+    """Structures of which a search has asked DFT, and that it has answered for or failed on."""
     asked = (v for r in lineage(store, run) for v in store.validations(run_id=r.run_id))
-    return {v.material_id for v in asked if v.is_finished or v.state == "failed"}
+    return {v.structure_hash for v in asked if v.is_finished or v.state == "failed"}
 
 
 def _afresh(candidate: CandidateDoc, run: Run) -> CandidateDoc:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.parquet"  # beside the weights of a model: what it learned of a search
-FINE_TUNING = {"batch_size": 32, "learning_rate": 3e-4, "schedule": "one-cycle", "half": True}
+FINE_TUNING = {"batch_size": 32, "learning_rate": 3e-4, "schedule": "one-cycle"}
 """As the shipped default learned from DFT after its teacher (``models/zoo/*.yaml``)."""
 
 
@@ -304,6 +304,7 @@ def _training(
         graph=weights.graph,
         settings=tuple(checkpoints),
         epochs=learning.epochs,
+        half=all(map(_is_half, checkpoints.values())),
         weight_decay=weights.training.get("weight_decay", 0.01),
         description=card.description,
         attribution=card.attribution,
@@ -315,6 +316,12 @@ def _checkpoints(folder: Path) -> dict[str, Checkpoint]:
     from models.training.checkpoint import load_checkpoint
 
     return {part: load_checkpoint(folder / part) for part in predictor_parts(folder)}
+
+
+def _is_half(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are those of half precision, as the file of a model may have them."""
+    weights = [p for p in checkpoint.model.state_dict().values() if p.is_floating_point()]
+    return all(bool((p.half() == p).all()) for p in weights)
 
 
 def _compared(
@@ -367,9 +374,9 @@ def difference_of(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -
     Examples
     --------
     >>> errors = {"wd": np.array([0.2, 0.4]), "mae": np.array([1.0, 1.0])}
-    >>> difference = difference_of(errors, errors | {"wd": np.array([0.3, 0.3])})
+    >>> difference = difference_of(errors, errors | {"wd": np.array([0.25, 0.5])})
     >>> round(difference.wd, 3), round(difference.wd_error, 3), is_not_worse(difference)
-    (0.0, 0.1, True)
+    (0.075, 0.025, False)
     """
     return DifferenceDoc(**_means({name: after[name] - before[name] for name in before}))
 

@@ -267,6 +267,7 @@ class RunRow:
     criterion: str
     model_id: str | None
     second_model_id: str | None
+    parent: str | None
     rejected: int
     pending: int
     failed: int

@@ -150,6 +150,24 @@ def test_a_model_that_is_worse_does_not_judge(maker, run_id, monkeypatch):
 
 
 @embedded
+def test_no_model_judges_what_it_learned_by_another_name(maker, db, taught, structure_table):
+    one, other, *rest = TRAINED[:4]
+
+    def with_twin(rows):
+        return structure_table([*rows, rows[0] | {"material_id": other}])
+
+    run_id = screened(db, taught, with_twin, [one, *rest])
+    with open_store(db) as store:
+        run = store.run(run_id)
+        store.put_run(run.model_copy(update={"selection": [one, *rest, other]}))
+    run_flow(replace(maker, choice={"limit": 1, "n_random": 0}, rounds=1).make(run_id))
+    (document,) = documents(maker, run_id)
+    assert document.chosen == [one]
+    with open_store(db) as store:
+        assert {c.material_id for c in store.candidates(document.next_run_id)} == set(rest)
+
+
+@embedded
 def test_failed_calculations_are_no_labels_and_a_search_goes_on(maker, run_id):
     failing = replace(maker.dos_maker, failing="Al", refused="Cu")
     with open_store(maker.db) as store:

@@ -18,7 +18,7 @@ from models.data.splits import part_of
 from models.predictor import SpectrumPredictor
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import ModelCard
-from models.zoo import model_id
+from models.zoo import ZOO, model_id
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria, find_gaps
 from tests.models.model_examples import labelled_crystals, write_rows
@@ -28,6 +28,8 @@ from workflows.learning import (
     LABELS_FILE,
     Learning,
     NothingToLearnError,
+    _checkpoints,
+    _is_half,
     is_not_worse,
     learn,
 )
@@ -145,6 +147,14 @@ def test_figures_are_those_of_both_predictors_on_the_same_materials(
         assert any(differences)
         assert getattr(result.difference, name) == pytest.approx(mean, abs=1e-4)
         assert getattr(result.difference, f"{name}_error") == pytest.approx(error, abs=1e-4)
+
+
+def test_weights_have_the_precision_that_they_had():
+    halves = {
+        name: [_is_half(c) for c in _checkpoints(ZOO / name).values()]
+        for name in ("mat2spec-plus-edos", "tight-binding-edos")
+    }
+    assert halves == {"mat2spec-plus-edos": [True, True], "tight-binding-edos": [False]}
 
 
 def test_fine_tuning_begins_with_the_model_and_from_scratch_does_not(
