@@ -422,13 +422,8 @@ def begin_next_run(store: ScreeningStore, document: RoundDoc) -> Run:
     calculated = _calculated(store, parent)
     asked = conditions(run_id=parent.run_id, state=("screened", "failed"))
     judged = store.find(Query(CANDIDATES, asked, with_structure=True))
-<<<<<<< HEAD
-    left = (c for c in judged if c.structure and c.material_id not in calculated)
-    store.upsert_candidates((_afresh(c, run) for c in left), keep_existing=True)
-=======
     left = (c for c in judged if c.structure and c.structure_hash not in calculated)
-    store.upsert_candidates((_afresh(c, run, trained) for c in left), keep_existing=True)
->>>>>>> learn
+    store.upsert_candidates((_afresh(c, run) for c in left), keep_existing=True)
     entered = sum(parent.counts.get(state, 0) for state in ("screened", "failed"))
     n_left = sum(store.candidate_counts(run.run_id).values())
     stage = FilterCount(name=CALCULATED, entered=entered, dropped=entered - n_left)
