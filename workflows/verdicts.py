@@ -196,8 +196,8 @@ def verdict_fields(criterion: Criterion, verdicts: Verdicts, i: int) -> dict[str
 def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[ValidationDoc]:
     """Calculations with the verdict by the criterion of a run, whichever run asked for them.
 
-    What DFT gave no verdict on, such as magnetic materials, has none, and neither has anything for
-    a criterion on phonons.
+    What DFT gave no verdict on, such as magnetic materials, still has none, and neither has
+    anything for a criterion on phonons.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[Validatio
     """
     criterion = criterion_of(run.parameters)
     judged = list(validations)
-    known = [i for i, document in enumerate(judged) if _can_be_judged(document)]
+    known = [i for i, d in enumerate(judged) if d.spectrum is not None and d.grid == EDOS_GRID]
     if criterion.spectra != "edos":
         none = {"criterion": criterion.name, "is_positive": None, "gap": None, "features": None}
         return [document.model_copy(update=none) for document in judged]
@@ -219,13 +219,16 @@ def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[Validatio
         now = fields["gap"]
         if before is not None and now is not None and before.criteria == now.criteria:
             fields["gap"] = now.model_copy(update={"is_gap_fine": before.is_gap_fine})
+        if not _has_verdict(judged[i]):
+            fields["is_positive"] = None
         judged[i] = judged[i].model_copy(update=fields)
     return judged
 
 
-def _can_be_judged(document: ValidationDoc) -> bool:
-    refused = document.is_positive is None and document.criterion is None
-    return document.state == "done" and document.grid == EDOS_GRID and not refused
+def _has_verdict(document: ValidationDoc) -> bool:
+    """Whether DFT gave one: where only another criterion than a gap had none, this one may."""
+    refused = document.is_positive is None and document.gap is not None
+    return document.state == "done" and not refused
 
 
 def _judged_per_atom(
