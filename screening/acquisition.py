@@ -85,9 +85,9 @@ def choose(
       for the time first (G. B. Dantzig, Oper. Res. 5, 266 (1957)). What this order leaves of the
       budget is used by trying each of the most probable candidates that it left out before all
       others (S. Sahni, J. ACM 22, 115 (1975)).
-    - ``uncertainty``: the probability nearest to 1/2 first, of which a verdict says most (D. D.
-      Lewis and W. A. Gale, SIGIR 1994), not the largest expected error of the spectrum: most of
-      that error is where no verdict depends on it.
+    - ``uncertainty``: the probability nearest to 1/2 first (D. D. Lewis and W. A. Gale, SIGIR
+      1994), and not the largest expected error of the spectrum: in ``tests/benchmarks/results``
+      that found half as many gaps, as many as random choice, and taught the model no more.
     - ``diverse``: the best of each family, then the second of each, ...: as the paper found its
       fluorides and niobates.
     - ``random``: drawn by the seed.
