@@ -175,6 +175,7 @@ def _maker(*, checkpoint: str | None, rescore_with: str, **fields: Any) -> Scree
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
     from models.spectra.spectrum import EDOS_GRID
+    from models.training.materials import load_training_materials
     from models.zoo import check_predictor
     from screening.sources.ids import read_material_ids
 
@@ -184,6 +185,7 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
         read_material_ids(Path(known_edos))
     for name in {"checkpoint", "rescore_with"} & parameters.keys():
         check_predictor(Path(parameters[name]), EDOS_GRID)
+        load_training_materials(Path(parameters[name]))
     if device not in ("auto", "cpu"):
         from models.predictor import usable_device
 
