@@ -26,6 +26,7 @@ from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
+from models.uncertainty.held_out import read_held_out
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
@@ -237,6 +238,8 @@ def check_checkpoints(parameters: dict[str, Any]) -> None:
         if name in parameters:
             folder = Path(parameters[name])
             check_predictor(folder, needed_grid(criterion, folder))
+            load_training_materials(folder)
+            read_held_out(folder)
 
 
 def in_shards(

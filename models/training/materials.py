@@ -153,7 +153,7 @@ class TrainingMaterials:
         )
         arrays_file, card_file = material_files(folder)
         write_whole(arrays_file, data)
-        write_whole(card_file, card.model_dump_json(indent=1) + "\n")
+        write_whole(card_file, card.model_dump_json() + "\n")
 
     def _to_each(self, embeddings: np.ndarray) -> np.ndarray:
         return _distances((embeddings - self.center) / self.scale, self.embeddings)

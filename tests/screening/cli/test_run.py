@@ -200,6 +200,15 @@ def test_a_file_that_failed_is_named_and_does_not_stop_the_others(screen, tmp_pa
     assert screen("run", "--source", folder, *how).code == 1  # nothing could be judged
 
 
+def test_a_damaged_list_of_training_materials_ends_in_one_line(screen, table, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(DEFAULT_EDOS, damaged)
+    (damaged / "training_materials.safetensors").write_bytes(b"no embeddings")
+    for command in (("run", "--source"), ("predict",)):
+        words = "training materials", "its hash is not the one in"
+        one_line(screen(*command, table, "--checkpoint", damaged), *words)
+
+
 def test_damaged_checkpoints_end_in_one_line(screen, table, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(DEFAULT_EDOS, damaged)
