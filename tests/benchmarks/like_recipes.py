@@ -1,6 +1,7 @@
 """How much the labels that are shipped would differ by the recipes of `screen validate`.
 
-    python -m tests.benchmarks.like_recipes --structures mp_snapshot.parquet --runs RUNS [--n 12]
+    python -m tests.benchmarks.like_recipes --structures mp_snapshot.parquet --runs RUNS \
+        [--n 8] [--presets fast standard] [--skip ID ...]
 
 Materials are drawn at random from the labels of cells of at most three atoms. RUNS keeps one DOS a
 file, so that a stopped benchmark goes on where it was. Both are compared as labels: on the 128-bin
@@ -34,12 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--structures", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=12)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--skip", nargs="*", default=[], help="ids, such as those that take long")
     parser.add_argument("--presets", nargs="+", default=["fast", "standard"])
     options = parser.parse_args()
     labels = edos_labels([LABELS], options.structures)
     small = [i for i, crystal in labels.crystals.items() if len(crystal) <= MAX_SITES]
     drawn = np.random.default_rng(SEED).permutation(sorted(small))[: options.n].tolist()
+    drawn = [name for name in drawn if name not in options.skip]
     table = pd.read_parquet(options.structures).set_index("material_id", drop=False).loc[drawn]
     print(
         "| recipe | material | formula | WD (eV) | MAE (states/eV/cell) | gap | label's gap | s |"

@@ -158,6 +158,8 @@ def test_no_model_judges_what_it_learned_by_another_name(maker, db, taught, stru
 
     run_id = screened(db, taught, with_twin, [one, *rest])
     with open_store(db) as store:
+        (best,) = store.candidates(run_id, material_ids=[one])
+        store.upsert_candidates([best.model_copy(update={"score": 9.0})])
         run = store.run(run_id)
         store.put_run(run.model_copy(update={"selection": [one, *rest, other]}))
     run_flow(replace(maker, choice={"limit": 1, "n_random": 0}, rounds=1).make(run_id))
