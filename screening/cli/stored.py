@@ -179,7 +179,7 @@ def find_nearest_materials(
     predictor = SpectrumPredictor.load(folder, "cpu")
     neighbors = predictor.nearest_materials(_crystal(store, candidate))
     spectrum = Spectrum(np.array(prediction.spectrum), prediction.grid, prediction.nsites)
-    return with_labels(neighbors, spectrum, GapCriteria(**run.parameters["criteria"]))
+    return with_labels(neighbors, spectrum, GapCriteria(**run.parameters.get("criteria", {})))
 
 
 def _folder_of_judge(run: Run, candidate: CandidateDoc) -> Path | None:
