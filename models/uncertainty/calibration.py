@@ -259,10 +259,10 @@ class VerdictProbability:
         n_atoms, scores : ndarray, shape (B,)
             Atoms in each cell; what the criterion's verdict says.
         expected_errors : ndarray, shape (B,)
-            In the grid's unit; where it is NaN, so is the probability.
+            In the grid's unit. Where it, or the score, is NaN, so is the probability.
         """
         result = np.full(len(spectra), np.nan)
-        known = np.isfinite(expected_errors)
+        known = np.isfinite(expected_errors) & np.isfinite(scores)
         result[known] = self._least
         drawn = np.flatnonzero(known & (scores >= self._hopeless))
         for rows in np.split(drawn, range(_TOGETHER, len(drawn), _TOGETHER)):
@@ -308,7 +308,7 @@ def _hopeless(scores: FloatArray, is_positive: np.ndarray) -> tuple[float, float
 
     And the probability below it: that of the next one if none of so many was positive (Jeffreys).
     """
-    positive = scores[is_positive]
+    positive = scores[is_positive & np.isfinite(scores)]
     if len(positive) >= _ENOUGH:
         score = float(2 * positive.min() - np.median(positive))
         n = int((scores < score).sum())

@@ -124,10 +124,10 @@ def test_probabilities_are_reliable(calibration, unseen):
 def test_what_is_unknown_has_no_probability_and_what_is_hopeless_little(rng, lowest):
     calibration = Calibration(world(rng, 200, lowest=lowest))
     probability = calibration.probability_of(begins_above(-0.5))
-    spectra = band_from([-3.9, -3.9])
-    p = probability(spectra, np.array([2, 2]), np.array([-3.4, -3.4]), np.array([np.nan, 0.3]))
-    assert np.isnan(p[0])
-    assert 0 < p[1] < 0.05
+    scores, errors = np.array([-3.4, np.nan, -3.4]), np.array([np.nan, 0.3, 0.3])
+    p = probability(band_from([-3.9] * 3), np.full(3, 2), scores, errors)
+    assert np.isnan(p[:2]).all()
+    assert 0 < p[2] < 0.05
 
 
 def test_no_positive_held_out_material_leaves_the_odds(calibration, unseen):
