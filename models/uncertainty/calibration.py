@@ -78,7 +78,6 @@ class Calibration:
         if not all(np.isfinite(s).all() and (s > 0).all() for s in sums):
             raise ModelError("a held-out material has an empty spectrum, or one with NaN")
         self.held_out = held_out
-        self._systems = np.unique(held_out.chemical_systems, return_inverse=True)[1]
         self._ways = displacements(held_out.predicted, held_out.labels, held_out.grid)
         self._scales = np.log(sums[1] / sums[0])
         spread, distance = held_out.member_spread, held_out.training_distance
