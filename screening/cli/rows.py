@@ -365,7 +365,7 @@ class RoundRow:
         return cls(
             **_same(cls, document),
             **figures,
-            chosen_by="hand" if document.choice is None else str(document.choice.get("draw")),
+            chosen_by="hand" if document.choice is None else str(document.choice.get("strategy")),
             n_calculated=sum(document.outcomes.values()),
             n_found=len(document.found),
             n_learned=learned.get("training", 0) + learned.get("validation", 0),

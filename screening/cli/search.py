@@ -9,7 +9,7 @@ import typer
 
 from screening.cli import options
 from screening.cli.invocation import resumable
-from screening.cli.validate import Engine, validate_locally
+from screening.cli.validate import Budget, ChosenBy, Engine, validate_locally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,14 +93,13 @@ def search(
         int, typer.Option(min=1, help="Go on until the search has so many rounds.")
     ] = 1,
     per_round: Annotated[
-        int, typer.Option(min=0, help="Predicted positives that each round calculates.")
+        int, typer.Option(min=0, help="Predicted positives that each round calculates at most.")
     ] = 10,
     random: Annotated[
         int, typer.Option(min=0, help="Random predicted negatives of each round.")
     ] = 0,
-    draw: Annotated[
-        Literal["best", "random"], typer.Option(help="Which positives: the best, or random ones.")
-    ] = "best",
+    strategy: ChosenBy = "best",
+    budget: Budget = None,
     engine: Engine = "gpaw",
     preset: Annotated[
         Literal["fast", "standard", "accurate"] | None,
@@ -150,7 +149,8 @@ def search(
         choice={
             "limit": per_round,
             "n_random": random,
-            "draw": draw,
+            "strategy": strategy,
+            "budget": budget,
             "in_domain": not out_of_domain,
         },
         learning=_learning(stored, labels, structures, epochs, from_scratch, force),

@@ -55,6 +55,28 @@ Engine = Annotated[
 ]
 
 
+ChosenBy = Annotated[
+    Strategy,
+    typer.Option(
+        "--strategy",
+        help="Positives under a limit or --budget: those of the best score; of the largest "
+        "probability; the most to be expected for the budget; of the probability nearest to "
+        "1/2; the best of each family of anonymous formula and space group first; or random "
+        "ones (so that precision and recall of all can be estimated).",
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        parser=_seconds,
+        metavar="TIME",
+        help="Core time of what is not calculated yet, random negatives included, as "
+        "estimated: 40h, 90min, 2d.",
+    ),
+]
+
+
 def validate(
     run: options.RunId = None,
     engine: Engine = "gpaw",
@@ -83,24 +105,8 @@ def validate(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Positives at most; all by default.")
     ] = None,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(
-            help="Positives under --limit or --budget: those of the best score; of the largest "
-            "probability; the most to be expected for the budget; of the probability nearest to "
-            "1/2; the best of each family of anonymous formula and space group first; or random "
-            "ones (so that precision and recall of all can be estimated)."
-        ),
-    ] = "best",
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            parser=_seconds,
-            metavar="TIME",
-            help="Core time of what is not calculated yet, random negatives included, as "
-            "estimated: 40h, 90min, 2d.",
-        ),
-    ] = None,
+    strategy: ChosenBy = "best",
+    budget: Budget = None,
     where: options.Where = "local",
     wall_time: Annotated[
         float | None, typer.Option(min=1, help="Limit of each calculation, s.")

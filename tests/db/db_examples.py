@@ -165,7 +165,7 @@ def round_document(number: int = 1, run_id: str = "run-1", **changes: Any) -> Ro
     values: dict[str, Any] = {
         "chosen_in": run_id,
         "state": "scoring",
-        "choice": {"limit": 8, "draw": "best"},
+        "choice": {"limit": 8, "strategy": "best"},
         "chosen": ["mp-2", "mp-1"],
         "controls": ["mp-3"],
         "engine": "gpaw",
