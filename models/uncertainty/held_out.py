@@ -128,7 +128,7 @@ def write_held_out(folder: Path, held_out: HeldOut, figures: Mapping[str, Any]) 
         figures=dict(figures),
     )
     write_whole(folder / f"{NAME}.safetensors", data)
-    write_whole(folder / f"{NAME}.json", card.model_dump_json(indent=1) + "\n")
+    write_whole(folder / f"{NAME}.json", card.model_dump_json() + "\n")
 
 
 def read_held_out(folder: Path) -> HeldOut | None:
