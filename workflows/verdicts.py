@@ -102,7 +102,8 @@ def prediction_documents(
 
 
 def _known(number: float) -> float | None:
-    return None if np.isnan(number) else float(number)
+    """In single precision: no last digit depends on what else was judged with it."""
+    return None if np.isnan(number) else float(np.float32(number))
 
 
 def verdicts_on(

@@ -63,9 +63,10 @@ def displaced(spectrum: np.ndarray, ways: np.ndarray, grid: EnergyGrid) -> np.nd
 
     Examples
     --------
-    >>> grid = EnergyGrid(start=0.0, width=1.0, size=4)
-    >>> displaced(np.array([0.0, 2.0, 0, 0]), np.full((1, 64), 1.0), grid).round(6).tolist()
-    [[0.0, 0.0, 2.0, 0.0]]
+    >>> grid = EnergyGrid(start=0.0, width=1.0, size=50)
+    >>> (moved,) = displaced(np.eye(50)[20], np.full((1, 64), 3.0), grid)
+    >>> np.flatnonzero(moved > 1e-9).tolist()
+    [23]
     """
     spectrum = np.asarray(spectrum, float)
     margin = len(spectrum) // 2

@@ -121,7 +121,8 @@ class Calibration:
             NaN where a hint is not known that the others have.
         """
         hints = self._hints(member_spread, training_distance)
-        errors: FloatArray = (np.exp(hints @ self._weights) - _SMALL).clip(_SMALL) * self._factor
+        logarithms = (hints * self._weights).sum(1)  # a product of matrices depends on their size
+        errors: FloatArray = (np.exp(logarithms) - _SMALL).clip(_SMALL) * self._factor
         return errors
 
     @cached_property

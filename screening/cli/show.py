@@ -241,7 +241,7 @@ def _properties(candidate: CandidateDoc, unit: str = "") -> list[tuple[str, Any]
         rows.append((f"largest DOS in it ({_unit(gap.per_atom)})", _number(gap.max_dos)))
         rows.append(("score (eV)", _number(candidate.score)))
     if candidate.probability is not None:
-        rows.append(("probability of a VB gap by DFT", f"{candidate.probability:.2f}"))
+        rows.append(("probability of a positive by DFT", f"{candidate.probability:.2f}"))
     if candidate.expected_error is not None:
         rows.append(("expected error of the spectrum, WD (eV)", _number(candidate.expected_error)))
     if gap is not None:

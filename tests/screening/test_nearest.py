@@ -12,6 +12,7 @@ from models.data.label_files import LABEL_EDGES
 from models.spectra.spectrum import EDOS_GRID
 from models.training.materials import Neighbor, TrainingMaterial
 from screening import GapCriteria, find_gaps, predict
+from screening.criteria.gap_criterion import GapCriterion
 from screening.nearest import SHIPPED_LABELS, with_labels
 
 CHLORIDE = "mp-22865"  # CsCl
@@ -51,7 +52,7 @@ def test_what_dft_says_of_it_is_that_of_the_label(chloride):
     label, n_atoms = label_by_hand(CHLORIDE)
     np.testing.assert_allclose(first.spectrum.values, label, atol=2e-3 * label.max())
     assert first.spectrum.n_atoms == n_atoms
-    assert first.is_gap == find_gaps(EDOS_GRID, label, GapCriteria(), [n_atoms]).is_gap[0]
+    assert first.is_positive == find_gaps(EDOS_GRID, label, GapCriteria(), [n_atoms]).is_gap[0]
     centers = EDOS_GRID.centers
     slow = wasserstein_distance(centers, centers, chloride.spectrum.values, label)
     assert first.wd == pytest.approx(slow, rel=1e-2)
@@ -60,10 +61,10 @@ def test_what_dft_says_of_it_is_that_of_the_label(chloride):
 
 def test_a_material_without_a_shipped_label_has_a_name_only(chloride):
     unknown = TrainingMaterial(material_id="mine-1", formula="NaCl", n_atoms=2)
-    (found,) = with_labels([Neighbor(unknown, 0.5)], chloride.spectrum, GapCriteria())
+    (found,) = with_labels([Neighbor(unknown, 0.5)], chloride.spectrum, GapCriterion())
     expected = {"material_id": "mine-1", "formula": "NaCl", "distance": 0.5}
-    assert found.as_dict() == expected | {"is_gap": None, "wd": None}
-    assert with_labels([], chloride.spectrum, GapCriteria()) == ()
+    assert found.as_dict() == expected | {"is_positive": None, "wd": None}
+    assert with_labels([], chloride.spectrum, GapCriterion()) == ()
 
 
 def test_what_is_unlike_all_training_materials_says_so():

@@ -43,7 +43,7 @@ def test_a_predictor_is_calibrated_and_its_verdicts_get_probabilities(
     assert all(c["expected_error"] > 0 for c in stored)
     shown = screen("show", "m-0", "--plot", "m-0.png")
     assert shown.code == 0
-    assert "probability of a VB gap by DFT" in shown.out
+    assert "probability of a positive by DFT" in shown.out
     assert "expected error of the spectrum, WD (eV)" in shown.out
     assert (tmp_path / "m-0.png").exists()
     assert "probability" in screen("candidates", "--all").out

@@ -268,7 +268,7 @@ def test_show_prints_plots_and_writes(screen, table, tmp_path):
     assert mean == pytest.approx(document["training_distance"], rel=1e-3)
     assert document["member_spread"] > 0
     for material in nearest:
-        assert {"formula", "is_gap", "wd"} <= material.keys()
+        assert {"formula", "is_positive", "wd"} <= material.keys()
         assert material["material_id"] in outcome.out
     assert "Ce" in screen("show", "m-5").out
     one_line(screen("show", "m-99"), "m-99")

@@ -158,12 +158,12 @@ def structure(parts, gap=0.0):
 
 def test_the_nearest_training_materials_have_a_panel_of_their_own_per_atom():
     spectrum = Spectrum(DFT, EDOS_GRID, n_atoms=4)
-    known = NearestMaterial("mp-$1", "MgO", 0.456, spectrum, is_gap=True, wd=0.1)
+    known = NearestMaterial("mp-$1", "MgO", 0.456, spectrum, is_positive=True, wd=0.1)
     nearest = [NearestMaterial("mp-2", "CaO", 0.4), known]
     figure = plot_edos(CENTERS, PREDICTED, "SrO", nearest=nearest)
     above, below = figure.axes
     curves = drawn(below)
-    assert list(curves) == [r"MgO (mp-\$1): distance 0.46, VB gap"]
+    assert list(curves) == [r"MgO (mp-\$1): distance 0.46, positive"]
     np.testing.assert_allclose(next(iter(curves.values())).get_data().values, DFT / 4)
     assert below.get_ylabel() == "DOS (states/eV/atom)"
     assert above.get_xlabel() == ""
