@@ -31,7 +31,7 @@ from models.spectra.transport import displaced, displacements
 from models.uncertainty.held_out import HeldOut
 
 FEWEST = 20  # held-out materials
-DRAWS = 64  # plausible spectra of a prediction
+DRAWS = 32  # plausible spectra that the probability of a verdict is counted among
 COVERAGE = 0.9  # of labels that the band holds
 _SMALL = 0.02  # eV or units of distance; below, differences are noise
 _SLACK = 0.2  # of the mean DOS, which counts as width of the band where there is none
@@ -132,7 +132,11 @@ class Calibration:
         return self.expected_errors(held_out.member_spread, held_out.training_distance)
 
     def plausible(
-        self, spectrum: np.ndarray, expected_error: float, without: str | None = None
+        self,
+        spectrum: np.ndarray,
+        expected_error: float,
+        without: str | None = None,
+        at_most: int | None = None,
     ) -> np.ndarray:
         """Spectra that a material may have of which this one is predicted.
 
@@ -144,17 +148,19 @@ class Calibration:
             In the grid's unit.
         without : str, optional
             A chemical system whose held-out materials do not count.
+        at_most : int, optional
+            How many are wanted; by default one for each held-out material.
 
         Returns
         -------
         ndarray, shape (D, K')
-            In states/eV/cell; D is `DRAWS`, or fewer where there are fewer held-out materials.
+            In states/eV/cell.
         """
         usable = np.arange(len(self.held_out))
         if without is not None:
             usable = usable[np.array(self.held_out.chemical_systems) != without]
-        if len(usable) > DRAWS:  # evenly, so that the same are taken each time
-            usable = usable[np.linspace(0, len(usable) - 1, DRAWS).astype(int)]
+        if at_most is not None and len(usable) > at_most:  # evenly: the same each time
+            usable = usable[np.linspace(0, len(usable) - 1, at_most).astype(int)]
         lengths = expected_error / self.own_errors[usable]
         spectrum = np.clip(np.asarray(spectrum, float), 0.0, None)
         ways = lengths[:, None] * self._ways[usable]
@@ -194,18 +200,17 @@ class Calibration:
     def _widening(self) -> float:
         """By how many of its widths the band must grow at each end to cover enough labels."""
         missing = []
-        for i, plausible in enumerate(self._own_plausible):
+        for i, plausible in enumerate(self.own_plausible()):
             ends, width = self._quantiles(self.held_out.predicted[i], plausible)
             label = self.held_out.labels[i]
             missing.append(np.maximum(ends[0] - label, label - ends[1]) / width)
         return float(np.quantile(missing, COVERAGE))
 
-    @property
-    def _own_plausible(self) -> list[np.ndarray]:
+    def own_plausible(self, at_most: int | None = None) -> list[np.ndarray]:
         """Plausible spectra of each held-out material, by those of other chemical systems."""
         held_out = self.held_out
         return [
-            self.plausible(spectrum, error, system)
+            self.plausible(spectrum, error, system, at_most)
             for spectrum, error, system in zip(
                 held_out.predicted, self.own_errors, held_out.chemical_systems, strict=True
             )
@@ -237,7 +242,7 @@ class VerdictProbability:
         held_out = calibration.held_out
         is_positive, _ = judge(held_out.labels, held_out.n_atoms)
         _, scores = judge(held_out.predicted, held_out.n_atoms)
-        own = calibration._own_plausible
+        own = calibration.own_plausible(DRAWS)
         log_odds = self._log_odds(own, held_out.n_atoms)
         self._slope, self._offset = _logistic(log_odds, np.asarray(is_positive, bool))
         self.n_positive = int(np.sum(is_positive))
@@ -267,7 +272,8 @@ class VerdictProbability:
         drawn = np.flatnonzero(known & (scores >= self._hopeless))
         for rows in np.split(drawn, range(_TOGETHER, len(drawn), _TOGETHER)):
             plausible = [
-                self._calibration.plausible(spectra[i], float(expected_errors[i])) for i in rows
+                self._calibration.plausible(spectra[i], float(expected_errors[i]), at_most=DRAWS)
+                for i in rows
             ]
             odds = self._slope * self._log_odds(plausible, n_atoms[rows]) + self._offset
             result[rows] = 1 / (1 + np.exp(-odds))

@@ -9,7 +9,7 @@ import pytest
 
 from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID
-from models.uncertainty.calibration import FEWEST, Calibration
+from models.uncertainty.calibration import DRAWS, FEWEST, Calibration
 from models.uncertainty.held_out import HeldOut
 
 CENTERS = EDOS_GRID.centers
@@ -143,9 +143,10 @@ def test_a_chemical_system_says_nothing_of_itself(held_out):
     system = held_out.chemical_systems[0]
     others = held_out.take(np.array(held_out.chemical_systems) != system)
     without = calibration.plausible(held_out.predicted[0], 0.2, without=system)
-    assert len(without) == min(len(others), 64)
-    alone = calibration.plausible(held_out.predicted[0], 0.2)
-    assert not np.allclose(without, alone)
+    assert len(without) == len(others)
+    few = calibration.plausible(held_out.predicted[0], 0.2, without=system, at_most=DRAWS)
+    assert len(few) == DRAWS
+    assert len(calibration.plausible(held_out.predicted[0], 0.2)) == len(held_out)
 
 
 def test_too_few_materials_and_empty_spectra_are_refused(held_out):
