@@ -454,7 +454,8 @@ def _fill(
         spread = predicted.grid.width * insights.member_spread
         predicted.member_spread[rows] = spread.cpu().numpy()
     if insights.embedding is not None and trained_on is not None:
-        distances = trained_on.distances(insights.embedding.cpu().numpy())
+        embedding = insights.embedding
+        distances = trained_on.distances(embedding.cpu().numpy(), embedding.device)
         predicted.training_distance[rows] = distances
 
 

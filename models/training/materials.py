@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,9 @@ from safetensors.numpy import save as save_arrays
 from models.errors import ModelError, describe
 from models.writing import write_whole
 from models.zoo import SHAPE, weights_hash
+
+if TYPE_CHECKING:
+    import torch
 
 NEAREST = 3  # materials whose mean distance counts
 _SMALLEST = 1e-2  # deviation of a number that hardly varies, as a part of the median of all
@@ -117,9 +120,16 @@ class TrainingMaterials:
         """Atoms of the largest cell."""
         return max(material.n_atoms for material in self.materials)
 
-    def distances(self, embeddings: np.ndarray) -> np.ndarray:
-        """Mean distance to the `NEAREST` training materials, shape (B,), of embeddings (B, d)."""
-        return _mean_of_smallest(self._to_each(embeddings), len(self.materials))
+    def distances(self, embeddings: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+        """Mean distance to the `NEAREST` training materials, shape (B,).
+
+        Parameters
+        ----------
+        embeddings : ndarray, shape (B, d)
+        device : torch.device or str
+            Where to compute: that of the model, to keep up with it.
+        """
+        return _mean_of_smallest(self._to_each(embeddings, device), len(self.materials))
 
     def percentile(self, distance: float) -> float:
         """Percentage of the training materials that have a smaller one of the `own_distances`."""
@@ -155,8 +165,8 @@ class TrainingMaterials:
         write_whole(arrays_file, data)
         write_whole(card_file, card.model_dump_json() + "\n")
 
-    def _to_each(self, embeddings: np.ndarray) -> np.ndarray:
-        return _distances((embeddings - self.center) / self.scale, self.embeddings)
+    def _to_each(self, embeddings: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+        return _distances((embeddings - self.center) / self.scale, self.embeddings, device)
 
 
 def material_files(folder: Path) -> tuple[Path, Path]:
@@ -201,12 +211,15 @@ def load_training_materials(folder: Path) -> TrainingMaterials | None:
         raise ModelError(f"training materials {arrays_file}: not a list of embeddings") from None
 
 
-def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _distances(
+    one: np.ndarray, other: np.ndarray, device: torch.device | str = "cpu"
+) -> np.ndarray:
     """Distance of each of (b, d) to each of (n, d), shape (b, n)."""
     from torch import cdist, from_numpy  # uses as many threads as the prediction
 
     # In double precision: no last digit depends on what else is in the batch.
-    to_each: np.ndarray = cdist(from_numpy(one).double(), from_numpy(other).double()).numpy()
+    a, b = (from_numpy(points).to(device).double() for points in (one, other))
+    to_each: np.ndarray = cdist(a, b).cpu().numpy()
     return (to_each / np.sqrt(other.shape[1])).astype(np.float32)
 
 
