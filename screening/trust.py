@@ -42,7 +42,7 @@ class Trust:
 
     def __init__(self, calibration: Calibration, criterion: Criterion) -> None:
         self.calibration, self.criterion = calibration, criterion
-        self._probability = calibration.probability_of(self.judge)
+        self._probability = calibration.probability_of(self.judge, self.is_positive)
 
     def judge(self, spectra: np.ndarray, n_atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Verdicts and scores by the criterion, see :data:`models.uncertainty.calibration.Judge`.
@@ -56,6 +56,17 @@ class Trust:
         """
         verdicts = self.criterion.judge(spectra, self.calibration.held_out.grid, n_atoms)
         return verdicts.is_positive, verdicts.score
+
+    def is_positive(self, spectra: np.ndarray, n_atoms: np.ndarray) -> np.ndarray:
+        """The verdicts of :meth:`judge` alone, which are faster to have.
+
+        Parameters
+        ----------
+        spectra : ndarray, shape (B, K')
+            In states/eV/cell.
+        n_atoms : ndarray, shape (B,)
+        """
+        return self.criterion.is_positive(spectra, self.calibration.held_out.grid, n_atoms)
 
     def expected_errors(
         self, member_spread: np.ndarray, training_distance: np.ndarray

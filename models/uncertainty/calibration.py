@@ -43,6 +43,8 @@ _MANY = 20  # and others below it that show how rarely it is
 FloatArray = NDArray[np.float64]
 Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Spectra (B, K') in states/eV/cell and atoms (B,) -> verdicts (B,) and scores (B,)."""
+Verdicts = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""The same -> verdicts (B,)."""
 
 
 class Calibration:
@@ -216,15 +218,17 @@ class Calibration:
             )
         ]
 
-    def probability_of(self, judge: Judge) -> VerdictProbability:
+    def probability_of(self, judge: Judge, verdicts: Verdicts | None = None) -> VerdictProbability:
         """What tells the probability that DFT finds a criterion met.
 
         Parameters
         ----------
         judge : callable
             Of spectra (B, K') in states/eV/cell and atoms (B,); gives verdicts and scores, (B,).
+        verdicts : callable, optional
+            Gives the verdicts alone, faster.
         """
-        return VerdictProbability(self, judge)
+        return VerdictProbability(self, judge, verdicts or (lambda *given: judge(*given)[0]))
 
 
 class VerdictProbability:
@@ -233,12 +237,12 @@ class VerdictProbability:
     Parameters
     ----------
     calibration : Calibration
-    judge : callable
-        See :data:`Judge`.
+    judge, verdicts : callable
+        See :data:`Judge` and :data:`Verdicts`.
     """
 
-    def __init__(self, calibration: Calibration, judge: Judge) -> None:
-        self._calibration, self._judge = calibration, judge
+    def __init__(self, calibration: Calibration, judge: Judge, verdicts: Verdicts) -> None:
+        self._calibration, self._verdicts = calibration, verdicts
         held_out = calibration.held_out
         is_positive, _ = judge(held_out.labels, held_out.n_atoms)
         _, scores = judge(held_out.predicted, held_out.n_atoms)
@@ -284,7 +288,7 @@ class VerdictProbability:
         if not plausible:
             return np.empty(0)
         sizes = np.array([len(spectra) for spectra in plausible])
-        is_positive, _ = self._judge(np.concatenate(plausible), np.repeat(n_atoms, sizes))
+        is_positive = self._verdicts(np.concatenate(plausible), np.repeat(n_atoms, sizes))
         k = np.add.reduceat(np.asarray(is_positive, float), np.cumsum(sizes) - sizes)
         log_odds: FloatArray = np.log((k + 0.5) / (sizes - k + 0.5))
         return log_odds

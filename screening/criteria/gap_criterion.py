@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from models.spectra.spectrum import EnergyGrid
 from screening.criteria.interface import Criterion, Verdicts
-from screening.gap import find_gaps
+from screening.gap import find_gaps, has_gap
 from screening.gap_criteria import GapCriteria
 
 VB_GAP, CB_GAP = "vb-gap", "cb-gap"
@@ -51,6 +51,12 @@ class GapCriterion(Criterion):
         names = ("lower_edge", "upper_edge", "width", "max_dos")
         features = {name: getattr(gaps, name) for name in names}
         return Verdicts(gaps.is_gap, gaps.score, features, gaps=gaps)
+
+    def is_positive(
+        self, spectra: np.ndarray, grid: EnergyGrid, n_atoms: ArrayLike
+    ) -> NDArray[np.bool_]:
+        """Parameters are those of :func:`screening.criteria.interface.Criterion.judge`."""
+        return has_gap(grid, spectra, self.criteria, n_atoms)
 
     def definition(self) -> dict[str, Any]:
         """Its limits."""

@@ -94,6 +94,18 @@ class Criterion(ABC):
             If the grid is that of other spectra, or a DOS is not finite.
         """
 
+    def is_positive(
+        self, spectra: np.ndarray, grid: EnergyGrid, n_atoms: ArrayLike
+    ) -> NDArray[np.bool_]:
+        """Which spectra are positive, shape (B,), where nothing else is asked.
+
+        Parameters
+        ----------
+        spectra, grid, n_atoms
+            As for :meth:`judge`.
+        """
+        return self.judge(spectra, grid, n_atoms).is_positive
+
     def definition(self) -> dict[str, Any]:
         """All that decides its verdicts, as JSON; a run keeps it."""
         kind = type(self)

@@ -13,7 +13,7 @@ from models.data.label_files import LABEL_EDGES
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from screening import gap
 from screening.errors import ScreeningError
-from screening.gap import CRITERIA, GapCriteria, find_gaps
+from screening.gap import CRITERIA, GapCriteria, find_gaps, has_gap
 from screening.gap_criteria import Limit
 
 EDGES = EDOS_GRID.edges
@@ -208,6 +208,7 @@ def test_batch_agrees_with_the_slow_reference(batch, c):
     edges, dos, n_atoms = batch
     gaps = find_gaps(edges, dos, c, n_atoms)
     assert len(gaps) == len(dos)
+    assert has_gap(edges, dos, c, n_atoms).tolist() == gaps.is_gap.tolist()
     for i in range(len(dos)):
         assert_same(gaps, i, reference(edges, dos[i], c, n_atoms[i]))
 
@@ -220,6 +221,7 @@ def test_realistic_spectra_agree_with_the_slow_reference(c):
     dos = np.maximum(smooth - smooth.mean(axis=1, keepdims=True) + 0.6, 0.0)
     n_atoms = rng.integers(1, 30, len(dos))
     gaps = find_gaps(EDGES, dos, c, n_atoms)
+    assert has_gap(EDGES, dos, c, n_atoms).tolist() == gaps.is_gap.tolist()
     for i in range(len(dos)):
         assert_same(gaps, i, reference(EDGES, dos[i], c, n_atoms[i]))
     assert {(g, k, r) for g, k, r in zip(gaps.is_gap, gaps.kind, gaps.robust, strict=True)} >= {
