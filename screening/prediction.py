@@ -542,7 +542,7 @@ def _predict(
     errors = probabilities = np.full(len(good), np.nan)
     if trust is not None:
         hints = spectra.member_spread[good], spectra.training_distance[good]
-        errors = trust.expected_errors(*hints)
+        errors = trust.calibration.expected_errors(*hints)
         probabilities = trust.probabilities(spectra.values[good], nsites, gaps.score, errors)
     for k, row in enumerate(good):
         i, candidate = candidates[row]

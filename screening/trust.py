@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.errors import ModelError
-from models.uncertainty.calibration import Calibration, FloatArray
+from models.uncertainty.calibration import Calibration
 from models.uncertainty.held_out import NAME, HeldOut, read_held_out, write_held_out
 from models.uncertainty.reliability import (
     average_precision,
@@ -38,11 +38,16 @@ class Trust:
     calibration : Calibration
         Of the predictor.
     criterion : Criterion
+
+    Attributes
+    ----------
+    probabilities : VerdictProbability
+        Tells the probabilities that DFT finds the criterion met.
     """
 
     def __init__(self, calibration: Calibration, criterion: Criterion) -> None:
         self.calibration, self.criterion = calibration, criterion
-        self._probability = calibration.probability_of(self.judge, self.is_positive)
+        self.probabilities = calibration.probability_of(self.judge, self.is_positive)
 
     def judge(self, spectra: np.ndarray, n_atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Verdicts and scores by the criterion, see :data:`models.uncertainty.calibration.Judge`.
@@ -67,35 +72,6 @@ class Trust:
         n_atoms : ndarray, shape (B,)
         """
         return self.criterion.is_positive(spectra, self.calibration.held_out.grid, n_atoms)
-
-    def expected_errors(
-        self, member_spread: np.ndarray, training_distance: np.ndarray
-    ) -> FloatArray:
-        """As :meth:`~models.uncertainty.calibration.Calibration.expected_errors`.
-
-        Parameters
-        ----------
-        member_spread, training_distance : ndarray, shape (B,)
-        """
-        return self.calibration.expected_errors(member_spread, training_distance)
-
-    def probabilities(
-        self,
-        spectra: np.ndarray,
-        n_atoms: np.ndarray,
-        scores: np.ndarray,
-        expected_errors: np.ndarray,
-    ) -> FloatArray:
-        """Probabilities that DFT finds the criterion met, shape (B,).
-
-        Parameters
-        ----------
-        spectra : ndarray, shape (B, K')
-            Predicted, in states/eV/cell.
-        n_atoms, scores, expected_errors : ndarray, shape (B,)
-            Atoms in each cell, scores of the predicted spectra, and errors in eV.
-        """
-        return self._probability(spectra, n_atoms, scores, expected_errors)
 
 
 def trust_in(folder: Path, criterion: Criterion) -> Trust | None:
@@ -215,7 +191,7 @@ def probability_figures(trust: Trust, test: HeldOut) -> dict[str, float]:
     """
     is_positive, _ = trust.judge(test.labels, test.n_atoms)
     verdicts, scores = trust.judge(test.predicted, test.n_atoms)
-    errors = trust.expected_errors(test.member_spread, test.training_distance)
+    errors = trust.calibration.expected_errors(test.member_spread, test.training_distance)
     p = trust.probabilities(test.predicted, test.n_atoms, scores, errors)
     figures = {
         "n_positive": int(is_positive.sum()),

@@ -159,7 +159,7 @@ def _trusted(
         unknown = np.full(len(predictions), np.nan)
         return unknown, unknown
     hints = np.array([(p.member_spread, p.training_distance) for p in predictions], float).T
-    errors = trust.expected_errors(*hints)
+    errors = trust.calibration.expected_errors(*hints)
     n_atoms = np.array([prediction.nsites for prediction in predictions])
     return errors, trust.probabilities(spectra, n_atoms, scores, errors)
 

@@ -191,6 +191,22 @@ class Calibration:
         high = np.maximum(ends[1] + self._widening * width, middle)
         return np.stack([np.clip(low, 0.0, None), high])
 
+    def coverage(self, others: HeldOut) -> FloatArray:
+        """Share of the bins of each label that lie in the band of its prediction, shape (n,).
+
+        Parameters
+        ----------
+        others : HeldOut
+            Materials that this is not a calibration on.
+        """
+        errors = self.expected_errors(others.member_spread, others.training_distance)
+        pairs = zip(others.predicted, errors, strict=True)
+        bands = np.array([self.band(spectrum, error) for spectrum, error in pairs])
+        above = others.labels >= bands[:, 0] - _TOLERANCE
+        below = others.labels <= bands[:, 1] + _TOLERANCE
+        share: FloatArray = (above & below).mean(1)
+        return share
+
     @staticmethod
     def _quantiles(spectrum: np.ndarray, plausible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Quantiles of plausible spectra (2, K'), and what they are widened in units of, (K',)."""
@@ -244,13 +260,12 @@ class VerdictProbability:
     def __init__(self, calibration: Calibration, judge: Judge, verdicts: Verdicts) -> None:
         self._calibration, self._verdicts = calibration, verdicts
         held_out = calibration.held_out
-        is_positive, _ = judge(held_out.labels, held_out.n_atoms)
+        is_positive = np.asarray(verdicts(held_out.labels, held_out.n_atoms), bool)
         _, scores = judge(held_out.predicted, held_out.n_atoms)
         own = calibration.own_plausible(DRAWS)
         log_odds = self._log_odds(own, held_out.n_atoms)
-        self._slope, self._offset = _logistic(log_odds, np.asarray(is_positive, bool))
-        self.n_positive = int(np.sum(is_positive))
-        self._hopeless, self._least = _hopeless(scores, np.asarray(is_positive, bool))
+        self._slope, self._offset = _logistic(log_odds, is_positive)
+        self._hopeless, self._least = _hopeless(scores, is_positive)
 
     def __call__(
         self,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from models.predictor import SpectrumPredictor
 
 _BATCH = 32  # materials at a time
-_TOLERANCE = 1e-6  # states/eV/cell
 
 
 def parts_for_calibration(
@@ -101,14 +100,12 @@ def band_figures(
         Materials (`n`), share of the bins in the band (`coverage`) and its standard error over
         the materials, the same for chemical systems that neither the predictor nor the
         calibration knows (`..._new_systems`), mean expected and actual error in the grid's unit,
-        and the rank correlation of both (Spearman).
+        and the rank correlation of both (Spearman), unless all are expected to be the same.
     """
     from scipy.stats import spearmanr
 
     errors = calibration.expected_errors(test.member_spread, test.training_distance)
-    bands = np.array([calibration.band(s, e) for s, e in zip(test.predicted, errors, strict=True)])
-    above = test.labels >= bands[:, 0] - _TOLERANCE
-    covered = (above & (test.labels <= bands[:, 1] + _TOLERANCE)).mean(1)
+    covered = calibration.coverage(test)
     known = {*calibration.held_out.chemical_systems, *known_systems}
     is_new = np.array([system not in known for system in test.chemical_systems])
     figures = {"nominal_coverage": COVERAGE}
@@ -119,10 +116,10 @@ def band_figures(
                 f"coverage{suffix}": float(covered[which].mean()),
                 f"coverage{suffix}_error": float(covered[which].std(ddof=1) / n**0.5),
             }
-    return figures | {
+    figures |= {
         "expected_error": float(errors.mean()),
         "actual_error": float(test.errors.mean()),
-        "spearman": float(spearmanr(errors, test.errors).statistic)
-        if len(set(errors)) > 1
-        else 0.0,
     }
+    if len(set(errors)) > 1:  # else there is no order
+        figures["spearman"] = float(spearmanr(errors, test.errors).statistic)
+    return figures

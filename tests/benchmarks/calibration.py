@@ -89,14 +89,12 @@ class Judged:
             rows = np.flatnonzero(parts == part)
             others = held_out.take(rows)
             trust = Trust(Calibration(held_out.take(parts != part)), GapCriterion(criteria))
-            errors[rows] = trust.expected_errors(others.member_spread, others.training_distance)
+            hints = others.member_spread, others.training_distance
+            errors[rows] = trust.calibration.expected_errors(*hints)
+            coverage[rows] = trust.calibration.coverage(others)
             probabilities[rows] = trust.probabilities(
                 others.predicted, others.n_atoms, predicted.score[rows], errors[rows]
             )
-            for i in rows:
-                low, high = trust.calibration.band(held_out.predicted[i], errors[i])
-                label = held_out.labels[i]
-                coverage[i] = ((label >= low - 1e-6) & (label <= high + 1e-6)).mean()
         verdicts, is_positive = predicted.is_gap, true.is_gap
         scores = predicted.score
         return cls(held_out, errors, probabilities, coverage, is_positive, verdicts, scores)

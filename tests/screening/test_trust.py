@@ -52,7 +52,7 @@ def test_any_criterion_has_a_probability_that_follows_its_verdicts(name):
     held_out = trust.calibration.held_out
     is_positive, _ = trust.judge(held_out.labels, held_out.n_atoms)
     _, scores = trust.judge(held_out.predicted, held_out.n_atoms)
-    errors = trust.expected_errors(held_out.member_spread, held_out.training_distance)
+    errors = trust.calibration.own_errors
     p = trust.probabilities(held_out.predicted, held_out.n_atoms, scores, errors)
     assert ((p >= 0) & (p <= 1)).all()
     assert p.sum() == pytest.approx(is_positive.sum(), abs=0.3 * is_positive.sum() + 2)
