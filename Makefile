@@ -45,7 +45,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --editable ".[dev,gpaw,e3nn]"
+	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub]"
 	touch $@
 
 clean:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.crystal import ATOMIC_NUMBERS
+from tests.browser import chromium, open_page  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
