@@ -149,6 +149,7 @@ class E3NN(Architecture):
     """
 
     Config = E3NNConfig
+    single_precision = "the tensor products of e3nn take no two precisions"
     graph_needs = GraphNeeds(vectors=True)
     descriptors: Tensor
 

@@ -75,6 +75,8 @@ class Architecture(nn.Module, ABC):
         Only spectra on a grid in this unit, and such that :attr:`Setting.output` is this.
     predicts : str
         These in words.
+    single_precision : str
+        Why it is trained in single precision only; empty where mixed precision will do.
     stand_ins : mapping of str to str
         Elements to which it gives the parameters of another one; see
         :data:`models.elements.STAND_INS`.
@@ -85,6 +87,7 @@ class Architecture(nn.Module, ABC):
     unit: ClassVar[str | None] = None
     output: ClassVar[Output | None] = None
     predicts: ClassVar[str] = "all spectra"
+    single_precision: ClassVar[str] = ""
     stand_ins: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, size: int, config: ArchitectureConfig) -> None:

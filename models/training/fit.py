@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint as SavingCallback
 from lightning.pytorch.callbacks import EarlyStopping
 
 from models.architectures.interface import Architecture, StatesArchitecture
-from models.architectures.registry import build_model, config_for, graphs_for
+from models.architectures.registry import ARCHITECTURES, build_model, config_for, graphs_for
 from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
@@ -27,6 +27,8 @@ from models.training.callbacks import KeepBest, SaveState
 from models.training.checkpoint import Checkpoint, CheckpointCard
 from models.training.config import TrainingConfig
 from models.training.module import SpectrumModule
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ class Hardware:
         ``"auto"``, ``"cpu"`` or ``"gpu"``.
     devices : int
         Processes, each with a device of its own, that share every batch (data parallel).
-    precision : str
-        Such as ``"bf16-mixed"`` on a GPU.
+    precision : {'32-true', 'bf16-mixed'}
+        Mixed precision computes matrix products in bfloat16, and keeps the weights in single
+        precision.
     """
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: str = "32-true"
+    precision: Precision = "32-true"
 
 
 def is_main_process() -> bool:
@@ -158,9 +161,14 @@ def train_setting(
     ------
     ModelError
         If a material is in two parts of the split, the labels lack the scale that the setting
-        needs, `start` is for another grid, the validation error is never a number, or not even a
-        batch of one fits.
+        needs, `start` is for another grid, the architecture is trained in single precision only,
+        the validation error is never a number, or not even a batch of one fits.
     """
+    because = ARCHITECTURES[config.architecture].single_precision
+    if because and hardware.precision != "32-true":
+        raise ModelError(
+            f"{config.architecture} is trained with --precision 32-true only: {because}"
+        )
     split.refuse_leaks(dataset.material_ids)
     refuse_settings(dataset, [setting_name])
     if start is not None and start.card.grid != dataset.grid:

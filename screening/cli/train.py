@@ -42,7 +42,8 @@ def train(
         int, typer.Option(min=1, help="Processes, each with a device, that share every batch.")
     ] = 1,
     precision: Annotated[
-        str, typer.Option(help="Lightning's name, such as bf16-mixed on a GPU.")
+        Literal["32-true", "bf16-mixed"],
+        typer.Option(help="Single precision, or matrix products in bfloat16, for GPUs."),
     ] = "32-true",
     quiet: options.Quiet = False,
 ) -> None:

@@ -132,6 +132,11 @@ class WeightedBatchNorm(nn.BatchNorm1d):
         count : Tensor, shape (n,)
             How many equal rows each stands for.
         """
+        # In single precision also where the layers around are not: variances are differences.
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._normalized(rows.float(), count).to(rows.dtype)
+
+    def _normalized(self, rows: Tensor, count: Tensor) -> Tensor:
         if not self.training:
             return super().forward(rows)
         total = count.sum()

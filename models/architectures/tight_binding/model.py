@@ -253,6 +253,7 @@ class TightBinding(StatesArchitecture):
 
     Config = TightBindingConfig
     graph_needs = GraphNeeds(vectors=True, neighbors=NEIGHBORS)
+    single_precision = "levels are eigenvalues, which bfloat16 does not have"
     stand_ins = STAND_INS
     config: TightBindingConfig
     properties: Tensor

@@ -266,6 +266,23 @@ class ArchitectureBattery:
             error = (setting.activate(model(batch)) - target).abs().mean()
         assert error < self.by_heart * (target - target.mean(0)).abs().mean()
 
+    def test_mixed_precision_learns_and_says_nearly_the_same(self, setting_name: str) -> None:
+        if self.model(setting_name).single_precision:
+            pytest.skip(self.model(setting_name).single_precision)
+        first = setting_name == self.settings[0]
+        model = self.trained() if first else self.trained(setting_name)
+        untrained, setting, batch, target = self.prepared(setting_name)
+        with torch.inference_mode():
+            single = setting.activate(model(batch))
+            with torch.autocast("cpu", torch.bfloat16):
+                mixed = setting.activate(model(batch)).float()
+        assert 0 < (mixed - single).abs().mean() < 1e-2 * single.abs().mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = untrained.train().losses(batch, target, setting)["total"]
+        loss.backward()
+        gradients = [parameter.grad for parameter in untrained.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
     def test_losses_are_named_scalars(self) -> None:
         model, setting, batch, target = self.prepared(self.settings[0])
         losses = model.losses(batch, target, setting, self.labels(batch))

@@ -27,7 +27,7 @@ from models.training.callbacks import SaveState
 from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint
 from models.training.config import TrainingConfig, read_training_config
-from models.training.fit import label_branch_losses, train_setting
+from models.training.fit import Hardware, label_branch_losses, train_setting
 from models.training.module import GraphLoader
 from models.training.train import train_predictor
 from models.zoo import ZOO
@@ -508,6 +508,30 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     predictor = SpectrumPredictor.load(tmp_path / "small", device="cpu")
     assert predictor.shape.card.training["epochs_run"] == 3
     assert not (tmp_path / "small" / ".progress").exists()
+
+
+def test_mixed_precision_trains_and_predicts_in_single_precision() -> None:
+    dataset, mixed = small_dataset(), Hardware("cpu", precision="bf16-mixed")
+    trained = {
+        hardware.precision: train_setting(
+            config(), "sumnorm-kl", dataset, part(dataset), hardware=hardware
+        )
+        for hardware in (Hardware("cpu"), mixed)
+    }
+    single, rounded = (weights(t.checkpoint.model) for t in trained.values())
+    assert single.dtype == rounded.dtype == torch.float32
+    assert (single - rounded).abs().max() > 0
+    errors = [t.validation_mae for t in trained.values()]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["e3nn", "tight-binding"])
+def test_what_needs_single_precision_is_not_trained_in_less(architecture: str) -> None:
+    dataset, mixed = small_dataset(), Hardware("cpu", precision="bf16-mixed")
+    line = f"^{architecture} is trained with --precision 32-true only: "
+    chosen = config(architecture=architecture, model={})
+    with pytest.raises(ModelError, match=line):
+        train_setting(chosen, "sumnorm-kl", dataset, part(dataset), hardware=mixed)
 
 
 @pytest.mark.parametrize("architecture", ["gatgnn", "e3nn"])
