@@ -217,8 +217,8 @@ class GraphAttention(nn.Module):
         h, u = self.atom(atoms), self.edge(edges)
         if hasattr(self, "context"):
             h = h + self.context(batch.composition())[batch.graph_index]
-        from_center = F.softplus(h[batch.center].add_(u))
-        from_neighbor = F.softplus(h[batch.neighbor].add_(u))
+        from_center = F.softplus(h.index_select(0, batch.center).add_(u))
+        from_neighbor = F.softplus(h.index_select(0, batch.neighbor).add_(u))
         # One product with block-diagonal vectors is much faster than a batch of dot products.
         score = from_center @ torch.block_diag(*self.attend_center).T
         score = score + from_neighbor @ torch.block_diag(*self.attend_neighbor).T
