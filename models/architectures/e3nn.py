@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter
 from typing_extensions import override
 
 from models.architectures.interface import Architecture, ArchitectureConfig, GraphNeeds, Insights
 from models.architectures.parts.layers import GaussianBasis, register_tables
+from models.architectures.parts.scatter import scatter
 from models.elements import N_DESCRIPTORS, element_descriptors
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
@@ -118,7 +118,7 @@ class Convolution(nn.Module):
         batch : GraphBatch
         """
         messages = self.product(self.before(atoms)[batch.neighbor], harmonics, self.radial(lengths))
-        received = scatter(messages, batch.center, dim=0, dim_size=len(atoms))
+        received = scatter(messages, batch.center, len(atoms))
         return self.self_interaction(atoms) + self.after(received / math.sqrt(self.neighbors))
 
 
@@ -198,4 +198,4 @@ class E3NN(Architecture):
         for convolution, gate in zip(self.convolutions, self.gates, strict=True):
             atoms = gate(convolution(atoms, harmonics, lengths, batch))
         atoms = F.silu(self.last(atoms, harmonics, lengths, batch))
-        return scatter(atoms, batch.graph_index, dim=0, dim_size=len(batch), reduce="mean")
+        return scatter(atoms, batch.graph_index, len(batch), reduce="mean")

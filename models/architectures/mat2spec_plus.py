@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter
 from typing_extensions import override
 
 from models.architectures.interface import ArchitectureConfig, Insights
 from models.architectures.parts.crystal_statistics import CrystalStatistics
 from models.architectures.parts.ensemble import RegressedEnsemble, logits_of, member_spread
 from models.architectures.parts.layers import GaussianBasis, register_tables, share_of_group
+from models.architectures.parts.scatter import scatter
 from models.elements import element_descriptors, element_properties
 from models.graphs.graph import GraphBatch
 from models.spectra.settings import Output, Setting
@@ -113,7 +113,7 @@ class GatedConvolution(nn.Module):
         both = both + self.neighbor(normed).index_select(0, batch.neighbor)
         gate, message = (both + self.edge(edges)).chunk(2, dim=1)
         messages = torch.sigmoid(gate) * F.silu(message) * weight[:, None]
-        return atoms + scatter(messages, batch.center, dim=0, dim_size=len(atoms))
+        return atoms + scatter(messages, batch.center, len(atoms))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -177,7 +177,7 @@ class _Member(nn.Module):
         graph, n, statistics = shared.graph, len(batch), shared.statistics
         atoms = self._atoms(batch, shared)
         fraction = (batch.multiplicity / batch.n_atoms[graph])[:, None]
-        crystals = scatter(fraction * atoms, graph, dim=0, dim_size=n)
+        crystals = scatter(fraction * atoms, graph, n)
         context = self.context(statistics) if self.config.statistics else None
         if not self.config.mixes_sites:
             features = crystals if context is None else torch.cat([crystals, context], 1)
@@ -205,7 +205,7 @@ def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Ten
     share : Tensor, shape (N, 1)
         Of each site in its crystal's spectrum.
     """
-    return logits_of(scatter(share * logits.softmax(-1), graph, dim=0, dim_size=n_graphs))
+    return logits_of(scatter(share * logits.softmax(-1), graph, n_graphs))
 
 
 class Mat2SpecPlus(RegressedEnsemble):

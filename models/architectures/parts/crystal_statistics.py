@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.utils import scatter
 
 from models.architectures.parts.layers import register_tables
+from models.architectures.parts.scatter import scatter
 from models.elements import (
     N_PROPERTIES,
     PROPERTIES,
@@ -66,11 +66,11 @@ class CrystalStatistics(nn.Module):
         distance = batch.distance[:, None]
         parts = [
             *_moments(atoms, batch.multiplicity, graph, n),
-            scatter(atoms, graph, dim=0, dim_size=n, reduce="max"),
-            scatter(atoms, graph, dim=0, dim_size=n, reduce="min"),
+            scatter(atoms, graph, n, reduce="max"),
+            scatter(atoms, graph, n, reduce="min"),
             *_moments(bonds, count * nearness, edge_graph, n),
             _moments(distance, count, edge_graph, n)[0],
-            scatter(distance, edge_graph, dim=0, dim_size=n, reduce="min"),
+            scatter(distance, edge_graph, n, reduce="min"),
         ]
         return torch.cat(parts, dim=1)
 
@@ -88,7 +88,7 @@ class CrystalStatistics(nn.Module):
     def _nearness(self, batch: GraphBatch) -> Tensor:
         """How much each edge counts as a bond, shape (E,)."""
         relative, n_nodes = self.relative_distance(batch), len(batch.atomic_numbers)
-        shortest = scatter(relative, batch.center, dim_size=n_nodes, reduce="min")
+        shortest = scatter(relative, batch.center, n_nodes, reduce="min")
         return torch.exp(-(((relative / shortest[batch.center] - 1) / NEAREST) ** 2))
 
     def _bonds(self, batch: GraphBatch) -> Tensor:
@@ -113,8 +113,8 @@ class CrystalStatistics(nn.Module):
     def _sites(self, batch: GraphBatch, nearness: Tensor) -> Tensor:
         """Quantities of the sites, shape (N, N_SITE)."""
         n_nodes = len(batch.atomic_numbers)
-        shortest = scatter(batch.distance, batch.center, dim_size=n_nodes, reduce="min")
-        near = scatter(nearness * batch.edge_multiplicity, batch.center, dim_size=n_nodes)
+        shortest = scatter(batch.distance, batch.center, n_nodes, reduce="min")
+        near = scatter(nearness * batch.edge_multiplicity, batch.center, n_nodes)
         return torch.stack([shortest, near.log()], dim=1)
 
 
@@ -123,7 +123,7 @@ def _moments(value: Tensor, weight: Tensor, group: Tensor, n: int) -> tuple[Tens
 
     The square root has no derivative at 0, but nothing is learned before it.
     """
-    share = (weight / scatter(weight, group, dim_size=n)[group])[:, None]
-    mean = scatter(share * value, group, dim=0, dim_size=n)
-    variance = scatter(share * (value - mean[group]).square(), group, dim=0, dim_size=n)
+    share = (weight / scatter(weight, group, n)[group])[:, None]
+    mean = scatter(share * value, group, n)
+    variance = scatter(share * (value - mean[group]).square(), group, n)
     return mean, variance.sqrt()

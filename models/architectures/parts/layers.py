@@ -11,8 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter, softmax
 
+from models.architectures.parts.scatter import grouped_softmax, scatter
 from models.elements import N_DESCRIPTORS, N_ELEMENTS, element_descriptors
 from models.graphs.graph import GraphBatch
 
@@ -132,9 +132,9 @@ class WeightedBatchNorm(nn.BatchNorm1d):
         count : Tensor, shape (n,)
             How many equal rows each stands for.
         """
-        # In single precision also where the layers around are not: variances are differences.
+        # In the precision of the weights, also where autocast lowers it: variances are differences.
         with torch.autocast(rows.device.type, enabled=False):
-            return self._normalized(rows.float(), count).to(rows.dtype)
+            return self._normalized(rows.to(self.weight.dtype), count).to(rows.dtype)
 
     def _normalized(self, rows: Tensor, count: Tensor) -> Tensor:
         if not self.training:
@@ -166,7 +166,7 @@ def share_of_group(score: Tensor, count: Tensor, group: Tensor, n_groups: int) -
     Tensor, shape (n, k)
         For the row as a whole, that is, for all that it stands for together.
     """
-    return softmax(score + count.log()[:, None], group, num_nodes=n_groups)
+    return grouped_softmax(score + count.log()[:, None], group, n_groups)
 
 
 class GraphAttention(nn.Module):
@@ -228,7 +228,7 @@ class GraphAttention(nn.Module):
         weight = self.dropout(weight) / self.heads
         heads = zip(weight.split(1, dim=1), from_neighbor.chunk(self.heads, dim=1), strict=True)
         messages = sum(w * message for w, message in heads)
-        return scatter(messages, batch.center, dim=0, dim_size=len(atoms)) + self.bias
+        return scatter(messages, batch.center, len(atoms)) + self.bias
 
 
 class CompositionAttention(nn.Module):
@@ -291,5 +291,5 @@ class GraphEncoder(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             atoms = F.softplus(norm(layer(atoms, edges, batch), batch.multiplicity))
         weighted = atoms * self.pool(atoms, batch)
-        pooled = scatter(weighted, batch.graph_index, dim=0, dim_size=len(batch))
+        pooled = scatter(weighted, batch.graph_index, len(batch))
         return pooled / batch.n_atoms[:, None] if self.mean_pooling else pooled

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter
 from typing_extensions import override
 
 from models.architectures.interface import ArchitectureConfig, GraphNeeds, Insights
@@ -23,6 +22,7 @@ from models.architectures.parts.ensemble import (
     standardized,
 )
 from models.architectures.parts.layers import register_tables
+from models.architectures.parts.scatter import scatter
 from models.architectures.springs.lattice_dynamics import (
     Springs,
     alike,
@@ -195,10 +195,10 @@ class SpringModel(RegressedEnsemble):
         """Mean of what the members make of the springs, side by side, (B, members * hidden)."""
         bonds, statistics = self._bonds(batch), self.standardized(batch)
         bonds, graph = self._standardized_bonds(bonds), batch.graph_index[batch.center]
-        n_springs = scatter(bonds.within, graph, dim_size=len(batch)).clamp_min(1)
+        n_springs = scatter(bonds.within, graph, len(batch)).clamp_min(1)
         share = (bonds.within / n_springs[graph])[:, None]
         features = [member.features(bonds, statistics, graph) for member in self.members]
-        return scatter(share * torch.cat(features, 1), graph, dim=0, dim_size=len(batch))
+        return scatter(share * torch.cat(features, 1), graph, len(batch))
 
     @override
     def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
@@ -251,7 +251,7 @@ class SpringModel(RegressedEnsemble):
 
     def _bonds(self, batch: GraphBatch) -> _Bonds:
         relative, n_nodes = self.statistics.relative_distance(batch), len(batch.atomic_numbers)
-        shortest = scatter(relative, batch.center, dim_size=n_nodes, reduce="min")
+        shortest = scatter(relative, batch.center, n_nodes, reduce="min")
         ratio = relative / torch.maximum(shortest[batch.center], shortest[batch.neighbor])
         log_distance = batch.distance.log()
         atoms = self.properties[batch.atomic_numbers]

@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter
 from typing_extensions import override
 
 from models.architectures.interface import (
@@ -23,6 +22,7 @@ from models.architectures.interface import (
 )
 from models.architectures.parts.ensemble import distribution, member_spread
 from models.architectures.parts.layers import register_tables
+from models.architectures.parts.scatter import scatter
 from models.architectures.tight_binding.bands import (
     Edges,
     Integrals,
@@ -332,12 +332,12 @@ class TightBinding(StatesArchitecture):
         """
         numbers, bonds = self._known_numbers(batch), self._bonds(batch)
         n_atoms, crystals = len(numbers), []
-        strength = scatter(bonds.weight, bonds.center, dim_size=n_atoms).clamp_min(1e-9)
+        strength = scatter(bonds.weight, bonds.center, n_atoms).clamp_min(1e-9)
         share = bonds.weight / strength[bonds.center] / batch.n_nodes[bonds.graph]
         for member in self.networks:
             hidden = member.bond[:-1](self._described(numbers, bonds, member).bonds)
             weighted = share[:, None] * hidden.float()
-            crystals.append(scatter(weighted, bonds.graph, dim=0, dim_size=len(batch)))
+            crystals.append(scatter(weighted, bonds.graph, len(batch)))
         return torch.cat(crystals, 1)
 
     def electronic_structure(self, batch: GraphBatch) -> ElectronicStructure:
@@ -429,7 +429,7 @@ class TightBinding(StatesArchitecture):
 
     def n_electrons(self, batch: GraphBatch) -> Tensor:
         """Electrons of each crystal in its orbitals, shape (B,)."""
-        return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, dim_size=len(batch))
+        return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, len(batch))
 
     def mesh(self, batch: GraphBatch, crystal: int) -> Mesh:
         """Wave vectors of a crystal; in training their mesh has a random shift.
@@ -534,7 +534,7 @@ class TightBinding(StatesArchitecture):
             raise ModelError("the architecture tight-binding needs graphs with edge vectors")
         radii = self.radii[batch.atomic_numbers]
         relative = batch.distance / (radii[batch.center] + radii[batch.neighbor])
-        nearest = scatter(relative, batch.center, dim_size=len(radii), reduce="min")
+        nearest = scatter(relative, batch.center, len(radii), reduce="min")
         ratio = relative / torch.maximum(nearest[batch.center], nearest[batch.neighbor])
         weight = _fading(ratio, _FULL, self.config.reach) * _fading(
             batch.distance, _FADING, _VANISHED
@@ -592,7 +592,7 @@ class TightBinding(StatesArchitecture):
         n, i, j = len(atoms), bonds.center, bonds.neighbor
 
         def total(values: Tensor) -> Tensor:
-            return scatter(values, i, dim_size=n)
+            return scatter(values, i, n)
 
         near = bonds.weight * torch.exp(-4 * (bonds.ratio - 1))
         coordination = total(near)
