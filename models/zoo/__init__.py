@@ -6,11 +6,12 @@ What can be said of a folder without reading its weights, and so without torch.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from models.array_files import ArrayFiles
 from models.errors import ModelError
 from models.spectra.spectrum import EnergyGrid
 
@@ -19,6 +20,25 @@ DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 DEFAULT_PHDOS = ZOO / "springs-phdos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
 PHONON_SHAPES = ("sumnorm-wd", "maxnorm-mse", "maxnorm-mae")  # any of a phonon predictor will do
+REMEDY = "train it with `screen train`, or pull it with `screen models pull`"
+
+
+class PartCard(BaseModel):
+    """What is known of a checkpoint without its architecture; its card has more.
+
+    Parameters
+    ----------
+    grid : EnergyGrid
+    weights_sha256 : str
+    states : bool
+        See :class:`models.training.checkpoint.CheckpointCard`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    grid: EnergyGrid
+    weights_sha256: str
+    states: bool = False
 
 
 def shipped_predictors() -> tuple[str, ...]:
@@ -48,7 +68,7 @@ def predictor_parts(folder: Path) -> tuple[str, ...]:
             if (folder / f"{part}.json").exists():
                 return (part,)
     try:
-        states = _checkpoint_card(folder, SHAPE).get("states", False)
+        states = _files(folder, SHAPE).read_card().states
     except ModelError:  # whoever reads the checkpoint says what is wrong
         states = False
     return (SHAPE,) if states else (SHAPE, SCALE)
@@ -92,14 +112,8 @@ def check_predictor(folder: Path, grid: EnergyGrid) -> None:
         If a file is missing, the weights are not those of the card, or the grid is another.
     """
     for part in predictor_parts(folder):
-        card, weights = _checkpoint_card(folder, part), folder / f"{part}.safetensors"
-        try:
-            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ModelError(f"checkpoint {weights}: {error.strerror}") from None
-        if digest != card["weights_sha256"]:
-            raise ModelError(f"checkpoint {weights}: its hash is not the one in {part}.json")
-        check_grid(folder, EnergyGrid.model_validate(card["grid"]), grid)
+        card, _ = _files(folder, part).read_bytes()
+        check_grid(folder, card.grid, grid)
 
 
 def predictor_grid(folder: Path) -> EnergyGrid:
@@ -110,7 +124,7 @@ def predictor_grid(folder: Path) -> EnergyGrid:
     ModelError
         If its first checkpoint is missing or is not one.
     """
-    return EnergyGrid.model_validate(_checkpoint_card(folder, predictor_parts(folder)[0])["grid"])
+    return _files(folder, predictor_parts(folder)[0]).read_card().grid
 
 
 def check_grid(folder: Path, own: EnergyGrid, needed: EnergyGrid) -> None:
@@ -172,8 +186,7 @@ def weights_hash(folder: Path, part: str) -> str:
     ModelError
         If the checkpoint is missing or is not one.
     """
-    digest: str = _checkpoint_card(folder, part)["weights_sha256"]
-    return digest
+    return _files(folder, part).read_card().weights_sha256
 
 
 def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
@@ -196,15 +209,5 @@ def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
     return None
 
 
-def _checkpoint_card(folder: Path, part: str) -> dict[str, Any]:
-    """Card of a checkpoint, of which the grid and the hash are checked."""
-    path = folder / f"{part}.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-        EnergyGrid.model_validate(document["grid"])
-        str.encode(document["weights_sha256"])
-    except OSError as error:
-        raise ModelError(f"checkpoint {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"checkpoint {path}: not the card of a checkpoint") from None
-    return document
+def _files(folder: Path, part: str) -> ArrayFiles[PartCard]:
+    return ArrayFiles(folder / part, PartCard, "weights_sha256", "checkpoint", REMEDY)
