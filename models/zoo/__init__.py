@@ -6,6 +6,7 @@ What can be said of a folder without reading its weights, and so without torch.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 DEFAULT_PHDOS = ZOO / "springs-phdos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
 PHONON_SHAPES = ("sumnorm-wd", "maxnorm-mse", "maxnorm-mae")  # any of a phonon predictor will do
+PARTS = (SHAPE, SCALE, *PHONON_SHAPES)
+NAME_PATTERN = r"^[A-Za-z0-9_+][A-Za-z0-9_.+-]*$"  # of a predictor, and so of its folder
 REMEDY = "train it with `screen train`, or pull it with `screen models pull`"
 
 
@@ -74,10 +77,27 @@ def predictor_parts(folder: Path) -> tuple[str, ...]:
     return (SHAPE,) if states else (SHAPE, SCALE)
 
 
-def predictor_folder(name: str | Path | None = None) -> Path:
-    """Folder of a predictor: a path, the name of a shipped one, or the default one of the eDOS.
+def pulled_folder() -> Path:
+    """Where predictors are that `screen models pull` has put there, each in a folder of its name.
 
-    A folder of that name in the working folder comes before a shipped predictor.
+    In ``XDG_CACHE_HOME`` or where the system keeps caches.
+    """
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edos-screening") / "models"
+
+
+def pulled_predictors() -> tuple[str, ...]:
+    """Names of the predictors that were pulled."""
+    parts = pulled_folder().glob("[!.]*/*.json")
+    return tuple(sorted({part.parent.name for part in parts if part.stem in PARTS}))
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of a predictor: a path, the name of a shipped or a pulled one, or the default's.
+
+    The default is one of the eDOS. A folder of that name in the working folder comes before a
+    shipped predictor, and this before a pulled one.
 
     Raises
     ------
@@ -91,10 +111,25 @@ def predictor_folder(name: str | Path | None = None) -> Path:
         return folder.resolve()
     if str(name) in (*shipped_predictors(), *shipped_phonon_predictors()):
         return ZOO / name
+    pulled = pulled_predictors()
+    if str(name) in pulled:
+        return pulled_folder() / name
     raise ModelError(
-        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
-        f"{', '.join(shipped_predictors())}"
+        f"checkpoint {name}: no such folder, and not one of the predictors "
+        f"{', '.join((*shipped_predictors(), *pulled))} (`screen models` lists all)"
     )
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a predictor.
+
+    Raises
+    ------
+    ModelError
+        If it has other characters, or would be a hidden folder.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ModelError(f"{name!r}: not the name of a model; letters, digits, _ . + - make one")
 
 
 def check_predictor(folder: Path, grid: EnergyGrid) -> None:
@@ -197,10 +232,11 @@ def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
     model : str
         See :func:`model_id`.
     folders : iterable of str or Path
-        Where to look before the shipped predictors.
+        Where to look before the shipped and the pulled predictors.
     """
-    shipped = (*shipped_predictors(), *shipped_phonon_predictors())
-    for folder in (*map(Path, folders), *(ZOO / name for name in shipped)):
+    shipped = (ZOO / name for name in (*shipped_predictors(), *shipped_phonon_predictors()))
+    pulled = (pulled_folder() / name for name in pulled_predictors())
+    for folder in (*map(Path, folders), *shipped, *pulled):
         try:
             if model_id(folder) == model:
                 return folder
