@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint retrain clean
+.PHONY: demo test lint check-wheel retrain clean
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
@@ -15,6 +15,10 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+# The wheel in an environment that has never seen this folder: minutes, most of them pip's.
+check-wheel: $(VENV)/installed-dev
+	SCREEN_TEST_WHEEL=1 $(BIN)/pytest tests/test_wheel.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from models.errors import ModelError, describe
 from models.writing import write_whole
 from models.zoo import predictor_folder
 
-CARD = "card.json"
+CARD, README = "card.json", "README.md"
 COLLAPSED = 0.05
 _SPLIT = {"material": "the `material_id`", "chemsys": "the chemical system"}
 
@@ -98,7 +98,7 @@ class ModelCard(BaseModel):
     def write(self, folder: Path) -> None:
         """Write ``card.json`` and ``README.md`` into the checkpoint's folder."""
         write_whole(folder / CARD, self.model_dump_json(indent=2) + "\n")
-        write_whole(folder / "README.md", self.to_markdown())
+        write_whole(folder / README, self.to_markdown())
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:
@@ -163,8 +163,8 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 def _figures_table(figures: dict[str, dict[str, float]]) -> str:
     head = "| predicted | R2 | MAE | MSE | WD |\n| --- | --- | --- | --- | --- |\n"
     return head + "\n".join(
-        f"| {what} | {_r2(f)} | {_with_error(f, 'mae')} | {_with_error(f, 'mse')} "
-        f"| {_with_error(f, 'wd')} |"
+        f"| {what} | {_r2(f)} | {with_error(f, 'mae')} | {with_error(f, 'mse')} "
+        f"| {with_error(f, 'wd')} |"
         for what, f in figures.items()
     )
 
@@ -217,7 +217,15 @@ def _r2(figures: dict[str, float]) -> str:
     return f"{figures['r2']:.3f}" if "r2" in figures else "-"
 
 
-def _with_error(figures: dict[str, float], name: str) -> str:
+def with_error(figures: dict[str, float], name: str) -> str:
+    """A figure and its standard error, for people.
+
+    Parameters
+    ----------
+    figures : dict
+        Of one row of :attr:`ModelCard.figures`.
+    name : str
+    """
     error = figures.get(f"{name}_error")
     return f"{figures[name]:.4g}" + ("" if error is None else f" ± {error:.2g}")
 

@@ -23,6 +23,7 @@ from models.errors import ModelError, describe
 from models.graphs.graph import GraphConfig
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import PHDOS_GRID, PHDOS_PAPER_GRID
+from models.zoo import NAME_PATTERN
 
 Schedule = Literal["halved", "one-cycle"]
 
@@ -97,7 +98,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.+-]+$")
+    name: str = Field(pattern=NAME_PATTERN)
     target: Literal["edos", "phdos", "phdos-51"] = "edos"
     labels: tuple[Path, ...] = Field(min_length=1)
     structures: Path | None = None

@@ -6,20 +6,17 @@ safetensors and the rest as JSON, and read without torch, which only distances n
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from models.errors import ModelError, describe
-from models.writing import write_whole
+from models.array_files import ArrayFiles
 from models.zoo import SHAPE, weights_hash
 
 if TYPE_CHECKING:
@@ -155,15 +152,8 @@ class TrainingMaterials:
             "scale": self.scale,
             "own_distances": self.own_distances,
         }
-        data = save_arrays(arrays)
-        card = _Card(
-            weights_sha256=weights_hash(folder, SHAPE),
-            embeddings_sha256=hashlib.sha256(data).hexdigest(),
-            materials=self.materials,
-        )
-        arrays_file, card_file = material_files(folder)
-        write_whole(arrays_file, data)
-        write_whole(card_file, card.model_dump_json() + "\n")
+        card = _Card(weights_sha256=weights_hash(folder, SHAPE), materials=self.materials)
+        _files(folder).write(card, save_arrays(arrays))
 
     def _to_each(self, embeddings: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
         return _distances((embeddings - self.center) / self.scale, self.embeddings, device)
@@ -171,7 +161,8 @@ class TrainingMaterials:
 
 def material_files(folder: Path) -> tuple[Path, Path]:
     """The two files that keep them in a predictor's folder: embeddings, and all else."""
-    return folder / "training_materials.safetensors", folder / "training_materials.json"
+    files = _files(folder)
+    return files.arrays_file, files.card_file
 
 
 def load_training_materials(folder: Path) -> TrainingMaterials | None:
@@ -183,32 +174,24 @@ def load_training_materials(folder: Path) -> TrainingMaterials | None:
         If one of the two files is missing or damaged, or they are of other weights than those
         in the folder.
     """
-    arrays_file, card_file = material_files(folder)
-    if not (arrays_file.exists() or card_file.exists()):
+    files = _files(folder)
+    if not (files.arrays_file.exists() or files.card_file.exists()):
         return None
-    try:
-        data = arrays_file.read_bytes()
-        card = _Card.model_validate_json(card_file.read_bytes())
-    except OSError as error:
-        raise ModelError(f"training materials {error.filename}: {error.strerror}") from None
-    except ValidationError as error:
-        raise ModelError(f"training materials {card_file}, {describe(error)}") from None
-    if hashlib.sha256(data).hexdigest() != card.embeddings_sha256:
-        raise ModelError(
-            f"training materials {arrays_file}: its hash is not the one in {card_file.name}"
-        )
+    card, arrays = files.read(load_arrays)
     if card.weights_sha256 != weights_hash(folder, SHAPE):
-        raise ModelError(
-            f"training materials {card_file} are of other weights than those beside it; train the "
-            "predictor again with `screen train`, or remove both files"
-        )
+        raise files.error(files.card_file, ": of other weights than those beside it")
     try:
-        arrays = load_arrays(data)
         embeddings = arrays["embeddings"].astype(np.float32)
         rest = (arrays[name] for name in ("center", "scale", "own_distances"))
         return TrainingMaterials(card.materials, embeddings, *rest)
-    except (SafetensorError, KeyError):
-        raise ModelError(f"training materials {arrays_file}: not a list of embeddings") from None
+    except KeyError:
+        raise files.error(files.arrays_file, ": not a list of embeddings") from None
+
+
+def _files(folder: Path) -> ArrayFiles[_Card]:
+    stem = folder / "training_materials"
+    again = "train the predictor again with `screen train`, or remove both files"
+    return ArrayFiles(stem, _Card, "embeddings_sha256", "training materials", again)
 
 
 def _distances(

@@ -5,7 +5,6 @@ The file is beside the checkpoints: tensors as safetensors, everything else as J
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,21 +13,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from models.errors import ModelError, describe
+from models.array_files import ArrayFiles
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
-from models.writing import write_whole
 from models.zoo import SHAPE, weights_hash
 
 NAME = "held_out"  # of the files, without their endings
 FORMAT_VERSION = 1
 _ARRAYS = ("predicted", "labels", "n_atoms", "member_spread", "training_distance")
-_AGAIN = "`screen calibrate` makes it again"
 
 FloatArray = NDArray[np.float64]
 
@@ -99,7 +95,7 @@ class HeldOutCard(BaseModel):
 
     format_version: int = FORMAT_VERSION
     weights_sha256: str
-    arrays_sha256: str
+    arrays_sha256: str = ""
     material_ids: tuple[str, ...]
     chemical_systems: tuple[str, ...]
     grid: EnergyGrid
@@ -118,17 +114,14 @@ def write_held_out(folder: Path, held_out: HeldOut, figures: Mapping[str, Any]) 
         See :class:`HeldOutCard`.
     """
     arrays = {name: np.ascontiguousarray(getattr(held_out, name), np.float32) for name in _ARRAYS}
-    data = save_arrays(arrays)
     card = HeldOutCard(
         weights_sha256=weights_hash(folder, SHAPE),
-        arrays_sha256=hashlib.sha256(data).hexdigest(),
         material_ids=held_out.material_ids,
         chemical_systems=held_out.chemical_systems,
         grid=held_out.grid,
         figures=dict(figures),
     )
-    write_whole(folder / f"{NAME}.safetensors", data)
-    write_whole(folder / f"{NAME}.json", card.model_dump_json() + "\n")
+    _files(folder).write(card, save_arrays(arrays))
 
 
 def read_held_out(folder: Path) -> HeldOut | None:
@@ -139,30 +132,22 @@ def read_held_out(folder: Path) -> HeldOut | None:
     ModelError
         If a file is missing or damaged, or belongs to other weights.
     """
-    card_file, arrays_file = folder / f"{NAME}.json", folder / f"{NAME}.safetensors"
-    if not card_file.exists():
+    files = _files(folder)
+    if not files.card_file.exists():
         return None
-    try:
-        card = HeldOutCard.model_validate_json(card_file.read_bytes())
-        data = arrays_file.read_bytes()
-        arrays = load_arrays(data)
-    except OSError as error:
-        raise ModelError(f"calibration {error.filename}: {error.strerror}; {_AGAIN}") from None
-    except ValidationError as error:
-        raise ModelError(f"calibration {card_file}, {describe(error)}; {_AGAIN}") from None
-    except SafetensorError:
-        raise ModelError(f"calibration {arrays_file}: damaged; {_AGAIN}") from None
-    if card.format_version != FORMAT_VERSION:
-        raise ModelError(f"calibration {card_file}: format {card.format_version}; {_AGAIN}")
-    if hashlib.sha256(data).hexdigest() != card.arrays_sha256:
-        raise ModelError(f"calibration {arrays_file}: not the one of {card_file.name}; {_AGAIN}")
+    card, arrays = files.read(load_arrays)
     if card.weights_sha256 != weights_hash(folder, SHAPE):
-        raise ModelError(f"calibration {card_file}: of another model; {_AGAIN}")
+        raise files.error(files.card_file, ": of other weights than those beside it")
     n, size = len(card.material_ids), card.grid.size
     shapes = {name: (n, size) if name in ("predicted", "labels") else (n,) for name in _ARRAYS}
     if {name: array.shape for name, array in arrays.items()} != shapes:
-        raise ModelError(f"calibration {arrays_file}: does not fit {card_file.name}; {_AGAIN}")
+        raise files.error(files.arrays_file, f": does not fit {files.card_file.name}")
     numbers = [arrays[name].astype(float) for name in _ARRAYS]
     predicted, labels, n_atoms, spread, distance = numbers
     ids, systems = card.material_ids, card.chemical_systems
     return HeldOut(ids, systems, predicted, labels, n_atoms, spread, distance, card.grid)
+
+
+def _files(folder: Path) -> ArrayFiles[HeldOutCard]:
+    again = "`screen calibrate` makes it again"
+    return ArrayFiles(folder / NAME, HeldOutCard, "arrays_sha256", "calibration", again)

@@ -6,11 +6,13 @@ What can be said of a folder without reading its weights, and so without torch.
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from models.array_files import ArrayFiles
 from models.errors import ModelError
 from models.spectra.spectrum import EnergyGrid
 
@@ -19,6 +21,27 @@ DEFAULT_EDOS = ZOO / "mat2spec-plus-edos"
 DEFAULT_PHDOS = ZOO / "springs-phdos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
 PHONON_SHAPES = ("sumnorm-wd", "maxnorm-mse", "maxnorm-mae")  # any of a phonon predictor will do
+PARTS = (SHAPE, SCALE, *PHONON_SHAPES)
+NAME_PATTERN = r"^[A-Za-z0-9_+][A-Za-z0-9_.+-]*$"  # of a predictor, and so of its folder
+REMEDY = "train it with `screen train`, or pull it with `screen models pull`"
+
+
+class PartCard(BaseModel):
+    """What is known of a checkpoint without its architecture; its card has more.
+
+    Parameters
+    ----------
+    grid : EnergyGrid
+    weights_sha256 : str
+    states : bool
+        See :class:`models.training.checkpoint.CheckpointCard`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    grid: EnergyGrid
+    weights_sha256: str
+    states: bool = False
 
 
 def shipped_predictors() -> tuple[str, ...]:
@@ -48,16 +71,33 @@ def predictor_parts(folder: Path) -> tuple[str, ...]:
             if (folder / f"{part}.json").exists():
                 return (part,)
     try:
-        states = _checkpoint_card(folder, SHAPE).get("states", False)
+        states = _files(folder, SHAPE).read_card().states
     except ModelError:  # whoever reads the checkpoint says what is wrong
         states = False
     return (SHAPE,) if states else (SHAPE, SCALE)
 
 
-def predictor_folder(name: str | Path | None = None) -> Path:
-    """Folder of a predictor: a path, the name of a shipped one, or the default one of the eDOS.
+def pulled_folder() -> Path:
+    """Where predictors are that `screen models pull` has put there, each in a folder of its name.
 
-    A folder of that name in the working folder comes before a shipped predictor.
+    In ``XDG_CACHE_HOME`` or where the system keeps caches.
+    """
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edos-screening") / "models"
+
+
+def pulled_predictors() -> tuple[str, ...]:
+    """Names of the predictors that were pulled."""
+    parts = pulled_folder().glob("[!.]*/*.json")
+    return tuple(sorted({part.parent.name for part in parts if part.stem in PARTS}))
+
+
+def predictor_folder(name: str | Path | None = None) -> Path:
+    """Folder of a predictor: a path, the name of a shipped or a pulled one, or the default's.
+
+    The default is one of the eDOS. A folder of that name in the working folder comes before a
+    shipped predictor, and this before a pulled one.
 
     Raises
     ------
@@ -71,10 +111,25 @@ def predictor_folder(name: str | Path | None = None) -> Path:
         return folder.resolve()
     if str(name) in (*shipped_predictors(), *shipped_phonon_predictors()):
         return ZOO / name
+    pulled = pulled_predictors()
+    if str(name) in pulled:
+        return pulled_folder() / name
     raise ModelError(
-        f"checkpoint {name}: no such folder, and not one of the shipped predictors "
-        f"{', '.join(shipped_predictors())}"
+        f"checkpoint {name}: no such folder, and not one of the predictors "
+        f"{', '.join((*shipped_predictors(), *pulled))} (`screen models` lists all)"
     )
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a predictor.
+
+    Raises
+    ------
+    ModelError
+        If it has other characters, or would be a hidden folder.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ModelError(f"{name!r}: not the name of a model; letters, digits, _ . + - make one")
 
 
 def check_predictor(folder: Path, grid: EnergyGrid) -> None:
@@ -92,14 +147,8 @@ def check_predictor(folder: Path, grid: EnergyGrid) -> None:
         If a file is missing, the weights are not those of the card, or the grid is another.
     """
     for part in predictor_parts(folder):
-        card, weights = _checkpoint_card(folder, part), folder / f"{part}.safetensors"
-        try:
-            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ModelError(f"checkpoint {weights}: {error.strerror}") from None
-        if digest != card["weights_sha256"]:
-            raise ModelError(f"checkpoint {weights}: its hash is not the one in {part}.json")
-        check_grid(folder, EnergyGrid.model_validate(card["grid"]), grid)
+        card, _ = _files(folder, part).read_bytes()
+        check_grid(folder, card.grid, grid)
 
 
 def predictor_grid(folder: Path) -> EnergyGrid:
@@ -110,7 +159,7 @@ def predictor_grid(folder: Path) -> EnergyGrid:
     ModelError
         If its first checkpoint is missing or is not one.
     """
-    return EnergyGrid.model_validate(_checkpoint_card(folder, predictor_parts(folder)[0])["grid"])
+    return _files(folder, predictor_parts(folder)[0]).read_card().grid
 
 
 def check_grid(folder: Path, own: EnergyGrid, needed: EnergyGrid) -> None:
@@ -172,8 +221,7 @@ def weights_hash(folder: Path, part: str) -> str:
     ModelError
         If the checkpoint is missing or is not one.
     """
-    digest: str = _checkpoint_card(folder, part)["weights_sha256"]
-    return digest
+    return _files(folder, part).read_card().weights_sha256
 
 
 def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
@@ -184,10 +232,11 @@ def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
     model : str
         See :func:`model_id`.
     folders : iterable of str or Path
-        Where to look before the shipped predictors.
+        Where to look before the shipped and the pulled predictors.
     """
-    shipped = (*shipped_predictors(), *shipped_phonon_predictors())
-    for folder in (*map(Path, folders), *(ZOO / name for name in shipped)):
+    shipped = (ZOO / name for name in (*shipped_predictors(), *shipped_phonon_predictors()))
+    pulled = (pulled_folder() / name for name in pulled_predictors())
+    for folder in (*map(Path, folders), *shipped, *pulled):
         try:
             if model_id(folder) == model:
                 return folder
@@ -196,15 +245,5 @@ def find_predictor(model: str, folders: Iterable[str | Path]) -> Path | None:
     return None
 
 
-def _checkpoint_card(folder: Path, part: str) -> dict[str, Any]:
-    """Card of a checkpoint, of which the grid and the hash are checked."""
-    path = folder / f"{part}.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-        EnergyGrid.model_validate(document["grid"])
-        str.encode(document["weights_sha256"])
-    except OSError as error:
-        raise ModelError(f"checkpoint {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"checkpoint {path}: not the card of a checkpoint") from None
-    return document
+def _files(folder: Path, part: str) -> ArrayFiles[PartCard]:
+    return ArrayFiles(folder / part, PartCard, "weights_sha256", "checkpoint", REMEDY)

@@ -17,6 +17,7 @@ from screening.cli import (
     doctor,
     fetch,
     history,
+    models,
     predict,
     run,
     search,
@@ -77,6 +78,16 @@ EXAMPLES = {
     "edos": ("fetch edos edos.parquet",),
     "phdos": ("fetch phdos phdos.parquet --method dfpt",),
     "copy": ("db copy screening.sqlite other.sqlite",),
+    "show_model": ("models show mat2spec-plus-edos", "models springs-phdos --json"),
+    "pull_model": (
+        "models pull hf:owner/repository",
+        "models pull hf:owner/repository@v1.0 --as theirs",
+        "models pull shared/model",
+    ),
+    "push_model": (
+        "models push my-model hf:owner/repository --license cc-by-4.0 --private",
+        "models push my-model shared/model --license mit",
+    ),
     "migrate": ("db migrate --db screening.sqlite",),
 }
 
@@ -118,12 +129,13 @@ _add("distill", distill.distill)
 _add("train", train.train)
 _add("calibrate", calibrate.calibrate)
 _add("benchmark", benchmark.benchmark)
+app.add_typer(models.app, name="models")
 app.add_typer(database.app, name="db")
 _add("criteria", criteria.criteria)
 _add("config", config.config)
 _add("doctor", doctor.doctor)
-for group in (fetch.app, database.app):
+for group in (fetch.app, models.app, database.app):
     for entry in group.registered_commands:
         if entry.callback is not None:
-            entry.epilog = _examples(entry.name or entry.callback.__name__)
+            entry.epilog = _examples(entry.callback.__name__)
             entry.callback = logged(entry.callback)

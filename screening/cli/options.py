@@ -65,7 +65,8 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
-        help="Folder of the predictor, or the name of a shipped one (`screen doctor` lists them).",
+        help="Folder of the predictor, or the name of one that is shipped or was pulled "
+        "(`screen models` lists them).",
     ),
 ]
 Device = Annotated[
@@ -111,6 +112,12 @@ def check_folder_of(db: str) -> None:
     folder = Path(db).expanduser().parent
     if "://" not in db and not folder.is_dir():
         raise ScreeningError(f"--db {db}: there is no folder {folder}; make it first")
+
+
+def models_folder(db: str) -> Path:
+    """Of what `screen learn` trains: beside an embedded database, here for one on a server."""
+    path = Path("screening" if "://" in db else db).expanduser()
+    return path.with_name(f"{path.stem}.models").absolute()
 
 
 @dataclass(frozen=True)

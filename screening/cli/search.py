@@ -81,7 +81,7 @@ def learn(
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
         learning = _learning(stored, labels, structures, epochs, from_scratch, force)
-        document = round_of_validations(store, stored, _models_folder(db), out)
+        document = round_of_validations(store, stored, options.models_folder(db), out)
     maker = ActiveSearchFlowMaker(db=db, learning=learning)
     document = _learn_here(maker, document, stderr(quiet))
     _show_round(db, document, as_json)
@@ -155,7 +155,7 @@ def search(
         },
         learning=_learning(stored, labels, structures, epochs, from_scratch, force),
         rounds=rounds,
-        models=str(models or _models_folder(db)),
+        models=str(models or options.models_folder(db)),
     )
     remarks = stderr(quiet)
     if where == "launchpad":
@@ -235,12 +235,6 @@ def _learning(
         from_scratch=str(from_scratch.absolute()) if from_scratch else None,
         force=force,
     )
-
-
-def _models_folder(db: str) -> Path:
-    """Beside an embedded database; in the working folder for one on a server."""
-    path = Path("screening" if "://" in db else db).expanduser()
-    return path.with_name(f"{path.stem}.models").absolute()
 
 
 def _submit(file: Path, maker: ActiveSearchFlowMaker, run_id: str) -> None:

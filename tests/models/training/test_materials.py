@@ -142,7 +142,7 @@ def test_damaged_files_are_one_line(folder: Path) -> None:
 def test_other_weights_are_one_line(folder: Path) -> None:
     torch.manual_seed(5)
     save_checkpoint(folder / SHAPE, checkpoint(SHAPE))
-    with pytest.raises(ModelError, match="are of other weights than those beside it; train"):
+    with pytest.raises(ModelError, match="of other weights than those beside it; train"):
         load_training_materials(folder)
 
 

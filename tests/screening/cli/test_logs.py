@@ -166,8 +166,9 @@ def test_every_command_has_examples_and_choices_are_shown(screen):
     from screening.cli.app import EXAMPLES
 
     groups = {"edos": ["fetch"], "phdos": ["fetch"], "copy": ["db"], "migrate": ["db"]}
+    groups |= {f"{name}_model": ["models"] for name in ("show", "pull", "push")}
     for name in EXAMPLES:
-        shown = screen(*groups.get(name, []), name, "--help").out
+        shown = screen(*groups.get(name, []), name.removesuffix("_model"), "--help").out
         assert "Examples:" in shown, name
         assert "--debug" in shown, name
     shown = screen("run", "--help").out
