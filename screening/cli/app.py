@@ -16,6 +16,7 @@ from screening.cli import (
     distill,
     doctor,
     fetch,
+    figures,
     history,
     predict,
     run,
@@ -71,6 +72,7 @@ EXAMPLES = {
         "calibrate mat2spec-plus-edos --labels edos.parquet --labels more.parquet",
     ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
+    "figures": ("figures", "figures --run 20260131 --out paper/figures"),
     "config": ("config", "config --db other.sqlite"),
     "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
@@ -110,6 +112,7 @@ _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)
 _add("metrics", validate.metrics)
+_add("figures", figures.figures)
 _add("learn", search.learn)
 _add("search", search.search)
 _add("rounds", search.rounds)
