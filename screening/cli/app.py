@@ -15,6 +15,7 @@ from screening.cli import (
     database,
     distill,
     doctor,
+    export,
     fetch,
     figures,
     history,
@@ -72,13 +73,17 @@ EXAMPLES = {
         "calibrate mat2spec-plus-edos --labels edos.parquet --labels more.parquet",
     ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
+    "export": (
+        "export --run 20260131 -o screening.zip",
+        "export --mpcontribs contributions.json.gz --project my_project",
+    ),
     "figures": ("figures", "figures --run 20260131 --out paper/figures"),
     "config": ("config", "config --db other.sqlite"),
     "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
     "edos": ("fetch edos edos.parquet",),
     "phdos": ("fetch phdos phdos.parquet --method dfpt",),
-    "copy": ("db copy screening.sqlite other.sqlite",),
+    "copy": ("db copy screening.sqlite other.sqlite", "db copy screening.zip other.sqlite"),
     "migrate": ("db migrate --db screening.sqlite",),
 }
 
@@ -113,6 +118,7 @@ _add("validate", validate.validate)
 _add("status", validate.status)
 _add("metrics", validate.metrics)
 _add("figures", figures.figures)
+_add("export", export.export)
 _add("learn", search.learn)
 _add("search", search.search)
 _add("rounds", search.rounds)
