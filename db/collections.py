@@ -169,7 +169,7 @@ def field_type(collection: Collection[Any], field: str) -> Any:
     *path, last = field.split(".")
     for name in path:
         model = nested_models(model)[name]
-    return _without_none(model.model_fields[last].annotation)
+    return without_none(model.model_fields[last].annotation)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -188,7 +188,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 @cache
 def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Fields of a model that hold another model, or None."""
-    bare = {name: _without_none(info.annotation) for name, info in model.model_fields.items()}
+    bare = {name: without_none(info.annotation) for name, info in model.model_fields.items()}
     return {
         name: kind
         for name, kind in bare.items()
@@ -201,7 +201,7 @@ def _field_kinds(model: type[BaseModel], prefix: str = "") -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     inner = nested_models(model)
     for name, info in model.model_fields.items():
-        annotation = _without_none(info.annotation)
+        annotation = without_none(info.annotation)
         origin = get_origin(annotation) or annotation
         if name in inner:
             kinds[prefix + name] = "object"
@@ -213,7 +213,7 @@ def _field_kinds(model: type[BaseModel], prefix: str = "") -> dict[str, Kind]:
     return kinds
 
 
-def _without_none(annotation: Any) -> Any:
+def without_none(annotation: Any) -> Any:
     """Type of an optional field, without its metadata."""
     while True:
         if get_origin(annotation) in (Union, UnionType):

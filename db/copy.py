@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from db.collections import COLLECTIONS, Collection, Query, batched
+from db.collections import COLLECTIONS, Collection, D, Query, batched
 from db.documents import Document
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
 
 Progress = Callable[[str, int], None]
+
+
+class Source(Protocol):
+    """What can be copied: a store, or an archive of a run."""
+
+    location: str
+
+    def find(self, query: Query[D]) -> Iterator[D]:
+        """Stream the documents that a query asks for."""
+
+    def count(self, query: Query[Any]) -> int:
+        """How many there are."""
+
+    def blobs(self) -> Iterator[str]:
+        """Names of the raw data."""
+
+    def raw_dos(self, reference: dict[str, Any]) -> dict[str, Any]:
+        """Raw DOS of a name."""
 
 
 @dataclass
@@ -43,7 +61,7 @@ class Copied:
 
 
 def copy_store(
-    source: ScreeningStore, target: ScreeningStore, progress: Progress | None = None
+    source: Source, target: ScreeningStore, progress: Progress | None = None
 ) -> list[Copied]:
     """Copy all documents and raw data; the target's other documents stay.
 
@@ -52,7 +70,9 @@ def copy_store(
 
     Parameters
     ----------
-    source, target : ScreeningStore
+    source : Source
+        A store, or a :class:`db.opened_archive.OpenedArchive`.
+    target : ScreeningStore
     progress : callable, optional
         Called with the collection's name and the number of documents done after each batch.
 
@@ -76,7 +96,7 @@ def checksum(documents: list[Document]) -> str:
 
 
 def _copy_collection(
-    source: ScreeningStore,
+    source: Source,
     target: ScreeningStore,
     collection: Collection[Any],
     progress: Progress | None,
@@ -97,7 +117,7 @@ def _copy_collection(
 
 
 def _verify(
-    source: ScreeningStore, target: ScreeningStore, collection: Collection[Any], copied: int
+    source: Source, target: ScreeningStore, collection: Collection[Any], copied: int
 ) -> str:
     """Checksum of the source's documents, after the target's was found to be the same."""
     source_sum = target_sum = in_source = in_target = 0
@@ -139,9 +159,7 @@ def _as_text(total: int) -> str:
     return f"{total % 2**256:064x}"
 
 
-def _copy_blobs(
-    source: ScreeningStore, target: ScreeningStore, progress: Progress | None
-) -> Copied:
+def _copy_blobs(source: Source, target: ScreeningStore, progress: Progress | None) -> Copied:
     copied = Copied("raw_dos")
     present = set(target.blobs())
     total = 0

@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.spectra.html import html_table, known
 from models.spectra.spectrum import EnergyGrid
 
 SCHEMA_VERSION = 1
@@ -445,6 +446,29 @@ class CandidateDoc(Document, Judged):
     def key(self) -> CandidateKey:
         """``(run_id, material_id)``."""
         return self.run_id, self.material_id
+
+    def _repr_html_(self) -> str:
+        gap, edges = self.gap, None
+        if gap and gap.is_gap and gap.lower_edge is not None and gap.upper_edge is not None:
+            edges = f"{gap.lower_edge:.2f} to {gap.upper_edge:.2f}"
+        rows = [
+            ("run", self.run_id),
+            ("formula", self.formula),
+            ("atoms in the cell", self.nsites),
+            ("energy above hull (eV/atom)", self.energy_above_hull),
+            ("band gap (eV)", self.band_gap),
+            ("state", self.state),
+            ("reason", self.reason),
+            ("criterion", self.criterion),
+            ("positive", self.is_positive),
+            ("gap (eV)", edges),
+            ("score (eV)" if self.criterion is None else "score", self.score),
+            ("probability of a positive by DFT", self.probability),
+            ("in the domain of the model", self.in_domain),
+            ("model", self.model_id),
+            *(("remark", remark) for remark in self.remarks or ()),
+        ]
+        return html_table(f"Candidate {self.material_id}", known(rows))
 
     @model_validator(mode="after")
     def _has_a_reason(self) -> Self:

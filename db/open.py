@@ -6,6 +6,7 @@ from pathlib import Path
 
 from db.embedded import EmbeddedStore
 from db.errors import StoreError
+from db.opened_archive import OpenedArchive
 from db.store import MONGODB_SCHEMES, ScreeningStore, mask_uri
 
 
@@ -36,3 +37,25 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     if not text.strip():
         raise StoreError("the store has no name; give a path or a MongoDB URI")
     return EmbeddedStore(Path(text).expanduser())
+
+
+def open_source(uri_or_path: str | Path) -> ScreeningStore | OpenedArchive:
+    """Open what can be copied: a store, or an archive that `screen export` wrote.
+
+    Parameters
+    ----------
+    uri_or_path : str or Path
+        As for :func:`open_store`, or the path of an archive.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened.
+    """
+    path = Path(uri_or_path).expanduser()
+    if "://" not in str(uri_or_path) and path.is_file():
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+        if is_zip or path.suffix == ".zip":
+            return OpenedArchive(path)
+    return open_store(uri_or_path)

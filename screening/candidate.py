@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from models.crystal import Crystal
 from models.primitive import reduce_cell
+from models.spectra.html import html_table, known
 
 MAX_ID_LENGTH = 256
 
@@ -120,6 +121,19 @@ class Candidate:
     def nsites(self) -> int:
         """Number of atoms in the cell."""
         return len(self.structure)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("formula", self.formula),
+            ("atoms in the cell", self.nsites),
+            ("energy above hull (eV/atom)", self.energy_above_hull),
+            ("band gap (eV)", self.band_gap),
+            ("magnetic", self.is_magnetic),
+            ("has a DFT DOS", self.has_edos),
+            ("source", self.origin and self.origin.source),
+            *(("remark", remark) for remark in self.remarks),
+        ]
+        return html_table(f"Candidate {self.material_id}", known(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 import numpy as np
 
 from models.crystal import Crystal
+from models.spectra.html import html_table, spectrum_svg
 from models.spectra.spectrum import EDOS_GRID, Spectrum
 from models.zoo import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
@@ -276,7 +277,6 @@ class Prediction:
     def _repr_html_(self) -> str:
         gap, p = self.predicted_band_gap, self.probability
         rows = [
-            ("structure", self.material_id),
             ("formula", self.formula),
             ("atoms in the cell", str(self.candidate.nsites)),
             ("verdict", self.verdict_in_words()),
@@ -287,7 +287,11 @@ class Prediction:
             ("model", self.model_id),
             *(("remark", remark) for remark in self.remarks),
         ]
-        return _html_table((), rows)
+        drawn = f"Predicted eDOS of {self.formula}, {self.verdict_in_words()}"
+        picture = spectrum_svg(
+            self.spectrum.values, self.spectrum.grid.edges, drawn, self.gap_edges
+        )
+        return html_table(f"Prediction of {self.material_id}", rows) + picture
 
 
 class Predictions(Sequence["Prediction | Unreadable"]):
@@ -388,8 +392,9 @@ class Predictions(Sequence["Prediction | Unreadable"]):
                 rows.append((item.material_id, item.formula, item.verdict_in_words(), remark))
             else:
                 rows.append((item.material_id, "", "failed", item.reason))
-        table = _html_table(("structure", "formula", "verdict", "remark"), rows)
-        return "".join([f"<p>{escape(self._summary())}</p>", table, *map(_paragraph, self._rest())])
+        header = ("structure", "formula", "verdict", "remark")
+        table = html_table(self._summary(), rows, header)
+        return "".join([table, *map(_paragraph, self._rest())])
 
     def _summary(self) -> str:
         n_gaps = sum(item.is_gap for item in self.predicted)
@@ -596,15 +601,6 @@ def _in_words(item: Prediction | Unreadable) -> str:
     if isinstance(item, Unreadable):
         return f"{item.material_id}: failed: {item.reason}"
     return f"{item.material_id}: {item.formula}, {item.verdict_in_words()}"
-
-
-def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """HTML table; whatever is in the cells is text."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
 
 
 def _paragraph(text: str) -> str:

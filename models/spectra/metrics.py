@@ -98,6 +98,12 @@ def wasserstein(prediction: np.ndarray, label: np.ndarray, bin_width: float) -> 
     return float(wasserstein_distances(prediction, label, bin_width).mean())
 
 
+def quintile_examples(errors: np.ndarray) -> list[int]:
+    """Material in the middle of each fifth of the errors, from the best to the worst."""
+    order = np.argsort(errors, kind="stable")
+    return [int(part[len(part) // 2]) for part in np.array_split(order, 5) if len(part)]
+
+
 def spectrum_metrics(
     prediction: np.ndarray, label: np.ndarray, bin_width: float
 ) -> dict[str, float]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ModelError
+from models.spectra.html import spectrum_svg
 
 
 class EnergyGrid(BaseModel):
@@ -99,6 +101,21 @@ class Spectrum:
     def integral(self) -> float:
         """Sum of the values times the bin width (states/cell for an eDOS)."""
         return float(self.values.sum() * self.grid.width)
+
+    def __repr__(self) -> str:
+        return f"<Spectrum: {self._in_words()}>"
+
+    def _repr_html_(self) -> str:
+        words = self._in_words()
+        return f"{spectrum_svg(self.values, self.grid.edges, words)}<p>{escape(words)}</p>"
+
+    def _in_words(self) -> str:
+        grid = self.grid
+        atoms = f", {self.n_atoms} atom{'s' * (self.n_atoms != 1)}" if self.n_atoms else ""
+        return (
+            f"{grid.size} bins from {grid.edges[0]:g} to {grid.edges[-1]:g} {grid.unit}, "
+            f"integral {self.integral:.4g}{' states/cell' if grid.unit == 'eV' else ''}{atoms}"
+        )
 
 
 def sum_normalized(values: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from screening.benchmark.studies import GROUPS, Bin, material_errors
 from screening.benchmark.tables import FIGURES
 from screening.report.plots import (
     ENERGY_LABEL,
-    HEADROOM,
-    bin_edges,
+    draw_example,
+    draw_radar,
     formula_text,
+    line_style,
     new_figure,
     plain_text,
     save_figure,
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 SHORT = {"r2": "R²", "cv_mae": "C$_V$", "mean_frequency_mae": "mean\nfrequency"}  # in a radar
 AXIS = {"eV": ENERGY_LABEL, "cm^-1": "Frequency (cm$^{-1}$)"}
 DENSITY = {"eV": "Electronic DOS", "cm^-1": "Phonon DOS"}
-STYLES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
 HATCHES = ("", "//", "..", "xx")
-MARKERS = "osD^vP"  # with the styles, curves can be told apart without colour
 
 
 def draw(benchmark: Benchmark) -> None:
@@ -174,32 +173,15 @@ def plot_radar(
     title : str
     """
     values = np.array([[row.mean[key] for key in figures] for row in rows])
-    signs = np.array([1.0 if key == "r2" else -1.0 for key in figures])
-    worst, best = (values * signs).min(0), (values * signs).max(0)
-    spread = np.where(best > worst, best - worst, 1.0)
-    quality = 0.2 + 0.8 * (values * signs - worst) / spread
-    angles = np.linspace(0, 2 * np.pi, len(figures), endpoint=False)
+    signs = [1.0 if key == "r2" else -1.0 for key in figures]
     figure = new_figure(6.4, 5.2)
     axes = figure.subplots(subplot_kw={"projection": "polar"})
-    for i, (row, radii) in enumerate(zip(rows, quality, strict=True)):
-        closed = np.append(angles, angles[0]), np.append(radii, radii[0])
-        axes.plot(*closed, label=plain_text(row.name), **_style(i))
-        axes.fill(*closed, alpha=0.1)
-    axes.set_xticks(angles, labels)
-    for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
-        x, y = np.round([np.cos(angle), np.sin(angle)], 6)
-        label.set_horizontalalignment("center" if x == 0 else "left" if x > 0 else "right")
-        label.set_verticalalignment("center" if y == 0 else "bottom" if y > 0 else "top")
-    axes.set(ylim=(0, 1.02), yticks=[0.2, 1.0], yticklabels=[])
+    draw_radar(axes, values, signs, labels, [row.name for row in rows])
     figure.suptitle(
         f"{title}\nouter ring: best of these models, inner ring: worst", fontsize="medium"
     )
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-
-def _style(i: int) -> dict[str, Any]:
-    return {"linestyle": STYLES[i % len(STYLES)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def plot_error_boxes(errors: dict[str, np.ndarray], unit: str, title: str) -> Figure:
@@ -272,7 +254,7 @@ def plot_data_size(rows: Sequence[Row], figure_key: str, ylabel: str, title: str
         line = sorted((row for row in rows if row.name == name), key=lambda row: row.n_train)
         y, error = ([getattr(r, part)[figure_key] for r in line] for part in ("mean", "std"))
         sizes = [r.n_train for r in line]
-        axes.errorbar(sizes, y, error, capsize=3, label=plain_text(name), **_style(i))
+        axes.errorbar(sizes, y, error, capsize=3, label=plain_text(name), **line_style(i))
     axes.set(xscale="log", xlabel="Materials in the training set", ylabel=ylabel)
     axes.set_title(title, fontsize="medium")
     ticks = sorted({row.n_train for row in rows})
@@ -340,13 +322,8 @@ def plot_quintiles(
     """
     figure = new_figure(6.4, 1.6 * len(names) + 0.6)
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    edges = bin_edges(centers)
     for axes, label, prediction, name in zip(panels, labels, predictions, names, strict=True):
-        axes.fill_between(centers, label, color="0.7", label="reference")
-        axes.plot(centers, prediction, color="tab:blue", label="predicted")
-        highest, lowest = np.max([label, prediction]), np.min([label, prediction])
-        axes.set(ylim=(HEADROOM * min(lowest, 0.0), HEADROOM * highest))
-        axes.set(xlim=(edges[0], edges[-1]))
+        draw_example(axes, centers, label, prediction, "reference")
         axes.set_title(plain_text(name), fontsize=8, loc="left")
         axes.tick_params(axis="y", labelsize=7)
     shown = panels[0].get_legend_handles_labels()
@@ -370,7 +347,7 @@ def plot_unrelaxed(
     figure = new_figure(5.0, 3.8)
     axes = figure.subplots()
     for i, (name, points) in enumerate(lines.items()):
-        axes.plot(*zip(*points, strict=True), label=plain_text(name), **_style(i))
+        axes.plot(*zip(*points, strict=True), label=plain_text(name), **line_style(i))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, fontsize="medium")
     axes.margins(y=0.15)

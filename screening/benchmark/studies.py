@@ -12,6 +12,7 @@ import numpy as np
 
 from models.crystal import Crystal
 from models.data.dataset import usable_settings, with_structures
+from models.spectra.metrics import quintile_examples
 from models.training.config import TrainingConfig
 from screening.benchmark import data
 from screening.benchmark.runs import RunResult, kept_model, measure, on_file, on_subclass, predict
@@ -111,12 +112,6 @@ def roughness(label: np.ndarray, above: float = 0.25) -> np.ndarray:
     power = np.abs(np.fft.rfft(label - label.mean(-1, keepdims=True), axis=-1)) ** 2
     first = int(above * (power.shape[1] - 1)) + 1
     return power[:, first:].sum(-1) / np.maximum(power.sum(-1), 1e-300)
-
-
-def quintile_examples(errors: np.ndarray) -> list[int]:
-    """Material in the middle of each fifth of the errors, from the best to the worst."""
-    order = np.argsort(errors, kind="stable")
-    return [int(part[len(part) // 2]) for part in np.array_split(order, 5) if len(part)]
 
 
 def rattled(crystal: Crystal, amount: float, seed: int) -> Crystal:

@@ -15,7 +15,9 @@ from screening.cli import (
     database,
     distill,
     doctor,
+    export,
     fetch,
+    figures,
     history,
     models,
     predict,
@@ -72,12 +74,17 @@ EXAMPLES = {
         "calibrate mat2spec-plus-edos --labels edos.parquet --labels more.parquet",
     ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
+    "export": (
+        "export --run 20260131 -o screening.zip",
+        "export --mpcontribs contributions.json.gz --project my_project",
+    ),
+    "figures": ("figures", "figures --run 20260131 --out paper/figures"),
     "config": ("config", "config --db other.sqlite"),
     "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
     "edos": ("fetch edos edos.parquet",),
     "phdos": ("fetch phdos phdos.parquet --method dfpt",),
-    "copy": ("db copy screening.sqlite other.sqlite",),
+    "copy": ("db copy screening.sqlite other.sqlite", "db copy screening.zip other.sqlite"),
     "show_model": ("models show mat2spec-plus-edos", "models springs-phdos --json"),
     "pull_model": (
         "models pull hf:owner/repository",
@@ -121,6 +128,8 @@ _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)
 _add("metrics", validate.metrics)
+_add("figures", figures.figures)
+_add("export", export.export)
 _add("learn", search.learn)
 _add("search", search.search)
 _add("rounds", search.rounds)

@@ -14,7 +14,9 @@ app = typer.Typer(help="Copy a database into another, or bring it to the present
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(help="A file, or a mongodb:// URI.")],
+    source: Annotated[
+        str, typer.Argument(help="A file, an archive of `screen export`, or a mongodb:// URI.")
+    ],
     target: Annotated[
         str | None, typer.Argument(help="Where to; by default the database of the settings.")
     ] = None,
@@ -29,7 +31,7 @@ def copy(
     from dataclasses import asdict
 
     from db.copy import copy_store
-    from db.open import open_store
+    from db.open import open_source, open_store
     from screening.cli.console import print_json, progress_bars, stderr, stdout, table
     from screening.cli.stored import existing
     from screening.errors import ScreeningError
@@ -38,7 +40,7 @@ def copy(
     steps = cache(steps_of)  # one for each collection
     options.check_folder_of(target or db)
 
-    with open_store(existing(source)) as origin, open_store(target or db) as destination:
+    with open_source(existing(source)) as origin, open_store(target or db) as destination:
         if origin.location == destination.location:
             raise ScreeningError(f"{origin.location}: source and target are the same")
         with progress_bars(quiet) as report, reporting_to(report):

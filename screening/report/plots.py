@@ -32,8 +32,13 @@ DPI = 300
 PALETTE = 256  # colours of a PNG: lines and areas on white need no more, and files shrink to half
 HEADROOM = 1.08  # of the highest value, so that no curve touches the frame
 FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # text stays text
+# Of a file no time is kept and ids in it are not random: the same figure gives the same bytes.
+FIXED = {"svg.hashsalt": "edos-screening"}
+NO_TIMES: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 ELEMENT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 """Of M. Okabe and K. Ito, which colour-blind people can tell apart."""
+STYLES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
+MARKERS = "osD^vP"
 SHELL_LINES = {"s": "dotted", "p": "solid", "d": "dashed", "f": "dashdot"}
 DRAWN_PARTS, LEAST_PART = 8, 0.03  # elements' shells with a curve of their own, of all states
 Range = tuple[float, float]
@@ -46,8 +51,10 @@ class EdosPanel:
     Parameters
     ----------
     title : str
-    predicted, dft : ndarray, shape (K,)
+    predicted : ndarray, shape (K,)
         In states/eV/cell.
+    dft : ndarray, shape (K,), or None
+        None where there is no calculation.
     gap, predicted_gap : (float, float), optional
         Edges of DFT's and of the predicted gap, in eV.
     band_gap : float, optional
@@ -56,7 +63,7 @@ class EdosPanel:
 
     title: str
     predicted: np.ndarray
-    dft: np.ndarray
+    dft: np.ndarray | None
     gap: Range | None = None
     predicted_gap: Range | None = None
     band_gap: float | None = None
@@ -375,7 +382,7 @@ def plot_edos_panels(
     figure = new_figure(7.2, 0.8 + 2.3 * rows)
     grid = figure.subplots(rows, PANEL_COLUMNS, sharex=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, energies, panel, max_dos, model)
+        draw_panel(axes, energies, panel, max_dos, model)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes in grid.flat[: len(panels)][-PANEL_COLUMNS:]:
@@ -396,9 +403,26 @@ def plot_edos_panels(
     return figure
 
 
-def _draw_panel(
-    axes: Axes, energies: np.ndarray, panel: EdosPanel, max_dos: float, model: str
+def draw_panel(
+    axes: Axes,
+    energies: np.ndarray,
+    panel: EdosPanel,
+    max_dos: float | None,
+    model: str = "predicted",
 ) -> None:
+    """Draw one material's eDOS with its gaps, whose edges stand above it.
+
+    Parameters
+    ----------
+    axes : Axes
+    energies : ndarray, shape (K,)
+        Bin centres in eV.
+    panel : EdosPanel
+    max_dos : float or None
+        Threshold to mark, in states/eV/cell.
+    model : str
+        Name of the model, for the legend.
+    """
     lowest = float(bin_edges(energies)[0])
     lines = [plain_text(panel.title)]
     if panel.predicted_gap is not None:
@@ -468,6 +492,69 @@ def _draw_band(axes: Axes, energies: np.ndarray, band: np.ndarray) -> None:
     axes.set_ylim(bottom, max(top, min(HEADROOM * float(high.max()), 2 * top)))
 
 
+def draw_radar(
+    axes: Axes, values: np.ndarray, signs: Sequence[float], labels: Sequence[str], names: list[str]
+) -> None:
+    """Draw several figures of several models at a glance; the outer ring is the best.
+
+    Each axis goes from the worst (inner ring) to the best model (outer ring).
+
+    Parameters
+    ----------
+    axes : Axes
+        Polar.
+    values : ndarray, shape (models, figures)
+        At least three figures.
+    signs : sequence of float
+        Of each figure: 1 where the largest value is the best, -1 where the smallest is.
+    labels : sequence of str
+        What the axes are called.
+    names : list of str
+        Of the models, for the legend.
+    """
+    signed = values * np.array(signs)
+    worst, best = signed.min(0), signed.max(0)
+    quality = 0.2 + 0.8 * (signed - worst) / np.where(best > worst, best - worst, 1.0)
+    angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
+    for i, (name, radii) in enumerate(zip(names, quality, strict=True)):
+        closed = np.append(angles, angles[0]), np.append(radii, radii[0])
+        axes.plot(*closed, label=plain_text(name), **line_style(i))
+        axes.fill(*closed, alpha=0.1)
+    axes.set_xticks(angles, labels)
+    for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
+        x, y = np.round([np.cos(angle), np.sin(angle)], 6)
+        label.set_horizontalalignment("center" if x == 0 else "left" if x > 0 else "right")
+        label.set_verticalalignment("center" if y == 0 else "bottom" if y > 0 else "top")
+    axes.set(ylim=(0, 1.02), yticks=[0.2, 1.0], yticklabels=[])
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Line and marker of the i-th curve, which can be told apart without colour."""
+    return {"linestyle": STYLES[i % len(STYLES)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def draw_example(
+    axes: Axes, centers: np.ndarray, label: np.ndarray, prediction: np.ndarray, reference: str
+) -> None:
+    """Draw a predicted spectrum over the true one.
+
+    Parameters
+    ----------
+    axes : Axes
+    centers : ndarray, shape (K,)
+        Bin centres.
+    label, prediction : ndarray, shape (K,)
+    reference : str
+        What the true one is called.
+    """
+    axes.fill_between(centers, label, color="0.7", label=reference)
+    axes.plot(centers, prediction, color="tab:blue", label="predicted")
+    highest, lowest = np.max([label, prediction]), np.min([label, prediction])
+    axes.set(ylim=(HEADROOM * min(lowest, 0.0), HEADROOM * highest or 1.0))
+    edges = bin_edges(centers)
+    axes.set(xlim=(edges[0], edges[-1]))
+
+
 def new_figure(width: float = 6.4, height: float = 4.6) -> Figure:
     """Figure whose parts make room for each other; sizes in inches.
 
@@ -492,7 +579,8 @@ def new_panels(n: int) -> list[Axes]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the type that the ending names.
 
-    PNG has 300 dpi; PDF and SVG keep their text as text, with embedded fonts in PDF.
+    PNG has 300 dpi; PDF and SVG keep their text as text, with embedded fonts in PDF. The same
+    figure gives the same file.
 
     Parameters
     ----------
@@ -512,11 +600,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     if kind not in known:
         raise ScreeningError(f"{path}: cannot write this type; use one of {', '.join(known)}")
     try:
-        with rc_context(FONTS):
+        with rc_context(FONTS | FIXED):
             if kind == "png":
                 _save_png(figure, path)
             else:
-                figure.savefig(path, dpi=DPI)
+                figure.savefig(path, dpi=DPI, metadata=NO_TIMES.get(kind))
     except OSError as error:
         raise ScreeningError(f"{path}: {error.strerror or error}") from None
 

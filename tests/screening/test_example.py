@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,13 @@ def test_the_notebook_gives_what_it_shows(tmp_path):
     shown = texts(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
-    ran = [text for outputs in texts(notebook) for text in outputs]
-    as_text = ["".join(text) for outputs in shown for text in outputs]
+    ran = [_without_curves(text) for outputs in texts(notebook) for text in outputs]
+    as_text = [_without_curves("".join(text)) for outputs in shown for text in outputs]
     numbers = 3  # the cell with a DOS value, whose last digits depend on the torch release
     for i, (ours, theirs) in enumerate(zip(ran, as_text, strict=True)):
         assert i == numbers or ours == theirs
+
+
+def _without_curves(html: str) -> str:
+    """Without pictures of spectra, whose last digits depend on the torch release."""
+    return re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)

@@ -1,0 +1,154 @@
+"""Contributions: the format of MPContribs, checked by the rules of its client and its server."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from string import punctuation
+
+import numpy as np
+import pytest
+from monty.serialization import loadfn
+from pandas import DataFrame
+from pymatgen.core import Structure
+
+from db.documents import GapDoc
+from db.open import open_store
+from models.spectra.spectrum import EDOS_GRID
+from screening.errors import ScreeningError
+from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
+from tests.workflows.screened_run import with_gap as spectrum_of
+from workflows.mpcontribs import COLUMNS, write_contributions
+
+# Of the client's settings and the server's checks, November 2026.
+MAX_NESTING, MAX_COLUMNS, MAX_ELEMENTS, MAX_PAYLOAD = 5, 160, 10, 15 * 2**20
+KNOWN_UNITS = {"eV", "eV/atom", "1/eV"}  # to pint, and the atom to the client
+FORBIDDEN = set(punctuation.replace("*", "")) | {" "}
+GAP = {"lower_edge": -2.0, "upper_edge": -0.5, "width": 1.5, "max_dos": 0.25, "kind": "gap"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Three of the Materials Project, of which one has DFT, and one of another source."""
+    structures = {name: crystal(i) for i, name in enumerate(("mp-1", "mp-2", "mp-3", "mine"))}
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = put_run(store, structures, ["mp-1", "mine"])
+        for i, (name, structure) in enumerate(structures.items()):
+            is_positive = name in run.selection
+            changes = {"gap": GapDoc(is_gap=True, **GAP)} if is_positive else {}
+            document = candidate(
+                run.run_id, name, structure, is_positive=is_positive, score=0.1 * i,
+                energy_above_hull=1 / 3, probability=0.75, in_domain="near",
+                origin={"source": "mp", "database_version": "2025.09.25"}, **changes,
+            )  # fmt: skip
+            store.upsert_candidates([document])
+            put_prediction(store, document, spectrum_of(is_positive) + i)
+            if name == "mp-2":
+                store.upsert_validations([validation(document, True, band_gap=0.0, wd=0.125)])
+        yield store, run
+
+
+def leaves(data, path=()):
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def test_the_client_and_the_server_would_take_them(run, tmp_path):
+    store, of_run = run
+    path = tmp_path / "c.json.gz"
+    contributed = write_contributions(store, of_run, "sandbox", path)
+    assert (contributed.written, contributed.without_id) == (2, 1)
+    given = loadfn(path)
+    assert [item["identifier"] for item in given] == ["mp-1", "mp-2"]
+    for item in given:
+        assert item["project"] == "sandbox"
+        assert item["data"]
+        assert len(json.dumps(item, default=str)) < MAX_PAYLOAD
+        for kind, elements in (("structures", Structure), ("tables", DataFrame)):
+            assert 0 < len(item[kind]) <= MAX_ELEMENTS
+            assert all(isinstance(element, elements) for element in item[kind])
+        columns = dict(leaves(item["data"]))
+        assert len(columns) <= MAX_COLUMNS
+        for keys, value in columns.items():
+            assert len(keys) <= MAX_NESTING
+            assert not FORBIDDEN & set("".join(keys))
+            unit = COLUMNS[".".join(keys)]
+            assert isinstance(value, (str, int, float))
+            if unit:  # the server makes a quantity of a number and a unit of pint
+                number, word = value.split()
+                assert np.isfinite(float(number))
+                assert word == unit
+                assert unit in KNOWN_UNITS
+    assert len(COLUMNS) <= MAX_COLUMNS
+
+
+def test_values_are_those_of_the_run(run, tmp_path):
+    store, of_run = run
+    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
+    first, second = loadfn(tmp_path / "c.json.gz")
+    assert first["data"] == {
+        "prediction": {
+            "positive": "Yes",
+            "score": "0 eV",
+            "probability": 0.75,
+            "inDomain": "near",
+            "model": "model-1",
+            "gap": {
+                "lowerEdge": "-2 eV",
+                "upperEdge": "-0.5 eV",
+                "width": "1.5 eV",
+                "maxDOS": "0.25 1/eV",
+                "kind": "gap",
+            },
+        },
+        "structure": {"sites": 1, "energyAboveHull": "0.333333 eV/atom"},
+        "run": {"criterion": "vb-gap", "id": "run-1", "databaseVersion": "2025.09.25"},
+    }
+    assert second["data"]["DFT"] == {
+        "positive": "Yes",
+        "gap": {
+            "lowerEdge": "-2 eV",
+            "upperEdge": "-0.5 eV",
+            "width": "1.5 eV",
+            "maxDOS": "0 1/eV",
+        },
+        "bandGap": "0 eV",
+        "code": "gpaw",
+        "recipe": "recipe-1",
+        "wassersteinDistance": "0.125 eV",
+    }
+    assert second["data"]["prediction"]["positive"] == "No"
+    assert first["structures"][0] == crystal(0)
+    (table,) = second["tables"]
+    assert list(table) == [
+        "energy [eV]", "predicted DOS [states/eV/cell]", "DFT DOS [states/eV/cell]",
+    ]  # fmt: skip
+    np.testing.assert_allclose(table["energy [eV]"], EDOS_GRID.centers)
+    np.testing.assert_allclose(table["predicted DOS [states/eV/cell]"], spectrum_of(False) + 1)
+    np.testing.assert_allclose(table["DFT DOS [states/eV/cell]"], spectrum_of(True))
+    assert "DFT" not in first["data"]
+
+
+def test_all_that_was_screened_on_request_and_the_same_bytes_again(run, tmp_path):
+    store, of_run = run
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.json.gz"
+        contributed = write_contributions(store, of_run, "x", path, positives_only=False)
+        assert contributed.written == 3
+    assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
+    whole = gzip.decompress((tmp_path / "a.json.gz").read_bytes())
+    assert len(json.loads(whole)) == 3
+
+
+def test_nothing_to_contribute_is_one_line_and_no_file(run, tmp_path):
+    store, of_run = run
+    with pytest.raises(ScreeningError, match=r"\.json\.gz"):
+        write_contributions(store, of_run, "x", tmp_path / "c.json")
+    with open_store(tmp_path / "other.sqlite") as other:
+        lonely = put_run(other, {"mine": crystal(1)}, ["mine"])
+        with pytest.raises(ScreeningError, match="of its 1 positives 1 have no id"):
+            write_contributions(other, lonely, "x", tmp_path / "c.json.gz")
+    assert list(tmp_path.glob("*.gz*")) == []

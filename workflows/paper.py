@@ -1,0 +1,212 @@
+"""What of a run is drawn for a paper: predictions beside labels and beside its own DFT."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
+from db.store import ScreeningStore
+from models.spectra.spectrum import EDOS_GRID
+from models.uncertainty.held_out import HeldOut, read_held_out
+from models.zoo import ZOO, find_predictor, model_name, shipped_predictors
+from screening.criteria.gap_criterion import GapCriterion
+from screening.criteria.interface import Criterion
+from screening.criteria.registry import criterion_of
+from screening.report.paper_figures import Comparison, PaperData, clipped
+from screening.report.plots import EdosPanel, formula_text
+from workflows.metrics import run_metrics
+from workflows.verdicts import judged_for, prediction_key
+
+Attribution = Callable[[str, Run | None], str | None]
+LABELS = "Labels of the held-out materials: DFT, see the card of the model"
+_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
+
+
+def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> PaperData:
+    """Gather what :mod:`screening.report.paper_figures` draws of a run.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    attribution_of : callable
+        How the source of a material wants to be cited, by its id and the run that it is of; None
+        where that is not known.
+    """
+    criterion = criterion_of(run.parameters)
+    is_electronic = criterion.spectra == "edos"
+    validations = _validations(store, run) if is_electronic else {}
+    candidates = _candidates(store, run, validations)
+    predictions = _predictions(store, candidates)
+    held_out, problem = _held_out(run)
+    compared = [c for c in candidates if c.material_id in validations and c.key in predictions]
+    found = [c for c in candidates if c.is_positive and c.key in predictions]
+    found.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
+    shown = {attribution_of(c.material_id, run) for c in (*compared, *found)}
+    shown |= {attribution_of(name, None) for h in held_out.values() for name in h.material_ids}
+    sources = sorted(text for text in shown if text)
+    return PaperData(
+        run_id=run.run_id,
+        model=model_name(run.model_id or "no model"),
+        criterion=criterion.name,
+        grid=next(iter(predictions.values())).grid if predictions else EDOS_GRID,
+        held_out={name: _of_held_out(spectra) for name, spectra in held_out.items()},
+        validated=_of_run(compared, predictions, validations),
+        engines=_engines(validations[c.material_id] for c in compared),
+        found=[
+            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id))) for c in found
+        ],
+        max_dos=_threshold(criterion),
+        confirmed=_confirmed(store, run) if is_electronic else "",
+        attributions=(*sources, *([LABELS] if held_out else [])),
+        missing={
+            "held_out": problem,
+            "validated": f"run {run.run_id} has no finished DFT calculation (`screen validate`)",
+            "found": f"run {run.run_id} has no predicted positives",
+        },
+    )
+
+
+def _validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]:
+    """The newest calculation that the run asked for of each material, judged as the run judges."""
+    done = [v for v in store.validations(run_id=run.run_id, state="done") if v.grid == EDOS_GRID]
+    oldest_first = sorted(done, key=lambda document: (document.updated_at, document.key))
+    newest = {document.material_id: document for document in oldest_first}
+    return {document.material_id: document for document in judged_for(run, list(newest.values()))}
+
+
+def _candidates(
+    store: ScreeningStore, run: Run, validations: Mapping[str, ValidationDoc]
+) -> list[CandidateDoc]:
+    """The predicted positives and what DFT calculated, by falling score."""
+    positives = store.candidates(run.run_id, state="screened", is_positive=True)
+    calculated = store.candidates(run.run_id, state="screened", material_ids=sorted(validations))
+    both = {c.material_id: c for group in (positives, calculated) for c in group}
+    same = [
+        candidate
+        for name, candidate in both.items()
+        if name not in validations or candidate.structure_hash == validations[name].structure_hash
+    ]
+    return sorted(same, key=lambda c: (-(c.score or 0.0), c.material_id))
+
+
+def _predictions(
+    store: ScreeningStore, candidates: Sequence[CandidateDoc]
+) -> dict[tuple[str, str], PredictionDoc]:
+    """Of the model that judged each candidate, by the candidate's key."""
+    keys = {prediction_key(c, c.model_id): c.key for c in candidates if c.model_id}
+    return {keys[document.key]: document for document in store.predictions(keys)}
+
+
+def _held_out(run: Run) -> tuple[dict[str, HeldOut], str]:
+    """What the run's model, and shipped ones, say of the same materials; else why nothing is there.
+
+    A model whose labels of these materials are others, or of another grid, is left out.
+    """
+    used = [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
+    folder = find_predictor(run.model_id, used) if run.model_id else None
+    if folder is None:
+        return {}, f"the checkpoint of {run.model_id} is gone or has changed"
+    own = read_held_out(folder)
+    if own is None:
+        return {}, f"{model_name(run.model_id or '')} was never calibrated (`screen calibrate`)"
+    models = {model_name(run.model_id or ""): own}
+    for name in shipped_predictors():
+        other = read_held_out(ZOO / name) if Path(folder).resolve() != ZOO / name else None
+        if other is not None and name not in models and _is_comparable(own, other):
+            models[name] = other
+    common = sorted(set.intersection(*(set(m.material_ids) for m in models.values())))
+    return {name: _only(spectra, common) for name, spectra in models.items()}, ""
+
+
+def _is_comparable(own: HeldOut, other: HeldOut) -> bool:
+    """Whether another model has the same labels of all of the materials of the run's own model."""
+    if other.grid != own.grid or not set(own.material_ids) <= set(other.material_ids):
+        return False
+    return np.allclose(_only(own, own.material_ids).labels, _only(other, own.material_ids).labels)
+
+
+def _only(spectra: HeldOut, names: Sequence[str]) -> HeldOut:
+    places = {name: i for i, name in enumerate(spectra.material_ids)}
+    return spectra.take(np.array([places[name] for name in names], int))
+
+
+def _of_held_out(spectra: HeldOut) -> Comparison:
+    named = zip(spectra.chemical_systems, spectra.material_ids, strict=True)
+    names = tuple(f"{system} ({name})" for system, name in named)
+    return Comparison(names, spectra.predicted, spectra.labels, spectra.grid)
+
+
+def _of_run(
+    candidates: Sequence[CandidateDoc],
+    predictions: Mapping[tuple[str, str], PredictionDoc],
+    validations: Mapping[str, ValidationDoc],
+) -> Comparison:
+    in_order = sorted(candidates, key=lambda candidate: candidate.material_id)
+    predicted = [predictions[c.key].spectrum for c in in_order]
+    dft = [validations[c.material_id].spectrum for c in in_order]
+    size = (-1, EDOS_GRID.size)
+    return Comparison(
+        tuple(map(_name, in_order)),
+        np.array(predicted, float).reshape(size),
+        np.array(dft, float).reshape(size),
+        EDOS_GRID,
+    )
+
+
+def _name(candidate: CandidateDoc) -> str:
+    return f"{formula_text(candidate.formula)} ({candidate.material_id})"
+
+
+def _panel(
+    candidate: CandidateDoc, prediction: PredictionDoc, validation: ValidationDoc | None
+) -> EdosPanel:
+    verdicts = {True: "positive", False: "negative", None: "no verdict"}
+    verdict = f", by DFT {verdicts[validation.is_positive]}" if validation else ""
+    band_gap = validation.band_gap if validation else candidate.band_gap
+    return EdosPanel(
+        clipped(_name(candidate)) + verdict,
+        np.array(prediction.spectrum),
+        np.array(validation.spectrum) if validation else None,
+        _edges(validation.gap) if validation else None,
+        _edges(candidate.gap),
+        band_gap,
+    )
+
+
+def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
+    if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
+        return None
+    return gap.lower_edge, gap.upper_edge
+
+
+def _threshold(criterion: Criterion) -> float | None:
+    """In states/eV/cell; None where it is for an atom, or there is none."""
+    if not isinstance(criterion, GapCriterion) or criterion.criteria.per_atom:
+        return None
+    return float(criterion.criteria.max_dos)
+
+
+def _engines(validations: Iterator[ValidationDoc] | Any) -> str:
+    counted = Counter(f"{document.engine}, {document.recipe}" for document in validations)
+    return "; ".join(f"{name}: {n}" for name, n in sorted(counted.items()))
+
+
+def _confirmed(store: ScreeningStore, run: Run) -> str:
+    """Precision of the predicted positives, with the interval that `screen metrics` shows."""
+    words = []
+    for result in run_metrics(store, run):
+        counts, precision = result.assessment.counts, result.assessment.precision
+        n = counts["tp"] + counts["fp"]
+        if n and precision.low is not None and precision.high is not None:
+            words.append(
+                f"DFT ({result.engine}, {result.recipe}) confirmed {counts['tp']} of {n} predicted "
+                f"positives with a verdict: precision {precision.low:.2f} to {precision.high:.2f} "
+                "(95 %)."
+            )
+    return " ".join(words)
