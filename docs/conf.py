@@ -79,13 +79,17 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_extra_path = ["_extra"]
 html_copy_source = False
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
+html_sidebars = {f"docs/{name}": [] for name in ("start", "science", "limits")}
 html_theme_options = {
     "navbar_align": "left",
+    "header_links_before_dropdown": 7,
     "show_prev_next": True,
+    "collapse_navigation": True,  # its buttons have no name that a screen reader could say
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "secondary_sidebar_items": ["page-toc"],
