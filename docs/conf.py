@@ -89,7 +89,6 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_prev_next": True,
-    "collapse_navigation": True,  # its buttons have no name that a screen reader could say
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "secondary_sidebar_items": ["page-toc"],
@@ -119,16 +118,21 @@ def _block(lines: str) -> str:
     return "**Examples**:\n\n```text\n" + lines.replace("\n\n", "\n") + "```\n\n"
 
 
+def _mathml(node: nodes.math | nodes.math_block) -> str:
+    # docutils would put the index of an accented letter below it.
+    formula = re.sub(r"(\\(?:hat|bar|tilde) \w)_", r"{\1{}}_", node.astext())
+    return tex2mathml(formula, as_block=isinstance(node, nodes.math_block))
+
+
 def _visit_inline(writer: HTML5Translator, node: nodes.math) -> None:
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(_mathml(node))
     raise nodes.SkipNode
 
 
 def _visit_block(writer: HTML5Translator, node: nodes.math_block) -> None:
     number = f'<span class="eqno">({node["number"]})</span>' if node["number"] else ""
-    formula = tex2mathml(node.astext(), as_block=True)
     ids = "".join(f' id="{name}"' for name in node["ids"][:1])
-    writer.body.append(f'<div class="formula" tabindex="0"{ids}>{formula}{number}</div>')
+    writer.body.append(f'<div class="formula" tabindex="0"{ids}>{_mathml(node)}{number}</div>')
     raise nodes.SkipNode
 
 
