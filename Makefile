@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint check-wheel retrain clean
+.PHONY: demo test lint docs check-wheel retrain clean
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
@@ -25,6 +25,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/deptry .
+
+docs: $(VENV)/installed-dev
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --conf-dir docs \
+	  --doctree-dir docs/_build/doctrees . docs/_build/html
 
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }

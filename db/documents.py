@@ -402,6 +402,8 @@ class CandidateDoc(Document, Judged):
         Of a candidate that was to be judged again; the verdict still is the first one where the
         second model would not.
 
+    Notes
+    -----
     From `remarks` to `is_positive_per_atom`, and `probability` and `expected_error`, they are None
     in documents older than they, and in candidates that were not to be screened, but for `remarks`.
     `criterion` and `features` are those of :class:`Judged`.
@@ -582,6 +584,8 @@ class ValidationDoc(Document, Judged):
     wall_time : float or None
         In s.
 
+    Notes
+    -----
     `criterion` and `features` are those of :class:`Judged`, of the run that asked for the
     calculation first; :func:`workflows.verdicts.judged_for` gives the verdict of another one.
     """

@@ -92,7 +92,7 @@ class ScreeningFlowMaker(Maker):
     filters : dict
         Fields of :class:`screening.filters.ScreeningFilters`.
     criteria : dict
-        Fields of :class:`screening.gap.GapCriteria`, for the VB gap.
+        Fields of :class:`screening.gap_criteria.GapCriteria`, for the VB gap.
     checkpoint : str
         Folder of the predictor.
     device : str or None

@@ -196,7 +196,7 @@ def candidate_of(
     properties : dict
         The document.
     material_id : str
-    origin : Origin
+    origin : screening.candidate.Origin
 
     Raises
     ------

@@ -2,20 +2,20 @@
 
 The columns, of which the last group is optional:
 
-================== ======================= ====================================================
-`material_id`      string                  unique
-`lattice`          list of 9 floats        row vectors in Å, flattened
-`species`          list of n integers      atomic numbers
-`frac_coords`      list of 3n floats       fractional coordinates, flattened
-`energy_above_hull` float                  eV/atom
-`band_gap`         float                   eV
-`is_magnetic`      bool
-`has_edos`         bool
-`formula`          string                  reduced
-`last_updated`     string                  ISO 8601
-`functional`       string                  that the structure was relaxed with; ``"GGA"`` is PBE
-`problem`          string                  why there is no structure
-================== ======================= ====================================================
+==================== ======================= ====================================================
+`material_id`        string                  unique
+`lattice`            list of 9 floats        row vectors in Å, flattened
+`species`            list of n integers      atomic numbers
+`frac_coords`        list of 3n floats       fractional coordinates, flattened
+`energy_above_hull`  float                   eV/atom
+`band_gap`           float                   eV
+`is_magnetic`        bool
+`has_edos`           bool
+`formula`            string                  reduced
+`last_updated`       string                  ISO 8601
+`functional`         string                  that the structure was relaxed with; ``"GGA"`` is PBE
+`problem`            string                  why there is no structure
+==================== ======================= ====================================================
 
 Other columns are not read. The version of the database and how it wants to be cited are taken
 from the file's metadata (``database_version``, ``attribution``).

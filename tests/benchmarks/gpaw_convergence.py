@@ -107,7 +107,8 @@ def write_table(documents: dict[str, dict[str | None, DosDocument]], out: Path |
         f"{preset}: median WD {statistics.median(found):.3f} eV, largest {max(found):.3f} eV"
         for preset, found in distances.items()
     )
-    text = f"{summary} ({len(names)} materials)\n\n" + "\n".join(lines) + "\n"
+    title = f"# Convergence of the presets\n\n{summary} ({len(names)} materials)\n\n"
+    text = title + "\n".join(lines) + "\n"
     print(text, flush=True)
     if out:
         out.write_text(text)

@@ -301,6 +301,7 @@ def compare_elements(data: Path, runs: Path, out: Path, maker: GpawDosMaker, lim
     }
     _write(out / f"elements_{maker.preset}", maker, rows, failures, medians)
     title = (
+        "# Elemental crystals\n\n"
         f"{len(rows)} elemental crystals, {maker.recipe}: median WD {medians['median_wd']:.3f} eV, "
         f"of the halves {medians['median_wd_halves']:.3f} eV\n\n"
     )
@@ -335,7 +336,10 @@ def check_vb_gaps(
     summary = {"agree_with_paper": agree, "predictor": predictor.model_id}
     target = out / f"vb_gaps_{maker.preset}"
     _write(target, maker, rows, failures, summary)
-    title = f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
+    title = (
+        "# VB gaps of the paper's predicted positives\n\n"
+        f"{maker.recipe}: {agree} of {len(rows)} verdicts agree with the paper's\n\n"
+    )
     target.with_suffix(".md").write_text(title + vb_gaps_table(rows) + "\n")
     spectra = [document.spectrum().values for document in documents]
     _write_spectra(target, rows, spectra, predicted, model_name(predictor.model_id))

@@ -109,7 +109,7 @@ def main() -> None:
         labels = labels_of(store, lineage(store, last), options.labels)
     facts = [document.model_dump(mode="json", exclude=NOT_KEPT) for document in rounds]
     (options.out / "search_rounds.json").write_text(json.dumps(facts, indent=1) + "\n")
-    lines = [HEAD, "| --- " * len(table[0]) + "|"]
+    lines = ["# Calculations of the search", "", HEAD, "| --- " * len(table[0]) + "|"]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table]
     lines += ["", *(compared(table, document) for document in rounds[1:])]
     (options.out / "search_rounds.md").write_text("\n".join(lines) + "\n")

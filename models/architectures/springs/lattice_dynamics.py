@@ -52,8 +52,8 @@ class Springs:
 def alike(batch: GraphBatch, length: float) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Crystals of a batch that have as many atoms and the same mesh of wave vectors.
 
-    A mesh has a power of 2 of points along each reciprocal vector b, that next to `length`
-    |b| / 2 pi: a cell that is doubled along some of its vectors has the same points.
+    A mesh has a power of 2 of points along each reciprocal vector b, that next to
+    ``length |b| / (2 pi)``: a cell that is doubled along some of its vectors has the same points.
 
     Parameters
     ----------

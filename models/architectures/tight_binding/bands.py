@@ -50,7 +50,7 @@ class Mesh:
 
 
 def mesh_sizes(lattice: np.ndarray, length: float) -> tuple[int, int, int]:
-    """Points along each reciprocal vector b: that next to `length` |b| / 2 pi.
+    """Points along each reciprocal vector b: that next to ``length |b| / (2 pi)``.
 
     Parameters
     ----------

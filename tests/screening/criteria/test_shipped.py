@@ -300,7 +300,7 @@ def test_other_spectra_are_refused():
 
 @pytest.mark.data
 def test_what_springs_find_of_the_phonon_gaps_of_the_labels(reference_data):
-    """The figures of the README."""
+    """The figures of docs/criteria.md."""
     table = pq.read_table(reference_data / "phdos_jarvis.parquet").to_pylist()
     crystals = []
     for row in table:
