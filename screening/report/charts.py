@@ -56,10 +56,12 @@ TEMPLATE = go.layout.Template(
         "xaxis": {
             "showline": True, "mirror": True, "ticks": "outside", "zeroline": False,
             "linecolor": "#444", "gridcolor": "#eeeeee", "automargin": True,
+            "title": {"font": {"size": 14}},
         },
         "yaxis": {
             "showline": True, "mirror": True, "ticks": "outside", "zeroline": False,
             "linecolor": "#444", "gridcolor": "#eeeeee", "automargin": True,
+            "title": {"font": {"size": 14}},
         },
     }
 )  # fmt: skip
@@ -217,40 +219,42 @@ def element_chart(counts: Mapping[str, int], what: str = "materials") -> go.Figu
 
     rows, columns = 9, 18
     values = np.full((rows, columns), np.nan)
-    symbols, hover = ([[""] * columns for _ in range(rows)] for _ in range(2))
+    hover, with_some, without = ([[""] * columns for _ in range(rows)] for _ in range(3))
     for z in range(1, 104):
         element = Element.from_Z(z)
         row, column = _place(element)
-        n = counts.get(element.symbol, 0)
-        values[row, column] = n
-        symbols[row][column] = f"{element.symbol}<br>{n}" if n else element.symbol
+        n = values[row, column] = counts.get(element.symbol, 0)
         hover[row][column] = f"{element.long_name}: {n} {what}"
+        if n:
+            with_some[row][column] = f"{element.symbol}<br>{n}"
+        else:
+            without[row][column] = element.symbol
     cells = {
         "type": "heatmap",
         "xgap": 2,
         "ygap": 2,
         "hoverinfo": "text",
         "hovertext": hover,
-        "text": symbols,
         "texttemplate": "%{text}",
     }
-    with_some = cells | {
+    coloured = cells | {
         "z": np.where(values > 0, values, np.nan),
-        "colorscale": "Cividis",
-        "reversescale": True,
+        "text": with_some,
+        "colorscale": "Blues",
         "zmin": 0,
         "zmax": max([1, *counts.values()]),
-        "colorbar": {"title": {"text": what}, "thickness": 12, "len": 0.8, "tickformat": "d"},
+        "showscale": False,  # the numbers are in the cells
     }
-    without = cells | {
+    grey = cells | {
         "z": np.where(values == 0, 0.0, np.nan),
+        "text": without,
         "colorscale": [[0, "#f3f3f3"], [1, "#f3f3f3"]],
         "showscale": False,
         "textfont": {"color": "#666666"},
     }
     hidden = {"visible": False, "fixedrange": True}
     return _figure(
-        [with_some, without],
+        [coloured, grey],
         xaxis=hidden,
         yaxis=hidden | {"autorange": "reversed", "scaleanchor": "x"},
         margin={"l": 4, "r": 4, "t": 4, "b": 4},

@@ -57,6 +57,7 @@ PAPER = (
 FAILURES = 20  # that are named
 SITES = 200  # of a structure that are listed
 _MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _HIDDEN = {"api_key_file", "criteria", "criterion"}  # parameters: a secret's place, shown elsewhere
 
 
@@ -106,8 +107,9 @@ def render_report(
     drawn : callable
         Called with how many materials were drawn since the last call.
     """
+    symbols = {family.symbol: _symbol_text(family.symbol) for family in view.families}
     families = {
-        material_id: f"{family.anonymous_formula}, {family.symbol}"
+        material_id: f"{formula_text(family.anonymous_formula)}, {symbols[family.symbol]}"
         for family in view.families
         for material_id in family.material_ids
     }
@@ -128,6 +130,7 @@ def render_report(
             rows=[_row(material, columns, families) for material in view.materials],
             n_shown=sum(bool(m.candidate.is_positive) for m in view.materials),
             positions=positions,
+            symbols=symbols,
             families=[family for family in view.families if len(family.material_ids) > 1],
             alone=[family for family in view.families if len(family.material_ids) == 1],
             formulas={
@@ -244,7 +247,7 @@ def _verdict_by_dft(material: MaterialView) -> Cell:
 def _number(value: float | None, digits: int) -> Cell:
     if value is None:
         return Cell("–", None)
-    return Cell(f"{value:.{digits}f}".replace("-", "−"), round(float(value), 6))
+    return Cell(_MINUS.sub("−", f"{value:.{digits}f}"), round(float(value), 6))
 
 
 def _text(value: str | None) -> Cell:
@@ -260,12 +263,11 @@ def _row(
 ) -> dict[str, Any]:
     candidate = material.candidate
     words = (candidate.formula, candidate.material_id, *candidate.elements)
-    family = families.get(candidate.material_id, "")
     return {
         "formula": formula_text(candidate.formula),
         "material_id": candidate.material_id,
         "cells": [column.cell(material) for column in columns],
-        "search": " ".join((*words, family)).lower(),
+        "search": " ".join((*words, families.get(candidate.material_id, ""))).lower(),
         "elements": " ".join(candidate.elements),
         "verdict": _verdict(candidate.is_positive).text,
         "dft": _verdict_by_dft(material).text,
@@ -361,9 +363,9 @@ def _criteria(
     return [
         (
             (fields[name].description or name).rstrip(".") if name in fields else name,
-            _value(gap.criteria.get(name)),
+            _MINUS.sub("−", _value(gap.criteria.get(name))),
             is_met,
-            margin.replace("-", "−") if margin else None,
+            margin and _MINUS.sub("−", margin),
         )
         for name, is_met, margin in criterion_rows(gap.holds, margins, gap.per_atom)
     ]
@@ -397,7 +399,7 @@ def _sites(crystal: Crystal | None) -> list[tuple[str, str]]:
 
 
 def _shown(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    return [(name, _value(value)) for name, value in rows if value is not None]
+    return [(name, _MINUS.sub("−", _value(value))) for name, value in rows if value is not None]
 
 
 def _value(value: Any) -> str:
@@ -459,6 +461,13 @@ def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
             text = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
             rows.append((f"{before}{name}".replace("_", " "), text))
     return rows
+
+
+def _symbol_text(symbol: str) -> str:
+    """Space group with its screw axes as subscripts and bars above its rotoinversions."""
+    from pymatgen.util.string import unicodeify_spacegroup
+
+    return unicodeify_spacegroup(symbol)
 
 
 def _validated(view: RunView) -> list[dict[str, Any]]:
@@ -565,8 +574,10 @@ def _scripts() -> list[Markup]:
     """Plotly, and what makes the page work; they hold no end tag of a script."""
     from plotly.offline import get_plotlyjs
 
-    own = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return [Markup(text.strip()) for text in (get_plotlyjs(), own)]
+    before, after = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("before.js", "page.js")
+    )
+    return [Markup(text.strip()) for text in (before, get_plotlyjs(), after)]
 
 
 @cache

@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const MOST_STRUCTURES = 8; // browsers keep few WebGL contexts
+  const NARROW = 420; // pixels: a phone
+  const PRINTED = [330, 670]; // pixels: charts beside each other, and alone, on a sheet
   const TURN = Math.PI / 12;
   const config = {
     displaylogo: false,
@@ -32,6 +34,7 @@
 
   const draw = (place, figure, look) => {
     const layout = { ...figure.layout, template: look };
+    if (place.clientWidth < NARROW) layout.legend = { ...layout.legend, font: { size: 10 } };
     const name = document.title.replace(/[^\w-]+/g, "-") + "-" + place.dataset.chart;
     const options = { ...config.toImageButtonOptions, filename: name };
     return Plotly.newPlot(place, figure.data, layout, { ...config, toImageButtonOptions: options });
@@ -254,13 +257,21 @@
   }
   window.addEventListener("resize", fit);
 
-  const resizeAll = (width) =>
-    all(".js-plotly-plot").forEach((place) => {
-      const own = width && Math.min(width, place.clientWidth);
-      Plotly.relayout(place, own ? { width: own, autosize: false } : { width: null, autosize: true });
-    });
-  window.addEventListener("beforeprint", () => resizeAll(330));
-  window.addEventListener("afterprint", () => resizeAll(null));
+  const isAlone = (place) => {
+    const columns = place.closest(".columns");
+    return !columns || (columns.children.length === 1 && !place.closest(".detail"));
+  };
+  window.addEventListener("beforeprint", () => {
+    for (const place of all(".js-plotly-plot")) {
+      const width = PRINTED[Number(isAlone(place))];
+      Plotly.relayout(place, { width, height: isAlone(place) ? 320 : 300, autosize: false });
+    }
+  });
+  window.addEventListener("afterprint", () => {
+    for (const place of all(".js-plotly-plot")) {
+      Plotly.relayout(place, { width: null, height: null, autosize: true });
+    }
+  });
 
   drawRun().catch((error) => trouble(`The charts cannot be drawn: ${error.message}`));
   if (/^#m\d+$/.test(location.hash)) openMaterial(location.hash.slice(1));
