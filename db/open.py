@@ -9,7 +9,7 @@ from db.errors import StoreError
 from db.store import MONGODB_SCHEMES, ScreeningStore, mask_uri
 
 
-def open_store(uri_or_path: str | Path) -> ScreeningStore:
+def open_store(uri_or_path: str | Path, *, read_only: bool = False) -> ScreeningStore:
     """Open the store at a path or a MongoDB URI; a new one is made where there is none.
 
     Parameters
@@ -17,6 +17,8 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     uri_or_path : str or Path
         ``mongodb://...`` or ``mongodb+srv://...`` (the database is the one that the URI names,
         else ``screening``), or the path of the embedded store's file.
+    read_only : bool
+        Nothing is written, and no store is made: for readers that stay while others write.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     if text.startswith(MONGODB_SCHEMES):
         from db.mongodb import MongoStore  # pymongo takes as long as all else
 
-        return MongoStore(text)
+        return MongoStore(text, read_only=read_only)
     if "://" in text:
         raise StoreError(
             f"store {mask_uri(text)}: unknown scheme; "
@@ -35,4 +37,4 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
         )
     if not text.strip():
         raise StoreError("the store has no name; give a path or a MongoDB URI")
-    return EmbeddedStore(Path(text).expanduser())
+    return EmbeddedStore(Path(text).expanduser(), read_only)
