@@ -305,13 +305,7 @@ class EmbeddedStore(ScreeningStore):
 
     def _find(self, query: Query[Any]) -> Iterator[dict[str, Any]]:
         table = TABLES[query.collection.name]
-        where, values = _where(query)
-        order = "+id"
-        if query.sort_by is not None:
-            order = f"{_expression(query.sort_by)}{' DESC' if query.descending else ''}, id"
-        limit = -1 if query.limit is None else query.limit
-        sql = f"SELECT id FROM {table.name}{where} ORDER BY {order} LIMIT ? OFFSET ?"
-        values += [limit, query.skip]
+        sql, values = _select(query, ["id"])
         with self._session() as connection:
             ids = array("q", (row[0] for row in connection.execute(sql, values)))
         names = table.read(query.with_structure)
@@ -345,6 +339,21 @@ class EmbeddedStore(ScreeningStore):
         sql = f"SELECT 1 FROM {table.name} WHERE {table.by_key}"
         with self._session() as connection:
             return {key for key in keys if connection.execute(sql, key).fetchone()}
+
+    def _values(self, query: Query[Any], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        decoders = [self._decoder(query.collection, field) for field in fields]
+        sql, values = _select(query, [_expression(field) for field in fields])
+        with self._session() as connection:
+            rows = _rows(connection, sql, values)
+        if not any(decoders):
+            return rows
+        return [
+            tuple(
+                value if value is None or decode is None else decode(value)
+                for value, decode in zip(row, decoders, strict=True)
+            )
+            for row in rows
+        ]
 
     def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
         """Documents that fulfil the conditions of a query, for each value of a field."""
@@ -635,6 +644,20 @@ def _expression(field: str) -> str:
 def _valid(column: str) -> str:
     """SQL of a JSON column that is NULL where a hand has spoilt the JSON."""
     return f"CASE WHEN json_valid({column}) THEN {column} END"
+
+
+def _select(query: Query[Any], expressions: list[str]) -> tuple[str, list[Any]]:
+    """SELECT of a query and the values of its placeholders."""
+    where, values = _where(query)
+    order = "+id"
+    if query.sort_by is not None:
+        order = f"{_expression(query.sort_by)}{' DESC' if query.descending else ''}, id"
+    limit = -1 if query.limit is None else query.limit
+    sql = (
+        f"SELECT {', '.join(expressions)} FROM {query.collection.name}{where} "
+        f"ORDER BY {order} LIMIT ? OFFSET ?"
+    )
+    return sql, [*values, limit, query.skip]
 
 
 def _where(query: Query[Any]) -> tuple[str, list[Any]]:

@@ -16,7 +16,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC
 from functools import partial
@@ -225,6 +225,16 @@ class MongoStore(ScreeningStore):
             return list(cursor.batch_size(len(keys) + 1))
 
         return set(keys) & {tuple(raw.get(f) for f in fields) for raw in self._call(read)}
+
+    def _values(self, query: Query[Any], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        if query.limit == 0:
+            return []
+        projection = {"_id": 0} | dict.fromkeys(fields, 1)
+        read = partial(self._cursor, query, projection, query.limit or 0)
+        return [
+            tuple(_inner(raw, field) for field in fields)
+            for raw in self._call(lambda: list(read()))
+        ]
 
     def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
         """Documents that fulfil the conditions of a query, for each value of a field."""
@@ -522,6 +532,13 @@ def _one_line(error: Exception, secret: str = "") -> str:
         if part:
             text = text.replace(part, "***")
     return text[:300]
+
+
+def _inner(raw: Any, field: str) -> Any:
+    """Value of a field, also of one in a model in the document; None where there is none."""
+    for name in field.split("."):
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return raw
 
 
 def _plain(value: Any) -> Any:

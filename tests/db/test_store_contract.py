@@ -522,6 +522,33 @@ def test_a_child_may_use_its_parents_store(store: ScreeningStore) -> None:
 # queries
 
 
+def test_plain_fields_alone_are_those_of_the_documents(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(i, has_edos=[True, None][i % 2]) for i in range(7)])
+    store.apply_verdicts([verdict(i) for i in range(3)])
+    store.upsert_predictions([prediction(1)])
+    of_run = conditions(run_id="run-1")
+    fields = ("material_id", "has_edos", "energy_above_hull", "gap.width", "gap.is_gap")
+    for query in (
+        Query(CANDIDATES, of_run, "energy_above_hull", descending=True),
+        Query(CANDIDATES, of_run, "energy_above_hull", limit=3, skip=2),
+        Query(CANDIDATES, of_run, limit=0),
+    ):
+        assert store.values(query, fields) == [
+            (
+                c.material_id,
+                c.has_edos,
+                c.energy_above_hull,
+                c.gap.width if c.gap else None,
+                c.gap.is_gap if c.gap else None,
+            )
+            for c in store.find(query)
+        ]
+    assert store.values(Query(PREDICTIONS), ("created_at",)) == [(START,)]
+    for field in ("elements", "structure", "gap"):
+        with pytest.raises(StoreError, match=f"'{field}' is not a plain value"):
+            store.values(Query(CANDIDATES), (field,))
+
+
 def test_counting_by_a_field(store: ScreeningStore) -> None:
     store.upsert_candidates([candidate(i, has_edos=[True, False, None][i % 3]) for i in range(7)])
     query = Query(CANDIDATES, conditions(run_id="run-1"))
