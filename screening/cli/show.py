@@ -12,11 +12,10 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from db.documents import CandidateDoc, GapDoc, PredictionDoc, ValidationDoc
+    from db.documents import CandidateDoc, GapDoc, ValidationDoc
     from models.spectra.electronic_structure import ElectronicStructure
     from screening.nearest import NearestMaterial
+    from workflows.reporting import MaterialView
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
 _UNKNOWN_ATOMS = "the run's program did not look, or has no radius of an element"
@@ -37,64 +36,32 @@ def show(
 ) -> None:
     """Show a material's properties, verdict and spectra in the newest run that has it."""
     from db.open import open_store
-    from models.errors import ModelError
     from screening.cli.console import print_json, stderr
     from screening.cli.rows import attribution_of
-    from screening.cli.stored import (
-        existing,
-        find_band,
-        find_electronic_structure,
-        find_nearest_materials,
-        find_prediction,
-        find_validation,
-        in_runs,
-    )
+    from screening.cli.stored import existing, in_runs
     from screening.criteria.registry import criterion_of
-    from screening.errors import ScreeningError
-    from workflows.verdicts import judged_for
+    from workflows.reporting import view_material
 
     with open_store(existing(db)) as store:
-        of_run, candidate = in_runs(store, run, material_id)[0]
-        prediction = find_prediction(store, candidate)
-        criterion = criterion_of(of_run.parameters)
-        validation = None
-        if criterion.spectra == "edos" and (found := find_validation(store, candidate)):
-            (validation,) = judged_for(of_run, [found])
-        structure: ElectronicStructure | None = None
-        nearest: Sequence[NearestMaterial] = ()
-        if prediction is not None:
-            try:
-                structure = find_electronic_structure(store, of_run, candidate)
-                nearest = find_nearest_materials(store, of_run, candidate, prediction)
-            except (ModelError, ScreeningError) as error:
-                stderr().print(f"No predicted band gap and no DOS by element: {error}")
+        of_run, _ = in_runs(store, run, material_id)[0]
+        view = view_material(store, of_run, material_id, band=plot is not None, nearest=True)
+    for problem in view.lacking:
+        stderr().print(problem)
     attribution = attribution_of(material_id, of_run)
     if plot is not None:
-        band = None
-        if prediction is not None:
-            try:
-                band = find_band(of_run, candidate, prediction)
-            except (ModelError, ScreeningError) as error:
-                stderr().print(f"No band: {error}")
-        _write_plot(candidate, prediction, validation, structure, nearest, band, plot)
+        _write_plot(view, plot)
     if as_json:
-        document = _document(candidate, prediction, validation, structure)
-        document["nearest_training_materials"] = [material.as_dict() for material in nearest]
-        print_json(document | {"attribution": attribution})
+        print_json(_document(view) | {"attribution": attribution})
     else:
-        _print(candidate, prediction, validation, structure, nearest, criterion.unit)
+        _print(view, criterion_of(of_run.parameters).unit)
         if attribution:
             stderr().print(attribution)
 
 
-def _document(
-    candidate: CandidateDoc,
-    prediction: PredictionDoc | None,
-    validation: ValidationDoc | None,
-    structure: ElectronicStructure | None,
-) -> dict[str, Any]:
+def _document(view: MaterialView) -> dict[str, Any]:
     from screening.domain import Domain
 
+    candidate, prediction, validation = view.candidate, view.prediction, view.validation
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     domain = Domain.of_document(candidate)
     document["out_of_domain_because"] = domain.reasons
@@ -105,11 +72,12 @@ def _document(
         document["spectrum"] = prediction.spectrum
         document["member_spread"] = prediction.member_spread
         document["training_distance"] = prediction.training_distance
-    if structure is not None:
-        document["electronic_structure"] = structure.as_dict()
+    if view.electronic_structure is not None:
+        document["electronic_structure"] = view.electronic_structure.as_dict()
     if validation is not None:
         left_out = {"schema_version", "material_id", "structure_hash", "raw_dos", "job_uuids"}
         document["dft"] = validation.model_dump(mode="json", exclude=left_out)
+    document["nearest_training_materials"] = [material.as_dict() for material in view.nearest]
     return document
 
 
@@ -120,28 +88,20 @@ def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
     return gap.lower_edge, gap.upper_edge
 
 
-def _write_plot(
-    candidate: CandidateDoc,
-    prediction: PredictionDoc | None,
-    validation: ValidationDoc | None,
-    structure: ElectronicStructure | None,
-    nearest: Sequence[NearestMaterial],
-    band: np.ndarray | None,
-    path: Path,
-) -> None:
+def _write_plot(view: MaterialView, path: Path) -> None:
     import numpy as np
 
     from models.zoo import model_name
     from screening.errors import ScreeningError
     from screening.report.plots import axis_labels, formula_text, plot_edos, save_figure
 
+    candidate, prediction, dft = view.candidate, view.prediction, view.dft
     if prediction is None:
         raise ScreeningError(f"{candidate.material_id} has no prediction to plot")
     threshold = None
     if candidate.gap and not candidate.gap.per_atom:
         threshold = candidate.gap.criteria.get("max_dos")
-    dft = _dft_spectrum(validation)
-    comparable = validation if dft is not None else None
+    comparable = view.validation if dft is not None else None
     figure = plot_edos(
         prediction.grid.centers,
         np.array(prediction.spectrum),
@@ -152,36 +112,23 @@ def _write_plot(
         model_name(prediction.model_id),
         dft_gap=_edges(comparable.gap) if comparable else None,
         band_gap=comparable.band_gap if comparable else candidate.band_gap,
-        band=band,
-        projected=structure,
+        band=view.band,
+        projected=view.electronic_structure,
         labels=axis_labels(prediction.grid),
-        nearest=nearest,
+        nearest=view.nearest,
     )
     save_figure(figure, path)
 
 
-def _dft_spectrum(validation: ValidationDoc | None) -> np.ndarray | None:
-    """Spectrum of a calculation that is comparable with the prediction, in states/eV/cell."""
-    import numpy as np
-
-    if validation is None or validation.state != "done":
-        return None
-    return np.array(validation.spectrum)
-
-
-def _print(
-    candidate: CandidateDoc,
-    prediction: PredictionDoc | None,
-    validation: ValidationDoc | None,
-    structure: ElectronicStructure | None,
-    nearest: Sequence[NearestMaterial],
-    unit: str,
-) -> None:
+def _print(view: MaterialView, unit: str) -> None:
+    """Print tables and curves; `unit` is of the score."""
     import numpy as np
 
     from screening.cli.console import stdout, table
     from screening.report.plots import axis_labels, terminal_edos
 
+    candidate, prediction, validation = view.candidate, view.prediction, view.validation
+    structure, dft = view.electronic_structure, view.dft
     console = stdout()
     rows = [*_properties(candidate, unit), *_predicted(structure), *_dft_properties(validation)]
     console.print(table(candidate.material_id, ("property", "value"), rows))
@@ -190,10 +137,9 @@ def _print(
         console.print(criteria_table(gap.holds, margins, gap.per_atom))
     if structure is not None:
         console.print(states_table(structure, _edges(candidate.gap)))
-    if nearest:
-        console.print(nearest_table(nearest))
+    if view.nearest:
+        console.print(nearest_table(view.nearest))
     if prediction is not None:
-        dft = _dft_spectrum(validation)
         title = f"{candidate.formula}, predicted by {prediction.model_id}"
         if validation is not None and dft is not None:
             title += f" (blue) and by {validation.engine} (red dots)"
