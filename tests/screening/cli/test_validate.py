@@ -15,8 +15,8 @@ from pymatgen.core import Structure
 from db.documents import ValidationDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from screening.cli.show import _dft_properties
 from screening.cli.validate import _verdict
+from screening.report.words import dft_rows
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
@@ -639,7 +639,7 @@ def test_magnetic_result_is_told_as_such():
     found = ValidationDoc(
         material_id="m", structure_hash="h", engine="vasp", recipe="r", state="magnetic"
     )
-    assert dict(_dft_properties(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
+    assert dict(dft_rows(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
     judged = found.model_copy(update={"state": "done", "is_positive": False})
-    assert dict(_dft_properties(judged))["VB gap by vasp"] is False
+    assert dict(dft_rows(judged))["VB gap by vasp"] is False
     assert _verdict({"state": "magnetic", "is_positive": None}) == "magnetic, no verdict"
