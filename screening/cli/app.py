@@ -12,6 +12,7 @@ from screening.cli import (
     candidates,
     config,
     criteria,
+    dashboard,
     database,
     distill,
     doctor,
@@ -71,6 +72,7 @@ EXAMPLES = {
         "calibrate mat2spec-plus-edos --labels edos.parquet --labels more.parquet",
     ),
     "benchmark": ("benchmark phdos --data phdos.parquet --quick",),
+    "dashboard": ("dashboard", "dashboard --db screening.sqlite --port 8051"),
     "config": ("config", "config --db other.sqlite"),
     "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
@@ -106,6 +108,7 @@ _add("candidates", candidates.candidates)
 _add("show", show.show)
 _add("similar", similar.similar)
 _add("history", history.history)
+_add("dashboard", dashboard.dashboard)
 _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)
