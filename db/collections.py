@@ -89,6 +89,8 @@ class Query(Generic[D]):
     limit : int, optional
     with_structure : bool
         Read the structures of candidates too.
+    skip : int
+        Documents at the beginning that are left out; needs an order.
 
     Raises
     ------
@@ -102,14 +104,18 @@ class Query(Generic[D]):
     descending: bool = False
     limit: int | None = None
     with_structure: bool = False
+    skip: int = 0
 
     def __post_init__(self) -> None:
         for condition in self.conditions:
             _check_condition(self.collection, condition)
         if self.sort_by is not None and field_kind(self.collection, self.sort_by) != "scalar":
             raise StoreError(f"{self.collection.name}: cannot sort by {self.sort_by!r}")
-        if self.limit is not None and (type(self.limit) is not int or self.limit < 0):
-            raise StoreError(f"limit must be a whole number >= 0, not {self.limit!r:.60}")
+        for name, value in (("limit", self.limit), ("skip", self.skip)):
+            if value is not None and (type(value) is not int or not 0 <= value < 2**63):
+                raise StoreError(f"{name} must be a whole number >= 0, not {value!r:.60}")
+        if self.skip and self.sort_by is None:
+            raise StoreError(f"{self.collection.name}: skip needs an order; name sort_by")
 
 
 def conditions(**equal: Any) -> tuple[Condition, ...]:
@@ -170,6 +176,23 @@ def field_type(collection: Collection[Any], field: str) -> Any:
     for name in path:
         model = nested_models(model)[name]
     return without_none(model.model_fields[last].annotation)
+
+
+def item_type(collection: Collection[Any], field: str) -> Any:
+    """Type of what a field that is a list holds.
+
+    Parameters
+    ----------
+    collection : Collection
+    field : str
+
+    Examples
+    --------
+    >>> item_type(CANDIDATES, "elements")
+    <class 'str'>
+    """
+    (item,) = get_args(field_type(collection, field))
+    return _without_none(item)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

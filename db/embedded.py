@@ -27,7 +27,17 @@ import numpy as np
 import orjson
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
-from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, field_type
+from db.collections import (
+    CANDIDATES,
+    COLLECTIONS,
+    Collection,
+    Condition,
+    D,
+    Key,
+    Query,
+    field_kind,
+    field_type,
+)
 from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode, check_version
@@ -260,6 +270,9 @@ class EmbeddedStore(ScreeningStore):
     ----------
     path : Path
         Its folder is made too.
+    read_only : bool
+        Make and change nothing. A reader may stay for days: where the file has been replaced by
+        another one it reads that, and where it is gone it says so.
 
     Raises
     ------
@@ -267,9 +280,10 @@ class EmbeddedStore(ScreeningStore):
         If it cannot be read and written, is not a store, or is of another schema version.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        super().__init__(str(path), read_only)
         self.path = path
+        self._inode: tuple[int, int] | None = None
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner = os.getpid()
@@ -291,14 +305,9 @@ class EmbeddedStore(ScreeningStore):
 
     def _find(self, query: Query[Any]) -> Iterator[dict[str, Any]]:
         table = TABLES[query.collection.name]
-        where, values = _where(query)
-        order = "+id"
-        if query.sort_by is not None:
-            order = f"{_expression(query.sort_by)}{' DESC' if query.descending else ''}, id"
-        limit = -1 if query.limit is None else query.limit
-        sql = f"SELECT id FROM {table.name}{where} ORDER BY {order} LIMIT ?"
+        sql, values = _select(query, ["id"])
         with self._session() as connection:
-            ids = array("q", (row[0] for row in connection.execute(sql, [*values, limit])))
+            ids = array("q", (row[0] for row in connection.execute(sql, values)))
         names = table.read(query.with_structure)
         for start in range(0, len(ids), PAGE):
             yield from self._page(table, names, ids[start : start + PAGE])
@@ -331,14 +340,30 @@ class EmbeddedStore(ScreeningStore):
         with self._session() as connection:
             return {key for key in keys if connection.execute(sql, key).fetchone()}
 
+    def _values(self, query: Query[Any], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        decoders = [self._decoder(query.collection, field) for field in fields]
+        sql, values = _select(query, [_expression(field) for field in fields])
+        with self._session() as connection:
+            rows = _rows(connection, sql, values)
+        if not any(decoders):
+            return rows
+        return [
+            tuple(
+                value if value is None or decode is None else decode(value)
+                for value, decode in zip(row, decoders, strict=True)
+            )
+            for row in rows
+        ]
+
     def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
         """Documents that fulfil the conditions of a query, for each value of a field."""
         self._check_groupable(query.collection, field)
         where, values = _where(query)
-        sql = (
-            f"SELECT {_expression(field)}, COUNT(*) FROM {query.collection.name}{where} "
-            "GROUP BY 1 ORDER BY 1"
-        )
+        counted = f"SELECT {_expression(field)} AS value FROM {query.collection.name}{where}"
+        if field_kind(query.collection, field) == "list":
+            each = f"json_each({_valid('listed.value')})"
+            counted = f"SELECT item.value FROM ({counted}) AS listed, {each} AS item"
+        sql = f"SELECT value, COUNT(*) FROM ({counted}) GROUP BY 1 ORDER BY 1"
         decode = self._decoder(query.collection, field)
         with self._session() as connection:
             rows = _rows(connection, sql, values)
@@ -351,7 +376,7 @@ class EmbeddedStore(ScreeningStore):
         if field_type(collection, field) is bool:
             return _to_bool
         codec = COLUMNS[collection.name].get(field)
-        return None if codec is None else codec.decode
+        return None if codec in (None, JSON) else codec.decode
 
     def count(self, query: Query[D]) -> int:
         """Documents that fulfil the conditions of a query; its limit is not looked at."""
@@ -423,6 +448,8 @@ class EmbeddedStore(ScreeningStore):
     def _connected(self) -> sqlite3.Connection:
         if self._closed:
             raise StoreError(f"{self.location} is closed")
+        if self.read_only:
+            self._follow_file()
         if self._connection is not None and self._owner == os.getpid():
             return self._connection
         if self._connection is not None:  # after a fork; closing it would drop the parent's locks
@@ -431,21 +458,59 @@ class EmbeddedStore(ScreeningStore):
         self._owner = os.getpid()
         return self._connection
 
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+    def _follow_file(self) -> None:
+        """Let go of a file that is not the one of that name any more."""
         try:
-            if self._is_empty(connection):
-                self._create(connection)
-            self._check_origin(connection)
-            self._set_up(connection)
-            self._add_columns(connection)
+            status = self.path.stat()
+        except FileNotFoundError:
+            raise StoreError(f"{self.location} is not there") from None
+        inode = status.st_dev, status.st_ino
+        if self._connection is not None and self._owner == os.getpid() and inode != self._inode:
+            self._connection.close()
+            self._connection = None
+        self._inode = inode
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._file()
+        try:
+            if self.read_only:
+                self._check_readable(connection)
+            else:
+                self._make_ready(connection)
+            connection.execute("PRAGMA cache_size = -32768")  # KiB
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _file(self) -> sqlite3.Connection:
+        if not self.read_only:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "ro" if self.read_only else "rwc"
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _check_readable(self, connection: sqlite3.Connection) -> None:
+        if self._is_empty(connection):
+            raise StoreError(f"{self.location} holds no screening yet")
+        self._check_origin(connection)
+        if _missing_columns(connection):
+            raise StoreError(
+                f"{self.location} was made by an older version of this program; "
+                f"run `screen db migrate --db {self.location}` first"
+            )
+
+    def _make_ready(self, connection: sqlite3.Connection) -> None:
+        if self._is_empty(connection):
+            self._create(connection)
+        self._check_origin(connection)
+        self._set_up(connection)
+        self._add_columns(connection)
 
     def _is_empty(self, connection: sqlite3.Connection) -> bool:
         objects = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
@@ -491,7 +556,6 @@ class EmbeddedStore(ScreeningStore):
                 "use a local disk or MongoDB"
             )
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -32768")  # KiB
 
 
 @contextmanager
@@ -580,6 +644,20 @@ def _expression(field: str) -> str:
 def _valid(column: str) -> str:
     """SQL of a JSON column that is NULL where a hand has spoilt the JSON."""
     return f"CASE WHEN json_valid({column}) THEN {column} END"
+
+
+def _select(query: Query[Any], expressions: list[str]) -> tuple[str, list[Any]]:
+    """SELECT of a query and the values of its placeholders."""
+    where, values = _where(query)
+    order = "+id"
+    if query.sort_by is not None:
+        order = f"{_expression(query.sort_by)}{' DESC' if query.descending else ''}, id"
+    limit = -1 if query.limit is None else query.limit
+    sql = (
+        f"SELECT {', '.join(expressions)} FROM {query.collection.name}{where} "
+        f"ORDER BY {order} LIMIT ? OFFSET ?"
+    )
+    return sql, [*values, limit, query.skip]
 
 
 def _where(query: Query[Any]) -> tuple[str, list[Any]]:

@@ -16,7 +16,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC
 from functools import partial
@@ -45,7 +45,17 @@ from pymongo.errors import (
 )
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
-from db.collections import CANDIDATES, COLLECTIONS, Collection, Condition, D, Key, Query, batched
+from db.collections import (
+    CANDIDATES,
+    COLLECTIONS,
+    Collection,
+    Condition,
+    D,
+    Key,
+    Query,
+    batched,
+    field_kind,
+)
 from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.schema import validator
@@ -57,6 +67,7 @@ META = "screening_meta"
 _META_KEY = {"_id": "schema"}
 BUCKET = "raw_dos"
 PATIENCE = 60.0  # s that a server may be away
+READER_PATIENCE = 3.0  # s; nothing is lost, and somebody waits
 OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
 TIMEOUT = 30.0  # s for one operation
 MIN_TIMEOUT = 1.0  # s for the last attempt
@@ -116,8 +127,11 @@ class MongoStore(ScreeningStore):
     ----------
     uri : str
         ``mongodb://...`` or ``mongodb+srv://...``.
-    patience : float
-        Seconds that a server may be away before an operation gives up.
+    patience : float, optional
+        Seconds that a server may be away before an operation gives up; a minute, and for readers
+        3 s by default.
+    read_only : bool
+        Make and change nothing.
 
     Raises
     ------
@@ -125,9 +139,10 @@ class MongoStore(ScreeningStore):
         If no server answers, refuses the user, or holds another program's collections.
     """
 
-    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
-        super().__init__(mask_uri(uri))
-        self.patience = patience
+    def __init__(self, uri: str, patience: float | None = None, read_only: bool = False) -> None:
+        super().__init__(mask_uri(uri), read_only)
+        usual = READER_PATIENCE if read_only else PATIENCE
+        self.patience = usual if patience is None else patience
         self._uri = uri
         self._lock = threading.Lock()
         self._client: pymongo.MongoClient[Raw] | None = None
@@ -178,7 +193,7 @@ class MongoStore(ScreeningStore):
         if query.sort_by is not None:
             order = pymongo.DESCENDING if query.descending else pymongo.ASCENDING
             cursor = cursor.sort([(query.sort_by, order), ("_id", pymongo.ASCENDING)])
-        return cursor
+        return cursor.skip(query.skip)
 
     def _page(
         self, collection: Collection[Any], ids: list[Any], projection: Raw | None
@@ -211,11 +226,23 @@ class MongoStore(ScreeningStore):
 
         return set(keys) & {tuple(raw.get(f) for f in fields) for raw in self._call(read)}
 
+    def _values(self, query: Query[Any], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        if query.limit == 0:
+            return []
+        projection = {"_id": 0} | dict.fromkeys(fields, 1)
+        read = partial(self._cursor, query, projection, query.limit or 0)
+        return [
+            tuple(_inner(raw, field) for field in fields)
+            for raw in self._call(lambda: list(read()))
+        ]
+
     def count_by(self, query: Query[D], field: str) -> dict[Any, int]:
         """Documents that fulfil the conditions of a query, for each value of a field."""
         self._check_groupable(query.collection, field)
+        is_list = field_kind(query.collection, field) == "list"
         pipeline = [
             {"$match": _filter(query)},
+            *([{"$unwind": f"${field}"}] if is_list else ()),
             {"$group": {"_id": {"$ifNull": [f"${field}", None]}, "count": {"$sum": 1}}},
         ]
         rows = self._call(lambda: list(self._collection(query.collection).aggregate(pipeline)))
@@ -317,10 +344,14 @@ class MongoStore(ScreeningStore):
         patience, self.patience = self.patience, min(self.patience, OPEN_PATIENCE)
         meta = self._call(self._meta)
         self.patience, self._opened = patience, True
-        if meta is None:
-            self._call(self._refuse_foreign)
-        else:
+        if meta is not None:
             check_version(self.location, meta.get("schema_version"))
+        elif self.read_only:
+            raise StoreError(f"{self.location} holds no screening yet")
+        else:
+            self._call(self._refuse_foreign)
+        if self.read_only:
+            return
         # An earlier version of this program may have set up validators that know less.
         if meta is None or not meta.get("ready") or meta.get("validators") != VALIDATORS:
             self._mark(ready=False)
@@ -440,10 +471,10 @@ class MongoStore(ScreeningStore):
     def _gave_up(self, error: PyMongoError) -> str:
         if not self._opened:
             return f"{self.location} cannot be reached ({_one_line(error)}); check URI and server"
-        return (
-            f"{self.location} has not answered for {self.patience:.0f} s ({_one_line(error)}); "
-            "what was written is kept: run again with --resume when it is back"
-        )
+        words = f"{self.location} has not answered for {self.patience:.0f} s ({_one_line(error)})"
+        if self.read_only:
+            return words
+        return f"{words}; what was written is kept: run again with --resume when it is back"
 
     def _in_words(self, error: PyMongoError) -> str:
         code = getattr(error, "code", None)
@@ -501,6 +532,13 @@ def _one_line(error: Exception, secret: str = "") -> str:
         if part:
             text = text.replace(part, "***")
     return text[:300]
+
+
+def _inner(raw: Any, field: str) -> Any:
+    """Value of a field, also of one in a model in the document; None where there is none."""
+    for name in field.split("."):
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return raw
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from db.opened_archive import OpenedArchive
 from db.store import MONGODB_SCHEMES, ScreeningStore, mask_uri
 
 
-def open_store(uri_or_path: str | Path) -> ScreeningStore:
+def open_store(uri_or_path: str | Path, *, read_only: bool = False) -> ScreeningStore:
     """Open the store at a path or a MongoDB URI; a new one is made where there is none.
 
     Parameters
@@ -18,6 +18,8 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     uri_or_path : str or Path
         ``mongodb://...`` or ``mongodb+srv://...`` (the database is the one that the URI names,
         else ``screening``), or the path of the embedded store's file.
+    read_only : bool
+        Nothing is written, and no store is made: for readers that stay while others write.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
     if text.startswith(MONGODB_SCHEMES):
         from db.mongodb import MongoStore  # pymongo takes as long as all else
 
-        return MongoStore(text)
+        return MongoStore(text, read_only=read_only)
     if "://" in text:
         raise StoreError(
             f"store {mask_uri(text)}: unknown scheme; "
@@ -36,7 +38,7 @@ def open_store(uri_or_path: str | Path) -> ScreeningStore:
         )
     if not text.strip():
         raise StoreError("the store has no name; give a path or a MongoDB URI")
-    return EmbeddedStore(Path(text).expanduser())
+    return EmbeddedStore(Path(text).expanduser(), read_only)
 
 
 def open_source(uri_or_path: str | Path) -> ScreeningStore | OpenedArchive:

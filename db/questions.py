@@ -9,7 +9,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,22 @@ ANY: Range = (None, None)
 
 
 def find_candidates(
-    store: ScreeningStore,
+    store: ScreeningStore, run_id: str | None = None, **asked: Any
+) -> Iterator[CandidateDoc]:
+    """Stream candidates by composition, stability and gap.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str, optional
+        All runs without it.
+    **asked
+        What :func:`candidate_query` takes.
+    """
+    return store.find(candidate_query(run_id, **asked))
+
+
+def candidate_query(
     run_id: str | None = None,
     *,
     elements: Iterable[str] = (),
@@ -60,16 +75,17 @@ def find_candidates(
     width: Range = ANY,
     n_ranges: Range = ANY,
     score: Range = ANY,
+    probability: Range = ANY,
     sort_by: str | None = None,
     descending: bool = False,
     limit: int | None = None,
     with_structure: bool = False,
-) -> Iterator[CandidateDoc]:
-    """Stream candidates by composition, stability and gap.
+    skip: int = 0,
+) -> Query[CandidateDoc]:
+    """Query for candidates by composition, stability and gap.
 
     Parameters
     ----------
-    store : ScreeningStore
     run_id : str, optional
         All runs without it.
     elements, exclude_elements : iterable of str
@@ -91,7 +107,9 @@ def find_candidates(
     n_ranges : (low, high)
         Ranges below the band edge that are wide enough.
     score : (low, high)
-    sort_by, descending, limit, with_structure
+    probability : (low, high)
+        That DFT finds the candidate positive, 0 to 1.
+    sort_by, descending, limit, with_structure, skip
         As in :class:`db.collections.Query`.
     """
     equal = conditions(
@@ -116,8 +134,9 @@ def find_candidates(
         *_within("gap.width", width),
         *_within("gap.n_ranges", n_ranges),
         *_within("score", score),
+        *_within("probability", probability),
     )
-    return store.find(Query(CANDIDATES, asked, sort_by, descending, limit, with_structure))
+    return Query(CANDIDATES, asked, sort_by, descending, limit, with_structure, skip)
 
 
 def _within(field: str, bounds: Range) -> Iterator[Condition]:

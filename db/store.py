@@ -35,6 +35,7 @@ from db.collections import (
     conditions,
     field_kind,
     is_text,
+    item_type,
 )
 from db.documents import (
     SCHEMA_VERSION,
@@ -105,12 +106,15 @@ class ScreeningStore(ABC):
     ----------
     location : str
         The path or URI, without credentials.
+    read_only : bool
+        Whatever writes raises :class:`db.errors.StoreError`.
     problems : deque of Problem
         The latest documents that could not be read.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, read_only: bool = False) -> None:
         self.location = location
+        self.read_only = read_only
         self.problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
 
     def __enter__(self) -> Self:
@@ -156,8 +160,12 @@ class ScreeningStore(ABC):
         query : Query
             Its limit is not looked at.
         field : str
-            With a plain value.
+            With a plain value, or a list of texts, of which each counts.
         """
+
+    @abstractmethod
+    def _values(self, query: Query[Any], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        """What is stored in some plain fields of the documents that a query asks for."""
 
     @abstractmethod
     def count(self, query: Query[D]) -> int:
@@ -191,6 +199,27 @@ class ScreeningStore(ABC):
             document = self._read(query.collection, raw)
             if document is not None:
                 yield document
+
+    def values(self, query: Query[D], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Plain fields of the documents that a query asks for, ten times as fast as these.
+
+        They are as they are stored, which nothing checks.
+
+        Parameters
+        ----------
+        query : Query
+        fields : sequence of str
+            With plain values: ``"score"``, ``"gap.width"``.
+
+        Returns
+        -------
+        list of tuple
+            Of a document each, in the order of the query.
+        """
+        for field in fields:
+            if field_kind(query.collection, field) != "scalar":
+                raise StoreError(f"{query.collection.name}: {field!r} is not a plain value")
+        return self._values(query, fields)
 
     def lookup(
         self, collection: Collection[D], keys: Iterable[Key], *, with_structure: bool = False
@@ -250,6 +279,7 @@ class ScreeningStore(ABC):
         StoreError
             If the store cannot be written. The batches before are kept.
         """
+        self._check_writable()
         taken = 0
         for batch in batched(documents, BATCH):
             for document in batch:
@@ -272,8 +302,13 @@ class ScreeningStore(ABC):
             self.note(Problem(collection.name, key, describe(error)))
             return None
 
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(f"{self.location} is open for reading only")
+
     def _check_groupable(self, collection: Collection[Any], field: str) -> None:
-        if field_kind(collection, field) != "scalar":
+        of_texts = field_kind(collection, field) == "list" and item_type(collection, field) is str
+        if field_kind(collection, field) != "scalar" and not of_texts:
             raise StoreError(f"{collection.name}: cannot count by {field!r}")
 
     def note(self, problem: Problem) -> None:
@@ -340,6 +375,7 @@ class ScreeningStore(ABC):
         sort_by: str | None = None,
         descending: bool = False,
         limit: int | None = None,
+        skip: int = 0,
     ) -> Iterator[CandidateDoc]:
         """Stream the candidates of a run; the structures only on request.
 
@@ -351,7 +387,7 @@ class ScreeningStore(ABC):
         shard : int, optional
         is_positive : bool, optional
         material_ids : iterable of str, optional
-        with_structure, sort_by, descending, limit
+        with_structure, sort_by, descending, limit, skip
             As in :class:`db.collections.Query`.
         """
         asked = conditions(
@@ -361,9 +397,7 @@ class ScreeningStore(ABC):
             is_positive=is_positive,
             material_id=None if material_ids is None else tuple(material_ids),
         )
-        return self.find(
-            Query(CANDIDATES, asked, sort_by, descending, limit, with_structure=with_structure)
-        )
+        return self.find(Query(CANDIDATES, asked, sort_by, descending, limit, with_structure, skip))
 
     def candidate_counts(self, run_id: str) -> dict[str, int]:
         """Candidates of a run in each state; states without any are left out."""
@@ -388,6 +422,7 @@ class ScreeningStore(ABC):
         int
             How many candidates there were to update; a verdict on an unknown one does nothing.
         """
+        self._check_writable()
         return sum(
             self._update_verdicts(list({v.key: v for v in batch}.values()))
             for batch in batched(verdicts, BATCH)
@@ -446,6 +481,7 @@ class ScreeningStore(ABC):
 
         The same DOS gives the same reference and is kept once.
         """
+        self._check_writable()
         try:
             body = orjson.dumps(check_free_dict(dos), option=orjson.OPT_SORT_KEYS)
         except ValueError as error:

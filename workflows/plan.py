@@ -10,6 +10,7 @@ import numpy as np
 
 from db.collections import VALIDATIONS, Condition, Query, batched, conditions
 from db.documents import CandidateDoc, Run, ValidationDoc
+from db.questions import candidate_query
 from db.store import BATCH, ScreeningStore
 from models.crystal import Crystal
 from screening.acquisition import Pool, choose, shuffled
@@ -233,8 +234,8 @@ def predicted_negatives(store: ScreeningStore, run: Run, in_domain: bool) -> lis
     in_domain : bool
         Only those that the model can know.
     """
-    screened = store.candidates(run.run_id, state="screened", is_positive=False)
-    outside: dict[str, bool] = {c.material_id: bool(c.out_of_domain) for c in screened}
+    screened = candidate_query(run.run_id, state="screened", is_positive=False)
+    outside: dict[str, bool] = dict(store.values(screened, ("material_id", "out_of_domain")))
     order = shuffled(outside, seed=run.run_id)
     return [name for name in order if not (in_domain and outside[name])]
 

@@ -12,6 +12,7 @@ from screening.cli import (
     candidates,
     config,
     criteria,
+    dashboard,
     database,
     distill,
     doctor,
@@ -81,6 +82,7 @@ EXAMPLES = {
         "export --mpcontribs contributions.json.gz --project my_project",
     ),
     "figures": ("figures", "figures --run 20260131 --out paper/figures"),
+    "dashboard": ("dashboard", "dashboard --db screening.sqlite --port 8051"),
     "config": ("config", "config --db other.sqlite"),
     "criteria": ("criteria", "criteria steep-edge", "criteria my-criterion.yaml"),
     "doctor": ("doctor",),
@@ -127,6 +129,7 @@ _add("show", show.show)
 _add("report", report.report)
 _add("similar", similar.similar)
 _add("history", history.history)
+_add("dashboard", dashboard.dashboard)
 _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)

@@ -312,7 +312,7 @@ def hull_chart(
     return _figure(
         traces,
         xaxis={"title": {"text": "Energy above the hull (eV/atom)"}},
-        yaxis={"title": {"text": label.capitalize()}},
+        yaxis={"title": {"text": f"S{label[1:]}"}},
         showlegend=True,
     )
 

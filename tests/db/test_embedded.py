@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Condition, Query
+from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, RUNS, Condition, Query
 from db.documents import SCHEMA_VERSION
 from db.embedded import COLUMNS, JSON, EmbeddedStore
 from db.errors import StoreError
@@ -386,3 +386,54 @@ def test_ctrl_c_while_a_document_is_encoded_stays_a_ctrl_c() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# readers
+
+
+def test_a_reader_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"store\.sqlite is not there"):
+        open_store(tmp_path / "store.sqlite", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "store.sqlite").touch()
+    with pytest.raises(StoreError, match="holds no screening yet"):
+        open_store(tmp_path / "store.sqlite", read_only=True)
+    assert (tmp_path / "store.sqlite").stat().st_size == 0
+
+
+def test_sqlite_itself_refuses_what_a_reader_writes(embedded: EmbeddedStore) -> None:
+    embedded.put_run(run())
+    with open_store(embedded.path, read_only=True) as reader:
+        for write in (
+            lambda: reader._write(RUNS, [run("run-2")], "update"),
+            lambda: reader._update_verdicts([verdict()]),
+            lambda: reader._put_blob("name", b"data"),
+        ):
+            with pytest.raises(StoreError, match="is read-only"):
+                write()
+    assert embedded.runs() == [run()]
+
+
+def test_a_reader_asks_for_a_migration(embedded: EmbeddedStore) -> None:
+    with sqlite3.connect(embedded.path) as connection:
+        connection.execute("ALTER TABLE runs DROP COLUMN parent")
+    with pytest.raises(StoreError, match="older version of this program; run `screen db migrate"):
+        open_store(embedded.path, read_only=True)
+    open_store(embedded.path).close()
+    open_store(embedded.path, read_only=True).close()
+
+
+def test_a_reader_follows_the_name_of_its_file(tmp_path: Path) -> None:
+    path, aside = tmp_path / "store.sqlite", tmp_path / "aside.sqlite"
+    with open_store(path) as store:
+        store.put_run(run())
+    with open_store(path, read_only=True) as reader:
+        assert reader.runs() == [run()]
+        path.rename(aside)
+        with pytest.raises(StoreError, match=r"store\.sqlite is not there"):
+            reader.runs()
+        with open_store(path) as store:
+            store.put_run(run("run-2"))
+        assert reader.runs() == [run("run-2")]
+        aside.rename(path)
+        assert reader.runs() == [run()]

@@ -506,3 +506,27 @@ def test_a_killed_server_loses_nothing_acknowledged(fresh_mongo: str) -> None:
     with open_store(fresh_mongo) as store:
         assert store.has_predictions(keys) == set(keys)
         assert store.count(Query(PREDICTIONS)) == len(keys)
+
+
+# readers
+
+
+def test_a_reader_makes_nothing(fresh_mongo: str) -> None:
+    with pytest.raises(StoreError, match="holds no screening yet"):
+        open_store(fresh_mongo, read_only=True)
+    with pymongo.MongoClient(fresh_mongo) as client:
+        assert client.get_default_database().list_collection_names() == []
+
+
+def test_a_reader_does_not_wait_long_and_recovers(mongo_database: str, proxy: Proxy) -> None:
+    with open_store(mongo_database) as store:
+        store.put_run(run())
+    with open_store(through(proxy, mongo_database), read_only=True) as reader:
+        assert reader.runs() == [run()]
+        proxy.cut()
+        start = time.monotonic()
+        with pytest.raises(StoreError, match=r"has not answered for 3 s \([^()]*\)$"):
+            reader.runs()
+        assert time.monotonic() - start < 8
+        proxy.mend()
+        assert reader.runs() == [run()]

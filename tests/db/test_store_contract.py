@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.collections import CANDIDATES, PREDICTIONS, Condition, Query, conditions
+from db.collections import CANDIDATES, PREDICTIONS, RUNS, Condition, Query, conditions
 from db.documents import CandidateDoc, FirstVerdict, PredictionDoc
 from db.errors import StoreError
 from db.open import open_store
@@ -197,6 +197,26 @@ def test_candidates_are_chosen_and_sorted(store: ScreeningStore) -> None:
     some = store.candidates("run-1", material_ids=["mp-3", "mp-5", "unknown"])
     assert sorted(ids(some)) == ["mp-3", "mp-5"]
     assert list(store.candidates("run-1", material_ids=[])) == []
+
+
+def test_pages_of_an_order_are_the_whole_order(store: ScreeningStore) -> None:
+    """Each candidate once, also where many have the same value."""
+    store.upsert_candidates(candidate(i, structure=None, nsites=i // 40) for i in range(130))
+    whole = ids(store.candidates("run-1", sort_by="nsites", descending=True))
+    for size in (1, 7, 50, 130, 200):
+        pages = [
+            ids(
+                store.candidates("run-1", sort_by="nsites", descending=True, limit=size, skip=first)
+            )
+            for first in range(0, 140, size)
+        ]
+        assert [len(page) for page in pages if page] == [
+            min(size, 130 - first) for first in range(0, 130, size)
+        ]
+        assert [name for page in pages for name in page] == whole
+    assert sorted(whole) == sorted(f"mp-{i}" for i in range(130))
+    rest = store.candidates("run-1", sort_by="nsites", descending=True, skip=128)
+    assert ids(rest) == whole[128:]
 
 
 def test_none_sorts_first_and_is_never_less(store: ScreeningStore) -> None:
@@ -502,16 +522,46 @@ def test_a_child_may_use_its_parents_store(store: ScreeningStore) -> None:
 # queries
 
 
+def test_plain_fields_alone_are_those_of_the_documents(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(i, has_edos=[True, None][i % 2]) for i in range(7)])
+    store.apply_verdicts([verdict(i) for i in range(3)])
+    store.upsert_predictions([prediction(1)])
+    of_run = conditions(run_id="run-1")
+    fields = ("material_id", "has_edos", "energy_above_hull", "gap.width", "gap.is_gap")
+    for query in (
+        Query(CANDIDATES, of_run, "energy_above_hull", descending=True),
+        Query(CANDIDATES, of_run, "energy_above_hull", limit=3, skip=2),
+        Query(CANDIDATES, of_run, limit=0),
+    ):
+        assert store.values(query, fields) == [
+            (
+                c.material_id,
+                c.has_edos,
+                c.energy_above_hull,
+                c.gap.width if c.gap else None,
+                c.gap.is_gap if c.gap else None,
+            )
+            for c in store.find(query)
+        ]
+    assert store.values(Query(PREDICTIONS), ("created_at",)) == [(START,)]
+    for field in ("elements", "structure", "gap"):
+        with pytest.raises(StoreError, match=f"'{field}' is not a plain value"):
+            store.values(Query(CANDIDATES), (field,))
+
+
 def test_counting_by_a_field(store: ScreeningStore) -> None:
     store.upsert_candidates([candidate(i, has_edos=[True, False, None][i % 3]) for i in range(7)])
     query = Query(CANDIDATES, conditions(run_id="run-1"))
     assert store.count_by(query, "has_edos") == {True: 3, False: 2, None: 2}
     assert store.count_by(query, "chemsys") == {"Cl-Na": 7}
+    store.upsert_candidates([candidate(7, elements=["Na"], remarks=None)])
+    assert store.count_by(query, "elements") == {"Cl": 7, "Na": 8}
+    assert store.count_by(query, "remarks") == {"a repair of its file": 7}
     store.apply_verdicts([verdict(1)])
     gaps = store.count_by(query, "gap.is_gap")
-    assert gaps == {None: 6, True: 1}
+    assert gaps == {None: 7, True: 1}
     assert all(value is None or value is True for value in gaps)
-    assert store.count(query) == 7
+    assert store.count(query) == 8
 
 
 @pytest.mark.parametrize(
@@ -542,8 +592,14 @@ def test_orders_and_limits_that_cannot_be(store: ScreeningStore) -> None:
         Query(CANDIDATES, sort_by="elements")
     with pytest.raises(StoreError, match="limit must be"):
         Query(CANDIDATES, limit=-1)
+    with pytest.raises(StoreError, match="skip must be"):
+        Query(CANDIDATES, sort_by="score", skip=-1)
+    with pytest.raises(StoreError, match="skip needs an order"):
+        Query(CANDIDATES, skip=1)
     with pytest.raises(StoreError, match="cannot count by 'origin'"):
         store.count_by(Query(CANDIDATES), "origin")
+    with pytest.raises(StoreError, match="cannot count by 'funnel'"):
+        store.count_by(Query(RUNS), "funnel")
 
 
 def test_a_closed_store_says_so(uri: str) -> None:
@@ -552,3 +608,29 @@ def test_a_closed_store_says_so(uri: str) -> None:
     store.close()
     with pytest.raises(StoreError, match="is closed"):
         store.runs()
+
+
+# readers
+
+
+def test_a_reader_sees_what_others_write_and_writes_nothing(
+    store: ScreeningStore, uri: str
+) -> None:
+    store.put_run(run())
+    with open_store(uri, read_only=True) as reader:
+        assert reader.runs() == [run()]
+        store.upsert_candidates([candidate()])
+        assert ids(reader.candidates("run-1")) == ["mp-1"]
+        for write in (
+            lambda: reader.put_run(run("run-2")),
+            lambda: reader.upsert_candidates([candidate(2)]),
+            lambda: reader.apply_verdicts([verdict()]),
+            lambda: reader.upsert_predictions([prediction()]),
+            lambda: reader.upsert_validations([validation()]),
+            lambda: reader.put_round(round_document()),
+            lambda: reader.put_raw_dos({"a": 1.0}),
+        ):
+            with pytest.raises(StoreError, match="is open for reading only"):
+                write()
+    assert store.runs() == [run()]
+    assert list(store.candidates("run-1", with_structure=True)) == [candidate()]

@@ -211,6 +211,7 @@ def holds(condition: Condition, document: CandidateDoc) -> bool:
     asked=st.lists(number_conditions | other_conditions, max_size=3).map(tuple),
     descending=st.booleans(),
     limit=st.none() | st.integers(0, 5),
+    skip=st.integers(0, 5),
 )
 def test_queries_mean_what_they_say(
     store: ScreeningStore,
@@ -218,20 +219,20 @@ def test_queries_mean_what_they_say(
     asked: tuple[Condition, ...],
     descending: bool,
     limit: int | None,
+    skip: int,
 ) -> None:
     run_id = f"run-{id(documents)}-{utc_now().timestamp()}".replace(".", "-")
     mine = [d.model_copy(update={"run_id": run_id}) for d in documents]
     store.upsert_candidates(mine)
     asked = (Condition("run_id", "==", run_id), *asked)
-    query = Query(CANDIDATES, asked, "energy_above_hull", descending, limit)
+    query = Query(CANDIDATES, asked, "energy_above_hull", descending, limit, skip=skip)
     expected = [d for d in mine if all(holds(condition, d) for condition in asked)]
     rank = {
         d.material_id: (d.energy_above_hull is not None, d.energy_above_hull or 0.0)
         for d in expected
     }
     found = list(store.find(query))
-    size = len(expected) if limit is None else min(limit, len(expected))
-    ranks = sorted(rank.values(), reverse=descending)[:size]
+    ranks = sorted(rank.values(), reverse=descending)[skip:][:limit]
     assert [rank[d.material_id] for d in found] == ranks
     assert all(d in expected for d in found)
     assert store.count(query) == len(expected)

@@ -1,0 +1,50 @@
+// What the pages do by themselves, beside Dash: links in the table, filters in the address.
+
+const components = (window.dashAgGridComponentFunctions =
+  window.dashAgGridComponentFunctions || {});
+
+components.MaterialLink = ({ data, value, eGridCell }) => {
+  if (!data) return null;
+  eGridCell.onkeydown = (event) => {
+    if (event.key === "Enter") eGridCell.querySelector("a").click();
+  };
+  return React.createElement(
+    window.dash_core_components.Link,
+    { href: data.href, title: value },
+    value,
+  );
+};
+
+// The filters go into the address, without a step in the browser's history.
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("#filters");
+  if (!form) return;
+  const asked = Object.fromEntries([...new FormData(form)].filter(([, value]) => value.trim()));
+  const search = new URLSearchParams(asked).toString();
+  history.replaceState(history.state, "", location.pathname + (search && "?" + search));
+  dash_clientside.set_props("asked", { data: asked });
+});
+document.addEventListener("submit", (event) => event.preventDefault());
+
+let wasLost = false;
+
+window.dash_clientside = Object.assign({}, window.dash_clientside, {
+  screening: {
+    entitle(title) {
+      document.title = `${title} – screening`;
+    },
+    // Other filters are another table; new documents leave the place that one has scrolled to.
+    async readAgain(asked, shown) {
+      if (!document.getElementById("candidates")) return;
+      if (shown[1] === null) {
+        wasLost = true; // the table waits for rows that never came
+        return;
+      }
+      const isAsked = dash_clientside.callback_context.triggered_id === "asked";
+      const grid = await dash_ag_grid.getApiAsync("candidates");
+      if (isAsked || wasLost) grid.purgeInfiniteCache();
+      else grid.refreshInfiniteCache();
+      wasLost = false;
+    },
+  },
+});

@@ -1,0 +1,213 @@
+"""One material in a run: spectrum, verdict, DFT, structure, and what other runs said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from dash import html
+from dash.development.base_component import Component
+
+from db.store import History, ScreeningStore
+from models.zoo import model_name
+from screening.criteria.registry import criterion_of
+from screening.dashboard.page import (
+    Page,
+    Parts,
+    chart,
+    facts,
+    fingerprint,
+    link,
+    path_of,
+    table,
+)
+from screening.errors import ScreeningError
+from screening.report.charts import edos_chart, parts_chart, structure_chart
+from screening.report.words import (
+    MP_IDS,
+    attribution_of,
+    candidate_rows,
+    criterion_rows,
+    dft_rows,
+    gap_edges,
+    level_rows,
+)
+from workflows.reporting import MaterialView, view_material
+
+MP_PAGE = "https://next-gen.materialsproject.org/materials/"
+
+
+@dataclass(frozen=True)
+class MaterialPage(Page):
+    """A material in a run of a store.
+
+    Parameters
+    ----------
+    run_id, material_id : str
+    """
+
+    run_id: str
+    material_id: str
+
+    @property
+    def title(self) -> str:
+        """For the window."""
+        return f"{self.material_id} in run {self.run_id}"
+
+    @property
+    def trail(self) -> list[tuple[str, str]]:
+        """All runs, and that of the material."""
+        return [("Runs", "/"), (f"Run {self.run_id}", path_of(self.run_id))]
+
+    def state(self, store: ScreeningStore) -> str:
+        """Changes when anything that is stored of the material does."""
+        run, history = store.run(self.run_id), store.history(self.material_id)
+        if not any(candidate.run_id == self.run_id for candidate in history.candidates):
+            raise ScreeningError(f"{self.material_id} is not in run {self.run_id}")
+        return fingerprint(
+            run.parameters, history.candidates, history.predictions, history.validations
+        )
+
+    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
+        """All but what :meth:`slow_parts` has."""
+        return [html.Div(self._all(store), id="material")]
+
+    def parts(self, store: ScreeningStore) -> Parts:
+        """All of it again."""
+        return {"material": {"children": self._all(store)}}
+
+    def slow_parts(self, store: ScreeningStore) -> Parts:
+        """What a model that knows levels says more."""
+        run = store.run(self.run_id)
+        view = view_material(store, run, self.material_id, band=False)
+        levels = view.electronic_structure
+        if levels is None:
+            return {}
+        figure = parts_chart(levels, gap_edges(view.candidate.gap))
+        drawn = chart("orbitals", "Predicted DOS by element and shell", figure)
+        return {"levels": {"children": [facts(level_rows(levels)), drawn]}}
+
+    def _all(self, store: ScreeningStore) -> list[Component]:
+        run = store.run(self.run_id)
+        view = view_material(store, run, self.material_id, parts=False)
+        candidate = view.candidate
+        unit = criterion_of(run.parameters).unit
+        attribution = attribution_of(candidate.material_id, run)
+        return [
+            html.H1([candidate.formula or "Unknown formula", f" ({candidate.material_id})"]),
+            html.P(_verdict(view), className="verdict"),
+            *(html.P(remark) for remark in view.lacking),
+            *_spectrum(view),
+            html.Div(id="levels"),
+            *_criteria(view),
+            html.H2("Crystal structure"),
+            *_structure(view),
+            html.H2("Properties"),
+            facts(candidate_rows(candidate, unit)),
+            html.H2("DFT"),
+            *_dft(view),
+            html.H2("History"),
+            *_history(store.history(candidate.material_id)),
+            *_elsewhere(candidate.material_id),
+            *([html.P(attribution)] if attribution else []),
+        ]
+
+
+def _verdict(view: MaterialView) -> str:
+    candidate = view.candidate
+    said = {True: "predicted positive", False: "predicted negative", None: candidate.state}
+    words = said[candidate.is_positive]
+    if candidate.reason:
+        words += f": {candidate.reason}"
+    if candidate.probability is not None:
+        words += f", probability {candidate.probability:.2f}"
+    if view.validation is not None and view.validation.is_positive is not None:
+        words += f"; {'positive' if view.validation.is_positive else 'negative'} by "
+        words += view.validation.engine
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _spectrum(view: MaterialView) -> list[Component]:
+    candidate, prediction, spectrum = view.candidate, view.prediction, view.spectrum
+    heading = html.H2("Density of states")
+    if prediction is None or spectrum is None:
+        return [heading, html.P("There is no predicted spectrum.")]
+    gap, validation = candidate.gap, view.validation
+    has_limit = gap is not None and not gap.per_atom
+    figure = edos_chart(
+        spectrum.grid,
+        spectrum.values,
+        gap=gap_edges(gap),
+        max_dos=gap.criteria.get("max_dos") if gap is not None and has_limit else None,
+        dft=view.dft,
+        dft_gap=gap_edges(validation.gap) if validation and view.dft is not None else None,
+        band=view.band,
+        band_gap=validation.band_gap if validation and view.dft is not None else candidate.band_gap,
+        model=model_name(prediction.model_id),
+        engine=validation.engine if validation else "DFT",
+    )
+    label = "Predicted density of states" + (" and that of DFT" if view.dft is not None else "")
+    return [heading, chart("spectrum", label, figure)]
+
+
+def _criteria(view: MaterialView) -> list[Component]:
+    shown = []
+    by = {"Prediction": view.candidate.gap}
+    if view.validation is not None:
+        by[view.validation.engine] = view.validation.gap
+    for name, gap in by.items():
+        if gap is None:
+            continue
+        margins = gap.margins.model_dump() if gap.margins else {}
+        rows = criterion_rows(gap.holds, margins, gap.per_atom)
+        shown.append(table(f"{name}: criteria", ("criterion", "met", "margin"), rows))
+    return [html.H2("Criteria"), *shown] if shown else []
+
+
+def _structure(view: MaterialView) -> list[Component]:
+    if view.crystal is None:
+        return [html.P("Its structure could not be read.")]
+    label = f"Crystal structure of {view.candidate.formula}; drag to turn it"
+    return [chart("structure", label, structure_chart(view.crystal), 460)]
+
+
+def _dft(view: MaterialView) -> list[Component]:
+    if view.validation is not None:
+        return [facts(dft_rows(view.validation))]
+    if (unfinished := view.unfinished) is None:
+        return [html.P("No calculation of this structure yet.")]
+    rows = [("engine", unfinished.engine), ("state", unfinished.state), ("error", unfinished.error)]
+    return [facts(rows)]
+
+
+def _history(history: History) -> list[Component]:
+    begun = {run.run_id: run for run in history.runs}
+    runs = [
+        (
+            link(c.run_id, c.run_id, c.material_id),
+            begun[c.run_id].created_at if c.run_id in begun else None,
+            c.state,
+            c.is_positive,
+            c.score,
+            c.probability,
+            model_name(c.model_id or ""),
+        )
+        for c in reversed(history.candidates)
+    ]
+    calculations = [
+        (v.engine, v.recipe, v.state, v.is_positive, v.band_gap, v.updated_at, v.error)
+        for v in history.validations
+    ]
+    run_columns = ("run", "begun", "state", "positive", "score", "probability", "model")
+    columns = ("engine", "recipe", "state", "positive", "band gap (eV)", "updated", "error")
+    return [
+        table("In runs, newest first", run_columns, runs),
+        table("Calculations", columns, calculations, "none."),
+    ]
+
+
+def _elsewhere(material_id: str) -> list[Component]:
+    if not material_id.startswith(MP_IDS):
+        return []
+    href = MP_PAGE + quote(material_id, safe="")
+    return [html.P(html.A(f"{material_id} at the Materials Project", href=href, rel="noreferrer"))]

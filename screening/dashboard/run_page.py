@@ -1,0 +1,183 @@
+"""One run: how it came to its positives, its candidates, and how right it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dash import html
+from dash.development.base_component import Component
+
+from db.collections import VALIDATIONS, Condition, Query
+from db.documents import Run
+from db.questions import candidate_query
+from db.store import ScreeningStore
+from screening.criteria.registry import criterion_of
+from screening.dashboard.candidates_table import candidates_table, filters_of
+from screening.dashboard.overview_page import progress
+from screening.dashboard.page import Page, Parts, chart, facts, fingerprint, link, table
+from screening.report.charts import element_chart, funnel_chart, hull_chart
+from screening.report.words import count_rows, criterion_name, figure_rows, has_gaps
+from workflows.metrics import run_metrics
+
+DRAWN_POSITIVES = 5000  # in a chart
+SLOW = {
+    "course": "How the run came to its positives",
+    "composition": "Positives by element",
+    "stability": "Score and stability",
+    "rightness": "How right it was",
+}
+"""Headings of the sections that come later, by the ids of what is under them."""
+HULL_FIELDS = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
+
+
+@dataclass(frozen=True)
+class RunPage(Page):
+    """A run of a store.
+
+    Parameters
+    ----------
+    run_id : str
+    """
+
+    run_id: str
+
+    @property
+    def title(self) -> str:
+        """For the window."""
+        return f"Run {self.run_id}"
+
+    @property
+    def trail(self) -> list[tuple[str, str]]:
+        """All runs."""
+        return [("Runs", "/")]
+
+    def state(self, store: ScreeningStore) -> str:
+        """Changes when the run does, or a count of its candidates or calculations."""
+        run = store.run(self.run_id)
+        positives = candidate_query(self.run_id, is_positive=True)
+        calculations = Query(VALIDATIONS, (Condition("run_ids", "has", self.run_id),))
+        return fingerprint(
+            (run.state, run.updated_at, run.error),
+            store.candidate_counts(self.run_id),
+            store.count_by(positives, "in_domain"),
+            store.count_by(calculations, "updated_at"),
+        )
+
+    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
+        """All but what :meth:`slow_parts` has."""
+        run = store.run(self.run_id)
+        unit = criterion_of(run.parameters).unit
+        later = (
+            html.Section([html.H2(heading), html.Div("Is being read …", id=identifier)])
+            for identifier, heading in SLOW.items()
+        )
+        return [
+            html.H1(self.title),
+            html.Div(self.parts(store)["summary"]["children"], id="summary"),
+            html.H2("Candidates"),
+            *candidates_table(filters_of(search), unit, has_gaps(run)),
+            *later,
+        ]
+
+    def parts(self, store: ScreeningStore) -> Parts:
+        """State and counts."""
+        run = store.run(self.run_id)
+        states = store.candidate_counts(self.run_id)
+        return {"summary": {"children": _summary(run, states, _domains(store, run))}}
+
+    def slow_parts(self, store: ScreeningStore) -> Parts:
+        """The charts, and precision and recall."""
+        run = store.run(self.run_id)
+        states = store.candidate_counts(self.run_id)
+        n_positive = sum(_domains(store, run).values())
+        counts = {"screened": states.get("screened", 0), "positive": n_positive}
+        passed = funnel_chart(run.funnel, counts)
+        positives = candidate_query(self.run_id, is_positive=True)
+        elements = element_chart(store.count_by(positives, "elements"), "positives")
+        children = {
+            "course": chart("funnel", "Materials that passed each filter", passed, 340),
+            "composition": chart("elements", "Predicted positives with each element", elements),
+            "stability": _stability(store, run),
+            "rightness": _rightness(store, run),
+        }
+        return {identifier: {"children": shown} for identifier, shown in children.items()}
+
+
+def _domains(store: ScreeningStore, run: Run) -> dict[Any, int]:
+    """Predicted positives by their `in_domain`."""
+    return store.count_by(candidate_query(run.run_id, is_positive=True), "in_domain")
+
+
+def _summary(run: Run, states: dict[str, int], domains: dict[Any, int]) -> list[Component]:
+    rows: list[tuple[str, Any]] = [
+        ("state", run.state),
+        ("error", run.error),
+        ("begun", run.created_at),
+        ("finished", run.finished_at),
+        ("progress", progress(run, states) or None),
+        ("predicted positives", sum(domains.values())),
+        *((f"of them in the model's domain: {word}", n) for word, n in domains.items() if word),
+        *((state, n) for state, n in states.items()),
+        ("looks for", criterion_name(run)),
+        ("model", run.model_id),
+        ("second model", run.second_model_id),
+        ("goes on from run", link(run.parent, run.parent) if run.parent else None),
+        ("source", run.source.get("name")),
+        ("version of the source", run.source.get("database_version")),
+        *(("note of the source", note) for note in run.source.get("notes") or ()),
+    ]
+    parameters = html.Details(
+        [
+            html.Summary("Parameters and versions"),
+            facts((name, _plain(value)) for name, value in run.parameters.items()),
+            facts((name, _plain(value)) for name, value in run.versions.items()),
+        ]
+    )
+    attribution = run.source.get("attribution")
+    return [facts(rows), parameters, *([html.P(attribution)] if attribution else [])]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _stability(store: ScreeningStore, run: Run) -> Component:
+    query = candidate_query(run.run_id, state="screened", sort_by="score", descending=True)
+    columns = list(zip(*store.values(query, HULL_FIELDS), strict=True)) or [()] * len(HULL_FIELDS)
+    ids, formulas, hull, scores, positive = columns
+    is_positive = np.array(positive, bool)
+    drawn = ~is_positive | (np.cumsum(is_positive) <= DRAWN_POSITIVES)
+    energies = np.array(hull, float)
+    if not np.isfinite(energies).any():
+        return html.P("The energy above the hull is not known of any judged candidate.")
+    names = [f"{formula} ({name})" for formula, name in zip(formulas, ids, strict=True)]
+    figure = hull_chart(
+        energies[drawn],
+        np.array(scores, float)[drawn],
+        is_positive[drawn],
+        [name for name, is_drawn in zip(names, drawn, strict=True) if is_drawn],
+        unit=criterion_of(run.parameters).unit,
+    )
+    label = "Score of the judged candidates against their energy above the hull"
+    if is_positive.sum() > DRAWN_POSITIVES:
+        label += f"; of {is_positive.sum():,} positives the best {DRAWN_POSITIVES:,}"
+    return chart("hull", label, figure)
+
+
+def _rightness(store: ScreeningStore, run: Run) -> list[Component]:
+    shown: list[Component] = []
+    for metrics in run_metrics(store, run):
+        by = f"{metrics.engine}, {metrics.recipe}"
+        columns = ("figure", "95 % interval", "estimate or its bounds")
+        shown.append(table(f"By {by}", columns, figure_rows(metrics.assessment)))
+        counts = count_rows(metrics.assessment, metrics.undecided)
+        shown.append(table(f"Materials by {by}", ("verdicts", "materials"), counts))
+        if metrics.in_domain:
+            shown.append(html.P("Only of materials that the model can know."))
+    return shown or [html.P("No candidate has been calculated yet; `screen validate` does so.")]
