@@ -192,7 +192,7 @@ def item_type(collection: Collection[Any], field: str) -> Any:
     <class 'str'>
     """
     (item,) = get_args(field_type(collection, field))
-    return _without_none(item)
+    return without_none(item)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
