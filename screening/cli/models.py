@@ -55,7 +55,7 @@ def models(
         Column("model", folds=True): "checkpoint",
         Column("from"): lambda one: "shipped, default" if one.is_default else one.origin,
         Column("predicts"): "target",
-        Column("state", leaves=1): lambda one: "damaged" if one.problem else "whole",
+        Column("state", leaves=1): _state,
         Column("WD of the test"): _wasserstein,
         Column("trained on", leaves=2): lambda one: one.card and one.card.n_train,
         Column("elements", leaves=3): lambda one: one.card and len(one.card.elements),
@@ -166,9 +166,15 @@ def _hide_token(place: str) -> None:
         keep_secret(hub.token() or "")
 
 
+def _state(one: ListedPredictor) -> str:
+    return "damaged" if one.problem else "changed" if one.change else "whole"
+
+
 def _remarks(one: ListedPredictor) -> list[str]:
-    hidden = ["another of that name comes before it"] if one.is_hidden else []
-    return hidden + ([f"damaged: {one.problem}"] if one.problem else [])
+    if one.problem:
+        return [f"damaged: {one.problem}"]
+    changed = [f"not as it was pulled: {one.change}"] if one.change else []
+    return changed + (["another of that name comes before it"] if one.is_hidden else [])
 
 
 def _wasserstein(one: ListedPredictor) -> str | None:

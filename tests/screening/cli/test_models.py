@@ -156,8 +156,15 @@ def test_a_model_goes_through_a_folder_and_is_used_by_its_name(screen, cache):
     assert {one["model_id"] for one in candidates} == {"theirs-ee0eb96c4bc1"}
     checked = screen("doctor", "--checkpoint", "theirs")
     assert "theirs-ee0eb96c4bc1" in " ".join(checked.out.split())
+    for path in (cache / "theirs").glob("held_out.*"):
+        path.unlink()
+    one = listed(screen)["theirs"]
+    assert one["usable"]
+    assert one["remarks"][0].startswith("not as it was pulled: ")
     (cache / "theirs" / "card.json").write_text("{}")
-    assert "card.json" in listed(screen)["theirs"]["remarks"][0]
+    one = listed(screen)["theirs"]
+    assert not one["usable"]
+    assert one["remarks"][0].startswith("damaged: model card ")
 
 
 @pytest.mark.parametrize(
