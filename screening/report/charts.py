@@ -51,6 +51,7 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
         "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(255,255,255,0.85)", "color": "#667", "activecolor": "#0b57a4"},
         "hoverlabel": {"bgcolor": "white", "font": {"color": "#222"}},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "xaxis": {
@@ -312,7 +313,7 @@ def hull_chart(
     return _figure(
         traces,
         xaxis={"title": {"text": "Energy above the hull (eV/atom)"}},
-        yaxis={"title": {"text": label.capitalize()}},
+        yaxis={"title": {"text": f"S{label[1:]}"}},
         showlegend=True,
     )
 

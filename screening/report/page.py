@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import orjson
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -139,6 +139,7 @@ def render_report(
             },
             elements=sorted(view.screened.elements.items(), key=lambda item: (-item[1], item[0])),
             charts=tuple(of_run),
+            n_on_hull=int(np.isfinite(view.screened.energies_above_hull).sum()),
             parameters=parameter_rows(view.run),
             definition=_flat(view.criterion.definition()),
             versions=_flat(view.run.versions),
@@ -512,7 +513,7 @@ def run_charts(view: RunView) -> dict[str, go.Figure]:
     figures = {"funnel": charts.funnel_chart(view.run.funnel, view.run.counts)}
     if screened.elements:
         figures["elements"] = charts.element_chart(screened.elements, "positives")
-    if any(map(math.isfinite, screened.energies_above_hull)):
+    if np.isfinite(screened.energies_above_hull).any():
         figures["hull"] = charts.hull_chart(
             screened.energies_above_hull,
             screened.scores,

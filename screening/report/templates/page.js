@@ -4,11 +4,9 @@
   const NARROW = 420; // pixels: a phone
   const PRINTED = [330, 670]; // pixels: charts beside each other, and alone, on a sheet
   const TURN = Math.PI / 12;
-  const config = {
-    displaylogo: false,
-    responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetCameraLastSave3d", "tableRotation"],
-    toImageButtonOptions: { format: "svg" },
+  const BUTTONS = {
+    2: ["toImage", "zoom2d", "pan2d", "resetScale2d"],
+    3: ["toImage", "orbitRotation", "pan3d", "resetCameraDefault3d"],
   };
   const find = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -35,9 +33,14 @@
   const draw = (place, figure, look) => {
     const layout = { ...figure.layout, template: look };
     if (place.clientWidth < NARROW) layout.legend = { ...layout.legend, font: { size: 10 } };
+    const dimensions = "scene" in layout ? 3 : 2;
     const name = document.title.replace(/[^\w-]+/g, "-") + "-" + place.dataset.chart;
-    const options = { ...config.toImageButtonOptions, filename: name };
-    return Plotly.newPlot(place, figure.data, layout, { ...config, toImageButtonOptions: options });
+    return Plotly.newPlot(place, figure.data, layout, {
+      displaylogo: false,
+      responsive: true,
+      modeBarButtons: [BUTTONS[dimensions]],
+      toImageButtonOptions: { format: dimensions === 3 ? "png" : "svg", filename: name },
+    });
   };
 
   const drawRun = async () => {
