@@ -130,10 +130,11 @@ def candidates(
     from db import questions
     from db.open import open_store
     from screening.acquisition import NO_PROBABILITIES
-    from screening.cli.rows import CandidateRow, DisagreementRow, by_criterion, deliver, has_gaps
+    from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from screening.filters import ScreeningFilters
+    from screening.report.words import by_criterion, has_gaps
     from workflows.verdicts import judged_for
 
     if to_validate and disagreements:
@@ -232,8 +233,8 @@ def _check_has_gaps(run: Run, filters: dict[str, Any], sort: Sortable) -> None:
     ScreeningError
         In one line, with the options.
     """
-    from screening.cli.rows import criterion_name, has_gaps
     from screening.errors import ScreeningError
+    from screening.report.words import criterion_name, has_gaps
 
     names = {"kind": "--kind", "robust": "--robust", "width": "--min-width"}
     names |= {"upper_edge": "--min-upper-edge or --max-upper-edge", "n_ranges": "--max-ranges"}
@@ -322,7 +323,7 @@ def _gap_columns() -> dict[Any, Any]:
 
 def _feature_columns(rows: Sequence[CandidateRow]) -> dict[Any, Any]:
     from screening.cli.fitting_table import Column
-    from screening.cli.rows import flat_features
+    from screening.report.words import flat_features
 
     def value(name: str, row: CandidateRow) -> float | bool | None:
         return flat_features(row.features).get(name)

@@ -8,12 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from screening.report.words import attribution_of, criterion_name, first_verdict_in_words
+
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, GapDoc, PredictionDoc, RoundDoc, Run, ValidationDoc
     from db.questions import Comparison, Neighbour
     from db.store import History
 
-MP_IDS = ("mp-", "mvc-")
 EDGES = ("lower_edge", "upper_edge", "width")
 
 
@@ -392,100 +393,6 @@ def _margins(gap: GapDoc | None) -> dict[str, Any]:
 
     margins = (gap and gap.margins) or MarginsDoc()
     return {f"gap_margin_{name}": value for name, value in margins.model_dump().items()}
-
-
-def criterion_name(run: Run) -> str:
-    """Name of a run's criterion, also where it is of a package that is gone."""
-    from screening.criteria.registry import CRITERION, criterion_of
-
-    definition = run.parameters.get(CRITERION)
-    return str(definition["name"]) if definition else criterion_of(run.parameters).name
-
-
-def by_criterion(run: Run) -> str:
-    """For titles: the criterion if it is not the VB gap."""
-    from screening.criteria.gap_criterion import VB_GAP
-
-    name = criterion_name(run)
-    return "" if name == VB_GAP else f" by {name}"
-
-
-def has_gaps(run: Run) -> bool:
-    """Whether its criterion is a gap, so that its candidates have one, or a nearest miss."""
-    from screening.criteria.gap_criterion import gap_title
-
-    return gap_title(criterion_name(run)) is not None
-
-
-def verdict_title(document: CandidateDoc | ValidationDoc) -> str:
-    """What a positive has or is, such as ``"VB gap"``, or the criterion's name."""
-    from screening.criteria.gap_criterion import gap_title
-
-    criterion = document.criterion
-    if criterion is None and document.gap and document.gap.criteria.get("band") == "conduction":
-        criterion = "cb-gap"  # of older programs, which did not say so
-    return gap_title(criterion) or str(criterion)
-
-
-def flat_features(features: dict[str, Any] | None) -> dict[str, float | bool | None]:
-    """Features of a document by their whole names, such as ``"vb_gap.width"``."""
-    flat: dict[str, float | bool | None] = {}
-    for name, value in (features or {}).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{last}": number for last, number in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def attribution_of(material_id: str, run: Run | None = None) -> str | None:
-    """How the source of a material wants to be cited.
-
-    What the source itself said when the run was made; an id of the Materials Project says it
-    where the source did not.
-
-    Parameters
-    ----------
-    material_id : str
-    run : Run, optional
-        That the material is in.
-    """
-    from screening.sources.materials_project.client import ATTRIBUTION
-
-    stated = run.source.get("attribution") if run else None
-    return stated or (ATTRIBUTION if material_id.startswith(MP_IDS) else None)
-
-
-def first_verdict_in_words(candidate: CandidateDoc) -> str | None:
-    """What the first model of a run with two said of a candidate that was to be judged again."""
-    from models.zoo import model_name
-
-    first = candidate.first_verdict
-    if first is None:
-        return None
-    verdict = "positive" if first.is_positive else "negative"
-    return f"{model_name(first.model_id)}: {verdict}, score {first.score:.2f}"
-
-
-def cell_in_words(nsites: int, multiplicity: int | None, problem: str | None) -> str:
-    """What became of the cell that the source gave.
-
-    Parameters
-    ----------
-    nsites : int
-        Atoms of the cell that was judged.
-    multiplicity : int or None
-        Primitive cells in the cell as given; None if it was not reduced.
-    problem : str or None
-        Why it could not be reduced.
-    """
-    if problem is not None:
-        return f"kept as given: {problem}"
-    if multiplicity is None:
-        return "not reduced"
-    if multiplicity == 1:
-        return "primitive"
-    return f"given with {nsites * multiplicity} atoms, reduced to 1/{multiplicity}"
 
 
 def deliver(

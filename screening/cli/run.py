@@ -361,7 +361,7 @@ def positives_table(run: Run, positives: list[CandidateRow]) -> Any:
         Best first.
     """
     from screening.cli.candidates import candidates_table
-    from screening.cli.rows import by_criterion, has_gaps
+    from screening.report.words import by_criterion, has_gaps
 
     n = len(run.selection)
     shown = "" if n <= len(positives) else f", the best {len(positives)}"

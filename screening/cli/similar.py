@@ -34,12 +34,15 @@ def similar(
     from db.questions import nearest_spectra
     from screening.cli.console import stderr
     from screening.cli.rows import NeighbourRow, deliver
-    from screening.cli.stored import existing, find_prediction, in_runs
+    from screening.cli.stored import existing, in_runs
     from screening.errors import ScreeningError
+    from workflows.reporting import find_predictions
 
     with open_store(existing(db)) as store:
         having = in_runs(store, run, material_id)
-        predicted = ((run, c, p) for run, c in having if (p := find_prediction(store, c)))
+        predicted = (
+            (run, c, p) for run, c in having for p in find_predictions(store, [c]).values()
+        )
         if (newest := next(predicted, None)) is None:
             states = ", ".join(f"{candidate.state} in {run.run_id}" for run, candidate in having)
             raise ScreeningError(f"{material_id} has no predicted spectrum: {states}")

@@ -1,4 +1,4 @@
-"""What several commands look up in a store: a run, a material, its spectra."""
+"""What several commands look up in a store: a run, a material."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
+    from db.documents import CandidateDoc, Run
     from db.store import ScreeningStore
-    from models.crystal import Crystal
-    from models.spectra.electronic_structure import ElectronicStructure
-    from screening.nearest import NearestMaterial
 
-_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _NAMED = 10  # runs that an error names
 
 
@@ -99,157 +93,3 @@ def in_runs(
             f"{having[0][0].run_id}"
         )
     return [(asked, by_run[asked.run_id])]
-
-
-def find_prediction(store: ScreeningStore, candidate: CandidateDoc) -> PredictionDoc | None:
-    """What the run's model predicts for a candidate, None if it has not.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    candidate : CandidateDoc
-    """
-    if candidate.structure_hash is None or candidate.model_id is None:
-        return None
-    key = (candidate.material_id, candidate.structure_hash, candidate.model_id)
-    return next(iter(store.predictions([key])), None)
-
-
-def find_electronic_structure(
-    store: ScreeningStore, run: Run, candidate: CandidateDoc
-) -> ElectronicStructure | None:
-    """Band edges and DOS by element of the model that judged a candidate, from its structure.
-
-    None if the model does not know levels; of most that is clear before torch is loaded.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-        That the candidate is in.
-    candidate : CandidateDoc
-
-    Raises
-    ------
-    ScreeningError
-        If the checkpoint is not there any more.
-    ModelError
-        If it is damaged.
-    """
-    from models.zoo import predictor_parts
-
-    folder = _folder_of_judge(run, candidate)
-    if folder is None or len(predictor_parts(folder)) > 1:  # one for the scale: no levels
-        return None
-    from models.predictor import SpectrumPredictor
-
-    return SpectrumPredictor.load(folder, "cpu").electronic_structure(_crystal(store, candidate))
-
-
-def find_band(run: Run, candidate: CandidateDoc, prediction: PredictionDoc) -> np.ndarray | None:
-    """Band that holds most of what DFT finds, shape (2, K'), in states/eV/cell.
-
-    None if nothing is known of the model's errors.
-
-    Parameters
-    ----------
-    run : Run
-        That the candidate is in.
-    candidate : CandidateDoc
-    prediction : PredictionDoc
-        Of the model that judged it.
-
-    Raises
-    ------
-    ScreeningError
-        If the checkpoint is not there any more.
-    ModelError
-        If its calibration is damaged.
-    """
-    import numpy as np
-
-    from screening.trust import calibration_of
-
-    folder = None if candidate.expected_error is None else _folder_of_judge(run, candidate)
-    calibration = None if folder is None else calibration_of(folder)
-    if calibration is None or candidate.expected_error is None:
-        return None
-    return calibration.band(np.array(prediction.spectrum), candidate.expected_error)
-
-
-def find_nearest_materials(
-    store: ScreeningStore, run: Run, candidate: CandidateDoc, prediction: PredictionDoc
-) -> tuple[NearestMaterial, ...]:
-    """The training materials of the model that are nearest to a candidate; none if not known.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-        That the candidate is in.
-    candidate : CandidateDoc
-    prediction : PredictionDoc
-        Of the model that judged it.
-
-    Raises
-    ------
-    ScreeningError
-        If the checkpoint is not there any more.
-    ModelError
-        If it is damaged.
-    """
-    import numpy as np
-
-    from models.spectra.spectrum import Spectrum
-    from screening.criteria.registry import criterion_of
-    from screening.nearest import with_labels
-
-    folder = _folder_of_judge(run, candidate)
-    if folder is None or candidate.training_percentile is None:
-        return ()
-    from models.predictor import SpectrumPredictor
-
-    predictor = SpectrumPredictor.load(folder, "cpu")
-    neighbors = predictor.nearest_materials(_crystal(store, candidate))
-    spectrum = Spectrum(np.array(prediction.spectrum), prediction.grid, prediction.nsites)
-    return with_labels(neighbors, spectrum, criterion_of(run.parameters))
-
-
-def _folder_of_judge(run: Run, candidate: CandidateDoc) -> Path | None:
-    """Folder of the model that judged a candidate; None if none did."""
-    from models.zoo import find_predictor
-    from screening.errors import ScreeningError
-
-    if candidate.model_id is None or candidate.state != "screened":
-        return None
-    used = [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
-    folder = find_predictor(candidate.model_id, used)
-    if folder is None:
-        raise ScreeningError(
-            f"the checkpoint of {candidate.model_id} is gone or has changed "
-            f"({', '.join(used) or 'the run names none'})"
-        )
-    return folder
-
-
-def _crystal(store: ScreeningStore, candidate: CandidateDoc) -> Crystal:
-    from db.collections import CANDIDATES
-    from models.crystal import Crystal
-
-    (stored,) = store.lookup(CANDIDATES, [candidate.key], with_structure=True)
-    return Crystal.from_dict(stored.structure or {})
-
-
-def find_validation(store: ScreeningStore, candidate: CandidateDoc) -> ValidationDoc | None:
-    """The newest finished calculation of a candidate's structure; None without one.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    candidate : CandidateDoc
-    """
-    from db.documents import FINISHED
-
-    finished = store.validations(material_ids=[candidate.material_id], state=FINISHED)
-    same = [v for v in finished if v.structure_hash == candidate.structure_hash and v.spectrum]
-    return max(same, key=lambda validation: validation.updated_at, default=None)

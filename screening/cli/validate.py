@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from db.store import ScreeningStore
     from workflows.dos.base import DosMaker
     from workflows.dos.cost import CostEstimate
-    from workflows.metrics import Metrics
     from workflows.plan import ValidationPlan
     from workflows.validation import ValidationFlowMaker
 
@@ -314,7 +313,7 @@ def _show_plan(
 
 
 def _predicted(candidate: CandidateDoc) -> str:
-    from screening.cli.rows import verdict_title
+    from screening.report.words import verdict_title
 
     return _in_words(verdict_title(candidate), bool(candidate.is_positive))
 
@@ -449,9 +448,9 @@ def metrics(
     """
     from db.open import open_store
     from screening.cli.console import print_json, stdout, table
-    from screening.cli.rows import by_criterion
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
+    from screening.report.words import by_criterion, count_rows, figure_rows
     from workflows.metrics import run_metrics
 
     with open_store(existing(db)) as store:
@@ -465,48 +464,14 @@ def metrics(
     for result in results:
         title = f"Run {stored.run_id}{by_criterion(stored)}, {result.engine}, {result.recipe}"
         stdout().print(
-            table(title, ("figure", "95 % interval", "estimate or its bounds"), _figures(result))
+            table(
+                title,
+                ("figure", "95 % interval", "estimate or its bounds"),
+                figure_rows(result.assessment),
+            )
         )
-        stdout().print(table("DFT", ("materials", "number"), _counts(result)))
+        stdout().print(
+            table("DFT", ("materials", "number"), count_rows(result.assessment, result.undecided))
+        )
         among = " Of what the model can know only." if result.in_domain else ""
         stdout().print(f"Validated: {result.assessment.design}.{among}")
-
-
-def _figures(result: Metrics) -> list[tuple[str, str, str]]:
-    assessment = result.assessment
-    figures = {
-        "precision, validated set": assessment.precision,
-        "recall, validated set": assessment.recall,
-        "F1, validated set": assessment.f1,
-        "precision, screened set": assessment.screened_precision,
-        "recall, screened set": assessment.screened_recall,
-    }
-    return [
-        (name, _range(figure.low, figure.high), _range(figure.least, figure.most))
-        for name, figure in figures.items()
-    ]
-
-
-def _range(low: float | None, high: float | None) -> str:
-    """Two shares, or one if they are the same."""
-    if low is None or high is None:
-        return ""
-    if low == high:
-        return f"{low:.2f}"
-    return f"{_digits(low)} to {_digits(high)}"
-
-
-def _digits(share: float) -> str:
-    return f"{share:.3f}" if 0 < share < 0.1 else f"{share:.2f}"
-
-
-def _counts(result: Metrics) -> list[tuple[str, int]]:
-    names = {
-        "tp": "true positives",
-        "fp": "false positives",
-        "fn": "false negatives",
-        "tn": "true negatives",
-    }
-    counts = result.assessment.counts
-    undecided = {f"without a verdict: {why}": n for why, n in result.undecided.items()}
-    return [*((name, counts[key]) for key, name in names.items()), *undecided.items()]

@@ -15,9 +15,8 @@ from pymatgen.core import Structure
 from db.documents import ValidationDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
-from screening.cli.show import _dft_properties
-from screening.cli.stored import find_validation
 from screening.cli.validate import _verdict
+from screening.report.words import dft_rows
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
@@ -25,6 +24,7 @@ from tests.workflows.screened_run import candidate, crystal, put_prediction, put
 from workflows.dos.engines import ENGINES, dos_maker
 from workflows.dos.gpaw.remarks import remarks_on_stand_ins
 from workflows.launchpad import open_launchpad
+from workflows.reporting import find_validations
 
 DB = "screening.sqlite"
 
@@ -104,16 +104,16 @@ def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula
     document = candidate(run.run_id, "m-2", crystal(2))
     with open_store(DB) as store:
         put_prediction(store, document, np.ones(EDOS_GRID.size))
-        assert find_validation(store, document) is None
+        assert find_validations(store, run, [document]) == ({}, {})
     assert screen("show", "m-2", "--plot", "before.svg").code == 0
     assert ">DFT</text>" not in (tmp_path / "before.svg").read_text()
 
     screen("validate", "--random", 0)
     with open_store(DB) as store:
-        found = find_validation(store, document)
-        assert found == validations()["m-2"]
+        (found,) = find_validations(store, run, [document])[0].values()
+        assert found.spectrum == validations()["m-2"].spectrum
         other = document.model_copy(update={"structure_hash": "relaxed"})
-        assert find_validation(store, other) is None
+        assert find_validations(store, run, [other]) == ({}, {})
     assert screen("show", "m-2", "--plot", "after.svg").code == 0
     assert ">DFT</text>" in (tmp_path / "after.svg").read_text()
     assert "verdict by gpaw is robust" in screen("show", "m-2").out
@@ -639,7 +639,7 @@ def test_magnetic_result_is_told_as_such():
     found = ValidationDoc(
         material_id="m", structure_hash="h", engine="vasp", recipe="r", state="magnetic"
     )
-    assert dict(_dft_properties(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
+    assert dict(dft_rows(found))["VB gap by vasp"].startswith("magnetic, so no verdict")
     judged = found.model_copy(update={"state": "done", "is_positive": False})
-    assert dict(_dft_properties(judged))["VB gap by vasp"] is False
+    assert dict(dft_rows(judged))["VB gap by vasp"] is False
     assert _verdict({"state": "magnetic", "is_positive": None}) == "magnetic, no verdict"
