@@ -178,11 +178,14 @@ def _remarks(one: ListedPredictor) -> list[str]:
 
 
 def _wasserstein(one: ListedPredictor) -> str | None:
-    """Of the shape, which is the first that a card has."""
+    """Of the shape."""
     from models.training.card import with_error
+    from models.zoo import predictor_parts
 
-    figures = next(iter(one.card.figures.values()), {}) if one.card else {}
-    return f"{with_error(figures, 'wd')} {one.card.unit}" if one.card and "wd" in figures else None
+    if one.card is None:
+        return None
+    figures = one.card.figures.get(predictor_parts(one.folder)[0], {})
+    return f"{with_error(figures, 'wd')} {one.card.unit}" if "wd" in figures else None
 
 
 def _absolute_error(one: ListedPredictor) -> str | None:
