@@ -152,10 +152,10 @@ class RunView:
         Of the run.
     materials : list of MaterialView
         The best positives, the near misses, and what else was validated, each best first.
-    n_positive : int
-        All positives, more than those among `materials` if there are too many.
+    n_positive, n_best : int
+        All positives, and the best ones, with which `materials` begins.
     families : list of Family
-        Of the positives among `materials`, the largest first.
+        Of the best positives, the largest first.
     screened : Screened
     domains : Domains
         Of all positives.
@@ -171,6 +171,7 @@ class RunView:
     criterion: Criterion
     materials: list[MaterialView]
     n_positive: int
+    n_best: int
     families: list[Family]
     screened: Screened
     domains: Domains
@@ -206,6 +207,7 @@ def view_run(
         criterion_of(run.parameters),
         materials,
         int(screened.is_positive.sum()),
+        len(positives),
         families(materials[: len(positives)]),
         screened,
         domains(store, run.run_id),

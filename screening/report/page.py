@@ -128,7 +128,6 @@ def render_report(
             version=version,
             columns=columns,
             rows=[_row(material, columns, families) for material in view.materials],
-            n_shown=sum(bool(m.candidate.is_positive) for m in view.materials),
             positions=positions,
             symbols=symbols,
             families=[family for family in view.families if len(family.material_ids) > 1],

@@ -51,8 +51,8 @@
       await draw(place, run[chart], look);
       if (chart === "hull") place.on("plotly_click", ({ points }) => openMaterial(points[0].id));
       if (chart === "elements") place.on("plotly_click", ({ points }) => {
-        const symbol = String(points[0].text || "").split("<")[0];
-        if (symbol) showElement(symbol);
+        const [{ data, pointNumber: [row, column] }] = points;
+        showElement(data.text[row][column].split("<")[0]);
       });
     }
   };
