@@ -190,6 +190,14 @@ def test_five_hundred_positives_are_less_than_ten_megabytes(screen, run, tmp_pat
         noisy = [c | {"spectrum": (9 * rng.random(128)).tolist()} for c in changes]
         store.upsert_predictions(prediction.model_copy(update=c) for c in noisy)
         store.upsert_validations(dft.model_copy(update=c) for c in noisy)
+        store.put_run(
+            run.model_copy(
+                update={
+                    "selection": [*run.selection, *ids],
+                    "counts": {"screened": 508, "positive": 506},
+                }
+            )
+        )
     outcome = screen("report", "-q")
     materials = payload(tmp_path / "report.html")["materials"]
     assert sum("parts" in material["charts"] for material in materials) == 500
