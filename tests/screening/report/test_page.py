@@ -221,6 +221,7 @@ def test_a_family_leads_to_its_members(report):
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_no_more_structures_are_drawn_than_a_browser_keeps(report):
     page = report.page
     for button in page.locator(".open").all():
