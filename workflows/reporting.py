@@ -78,8 +78,10 @@ class MaterialView:
     @cached_property
     def crystal(self) -> Crystal | None:
         """The cell that was judged; None of a material that could not be read."""
-        structure = self.candidate.structure
-        return None if structure is None else Crystal.from_dict(structure)
+        try:
+            return Crystal.from_dict(self.candidate.structure or {})
+        except ModelError:
+            return None
 
     @property
     def spectrum(self) -> Spectrum | None:
