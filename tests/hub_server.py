@@ -54,6 +54,7 @@ class Hub:
     tokens: set[str | None] = field(default_factory=set)
     status: int | None = None  # of every answer, for a hub that is ill
     cut: str | None = None  # file whose download breaks off in the middle
+    full: bool = False  # no room for uploads
 
     def add(self, repo_id: str, files: dict[str, bytes]) -> str:
         return self.repos.setdefault(repo_id, Repo()).commit(files)
@@ -87,7 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None:
             return
         if path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
+            head = json.loads(body)["content"]
+            is_known = re.search(r"^license: (mit|cc0-1\.0|cc-by-4\.0)$", head, re.MULTILINE)
+            errors = [] if is_known else [{"message": '"license" must be one of [...]'}]
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._json({"error": "Invalid username or password."}, 401)
         elif path == "/api/repos/create":
@@ -105,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.hub.full:
+            self._json({"error": "quota"}, 403)
+            return
         self.hub.objects[self.path.removeprefix("/upload/")] = data
         self._json({})
 

@@ -83,7 +83,8 @@ def test_the_wheel_has_what_the_packages_have_and_nothing_else(wheel: Path) -> N
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
     for part in ZOO.glob("*/*.safetensors"):
         assert f"models/zoo/{part.parent.name}/{part.name}" in files
-    assert "screening/criteria/shipped/phonon-gap.yaml" in files
+    for name in ("criteria/shipped/phonon-gap.yaml", "report/templates/page.html"):
+        assert f"screening/{name}" in files
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
@@ -195,6 +196,8 @@ def test_a_screening_runs_from_structures_to_verdicts(installed: Path, workplace
     assert all(one["probability"] is not None for one in candidates)
     name = candidates[0]["material_id"]
     call(installed, workplace, "screen", "show", name, "--plot", "spectrum.png")
+    call(installed, workplace, "screen", "report", "-o", "report.html")
+    assert name in (workplace / "report.html").read_text(encoding="utf-8")
     predicted = json.loads(call(installed, workplace, "screen", "predict", "MgO.poscar", "--json"))
     assert len(predicted["predictions"][0]["spectrum"]) == 128
     models = json.loads(call(installed, workplace, "screen", "models", "--json"))

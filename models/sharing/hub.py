@@ -157,6 +157,8 @@ def _client(what: str = "the hub") -> Iterator[HfApi]:
     set_verbosity_error()
     try:
         yield HfApi(library_name="edos-screening", library_version=version("edos-screening"))
+    except ModelError:
+        raise
     except errors.GatedRepoError:
         raise ModelError(f"{what}: the hub asks you to accept its terms in a browser") from None
     except errors.RevisionNotFoundError:
@@ -176,5 +178,6 @@ def _client(what: str = "the hub") -> Iterator[HfApi]:
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HTTPError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{what}: the hub cannot be reached ({reason[:200]})") from None
-    except errors.HFValidationError as error:
-        raise ModelError(f"{what}: {' '.join(str(error).split())}") from None
+    except (ValueError, RuntimeError) as error:  # of the card's head, or an upload that broke off
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise ModelError(f"{what}: the hub's client stopped ({reason[:200]})") from None

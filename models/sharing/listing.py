@@ -5,7 +5,7 @@ Read without torch, in a second or less; damaged ones are listed with what is wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,9 @@ class ListedPredictor:
     model_id, grid, card : optional
         None if they cannot be read.
     problem : str, optional
-        Why it cannot be used, or cannot be trusted; None if it is whole.
+        Why it cannot be used; None if it is whole.
+    change : str, optional
+        In what it is not as it was pulled, such as after `screen calibrate`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ListedPredictor:
     grid: EnergyGrid | None
     card: ModelCard | None
     problem: str | None = None
+    change: str | None = None
 
     @property
     def is_default(self) -> bool:
@@ -176,13 +179,8 @@ def _is_predictor(folder: Path) -> bool:
 
 
 def _listed(folder: Path, origin: Origin) -> ListedPredictor:
-    problem: str | None = None
-    try:
-        whole_predictor(folder)
-        if (folder / MANIFEST).exists():
-            Manifest.read(folder).check(folder)
-    except (ModelError, OSError) as error:
-        problem = " ".join(str(error).split())
+    problem = _complaint(whole_predictor, folder)
+    change = _complaint(_as_pulled, folder) if (folder / MANIFEST).exists() else None
     name, grid, card = None, None, None
     try:
         grid = predictor_grid(folder)
@@ -190,4 +188,17 @@ def _listed(folder: Path, origin: Origin) -> ListedPredictor:
         name = model_id(folder)
     except ModelError:  # said above
         pass
-    return ListedPredictor(folder.name, origin, folder, name, grid, card, problem)
+    return ListedPredictor(folder.name, origin, folder, name, grid, card, problem, change)
+
+
+def _as_pulled(folder: Path) -> None:
+    Manifest.read(folder).check(folder)
+
+
+def _complaint(check: Callable[[Path], object], folder: Path) -> str | None:
+    """What a check has against a folder, in one line; None if it is right."""
+    try:
+        check(folder)
+    except (ModelError, OSError) as error:
+        return " ".join(str(error).split())
+    return None

@@ -74,7 +74,7 @@ def push(
             raise ModelError(f"{target}: is there already; --replace takes it away")
         check_names({path.name: None for path in place.iterdir()}, place)
     with unfinished_beside(place) as beside:
-        ready = _prepare(folder, beside / "ready", target, license_id, datasets)
+        ready = _prepare(folder, beside / "ready", place.name, license_id, datasets)
         put_in_place(ready, place, beside)
     return str(place)
 

@@ -55,7 +55,7 @@ def models(
         Column("model", folds=True): "checkpoint",
         Column("from"): lambda one: "shipped, default" if one.is_default else one.origin,
         Column("predicts"): "target",
-        Column("state", leaves=1): lambda one: "damaged" if one.problem else "whole",
+        Column("state", leaves=1): _state,
         Column("WD of the test"): _wasserstein,
         Column("trained on", leaves=2): lambda one: one.card and one.card.n_train,
         Column("elements", leaves=3): lambda one: one.card and len(one.card.elements),
@@ -166,17 +166,26 @@ def _hide_token(place: str) -> None:
         keep_secret(hub.token() or "")
 
 
+def _state(one: ListedPredictor) -> str:
+    return "damaged" if one.problem else "changed" if one.change else "whole"
+
+
 def _remarks(one: ListedPredictor) -> list[str]:
-    hidden = ["another of that name comes before it"] if one.is_hidden else []
-    return hidden + ([f"damaged: {one.problem}"] if one.problem else [])
+    if one.problem:
+        return [f"damaged: {one.problem}"]
+    changed = [f"not as it was pulled: {one.change}"] if one.change else []
+    return changed + (["another of that name comes before it"] if one.is_hidden else [])
 
 
 def _wasserstein(one: ListedPredictor) -> str | None:
-    """Of the shape, which is the first that a card has."""
+    """Of the shape."""
     from models.training.card import with_error
+    from models.zoo import predictor_parts
 
-    figures = next(iter(one.card.figures.values()), {}) if one.card else {}
-    return f"{with_error(figures, 'wd')} {one.card.unit}" if one.card and "wd" in figures else None
+    if one.card is None:
+        return None
+    figures = one.card.figures.get(predictor_parts(one.folder)[0], {})
+    return f"{with_error(figures, 'wd')} {one.card.unit}" if "wd" in figures else None
 
 
 def _absolute_error(one: ListedPredictor) -> str | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import orjson
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,6 +33,7 @@ from screening.report.words import (
     count_rows,
     criterion_rows,
     dft_rows,
+    feature_title,
     figure_rows,
     flat_features,
     gap_edges,
@@ -58,7 +59,8 @@ FAILURES = 20  # that are named
 SITES = 200  # of a structure that are listed
 _MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
-_HIDDEN = {"api_key_file", "criteria", "criterion"}  # parameters: a secret's place, shown elsewhere
+# Parameters that are shown elsewhere, and where a key is kept.
+_HIDDEN = {"api_key_file", "criteria", "criterion", "validation_choices"}
 
 
 class Cell(NamedTuple):
@@ -128,7 +130,6 @@ def render_report(
             version=version,
             columns=columns,
             rows=[_row(material, columns, families) for material in view.materials],
-            n_shown=sum(bool(m.candidate.is_positive) for m in view.materials),
             positions=positions,
             symbols=symbols,
             families=[family for family in view.families if len(family.material_ids) > 1],
@@ -139,6 +140,7 @@ def render_report(
             },
             elements=sorted(view.screened.elements.items(), key=lambda item: (-item[1], item[0])),
             charts=tuple(of_run),
+            n_on_hull=int(np.isfinite(view.screened.energies_above_hull).sum()),
             parameters=parameter_rows(view.run),
             definition=_flat(view.criterion.definition()),
             versions=_flat(view.run.versions),
@@ -162,6 +164,7 @@ def render_report(
             policy=_policy(),
             payload=Markup(_payload(view, families, of_run, drawn)),
             model_name=model_name,
+            formula_text=formula_text,
         )
     )
     return without_secrets(text)
@@ -225,7 +228,7 @@ def _feature_columns(materials: Sequence[MaterialView]) -> list[Column]:
         return cell
 
     names = dict.fromkeys(n for m in materials for n in flat_features(m.candidate.features))
-    return [Column(name, value_of(name)) for name in names]
+    return [Column(feature_title(name), value_of(name)) for name in names]
 
 
 def _verdict(is_positive: bool | None) -> Cell:
@@ -429,7 +432,7 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
         ("structures came in", None if entered is None else f"{entered:,}"),
         ("were screened", f"{len(view.screened.material_ids):,}"),
         ("are predicted positive", f"{view.n_positive:,}"),
-        ("of these in the model's domain", f"{view.domains.inside:,}"),
+        ("of these in the model's domain", f"{view.domains.inside:,}" if view.n_positive else None),
         (
             f"expected of the {len(expected)} shown to be confirmed",
             f"{sum(expected):.1f}" if expected else None,
@@ -443,23 +446,27 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
 
 
 def parameter_rows(run: Run) -> list[tuple[str, str]]:
-    """Parameters of a run by their whole names.
+    """Parameters of a run by their whole names; of files and folders the names alone.
 
-    Where a key is kept is left out, and so is the criterion, which has a place of its own.
+    Where a key is kept is left out, and so is what has a place of its own on the page.
     """
-    return _flat({k: v for k, v in run.parameters.items() if k not in _HIDDEN})
+    return _flat(run.parameters, _HIDDEN)
 
 
-def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+def _flat(
+    values: dict[str, Any], hidden: Collection[str] = (), before: str = ""
+) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
-        if name in _HIDDEN and before:
+        if name in hidden or value in (None, "", [], {}):
             continue
         if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name}: ")
-        elif value is not None:
-            text = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
-            rows.append((f"{before}{name}".replace("_", " "), text))
+            rows += _flat(value, hidden, f"{before}{name}: ")
+            continue
+        text = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
+        if text.startswith("/"):
+            text = Path(text).name
+        rows.append((f"{before}{name}".replace("_", " "), _MINUS.sub("−", text)))
     return rows
 
 
@@ -512,7 +519,7 @@ def run_charts(view: RunView) -> dict[str, go.Figure]:
     figures = {"funnel": charts.funnel_chart(view.run.funnel, view.run.counts)}
     if screened.elements:
         figures["elements"] = charts.element_chart(screened.elements, "positives")
-    if any(map(math.isfinite, screened.energies_above_hull)):
+    if np.isfinite(screened.energies_above_hull).any():
         figures["hull"] = charts.hull_chart(
             screened.energies_above_hull,
             screened.scores,

@@ -4,11 +4,9 @@
   const NARROW = 420; // pixels: a phone
   const PRINTED = [330, 670]; // pixels: charts beside each other, and alone, on a sheet
   const TURN = Math.PI / 12;
-  const config = {
-    displaylogo: false,
-    responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetCameraLastSave3d", "tableRotation"],
-    toImageButtonOptions: { format: "svg" },
+  const BUTTONS = {
+    2: ["toImage", "zoom2d", "pan2d", "resetScale2d"],
+    3: ["toImage", "orbitRotation", "pan3d", "resetCameraDefault3d"],
   };
   const find = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -35,9 +33,14 @@
   const draw = (place, figure, look) => {
     const layout = { ...figure.layout, template: look };
     if (place.clientWidth < NARROW) layout.legend = { ...layout.legend, font: { size: 10 } };
+    const dimensions = "scene" in layout ? 3 : 2;
     const name = document.title.replace(/[^\w-]+/g, "-") + "-" + place.dataset.chart;
-    const options = { ...config.toImageButtonOptions, filename: name };
-    return Plotly.newPlot(place, figure.data, layout, { ...config, toImageButtonOptions: options });
+    return Plotly.newPlot(place, figure.data, layout, {
+      displaylogo: false,
+      responsive: true,
+      modeBarButtons: [BUTTONS[dimensions]],
+      toImageButtonOptions: { format: dimensions === 3 ? "png" : "svg", filename: name },
+    });
   };
 
   const drawRun = async () => {
@@ -48,8 +51,8 @@
       await draw(place, run[chart], look);
       if (chart === "hull") place.on("plotly_click", ({ points }) => openMaterial(points[0].id));
       if (chart === "elements") place.on("plotly_click", ({ points }) => {
-        const symbol = String(points[0].text || "").split("<")[0];
-        if (symbol) showElement(symbol);
+        const [{ data, pointNumber: [row, column] }] = points;
+        showElement(data.text[row][column].split("<")[0]);
       });
     }
   };
@@ -261,16 +264,16 @@
     const columns = place.closest(".columns");
     return !columns || (columns.children.length === 1 && !place.closest(".detail"));
   };
+  const small = { "font.size": 10, "legend.font.size": 9, "xaxis.title.font.size": 11, "yaxis.title.font.size": 11 };
+  const asBefore = Object.fromEntries(["width", "height", ...Object.keys(small)].map((key) => [key, null]));
   window.addEventListener("beforeprint", () => {
     for (const place of all(".js-plotly-plot")) {
       const width = PRINTED[Number(isAlone(place))];
-      Plotly.relayout(place, { width, height: isAlone(place) ? 320 : 300, autosize: false });
+      Plotly.relayout(place, { ...small, width, height: 300, autosize: false });
     }
   });
   window.addEventListener("afterprint", () => {
-    for (const place of all(".js-plotly-plot")) {
-      Plotly.relayout(place, { width: null, height: null, autosize: true });
-    }
+    for (const place of all(".js-plotly-plot")) Plotly.relayout(place, { ...asBefore, autosize: true });
   });
 
   drawRun().catch((error) => trouble(`The charts cannot be drawn: ${error.message}`));

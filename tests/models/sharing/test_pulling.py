@@ -403,6 +403,26 @@ def test_nobody_pushes_without_the_right_token(
     assert hub.repos == {}
 
 
+def test_what_the_hub_says_of_the_licence_is_told(hub: Hub) -> None:
+    with pytest.raises(ModelError, match=r"hf:group/model: .*Invalid metadata.*license") as refusal:
+        push(SHIPPED, "hf:group/model", license_id="beer")
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_upload_that_breaks_off_is_no_commit(hub: Hub) -> None:
+    hub.full = True
+    with pytest.raises(ModelError, match=r"hf:group/model: .*safetensors") as refusal:
+        push(SHIPPED, "hf:group/model", license_id="mit")
+    assert "\n" not in str(refusal.value)
+    assert TOKEN not in str(refusal.value)
+    assert len(hub.repos["group/model"].commits) == 1  # the Hub's own
+
+
+def test_the_card_does_not_say_where_it_was_written(shared: Path) -> None:
+    assert not any(str(shared.parent).encode() in f.read_bytes() for f in shared.iterdir())
+    assert "screen models pull shared --as tight-binding-edos" in (shared / "README.md").read_text()
+
+
 def test_a_private_model_is_for_those_with_a_token(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,9 @@ def test_shipped_models_are_listed_with_their_figures(screen, monkeypatch):
     rows = {line.split("│")[1].strip(): line for line in shown.out.splitlines() if "│" in line}
     for name, one in models.items():
         card = ModelCard.read(ZOO / name)
-        wasserstein = next(iter(card.figures.values()))
+        (wasserstein,) = (
+            card.figures[k] for k in ("sumnorm-kl", "sumnorm-wd") if k in card.figures
+        )
         assert one["usable"]
         assert one["remarks"] == []
         assert one["target"] == ("phDOS" if name.endswith("phdos") else "eDOS")
@@ -156,8 +158,15 @@ def test_a_model_goes_through_a_folder_and_is_used_by_its_name(screen, cache):
     assert {one["model_id"] for one in candidates} == {"theirs-ee0eb96c4bc1"}
     checked = screen("doctor", "--checkpoint", "theirs")
     assert "theirs-ee0eb96c4bc1" in " ".join(checked.out.split())
+    for path in (cache / "theirs").glob("held_out.*"):
+        path.unlink()
+    one = listed(screen)["theirs"]
+    assert one["usable"]
+    assert one["remarks"][0].startswith("not as it was pulled: ")
     (cache / "theirs" / "card.json").write_text("{}")
-    assert "card.json" in listed(screen)["theirs"]["remarks"][0]
+    one = listed(screen)["theirs"]
+    assert not one["usable"]
+    assert one["remarks"][0].startswith("damaged: model card ")
 
 
 @pytest.mark.parametrize(
