@@ -33,12 +33,12 @@ def html_table(caption: str, rows: Iterable[Sequence[object]], header: Sequence[
     return f"<table><caption>{escape(caption)}</caption>{top}{body}</table>"
 
 
-def known(rows: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+def known_rows(rows: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
     """Rows whose value is known, with words for yes and no.
 
     Examples
     --------
-    >>> known([("magnetic", False), ("band gap (eV)", None), ("score (eV)", 1 / 3)])
+    >>> known_rows([("magnetic", False), ("band gap (eV)", None), ("score (eV)", 1 / 3)])
     [('magnetic', 'no'), ('score (eV)', '0.333')]
     """
     words = {True: "yes", False: "no"}

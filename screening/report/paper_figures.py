@@ -123,7 +123,9 @@ class PaperData:
     ----------
     run_id : str
     model : str
-        Name of the model that judged.
+        Name of the run's model.
+    judges : str
+        Names of the models whose predictions of the run are shown: a second one may have judged.
     criterion : str
         Name of what the verdicts are by.
     grid : EnergyGrid
@@ -149,6 +151,7 @@ class PaperData:
 
     run_id: str
     model: str
+    judges: str
     criterion: str
     grid: EnergyGrid
     held_out: Mapping[str, Comparison]
@@ -261,7 +264,7 @@ def draw_accuracy(data: PaperData) -> tuple[Figure, str]:
     """
     boxes = {f"{name}\n{len(c)} held out": c.distances for name, c in data.held_out.items()}
     if len(data.validated):
-        boxes[f"{data.model}\n{len(data.validated)} of this run"] = data.validated.distances
+        boxes[f"{data.judges}\n{len(data.validated)} of this run"] = data.validated.distances
     if not boxes:
         raise NoDataError(f"{data.missing['held_out']}, and {data.missing['validated']}")
     has_radar = len(data.held_out) > 1
@@ -319,7 +322,7 @@ def _draw_boxes(figure: Any, boxes: Mapping[str, np.ndarray], place: int) -> str
 def _metrics_table(data: PaperData) -> str:
     rows = [(name, "held out", c) for name, c in data.held_out.items()]
     if len(data.validated):
-        rows.append((data.model, "of this run, by DFT", data.validated))
+        rows.append((data.judges, "of this run, by DFT", data.validated))
     names = [f"{name}{UNITS[key] and ', '}{UNITS[key]}" for key, name in METRICS.items()]
     lines = [("model", "materials", "n", *names), ("---",) * (3 + len(METRICS))]
     for name, kind, c in rows:
@@ -347,7 +350,7 @@ def draw_held_out(data: PaperData) -> tuple[Figure, str]:
         raise NoDataError(data.missing["held_out"])
     own = next(iter(data.held_out.values()))
     whose = f"{len(own)} labelled materials, {HELD_BACK}, by {data.model}"
-    return _draw_examples(own, whose, "label")
+    return _draw_examples(own, whose)
 
 
 def draw_validated(data: PaperData) -> tuple[Figure, str]:
@@ -366,10 +369,10 @@ def draw_validated(data: PaperData) -> tuple[Figure, str]:
         raise NoDataError(data.missing["validated"])
     n = len(data.validated)
     whose = f"{n} material{'s' * (n != 1)} of run {data.run_id} ({data.engines})"
-    return _draw_examples(data.validated, whose, "DFT")
+    return _draw_examples(data.validated, whose)
 
 
-def _draw_examples(spectra: Comparison, whose: str, reference: str) -> tuple[Figure, str]:
+def _draw_examples(spectra: Comparison, whose: str) -> tuple[Figure, str]:
     examples = quintile_examples(spectra.errors)
     figure = new_figure(COLUMN, 0.8 + 1.15 * len(examples))
     panels = figure.subplots(len(examples), 1, sharex=True, squeeze=False)[:, 0]
@@ -378,7 +381,7 @@ def _draw_examples(spectra: Comparison, whose: str, reference: str) -> tuple[Fig
         error = f"MAE {spectra.errors[row]:.3g}"
         names.append(f"**{ascii_lowercase[i]}** {markdown(spectra.names[row])}, {error}")
         predicted, dft = spectra.predicted[row], spectra.dft[row]
-        draw_example(axes, spectra.grid.centers, dft, predicted, reference)
+        draw_example(axes, spectra.grid.centers, dft, predicted, "DFT")
         axes.axvline(0.0, color="0.2", linewidth=0.6)
         _letter(axes, i, f"{clipped(spectra.names[row])}, {error}")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -450,7 +453,7 @@ def _found_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
     dft = f"{n_dft} of them with that of DFT (grey; {data.engines})" if n_dft else "without DFT"
     words = [
         f"Predicted {what} (blue) of {which} of the {len(data.found)} predicted positives of run "
-        f"{data.run_id} by {data.model}, {dft}.",
+        f"{data.run_id} by {data.judges}, {dft}.",
         "Those with DFT come first, whatever it says; each group by falling score.",
     ]
     if any(panel.predicted_gap for panel in panels):
