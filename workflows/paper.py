@@ -46,10 +46,10 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
     predictions = _predictions(store, candidates)
     held_out, problem = _held_out(run) if is_electronic else ({}, PHONONS)
     compared = [c for c in candidates if c.material_id in validations and c.key in predictions]
-    found = [c for c in candidates if c.is_positive and c.key in predictions]
-    found.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
-    judged = [predictions[c.key].key for c in (*compared, *found)]
-    shown = {attribution_of(c.material_id, run) for c in (*compared, *found)}
+    positives = [c for c in candidates if c.is_positive and c.key in predictions]
+    positives.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
+    judged = [predictions[c.key].key for c in (*compared, *positives)]
+    shown = {attribution_of(c.material_id, run) for c in (*compared, *positives)}
     shown |= {attribution_of(name, None) for h in held_out.values() for name in h.material_ids}
     sources = sorted(text for text in shown if text)
     return PaperData(
@@ -61,8 +61,9 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
         held_out={name: _of_held_out(spectra) for name, spectra in held_out.items()},
         validated=_of_run(compared, predictions, validations),
         engines=_engines(validations[c.material_id] for c in compared),
-        found=[
-            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id))) for c in found
+        positives=[
+            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id)))
+            for c in positives
         ],
         max_dos=_threshold(criterion),
         confirmed=_confirmed(store, run) if is_electronic else "",
@@ -71,7 +72,7 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
             "held_out": problem,
             "validated": f"run {run.run_id} has no finished DFT calculation"
             f"{' (`screen validate`)' if is_electronic else ''}",
-            "found": f"run {run.run_id} has no predicted positives",
+            "positives": f"run {run.run_id} has no predicted positives",
         },
     )
 

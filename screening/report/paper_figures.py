@@ -66,7 +66,7 @@ KINDS = ("pdf", "png")
 CAPTIONS = "captions.md"
 FIFTHS = 5
 TITLE = 40  # characters of a name above a panel; the caption has all
-FOUND = 8  # panels of the figure of what was found
+MOST_POSITIVES = 8  # panels of the figure of what was found
 PAPER = "Kong et al., Nat. Commun. 13, 949 (2022), doi:10.1038/s41467-022-28543-x"
 METRICS = {"r2": "R²", "mae": "MAE", "mse": "MSE", "wd": "WD"}
 HELD_BACK = "held back from training (some of them may have chosen its best epoch)"
@@ -137,7 +137,7 @@ class PaperData:
         The materials of the run that DFT has calculated.
     engines : str
         What they were calculated with, in words.
-    found : sequence of (str, EdosPanel)
+    positives : sequence of (str, EdosPanel)
         The predicted positives with their names, those with DFT first; each group by falling score.
     max_dos : float or None
         Threshold of the criterion in states/eV/cell; None if it has none.
@@ -146,7 +146,7 @@ class PaperData:
     attributions : tuple of str
         How the sources of what is shown want to be cited.
     missing : mapping of str to str
-        Why there is no data of that sort: by ``"held_out"``, ``"validated"`` or ``"found"``.
+        Why there is no data of that sort: by ``"held_out"``, ``"validated"`` or ``"positives"``.
     """
 
     run_id: str
@@ -157,7 +157,7 @@ class PaperData:
     held_out: Mapping[str, Comparison]
     validated: Comparison
     engines: str
-    found: Sequence[tuple[str, EdosPanel]]
+    positives: Sequence[tuple[str, EdosPanel]]
     max_dos: float | None
     confirmed: str
     attributions: tuple[str, ...] = ()
@@ -398,7 +398,7 @@ def _draw_examples(spectra: Comparison, whose: str) -> tuple[Figure, str]:
     return figure, caption + "; ".join(names) + " states/eV/cell."
 
 
-def draw_found(data: PaperData) -> tuple[Figure, str]:
+def draw_positives(data: PaperData) -> tuple[Figure, str]:
     """The predicted positives with their gaps, beside DFT's where it has calculated them (Fig. 6).
 
     Parameters
@@ -410,9 +410,9 @@ def draw_found(data: PaperData) -> tuple[Figure, str]:
     NoDataError
         If the run has no positives.
     """
-    if not data.found:
-        raise NoDataError(data.missing["found"])
-    panels = [panel for _, panel in data.found[:FOUND]]
+    if not data.positives:
+        raise NoDataError(data.missing["positives"])
+    panels = [panel for _, panel in data.positives[:MOST_POSITIVES]]
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(PAGE if columns == 2 else COLUMN, 0.9 + 1.75 * rows)
@@ -430,7 +430,7 @@ def draw_found(data: PaperData) -> tuple[Figure, str]:
     energies = kinds.pop() if len(kinds) == 1 else ENERGY_LABEL
     figure.supxlabel(labels[0] if labels else energies)
     figure.supylabel(labels[1] if labels else DOS_LABEL)
-    return figure, _found_caption(data, panels)
+    return figure, _positives_caption(data, panels)
 
 
 def _legend(figure: Figure, axes: Axes, panels: Sequence[EdosPanel], columns: int) -> None:
@@ -446,14 +446,14 @@ def _legend(figure: Figure, axes: Axes, panels: Sequence[EdosPanel], columns: in
     )
 
 
-def _found_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
+def _positives_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
     n_dft = sum(panel.dft is not None for panel in panels)
     what = "phonon DOS" if axis_labels(data.grid) == PHONON_LABELS else "eDOS"
-    which = "all" if len(panels) == len(data.found) else f"{len(panels)}"
+    which = "all" if len(panels) == len(data.positives) else f"{len(panels)}"
     dft = f"{n_dft} of them with that of DFT (grey; {data.engines})" if n_dft else "without DFT"
     words = [
-        f"Predicted {what} (blue) of {which} of the {len(data.found)} predicted positives of run "
-        f"{data.run_id} by {data.judges}, {dft}.",
+        f"Predicted {what} (blue) of {which} of the {len(data.positives)} predicted positives of "
+        f"run {data.run_id} by {data.judges}, {dft}.",
         "Those with DFT come first, whatever it says; each group by falling score.",
     ]
     if any(panel.predicted_gap for panel in panels):
@@ -462,7 +462,7 @@ def _found_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
         words.append("Hatched: gap by DFT.")
     if data.max_dos is not None:
         words.append(f"Dashed: the threshold, {data.max_dos:g} states/eV/cell.")
-    names = [markdown(name) for name, _ in data.found[: len(panels)]]
+    names = [markdown(name) for name, _ in data.positives[: len(panels)]]
     listed = zip(ascii_lowercase, names, strict=False)
     words.append("; ".join(f"**{letter}** {name}" for letter, name in listed) + ".")
     return " ".join([*words, data.confirmed]).strip()
@@ -500,5 +500,5 @@ FIGURES: dict[int, Callable[[PaperData], tuple[Figure, str]]] = {
     2: draw_accuracy,
     3: draw_held_out,
     5: draw_validated,
-    6: draw_found,
+    6: draw_positives,
 }

@@ -174,6 +174,17 @@ def test_the_same_run_gives_the_same_bytes(filled, archive, tmp_path):
     assert path.read_bytes() == archive.read_bytes()
 
 
+def test_a_calculation_stays_that_of_the_runs_that_asked_for_it_here(archive, tmp_path):
+    with open_source(archive) as source, open_store(tmp_path / "mine.sqlite") as target:
+        target.put_run(run("mine"))
+        target.upsert_validations([validation(1, run_ids=["mine"])])
+        for written in (2, 0):
+            assert {c.name: c for c in copy_store(source, target)}["validations"].written == written
+        (calculation,) = target.validations(run_id="mine")
+        assert calculation.run_ids == ["run-1", "mine"]
+        assert {v.material_id for v in target.validations(run_id="run-1")} == {"mp-1", "mp-2"}
+
+
 def test_raw_dos_can_be_left_out(tmp_path):
     path = tmp_path / "small.zip"
     with open_store(tmp_path / "s.sqlite") as store:

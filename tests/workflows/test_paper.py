@@ -19,8 +19,8 @@ from screening.report.paper_figures import (
     NoDataError,
     PaperData,
     draw_accuracy,
-    draw_found,
     draw_held_out,
+    draw_positives,
     draw_validated,
     write_figures,
 )
@@ -157,7 +157,7 @@ def test_figure_6_has_the_positives_with_dft_first_and_both_gaps(tmp_path):
             document = candidate(run.run_id, f"m-{i}", crystal(i))
             store.upsert_validations([validation(document, i == 2)])
         data = paper_data(store, run, lambda *_: None)
-    figure, caption = draw_found(data)
+    figure, caption = draw_positives(data)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "m-1), by DFT negative" in titles[0]
     assert "m-2), by DFT positive" in titles[1]
@@ -247,7 +247,7 @@ def test_phonons_have_axes_of_their_own_and_no_dft(tmp_path):
     written = write_figures(data, tmp_path)
     assert {path.stem for path in written.files} == {"figure6", "captions"}
     assert "electronic DOS only" in written.left_out[3]
-    figure, caption = draw_found(data)
+    figure, caption = draw_positives(data)
     assert figure.get_supxlabel() == PHONON_LABELS[0]
     assert figure.get_supylabel() == PHONON_LABELS[1]
     assert figure.axes[0].get_xlim() == (-310, 1010)
