@@ -226,8 +226,8 @@ def _make_folder(folder: Path) -> None:
 
 @contextmanager
 def _journal() -> Iterator[None]:
-    from cycler import cycler
     from matplotlib import rc_context
+    from matplotlib.rcsetup import cycler
 
     with rc_context(JOURNAL | {"axes.prop_cycle": cycler(color=ELEMENT_COLORS)}):
         yield
