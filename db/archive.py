@@ -48,7 +48,7 @@ RAW_DOS_BATCH = 20  # of 0.1 to 1 MB each
 ROW_GROUP = 64 * 2**20  # bytes of a part of a table that is read at once, at most
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members: a zip has no earlier one
 # Ids, formulas and numbers, in which nothing is a path.
-_KEPT = frozenset(
+_NO_PATHS = frozenset(
     {"structure", "spectrum", "grid", "gap", "features", "elements", "selection", "chosen"}
     | {"controls", "found", "formula", "structure_hash", "model_id", "run_ids", "job_uuids"}
 )
@@ -236,8 +236,8 @@ class _Writer:
                 self.progress(collection.name, n)
 
     def _row(self, collection: Collection[Any], document: Document) -> dict[str, Any]:
-        kept = _KEPT.union(collection.key_fields)
-        values = strip_folders(document.model_dump(), kept, collection.name, self.stripped)
+        unchanged = _NO_PATHS.union(collection.key_fields)
+        values = strip_folders(document.model_dump(), unchanged, collection.name, self.stripped)
         return to_row(collection.document, values)
 
     def put_raw_dos(self, store: ScreeningStore, run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from db.collections import COLLECTIONS, Collection, D, Query, batched
+from db.collections import COLLECTIONS, VALIDATIONS, Collection, D, Query, batched
 from db.documents import Document
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
@@ -65,6 +65,9 @@ def copy_store(
 ) -> list[Copied]:
     """Copy all documents and raw data; the target's other documents stay.
 
+    A document of the same key is replaced; of a calculation the target's runs that asked for it
+    are kept.
+
     What is in the target already and equal is not written again, so that a copy that was
     interrupted goes on where it stopped.
 
@@ -103,7 +106,8 @@ def _copy_collection(
 ) -> Copied:
     copied = Copied(collection.name)
     query = Query(collection, with_structure=True)
-    for batch in batched(source.find(query), BATCH):
+    for documents in batched(source.find(query), BATCH):
+        batch = _also_asked_for(target, collection, documents)
         present = _digests(target, collection, batch)
         missing = [d for d in batch if present.get(collection.key(d)) != _digest(d)]
         target.upsert(collection, missing, "replace")
@@ -121,7 +125,8 @@ def _verify(
 ) -> str:
     """Checksum of the source's documents, after the target's was found to be the same."""
     source_sum = target_sum = in_source = in_target = 0
-    for batch in batched(source.find(Query(collection, with_structure=True)), BATCH):
+    for documents in batched(source.find(Query(collection, with_structure=True)), BATCH):
+        batch = _also_asked_for(target, collection, documents)
         present = _digests(target, collection, batch)
         source_sum += sum(map(_digest, batch))
         target_sum += sum(present.values())
@@ -134,6 +139,22 @@ def _verify(
             f"{_as_text(source_sum):.8}; one of them was written to meanwhile: copy again"
         )
     return _as_text(source_sum)
+
+
+def _also_asked_for(
+    target: ScreeningStore, collection: Collection[Any], documents: list[Any]
+) -> list[Any]:
+    """Calculations as they are, and asked for also by the runs that the target knows of."""
+    if collection is not VALIDATIONS:
+        return documents
+    keys = [collection.key(document) for document in documents]
+    runs = {collection.key(d): d.run_ids for d in target.lookup(VALIDATIONS, keys)}
+    return [
+        d.model_copy(update={"run_ids": list(dict.fromkeys([*d.run_ids, *known]))})
+        if (known := runs.get(collection.key(d)))
+        else d
+        for d in documents
+    ]
 
 
 def _digests(

@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from models.spectra.html import html_table, known
+from models.spectra.html import html_table, known_rows
 from models.spectra.spectrum import EnergyGrid
 
 SCHEMA_VERSION = 1
@@ -470,7 +470,7 @@ class CandidateDoc(Document, Judged):
             ("model", self.model_id),
             *(("remark", remark) for remark in self.remarks or ()),
         ]
-        return html_table(f"Candidate {self.material_id}", known(rows))
+        return html_table(f"Candidate {self.material_id}", known_rows(rows))
 
     @model_validator(mode="after")
     def _has_a_reason(self) -> Self:

@@ -42,21 +42,21 @@ def without_folders(text: str) -> str:
 
 
 def strip_folders(
-    values: dict[str, Any], kept: Iterable[str], where: str, counts: Counter[str]
+    values: dict[str, Any], unchanged: Iterable[str], where: str, counts: Counter[str]
 ) -> dict[str, Any]:
     """The values with all texts as :func:`without_folders` makes them, also in lists and dicts.
 
     Parameters
     ----------
     values : dict
-    kept : iterable of str
+    unchanged : iterable of str
         Fields that stay as they are.
     where : str
         What the values are of, for `counts`.
     counts : Counter
         Told how many texts were changed, by their place.
     """
-    whole = frozenset(kept)
+    whole = frozenset(unchanged)
     return {
         name: value if name in whole else _stripped(value, f"{where}.{name}", counts)
         for name, value in values.items()

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from models.crystal import Crystal
 from models.primitive import reduce_cell
-from models.spectra.html import html_table, known
+from models.spectra.html import html_table, known_rows
 
 MAX_ID_LENGTH = 256
 
@@ -133,7 +133,7 @@ class Candidate:
             ("source", self.origin and self.origin.source),
             *(("remark", remark) for remark in self.remarks),
         ]
-        return html_table(f"Candidate {self.material_id}", known(rows))
+        return html_table(f"Candidate {self.material_id}", known_rows(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 import numpy as np
 
 from models.crystal import Crystal
-from models.spectra.html import html_table, spectrum_svg
+from models.spectra.html import html_table, spectrum_html
 from models.spectra.spectrum import EDOS_GRID, Spectrum
 from models.zoo import model_name, predictor_folder
 from screening.candidate import Candidate, SourceItem, Unreadable
@@ -287,9 +287,13 @@ class Prediction:
             ("model", self.model_id),
             *(("remark", remark) for remark in self.remarks),
         ]
-        drawn = f"Predicted eDOS of {self.formula}, {self.verdict_in_words()}"
-        picture = spectrum_svg(
-            self.spectrum.values, self.spectrum.grid.edges, drawn, self.gap_edges
+        highest = f"{self.spectrum.values.max():.3g}"
+        picture = spectrum_html(
+            self.spectrum.values,
+            self.spectrum.grid.edges,
+            f"Predicted eDOS, up to {highest} states/eV/cell; energies in eV relative to the band "
+            f"edges{'; shaded: the VB gap' if self.gap_edges else ''}",
+            self.gap_edges,
         )
         return html_table(f"Prediction of {self.material_id}", rows) + picture
 

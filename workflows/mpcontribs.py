@@ -145,12 +145,12 @@ def contributions(
     validations = _validations(store, run)
     asked = conditions(run_id=run.run_id, state="screened")
     query = Query(CANDIDATES, asked, sort_by="material_id", with_structure=True)
-    chosen = (
+    wanted = (
         candidate
         for candidate in store.find(query)
         if not positives_only or candidate.is_positive or candidate.material_id in validations
     )
-    for batch in batched(chosen, BATCH):
+    for batch in batched(wanted, BATCH):
         of_project = [c for c in batch if c.material_id.startswith(MP_ID)]
         contributed.without_id += len(batch) - len(of_project)
         keys = {prediction_key(c, c.model_id): c.material_id for c in of_project if c.model_id}

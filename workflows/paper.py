@@ -23,6 +23,7 @@ from workflows.metrics import run_metrics
 from workflows.verdicts import judged_for, prediction_key
 
 Attribution = Callable[[str, Run | None], str | None]
+PHONONS = "there are held-out materials of models of the electronic DOS only"
 LABELS = "Labels of the held-out materials: DFT, see the card of the model"
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 
@@ -43,31 +44,35 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
     validations = _validations(store, run) if is_electronic else {}
     candidates = _candidates(store, run, validations)
     predictions = _predictions(store, candidates)
-    held_out, problem = _held_out(run)
+    held_out, problem = _held_out(run) if is_electronic else ({}, PHONONS)
     compared = [c for c in candidates if c.material_id in validations and c.key in predictions]
-    found = [c for c in candidates if c.is_positive and c.key in predictions]
-    found.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
-    shown = {attribution_of(c.material_id, run) for c in (*compared, *found)}
+    positives = [c for c in candidates if c.is_positive and c.key in predictions]
+    positives.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
+    judged = [predictions[c.key].key for c in (*compared, *positives)]
+    shown = {attribution_of(c.material_id, run) for c in (*compared, *positives)}
     shown |= {attribution_of(name, None) for h in held_out.values() for name in h.material_ids}
     sources = sorted(text for text in shown if text)
     return PaperData(
         run_id=run.run_id,
         model=model_name(run.model_id or "no model"),
+        judges=" and ".join(sorted({model_name(key[2]) for key in judged})),
         criterion=criterion.name,
         grid=next(iter(predictions.values())).grid if predictions else EDOS_GRID,
         held_out={name: _of_held_out(spectra) for name, spectra in held_out.items()},
         validated=_of_run(compared, predictions, validations),
         engines=_engines(validations[c.material_id] for c in compared),
-        found=[
-            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id))) for c in found
+        positives=[
+            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id)))
+            for c in positives
         ],
         max_dos=_threshold(criterion),
         confirmed=_confirmed(store, run) if is_electronic else "",
         attributions=(*sources, *([LABELS] if held_out else [])),
         missing={
             "held_out": problem,
-            "validated": f"run {run.run_id} has no finished DFT calculation (`screen validate`)",
-            "found": f"run {run.run_id} has no predicted positives",
+            "validated": f"run {run.run_id} has no finished DFT calculation"
+            f"{' (`screen validate`)' if is_electronic else ''}",
+            "positives": f"run {run.run_id} has no predicted positives",
         },
     )
 

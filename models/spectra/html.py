@@ -33,12 +33,12 @@ def html_table(caption: str, rows: Iterable[Sequence[object]], header: Sequence[
     return f"<table><caption>{escape(caption)}</caption>{top}{body}</table>"
 
 
-def known(rows: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+def known_rows(rows: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
     """Rows whose value is known, with words for yes and no.
 
     Examples
     --------
-    >>> known([("magnetic", False), ("band gap (eV)", None), ("score (eV)", 1 / 3)])
+    >>> known_rows([("magnetic", False), ("band gap (eV)", None), ("score (eV)", 1 / 3)])
     [('magnetic', 'no'), ('score (eV)', '0.333')]
     """
     words = {True: "yes", False: "no"}
@@ -62,18 +62,18 @@ def _row(cells: Sequence[object], is_named: bool) -> str:
     return f"<tr>{first}{''.join(f'<td>{text}</td>' for text in texts[1:])}</tr>"
 
 
-def spectrum_svg(
-    values: np.ndarray, edges: np.ndarray, label: str, gap: tuple[float, float] | None = None
+def spectrum_html(
+    values: np.ndarray, edges: np.ndarray, words: str, gap: tuple[float, float] | None = None
 ) -> str:
-    """Small picture of a spectrum, which stands in the page itself.
+    """Small picture of a spectrum, which stands in the page itself, and what it shows below.
 
     Parameters
     ----------
     values : ndarray, shape (K,)
     edges : ndarray, shape (K + 1,)
         Of the bins.
-    label : str
-        What it shows, for who cannot see it.
+    words : str
+        What it shows, with the units.
     gap : (float, float), optional
         Edges of a range to shade.
     """
@@ -101,8 +101,9 @@ def spectrum_svg(
         )
     )  # fmt: skip
     return (
-        f'<svg role="img" aria-label="{escape(label)}" width="{WIDTH}" height="{HEIGHT + BELOW}" '
+        f'<svg role="img" aria-label="{escape(words)}" width="{WIDTH}" height="{HEIGHT + BELOW}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT + BELOW}" font-size="11" fill="currentColor">{shade}'
         f'<polyline fill="none" stroke="{CURVE}" stroke-width="1.5" points="{steps}"/>'
         f'{line}<line x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}" stroke="currentColor"/>{ends}</svg>'
+        f"<p>{escape(words)}</p>"
     )

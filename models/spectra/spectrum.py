@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ModelError
-from models.spectra.html import spectrum_svg
+from models.spectra.html import spectrum_html
 
 
 class EnergyGrid(BaseModel):
@@ -106,15 +105,15 @@ class Spectrum:
         return f"<Spectrum: {self._in_words()}>"
 
     def _repr_html_(self) -> str:
-        words = self._in_words()
-        return f"{spectrum_svg(self.values, self.grid.edges, words)}<p>{escape(words)}</p>"
+        return spectrum_html(self.values, self.grid.edges, self._in_words())
 
     def _in_words(self) -> str:
-        grid = self.grid
+        grid, is_electronic = self.grid, self.grid.unit == "eV"
         atoms = f", {self.n_atoms} atom{'s' * (self.n_atoms != 1)}" if self.n_atoms else ""
         return (
             f"{grid.size} bins from {grid.edges[0]:g} to {grid.edges[-1]:g} {grid.unit}, "
-            f"integral {self.integral:.4g}{' states/cell' if grid.unit == 'eV' else ''}{atoms}"
+            f"maximum {self.values.max():.4g}{' states/eV/cell' if is_electronic else ''}, "
+            f"integral {self.integral:.4g}{' states/cell' if is_electronic else ''}{atoms}"
         )
 
 

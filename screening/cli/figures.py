@@ -46,8 +46,8 @@ def figures(
         )
     else:
         for path in written.files:
-            stdout().print(str(path), highlight=False)
+            stdout().print(str(path), highlight=False, soft_wrap=True)
         for number, reason in written.left_out.items():
-            stderr().print(f"no figure {number}: {reason}")
+            stderr().print(f"no figure {number}: {reason}", soft_wrap=True)
     if not written.files:
         raise typer.Exit(1)

@@ -66,7 +66,7 @@ KINDS = ("pdf", "png")
 CAPTIONS = "captions.md"
 FIFTHS = 5
 TITLE = 40  # characters of a name above a panel; the caption has all
-FOUND = 8  # panels of the figure of what was found
+MOST_POSITIVES = 8  # panels of the figure of what was found
 PAPER = "Kong et al., Nat. Commun. 13, 949 (2022), doi:10.1038/s41467-022-28543-x"
 METRICS = {"r2": "R²", "mae": "MAE", "mse": "MSE", "wd": "WD"}
 HELD_BACK = "held back from training (some of them may have chosen its best epoch)"
@@ -123,7 +123,9 @@ class PaperData:
     ----------
     run_id : str
     model : str
-        Name of the model that judged.
+        Name of the run's model.
+    judges : str
+        Names of the models whose predictions of the run are shown: a second one may have judged.
     criterion : str
         Name of what the verdicts are by.
     grid : EnergyGrid
@@ -135,7 +137,7 @@ class PaperData:
         The materials of the run that DFT has calculated.
     engines : str
         What they were calculated with, in words.
-    found : sequence of (str, EdosPanel)
+    positives : sequence of (str, EdosPanel)
         The predicted positives with their names, those with DFT first; each group by falling score.
     max_dos : float or None
         Threshold of the criterion in states/eV/cell; None if it has none.
@@ -144,17 +146,18 @@ class PaperData:
     attributions : tuple of str
         How the sources of what is shown want to be cited.
     missing : mapping of str to str
-        Why there is no data of that sort: by ``"held_out"``, ``"validated"`` or ``"found"``.
+        Why there is no data of that sort: by ``"held_out"``, ``"validated"`` or ``"positives"``.
     """
 
     run_id: str
     model: str
+    judges: str
     criterion: str
     grid: EnergyGrid
     held_out: Mapping[str, Comparison]
     validated: Comparison
     engines: str
-    found: Sequence[tuple[str, EdosPanel]]
+    positives: Sequence[tuple[str, EdosPanel]]
     max_dos: float | None
     confirmed: str
     attributions: tuple[str, ...] = ()
@@ -223,8 +226,8 @@ def _make_folder(folder: Path) -> None:
 
 @contextmanager
 def _journal() -> Iterator[None]:
-    from cycler import cycler
     from matplotlib import rc_context
+    from matplotlib.rcsetup import cycler
 
     with rc_context(JOURNAL | {"axes.prop_cycle": cycler(color=ELEMENT_COLORS)}):
         yield
@@ -261,7 +264,7 @@ def draw_accuracy(data: PaperData) -> tuple[Figure, str]:
     """
     boxes = {f"{name}\n{len(c)} held out": c.distances for name, c in data.held_out.items()}
     if len(data.validated):
-        boxes[f"{data.model}\n{len(data.validated)} of this run"] = data.validated.distances
+        boxes[f"{data.judges}\n{len(data.validated)} of this run"] = data.validated.distances
     if not boxes:
         raise NoDataError(f"{data.missing['held_out']}, and {data.missing['validated']}")
     has_radar = len(data.held_out) > 1
@@ -319,7 +322,7 @@ def _draw_boxes(figure: Any, boxes: Mapping[str, np.ndarray], place: int) -> str
 def _metrics_table(data: PaperData) -> str:
     rows = [(name, "held out", c) for name, c in data.held_out.items()]
     if len(data.validated):
-        rows.append((data.model, "of this run, by DFT", data.validated))
+        rows.append((data.judges, "of this run, by DFT", data.validated))
     names = [f"{name}{UNITS[key] and ', '}{UNITS[key]}" for key, name in METRICS.items()]
     lines = [("model", "materials", "n", *names), ("---",) * (3 + len(METRICS))]
     for name, kind, c in rows:
@@ -347,7 +350,7 @@ def draw_held_out(data: PaperData) -> tuple[Figure, str]:
         raise NoDataError(data.missing["held_out"])
     own = next(iter(data.held_out.values()))
     whose = f"{len(own)} labelled materials, {HELD_BACK}, by {data.model}"
-    return _draw_examples(own, whose, "label")
+    return _draw_examples(own, whose)
 
 
 def draw_validated(data: PaperData) -> tuple[Figure, str]:
@@ -366,10 +369,10 @@ def draw_validated(data: PaperData) -> tuple[Figure, str]:
         raise NoDataError(data.missing["validated"])
     n = len(data.validated)
     whose = f"{n} material{'s' * (n != 1)} of run {data.run_id} ({data.engines})"
-    return _draw_examples(data.validated, whose, "DFT")
+    return _draw_examples(data.validated, whose)
 
 
-def _draw_examples(spectra: Comparison, whose: str, reference: str) -> tuple[Figure, str]:
+def _draw_examples(spectra: Comparison, whose: str) -> tuple[Figure, str]:
     examples = quintile_examples(spectra.errors)
     figure = new_figure(COLUMN, 0.8 + 1.15 * len(examples))
     panels = figure.subplots(len(examples), 1, sharex=True, squeeze=False)[:, 0]
@@ -378,7 +381,7 @@ def _draw_examples(spectra: Comparison, whose: str, reference: str) -> tuple[Fig
         error = f"MAE {spectra.errors[row]:.3g}"
         names.append(f"**{ascii_lowercase[i]}** {markdown(spectra.names[row])}, {error}")
         predicted, dft = spectra.predicted[row], spectra.dft[row]
-        draw_example(axes, spectra.grid.centers, dft, predicted, reference)
+        draw_example(axes, spectra.grid.centers, dft, predicted, "DFT")
         axes.axvline(0.0, color="0.2", linewidth=0.6)
         _letter(axes, i, f"{clipped(spectra.names[row])}, {error}")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -395,7 +398,7 @@ def _draw_examples(spectra: Comparison, whose: str, reference: str) -> tuple[Fig
     return figure, caption + "; ".join(names) + " states/eV/cell."
 
 
-def draw_found(data: PaperData) -> tuple[Figure, str]:
+def draw_positives(data: PaperData) -> tuple[Figure, str]:
     """The predicted positives with their gaps, beside DFT's where it has calculated them (Fig. 6).
 
     Parameters
@@ -407,9 +410,9 @@ def draw_found(data: PaperData) -> tuple[Figure, str]:
     NoDataError
         If the run has no positives.
     """
-    if not data.found:
-        raise NoDataError(data.missing["found"])
-    panels = [panel for _, panel in data.found[:FOUND]]
+    if not data.positives:
+        raise NoDataError(data.missing["positives"])
+    panels = [panel for _, panel in data.positives[:MOST_POSITIVES]]
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(PAGE if columns == 2 else COLUMN, 0.9 + 1.75 * rows)
@@ -427,7 +430,7 @@ def draw_found(data: PaperData) -> tuple[Figure, str]:
     energies = kinds.pop() if len(kinds) == 1 else ENERGY_LABEL
     figure.supxlabel(labels[0] if labels else energies)
     figure.supylabel(labels[1] if labels else DOS_LABEL)
-    return figure, _found_caption(data, panels)
+    return figure, _positives_caption(data, panels)
 
 
 def _legend(figure: Figure, axes: Axes, panels: Sequence[EdosPanel], columns: int) -> None:
@@ -443,14 +446,14 @@ def _legend(figure: Figure, axes: Axes, panels: Sequence[EdosPanel], columns: in
     )
 
 
-def _found_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
+def _positives_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
     n_dft = sum(panel.dft is not None for panel in panels)
     what = "phonon DOS" if axis_labels(data.grid) == PHONON_LABELS else "eDOS"
-    which = "all" if len(panels) == len(data.found) else f"{len(panels)}"
+    which = "all" if len(panels) == len(data.positives) else f"{len(panels)}"
     dft = f"{n_dft} of them with that of DFT (grey; {data.engines})" if n_dft else "without DFT"
     words = [
-        f"Predicted {what} (blue) of {which} of the {len(data.found)} predicted positives of run "
-        f"{data.run_id} by {data.model}, {dft}.",
+        f"Predicted {what} (blue) of {which} of the {len(data.positives)} predicted positives of "
+        f"run {data.run_id} by {data.judges}, {dft}.",
         "Those with DFT come first, whatever it says; each group by falling score.",
     ]
     if any(panel.predicted_gap for panel in panels):
@@ -459,7 +462,7 @@ def _found_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
         words.append("Hatched: gap by DFT.")
     if data.max_dos is not None:
         words.append(f"Dashed: the threshold, {data.max_dos:g} states/eV/cell.")
-    names = [markdown(name) for name, _ in data.found[: len(panels)]]
+    names = [markdown(name) for name, _ in data.positives[: len(panels)]]
     listed = zip(ascii_lowercase, names, strict=False)
     words.append("; ".join(f"**{letter}** {name}" for letter, name in listed) + ".")
     return " ".join([*words, data.confirmed]).strip()
@@ -497,5 +500,5 @@ FIGURES: dict[int, Callable[[PaperData], tuple[Figure, str]]] = {
     2: draw_accuracy,
     3: draw_held_out,
     5: draw_validated,
-    6: draw_found,
+    6: draw_positives,
 }

@@ -109,6 +109,19 @@ def test_a_copy_has_all_documents_of_the_run_and_no_other(filled, archive, tmp_p
     assert copies["validations"][0] == originals["validations"][0]
 
 
+@pytest.mark.mongo
+def test_an_archive_fills_mongodb_and_comes_out_of_it_the_same(archive, mongo_database, tmp_path):
+    with open_source(archive) as source, open_store(mongo_database) as target:
+        assert copy_store(source, target)[1].documents == N
+        assert {c.written for c in copy_store(source, target)} == {0}
+        path = tmp_path / "again.zip"
+        write_archive(target, target.run("run-1"), path, {})
+    with zipfile.ZipFile(archive) as one, zipfile.ZipFile(path) as other:
+        for collection in COLLECTIONS:
+            name = f"{collection.name}.parquet"
+            assert one.read(name) == other.read(name)
+
+
 def test_folders_and_passwords_do_not_leave(archive):
     with zipfile.ZipFile(archive) as file:
         manifest = json.loads(file.read(MANIFEST))
@@ -161,10 +174,22 @@ def test_the_same_run_gives_the_same_bytes(filled, archive, tmp_path):
     assert path.read_bytes() == archive.read_bytes()
 
 
-def test_raw_dos_can_be_left_out(filled, tmp_path):
-    store, one = filled
+def test_a_calculation_stays_that_of_the_runs_that_asked_for_it_here(archive, tmp_path):
+    with open_source(archive) as source, open_store(tmp_path / "mine.sqlite") as target:
+        target.put_run(run("mine"))
+        target.upsert_validations([validation(1, run_ids=["mine"])])
+        for written in (2, 0):
+            assert {c.name: c for c in copy_store(source, target)}["validations"].written == written
+        (calculation,) = target.validations(run_id="mine")
+        assert calculation.run_ids == ["run-1", "mine"]
+        assert {v.material_id for v in target.validations(run_id="run-1")} == {"mp-1", "mp-2"}
+
+
+def test_raw_dos_can_be_left_out(tmp_path):
     path = tmp_path / "small.zip"
-    manifest = write_archive(store, one, path, {}, with_raw_dos=False)
+    with open_store(tmp_path / "s.sqlite") as store:
+        one = fill(store, 4)
+        manifest = write_archive(store, one, path, {}, with_raw_dos=False)
     assert manifest.raw_dos == "left out"
     with open_source(path) as source, open_store(tmp_path / "copy.sqlite") as target:
         assert copy_store(source, target)[-1].documents == 0

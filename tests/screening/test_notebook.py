@@ -9,7 +9,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from models.crystal import Crystal
-from models.spectra.html import html_table, spectrum_svg
+from models.spectra.html import html_table, spectrum_html
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, Spectrum
 from screening import predict
 from screening.candidate import Candidate, Origin
@@ -48,18 +48,17 @@ def test_a_spectrum_is_drawn_with_its_integral():
     spectrum = Spectrum(values, EDOS_GRID, 3)
     tree = page(spectrum)
     np.testing.assert_allclose(curve(tree.find("svg")), values / 2, atol=6e-4)
-    words = "128 bins from -4 to 4 eV, integral 8 states/cell, 3 atoms"  # 8 eV times 1 on average
+    words = "128 bins from -4 to 4 eV, maximum 2 states/eV/cell, integral 8 states/cell, 3 atoms"
     assert tree.find("p").text == words
     assert tree.find("svg").get("aria-label") == words
     assert repr(spectrum) == f"<Spectrum: {words}>"
     phonons = Spectrum(np.zeros(PHDOS_GRID.size), PHDOS_GRID)
-    assert page(phonons).find("p").text == "66 bins from -310 to 1010 cm^-1, integral 0"
+    assert page(phonons).find("p").text == "66 bins from -310 to 1010 cm^-1, maximum 0, integral 0"
 
 
 def test_a_gap_is_shaded_where_it_is():
-    svg = ET.fromstring(
-        spectrum_svg(np.ones(EDOS_GRID.size), EDOS_GRID.edges, HOSTILE, (-2.0, -0.5))
-    )
+    html = spectrum_html(np.ones(EDOS_GRID.size), EDOS_GRID.edges, HOSTILE, (-2.0, -0.5))
+    svg = ET.fromstring(f"<div>{html}</div>").find("svg")
     box = svg.find("rect")
     left, width = float(box.get("x")), float(box.get("width"))
     assert (left / 320 * 8 - 4, width / 320 * 8) == pytest.approx((-2.0, 1.5))

@@ -71,21 +71,20 @@ def put_run(
     return store.run(run_id)
 
 
-def put_prediction(store: ScreeningStore, document: CandidateDoc, spectrum: np.ndarray) -> None:
-    store.upsert_predictions(
-        [
-            PredictionDoc(
-                material_id=document.material_id,
-                structure_hash=document.structure_hash,
-                model_id=MODEL,
-                nsites=document.nsites,
-                grid=GRID,
-                spectrum=spectrum,
-                gap=GapDoc(is_gap=False),
-                score=0.0,
-            )
-        ]
-    )
+def put_prediction(
+    store: ScreeningStore, document: CandidateDoc, spectrum: np.ndarray, **changes
+) -> None:
+    fields = {
+        "material_id": document.material_id,
+        "structure_hash": document.structure_hash,
+        "model_id": MODEL,
+        "nsites": document.nsites,
+        "grid": GRID,
+        "spectrum": spectrum,
+        "gap": GapDoc(is_gap=False),
+        "score": 0.0,
+    }
+    store.upsert_predictions([PredictionDoc(**(fields | changes))])
 
 
 def with_gap(is_gap: bool) -> np.ndarray:

@@ -16,7 +16,7 @@ DB = "screening.sqlite"
 
 def test_figures_are_written_and_named(screen, tmp_path):
     with open_store(DB) as store:
-        put_paper_run(store, validated=0)
+        put_paper_run(store, positives=1, validated=0)
     outcome = screen("figures", "--out", "paper/figures")
     assert outcome.code == 0
     assert outcome.out.split() == [
@@ -24,9 +24,6 @@ def test_figures_are_written_and_named(screen, tmp_path):
     ]
     reasons = [line[:12] for line in outcome.err.splitlines() if line.startswith("no figure")]
     assert reasons == ["no figure 2:", "no figure 3:", "no figure 5:"]
-    document = json.loads(screen("figures", "--json").out)
-    assert document["run_id"] == "run-1"
-    assert list(document["left_out"]) == ["2", "3", "5"]
 
 
 def test_without_any_figure_the_exit_status_is_1(screen):
@@ -35,6 +32,9 @@ def test_without_any_figure_the_exit_status_is_1(screen):
     outcome = screen("figures")
     assert outcome.code == 1
     assert outcome.out == ""
+    document = json.loads(screen("figures", "--json").out)
+    assert document["run_id"] == "run-1"
+    assert list(document["left_out"]) == ["2", "3", "5", "6"]
 
 
 def test_wrong_input_is_one_line(screen, tmp_path):
