@@ -45,7 +45,7 @@ from screening.secrets import without_secrets
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run, ValidationDoc
     from models.crystal import Crystal
-    from workflows.reporting import MaterialView, RunView
+    from workflows.reporting import Family, MaterialView, RunView
 
 TEMPLATES = Path(__file__).parent / "templates"
 MATERIALS_PROJECT = "https://next-gen.materialsproject.org/materials/"
@@ -109,11 +109,8 @@ def render_report(
     drawn : callable
         Called with how many materials were drawn since the last call.
     """
-    symbols = {family.symbol: _symbol_text(family.symbol) for family in view.families}
     families = {
-        material_id: f"{formula_text(family.anonymous_formula)}, {symbols[family.symbol]}"
-        for family in view.families
-        for material_id in family.material_ids
+        material_id: family for family in view.families for material_id in family.material_ids
     }
     columns = table_columns(view, families)
     positions = {m.candidate.material_id: i for i, m in enumerate(view.materials)}
@@ -131,7 +128,7 @@ def render_report(
             columns=columns,
             rows=[_row(material, columns, families) for material in view.materials],
             positions=positions,
-            symbols=symbols,
+            symbol_text=_symbol_text,
             families=[family for family in view.families if len(family.material_ids) > 1],
             alone=[family for family in view.families if len(family.material_ids) == 1],
             formulas={
@@ -173,14 +170,14 @@ def render_report(
 # --- the table -------------------------------------------------------------------------
 
 
-def table_columns(view: RunView, families: dict[str, str]) -> list[Column]:
+def table_columns(view: RunView, families: dict[str, Family]) -> list[Column]:
     """Columns of the table of materials, without those that nothing is known of.
 
     Parameters
     ----------
     view : RunView
-    families : dict of str to str
-        By the ids of the materials.
+    families : dict of str to Family
+        By the ids of their members.
     """
     of_gaps = _gap_columns() if has_gaps(view.run) else _feature_columns(view.materials)
     unit = f" ({view.criterion.unit})" if view.criterion.unit else ""
@@ -194,7 +191,7 @@ def table_columns(view: RunView, families: dict[str, str]) -> list[Column]:
         Column("expected error (eV)", lambda m: _number(m.candidate.expected_error, 2)),
         Column("above hull (eV/atom)", lambda m: _number(m.candidate.energy_above_hull, 3)),
         Column("atoms", lambda m: _number(m.candidate.nsites, 0)),
-        Column("family", lambda m: _text(families.get(m.candidate.material_id)), False),
+        Column("family", lambda m: _text(_family(m, families)), False),
     ]
     known = [c for c in columns if any(c.cell(m).key is not None for m in view.materials)]
     return known if view.materials else columns
@@ -262,15 +259,18 @@ def _flag(value: bool | None) -> Cell:
 
 
 def _row(
-    material: MaterialView, columns: Sequence[Column], families: dict[str, str]
+    material: MaterialView, columns: Sequence[Column], families: dict[str, Family]
 ) -> dict[str, Any]:
     candidate = material.candidate
-    words = (candidate.formula, candidate.material_id, *candidate.elements)
+    family = families.get(candidate.material_id)
+    words = [candidate.formula, candidate.material_id]
+    if family is not None:
+        words += [family.anonymous_formula, family.symbol, str(family.space_group)]
     return {
         "formula": formula_text(candidate.formula),
         "material_id": candidate.material_id,
         "cells": [column.cell(material) for column in columns],
-        "search": " ".join((*words, families.get(candidate.material_id, ""))).lower(),
+        "search": " ".join(words).lower(),
         "elements": " ".join(candidate.elements),
         "verdict": _verdict(candidate.is_positive).text,
         "dft": _verdict_by_dft(material).text,
@@ -326,7 +326,7 @@ def material_charts(material: MaterialView) -> dict[str, go.Figure]:
     return {name: figure for name, figure in every.items() if figure is not None}
 
 
-def _details(material: MaterialView, view: RunView, families: dict[str, str], names: Any) -> str:
+def _details(material: MaterialView, view: RunView, families: dict[str, Family], names: Any) -> str:
     """What stands beneath the row of a material."""
     candidate = material.candidate
     is_of_mp = _MP_ID.fullmatch(candidate.material_id) is not None
@@ -342,7 +342,7 @@ def _details(material: MaterialView, view: RunView, families: dict[str, str], na
         criteria_by_dft=_criteria(material.validation, view) if material.validation else [],
         rows=_shown(rows + level_rows(material.electronic_structure)),
         rows_by_dft=_shown(dft_rows(material.validation)),
-        family=families.get(candidate.material_id),
+        family=_family(material, families),
         structure=_structure_in_words(material.crystal),
         sites=_sites(material.crystal),
         attribution=attribution_of(candidate.material_id, view.run),
@@ -470,6 +470,13 @@ def _flat(
     return rows
 
 
+def _family(material: MaterialView, families: dict[str, Family]) -> str | None:
+    family = families.get(material.candidate.material_id)
+    if family is None:
+        return None
+    return f"{formula_text(family.anonymous_formula)}, {_symbol_text(family.symbol)}"
+
+
 def _symbol_text(symbol: str) -> str:
     """Space group with its screw axes as subscripts and bars above its rotoinversions."""
     from pymatgen.util.string import unicodeify_spacegroup
@@ -535,7 +542,7 @@ def run_charts(view: RunView) -> dict[str, go.Figure]:
 
 def _payload(
     view: RunView,
-    families: dict[str, str],
+    families: dict[str, Family],
     of_run: dict[str, go.Figure],
     drawn: Callable[[int], None],
 ) -> str:

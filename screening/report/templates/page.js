@@ -182,11 +182,14 @@
   };
 
   let element = null; // that the table shows alone
+  const known = new Set(rows.flatMap((row) => row.dataset.elements.split(" "))); // F is no part of Fe
 
   const fits = (row, words, verdict, domain) => {
-    const { search, elements, dft } = row.dataset;
-    if (element && !elements.split(" ").includes(element)) return false;
-    if (!words.every((word) => search.includes(word))) return false;
+    const { search, dft } = row.dataset;
+    const elements = row.dataset.elements.split(" ");
+    const has = (word) => (known.has(word) ? elements.includes(word) : search.includes(word.toLowerCase()));
+    if (element && !elements.includes(element)) return false;
+    if (!words.every(has)) return false;
     if (domain && !domain.split(" ").includes(row.dataset.domain)) return false;
     if (verdict === "dft") return dft !== "–";
     if (verdict === "dft-positive") return dft === "positive";
@@ -194,7 +197,7 @@
   };
 
   const filter = () => {
-    const words = find("#filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+    const words = find("#filter").value.split(/[\s,]+/).filter(Boolean);
     const verdict = find("#verdict").value, domain = find("#domain").value;
     let n = 0;
     for (const row of rows) {

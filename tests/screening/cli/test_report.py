@@ -200,5 +200,5 @@ def test_five_hundred_positives_are_less_than_ten_megabytes(screen, run, tmp_pat
         )
     outcome = screen("report", "-q")
     materials = payload(tmp_path / "report.html")["materials"]
-    assert sum("parts" in material["charts"] for material in materials) == 500
+    assert sum("parts" in material["charts"] for material in materials) >= 500
     assert (tmp_path / "report.html").stat().st_size < 10e6, outcome.out

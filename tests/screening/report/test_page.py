@@ -108,6 +108,14 @@ def test_the_filter_says_how_many_are_left(report):
     assert page.get_by_role("status").inner_text() == "2 of 8 materials"
     page.locator("#verdict").select_option("predicted negative")
     assert shown(page) == ["RbCl"]
+    for words, formulas in (
+        ("pm-3m", ["KMgF₃", "RbCaF₃", "KNbO₃"]),
+        ("K O", ["KNbO₃"]),  # elements
+        ("kcl", ["KCl"]),
+    ):
+        page.get_by_role("button", name="Show all").click()
+        page.get_by_label("Formula, element, id or family").fill(words)
+        assert shown(page) == formulas
     page.get_by_role("button", name="Show all").click()
     assert page.get_by_role("status").inner_text() == "8 materials"
     page.get_by_label("Domain of the model").select_option("out of it")
