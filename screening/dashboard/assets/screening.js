@@ -26,7 +26,12 @@ document.addEventListener("change", (event) => {
 });
 document.addEventListener("submit", (event) => event.preventDefault());
 
-let wasLost = false;
+// Plotly reads the letters that it draws in 3D back from a canvas; Chromium wants to know before.
+const { getContext } = HTMLCanvasElement.prototype;
+HTMLCanvasElement.prototype.getContext = function (kind, options) {
+  const hint = kind === "2d" ? { willReadFrequently: true, ...options } : options;
+  return getContext.call(this, kind, hint);
+};
 
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   screening: {
@@ -35,16 +40,11 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     // Other filters are another table; new documents leave the place that one has scrolled to.
     async readAgain(asked, shown) {
-      if (!document.getElementById("candidates")) return;
-      if (shown[1] === null) {
-        wasLost = true; // the table waits for rows that never came
-        return;
-      }
+      if (!document.getElementById("candidates") || shown.state === null) return;
       const isAsked = dash_clientside.callback_context.triggered_id === "asked";
       const grid = await dash_ag_grid.getApiAsync("candidates");
-      if (isAsked || wasLost) grid.purgeInfiniteCache();
+      if (isAsked) grid.purgeInfiniteCache();
       else grid.refreshInfiniteCache();
-      wasLost = false;
     },
   },
 });
