@@ -21,7 +21,7 @@ from screening.dashboard.run_page import RunPage
 from screening.errors import ScreeningError
 
 REFRESH = 5.0  # s between two looks at the store
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 ERRORS = (StoreError, ScreeningError, ModelError)
 HEADERS = {
     # The browser itself refuses to ask anybody else. Dash has inline scripts.

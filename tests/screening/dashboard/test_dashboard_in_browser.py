@@ -51,7 +51,7 @@ def run_page(filled: Path, served_at, open_page: Open) -> WatchedPage:
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("size", [(1280, 900), PHONE])
+@pytest.mark.parametrize("size", [PHONE, pytest.param((1280, 900), marks=pytest.mark.slow)])
 def test_a_page_is_quiet_accessible_and_fits(
     name: str, size: tuple[int, int], filled: Path, served_at, open_page: Open
 ) -> None:
@@ -65,6 +65,7 @@ def test_a_page_is_quiet_accessible_and_fits(
     watched.screenshot(f"dashboard-{name}-{size[0]}", full=True)
 
 
+@pytest.mark.slow
 def test_addresses_lead_from_page_to_page(filled: Path, served_at, open_page: Open) -> None:
     watched = open_page(served_at(filled) + "/")
     page = watched.page
@@ -82,6 +83,7 @@ def test_addresses_lead_from_page_to_page(filled: Path, served_at, open_page: Op
     watched.check_quiet(HOST)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said(filled: Path, served_at, open_page: Open) -> None:
     address = served_at(filled)
     for path, words in {
@@ -138,6 +140,7 @@ def test_filters_are_in_the_address(run_page: WatchedPage, open_page: Open) -> N
     shared.check_quiet(HOST)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_long_table_is_read_when_it_is_seen(run_page: WatchedPage) -> None:
     run_page.page.locator(".ag-body-viewport").evaluate("grid => { grid.scrollTop = 1e6 }")
     cell_is(run_page, 300, "material_id", "mp-0")
@@ -204,6 +207,7 @@ def test_documents_that_arrive_are_shown_where_one_is(run_page: WatchedPage, fil
     run_page.check_quiet(HOST)
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_to_its_end(filled: Path, served_at, open_page: Open) -> None:
     with open_store(filled) as store:
         store.upsert_candidates(
@@ -223,6 +227,7 @@ def test_a_run_is_followed_to_its_end(filled: Path, served_at, open_page: Open) 
     watched.check_quiet(HOST)
 
 
+@pytest.mark.slow
 def test_an_idle_page_reads_nothing_again(run_page: WatchedPage) -> None:
     """Every look at the store is one small request while nothing changes."""
     run_page.page.wait_for_selector(READY["run"])
@@ -249,6 +254,7 @@ def test_a_store_that_is_gone_is_said_and_comes_back(run_page: WatchedPage, fill
 
 
 @pytest.mark.mongo
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_said_and_comes_back(
     fresh_database: str, served_at, open_page: Open
 ) -> None:
@@ -307,6 +313,7 @@ def test_the_keyboard_is_enough(run_page: WatchedPage) -> None:
 # text from outside, and nothing written
 
 
+@pytest.mark.slow
 def test_names_with_html_in_them_are_text(run_page: WatchedPage) -> None:
     cell_is(run_page, 1, "material_id", re.escape(HOSTILE))
     cell(run_page, 1, "material_id").locator("a").click()
@@ -319,6 +326,7 @@ def test_names_with_html_in_them_are_text(run_page: WatchedPage) -> None:
     run_page.check_quiet(HOST)
 
 
+@pytest.mark.slow
 def test_nothing_is_written(filled: Path, served_at, open_page: Open) -> None:
     def content() -> dict[str, str]:
         return {
