@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pymatgen.core import Composition
@@ -37,3 +38,23 @@ def family_of(crystal: Crystal) -> tuple[str, int]:
         dataset = None
     formula = Composition(crystal.composition).anonymized_formula
     return formula, dataset.number if dataset else UNKNOWN
+
+
+def space_group_symbol(number: int) -> str:
+    """Short Hermann-Mauguin symbol of a space group.
+
+    Examples
+    --------
+    >>> space_group_symbol(221), space_group_symbol(12), space_group_symbol(UNKNOWN)
+    ('Pm-3m', 'C2/m', 'unknown space group')
+    """
+    return _symbols().get(number, "unknown space group")
+
+
+@cache
+def _symbols() -> dict[int, str]:
+    """By the number of the space group, each in its first setting; pymatgen has C12/m1 for C2/m."""
+    import spglib
+
+    settings = (spglib.get_spacegroup_type(hall) for hall in range(530, 0, -1))
+    return {setting.number: setting.international_short for setting in settings if setting}

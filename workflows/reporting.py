@@ -5,9 +5,10 @@ Nothing here draws: `screen show`, `screen report` and `screen dashboard` do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,19 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from models.spectra.spectrum import Spectrum
 from models.zoo import find_predictor, predictor_parts
+from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
+from screening.families import family_of, space_group_symbol
+from workflows.domains import Domains, domains
+from workflows.metrics import Metrics, run_metrics
 from workflows.progress import advance
 from workflows.verdicts import judged_for
 
 if TYPE_CHECKING:
     from models.predictor import SpectrumPredictor
     from models.spectra.electronic_structure import ElectronicStructure
+    from models.training.card import ModelCard
     from screening.nearest import NearestMaterial
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
@@ -92,6 +98,177 @@ class MaterialView:
         return np.array(validation.spectrum)
 
 
+@dataclass(frozen=True)
+class Family:
+    """Materials of one anonymous formula and space group.
+
+    Parameters
+    ----------
+    anonymous_formula : str
+        Such as ``"ABC3"``.
+    space_group : int
+        Its number; :data:`screening.families.UNKNOWN` where none is found.
+    symbol : str
+        Of the space group, such as ``"Pm-3m"``.
+    material_ids : tuple of str
+    """
+
+    anonymous_formula: str
+    space_group: int
+    symbol: str
+    material_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Screened:
+    """All n candidates of a run that have a verdict, as far as a page shows them all.
+
+    Parameters
+    ----------
+    material_ids : list of str
+    energies_above_hull : ndarray, shape (n,)
+        In eV/atom; NaN where it is not known.
+    scores : ndarray, shape (n,)
+    is_positive : ndarray of bool, shape (n,)
+    elements : dict of str to int
+        Positives with each element.
+    """
+
+    material_ids: list[str]
+    energies_above_hull: np.ndarray
+    scores: np.ndarray
+    is_positive: np.ndarray
+    elements: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """What there is to show of a run.
+
+    Parameters
+    ----------
+    run : Run
+    criterion : Criterion
+        Of the run.
+    materials : list of MaterialView
+        The best positives, the near misses, and what else was validated, each best first.
+    n_positive : int
+        All positives, more than those among `materials` if there are too many.
+    families : list of Family
+        Of the positives among `materials`, the largest first.
+    screened : Screened
+    domains : Domains
+        Of all positives.
+    metrics : list of Metrics
+        For each engine and recipe.
+    cards : dict of str to ModelCard or str
+        Of the run's models by their ids, or why it cannot be read.
+    failures : dict of str to str
+        Reasons by the ids of what could not be judged.
+    """
+
+    run: Run
+    criterion: Criterion
+    materials: list[MaterialView]
+    n_positive: int
+    families: list[Family]
+    screened: Screened
+    domains: Domains
+    metrics: list[Metrics]
+    cards: dict[str, ModelCard | str]
+    failures: dict[str, str]
+
+
+def view_run(
+    store: ScreeningStore, run: Run, *, n_positives: int = 500, n_near_misses: int = 50
+) -> RunView:
+    """What there is to show of a run.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    n_positives : int
+        That are shown one by one, the best ones.
+    n_near_misses : int
+        Negatives with the best scores.
+    """
+    screened = all_screened(store, run)
+    best = partial(store.candidates, run.run_id, sort_by="score", descending=True)
+    positives = list(best(is_positive=True, limit=n_positives))
+    near = best(state="screened", is_positive=False, limit=n_near_misses)
+    validated = {document.material_id for document in store.validations(run_id=run.run_id)}
+    shown = {c.material_id: None for c in (*positives, *near, *best(material_ids=validated))}
+    materials = list(view_materials(store, run, list(shown)))
+    failures = store.candidates(run.run_id, state="failed")
+    return RunView(
+        run,
+        criterion_of(run.parameters),
+        materials,
+        int(screened.is_positive.sum()),
+        families(materials[: len(positives)]),
+        screened,
+        domains(store, run.run_id),
+        run_metrics(store, run),
+        model_cards(run),
+        {candidate.material_id: candidate.reason or "" for candidate in failures},
+    )
+
+
+def all_screened(store: ScreeningStore, run: Run) -> Screened:
+    """All candidates of a run that have a verdict.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    """
+    names: list[str] = []
+    numbers: list[tuple[float | None, float | None, bool]] = []
+    elements: Counter[str] = Counter()
+    for candidate in store.candidates(run.run_id, state="screened"):
+        names.append(candidate.material_id)
+        is_positive = bool(candidate.is_positive)
+        numbers.append((candidate.energy_above_hull, candidate.score, is_positive))
+        if is_positive:
+            elements.update(candidate.elements)
+        advance("screened", 1, run.counts.get("screened"))
+    table = np.array(numbers, float).reshape(-1, 3)
+    return Screened(names, table[:, 0], table[:, 1], table[:, 2] == 1, dict(elements))
+
+
+def families(materials: Iterable[MaterialView]) -> list[Family]:
+    """Materials grouped by anonymous formula and space group, the largest groups first.
+
+    Parameters
+    ----------
+    materials : iterable of MaterialView
+    """
+    members: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for view in materials:
+        if view.crystal is not None:
+            members[family_of(view.crystal)].append(view.candidate.material_id)
+            advance("grouped", 1)
+    return [
+        Family(formula, number, space_group_symbol(number), tuple(ids))
+        for (formula, number), ids in sorted(members.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def model_cards(run: Run) -> dict[str, ModelCard | str]:
+    """Cards of the models of a run by their ids, or why they cannot be read."""
+    from models.training.card import ModelCard
+
+    cards: dict[str, ModelCard | str] = {}
+    judges = _Judges(run)
+    for model in filter(None, (run.model_id, run.second_model_id)):
+        try:
+            cards[model] = ModelCard.read(judges.folder(model))
+        except (ModelError, ScreeningError) as error:
+            cards[model] = str(error)
+    return cards
+
+
 def view_material(
     store: ScreeningStore,
     run: Run,
@@ -125,7 +302,7 @@ def view_material(
 def view_materials(
     store: ScreeningStore,
     run: Run,
-    material_ids: Iterable[str],
+    material_ids: Sequence[str],
     *,
     band: bool = True,
     parts: bool = True,
@@ -137,7 +314,7 @@ def view_materials(
     ----------
     store : ScreeningStore
     run : Run
-    material_ids : iterable of str
+    material_ids : sequence of str
     band : bool
         Find the bands; some ms a material.
     parts : bool
@@ -159,7 +336,7 @@ def view_materials(
             if view.validation is None:
                 view = replace(view, unfinished=others.get(name))
             yield judges.explain(view, band=band, parts=parts, nearest=nearest)
-            advance("viewed", 1)
+            advance("viewed", 1, len(material_ids))
 
 
 def find_predictions(
@@ -284,9 +461,18 @@ class _Judges:
 
     def _folder(self, candidate: CandidateDoc) -> Path | None:
         """Folder of the model that judged a candidate; None if none did."""
-        model = candidate.model_id
-        if model is None or candidate.state != "screened":
+        if candidate.model_id is None or candidate.state != "screened":
             return None
+        return self.folder(candidate.model_id)
+
+    def folder(self, model: str) -> Path:
+        """Folder of a model of the run.
+
+        Raises
+        ------
+        ScreeningError
+            If it is not there any more.
+        """
         used = [self.run.parameters[name] for name in _CHECKPOINTS if name in self.run.parameters]
         if model not in self._folders:
             self._folders[model] = find_predictor(model, used)

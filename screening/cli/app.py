@@ -19,6 +19,7 @@ from screening.cli import (
     fetch,
     history,
     predict,
+    report,
     run,
     search,
     show,
@@ -45,6 +46,7 @@ EXAMPLES = {
         "candidates --state failed",
     ),
     "show": ("show mp-149", "show mp-149 --plot mp-149.pdf"),
+    "report": ("report", "report --run 20260131 -o mg.html --near-misses 100"),
     "similar": ("similar mp-149 --limit 20",),
     "history": ("history mp-149",),
     "predict": (
@@ -106,6 +108,7 @@ _add("run", run.run)
 _add("runs", history.runs)
 _add("candidates", candidates.candidates)
 _add("show", show.show)
+_add("report", report.report)
 _add("similar", similar.similar)
 _add("history", history.history)
 _add("dashboard", dashboard.dashboard)

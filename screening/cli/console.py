@@ -112,6 +112,10 @@ STAGES = {
     "scored": "Predicting spectra",
     "rescored": "Judging the best again",
     "validated": "Calculating with DFT",
+    "screened": "Reading verdicts",
+    "viewed": "Gathering spectra",
+    "grouped": "Finding families",
+    "drawn": "Drawing",
 }
 
 

@@ -40,6 +40,7 @@ GAPPED_LABEL = (
 )
 SHELL_DASHES = {"s": "dot", "p": "solid", "d": "dash", "f": "dashdot"}
 FEW = 2_000  # points that a page draws one by one; of more, the density
+Trace = dict[str, Any]
 _SHADE, _BAND = "rgba(255,127,14,0.3)", "rgba(31,119,180,0.18)"
 
 TEMPLATE = go.layout.Template(
@@ -50,15 +51,18 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
         "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(255,255,255,0.85)", "color": "#667", "activecolor": "#0b57a4"},
         "hoverlabel": {"bgcolor": "white", "font": {"color": "#222"}},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "xaxis": {
             "showline": True, "mirror": True, "ticks": "outside", "zeroline": False,
             "linecolor": "#444", "gridcolor": "#eeeeee", "automargin": True,
+            "title": {"font": {"size": 14}},
         },
         "yaxis": {
             "showline": True, "mirror": True, "ticks": "outside", "zeroline": False,
             "linecolor": "#444", "gridcolor": "#eeeeee", "automargin": True,
+            "title": {"font": {"size": 14}},
         },
     }
 )  # fmt: skip
@@ -106,45 +110,27 @@ def edos_chart(
     >>> [trace.name for trace in figure.data]
     ['predicted', 'predicted gap: −2.00 to −0.50 eV, width 1.50 eV', 'threshold, 1 state/eV/cell']
     """
-    figure = _figure()
+    traces: list[Trace] = []
     curves = np.concatenate([predicted, [] if dft is None else dft, [2 * (max_dos or 0.0), 0.0]])
     top, bottom = HEADROOM * float(curves.max()) or 1.0, HEADROOM * float(curves.min())
     if dft is not None:
-        figure.add_trace(_steps(grid, dft, escape(engine), "#888888", width=1, fill="tozeroy"))
+        traces.append(_steps(grid, dft, escape(engine), "#888888", width=1, fill="tozeroy"))
     if band is not None:
-        low, high = band
-        name = f"band that holds {COVERAGE:.0%} of what DFT finds".replace("%", " %")
-        edge = _steps(grid, low, name, BLUE, width=0, legendgroup="band", showlegend=False)
-        figure.add_trace(edge.update(hoverinfo="skip"))
-        upper = _steps(grid, high, name, BLUE, width=0, legendgroup="band", fill="tonexty")
-        figure.add_trace(upper.update(hoverinfo="skip", fillcolor=_BAND))
+        traces += _band(grid, band)
         # A wide band may double the axis, not more.
-        top = max(top, min(HEADROOM * float(np.max(high)), 2 * top))
-    figure.add_trace(_steps(grid, predicted, escape(model), BLUE, width=2))
+        top = max(top, min(HEADROOM * float(np.max(band)), 2 * top))
+    traces.append(_steps(grid, predicted, escape(model), BLUE, width=2))
     lowest = float(grid.edges[0])
     if gap is not None:
         name = f"predicted gap: {range_text(gap, lowest)}"
-        figure.add_trace(_range(gap, top, name, fillcolor=_SHADE))
+        traces.append(_range(gap, top, name, fillcolor=_SHADE))
     if dft_gap is not None:
         hatch = {"shape": "/", "fgcolor": "#555555", "bgcolor": "rgba(0,0,0,0)", "size": 8}
         name = f"DFT gap: {range_text(dft_gap, lowest)}"
-        figure.add_trace(_range(dft_gap, top, name, fillpattern=hatch))
+        traces.append(_range(dft_gap, top, name, fillpattern=hatch))
     if max_dos is not None:
-        name = f"threshold, {max_dos:g} state{'' if max_dos == 1 else 's'}/eV/cell"
-        figure.add_trace(
-            go.Scatter(
-                x=_ends(grid),
-                y=[max_dos, max_dos],
-                name=name,
-                mode="lines",
-                line={"dash": "dash", "width": 1, "color": "#444444"},
-                hoverinfo="skip",
-            )
-        )
-    figure.add_vline(0.0, line_width=1, line_color="#333333")
-    _name_axes(figure, grid, band_gap)
-    figure.update_layout(yaxis_range=[bottom, top], hovermode="x unified")
-    return figure
+        traces.append(_threshold(grid, max_dos))
+    return _spectrum_figure(traces, grid, band_gap, [bottom, top])
 
 
 def parts_chart(structure: ElectronicStructure, gap: Range | None = None) -> go.Figure:
@@ -162,19 +148,18 @@ def parts_chart(structure: ElectronicStructure, gap: Range | None = None) -> go.
     drawn = [p for p in parts if p in largest and parts[p].sum() > LEAST_PART * total.sum()]
     colors = dict(zip(dict.fromkeys(element for element, _ in drawn), ELEMENT_COLORS, strict=False))
     top = HEADROOM * float(total.max()) or 1.0
-    figure = _figure()
-    figure.add_trace(_steps(grid, total, "all", "#bbbbbb", width=0, fill="tozeroy"))
+    traces = [_steps(grid, total, "all", "#bbbbbb", width=0, fill="tozeroy")]
     for element, shell in drawn:
-        trace = _steps(grid, parts[element, shell], f"{element} {shell}", colors[element], width=2)
-        figure.add_trace(trace.update(line_dash=SHELL_DASHES[shell]))
+        values, dash = parts[element, shell], SHELL_DASHES[shell]
+        traces.append(
+            _steps(grid, values, f"{element} {shell}", colors[element], width=2, dash=dash)
+        )
     if rest := [values for part, values in parts.items() if part not in drawn]:
-        figure.add_trace(_steps(grid, np.sum(rest, axis=0), "rest", "#777777", width=1))
+        traces.append(_steps(grid, np.sum(rest, axis=0), "rest", "#777777", width=1))
     if gap is not None:
-        figure.add_trace(_range(gap, top, "predicted gap", fillcolor=_SHADE))
-    figure.add_vline(0.0, line_width=1, line_color="#333333")
-    _name_axes(figure, grid, 0.0 if structure.is_metal else structure.band_gap)
-    figure.update_layout(yaxis_range=[0.0, top], hovermode="x unified")
-    return figure
+        traces.append(_range(gap, top, "predicted gap", fillcolor=_SHADE))
+    band_gap = 0.0 if structure.is_metal else structure.band_gap
+    return _spectrum_figure(traces, grid, band_gap, [0.0, top])
 
 
 def structure_chart(crystal: Crystal) -> go.Figure:
@@ -195,48 +180,24 @@ def structure_chart(crystal: Crystal) -> go.Figure:
     """
     numbers, frac_coords = _with_images(crystal)
     positions = frac_coords @ crystal.lattice
-    figure = _figure()
-    figure.add_trace(_lines(_cell_edges(crystal.lattice), "cell", "#999999", width=2))
-    if bonds := _bonds(crystal, numbers, positions):
-        figure.add_trace(_lines(bonds, "bond", "#777777", width=5))
-    for z in dict.fromkeys(numbers.tolist()):
-        x, y, z_ = np.round(positions[numbers == z], 3).T
-        symbol = ELEMENTS[z]
-        figure.add_trace(
-            go.Scatter3d(
-                x=x,
-                y=y,
-                z=z_,
-                name=symbol,
-                mode="markers+text",
-                text=[symbol] * len(x),
-                textfont={"size": 11, "color": _text_color(z)},
-                hovertemplate="%{text} (%{x:.2f}, %{y:.2f}, %{z:.2f}) Å<extra></extra>",
-                marker={
-                    "size": _marker_size(z),
-                    "color": _color(z),
-                    "line": {"width": 1, "color": "#444444"},
-                    "opacity": 1.0,
-                },
-                showlegend=True,
-            )
-        )
+    traces = [_lines(_cell_edges(crystal.lattice), "cell", "#999999", width=2)]
+    if bonds := _bonds(numbers, positions):
+        traces.append(_lines(bonds, "bond", "#777777", width=5))
+    traces += [_atoms(z, positions[numbers == z]) for z in dict.fromkeys(numbers.tolist())]
     axis = {"visible": False, "showspikes": False}
-    figure.update_layout(
+    camera = {"eye": {"x": 1.4, "y": 1.1, "z": 0.7}, "projection": {"type": "orthographic"}}
+    return _figure(
+        traces,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         scene={
             "aspectmode": "data",
             "xaxis": axis,
             "yaxis": axis,
             "zaxis": axis,
-            "camera": {
-                "eye": {"x": 1.4, "y": 1.1, "z": 0.7},
-                "projection": {"type": "orthographic"},
-            },
+            "camera": camera,
         },
         legend={"y": 0.98, "yanchor": "top", "itemsizing": "constant"},
     )
-    return figure
 
 
 def element_chart(counts: Mapping[str, int], what: str = "materials") -> go.Figure:
@@ -259,42 +220,46 @@ def element_chart(counts: Mapping[str, int], what: str = "materials") -> go.Figu
 
     rows, columns = 9, 18
     values = np.full((rows, columns), np.nan)
-    symbols = np.full((rows, columns), "", dtype=object)
-    hover = np.full((rows, columns), "", dtype=object)
-    figure = _figure()
+    hover, with_some, without = ([[""] * columns for _ in range(rows)] for _ in range(3))
     for z in range(1, 104):
         element = Element.from_Z(z)
         row, column = _place(element)
-        n = counts.get(element.symbol, 0)
-        values[row, column] = n or np.nan
-        symbols[row, column] = f"{element.symbol}<br>{n}" if n else element.symbol
-        hover[row, column] = f"{element.long_name}: {n} {what}"
-    known = np.where(symbols != "", 0.0, np.nan)
-    empty = {"colorscale": [[0, "#f3f3f3"], [1, "#f3f3f3"]], "showscale": False}
-    cells: dict[str, Any] = {"xgap": 2, "ygap": 2, "hoverinfo": "text", "hovertext": hover}
-    most = max(counts.values(), default=0)
-    figure.add_trace(
-        go.Heatmap(
-            z=values,
-            colorscale="Cividis",
-            reversescale=True,
-            zmin=0,
-            zmax=max(most, 1),
-            text=symbols,
-            texttemplate="%{text}",
-            colorbar={"title": what, "thickness": 12, "len": 0.8, "tickformat": "d"},
-            **cells,
-        )
-    )
-    figure.add_trace(go.Heatmap(z=np.where(np.isnan(values), known, np.nan), **empty, **cells))
-    figure.update_traces(selector=1, text=symbols, texttemplate="%{text}", textfont_color="#666")
+        n = values[row, column] = counts.get(element.symbol, 0)
+        hover[row][column] = f"{element.long_name}: {n} {what}"
+        if n:
+            with_some[row][column] = f"{element.symbol}<br>{n}"
+        else:
+            without[row][column] = element.symbol
+    cells = {
+        "type": "heatmap",
+        "xgap": 2,
+        "ygap": 2,
+        "hoverinfo": "text",
+        "hovertext": hover,
+        "texttemplate": "%{text}",
+    }
+    coloured = cells | {
+        "z": np.where(values > 0, values, np.nan),
+        "text": with_some,
+        "colorscale": "Blues",
+        "zmin": 0,
+        "zmax": max([1, *counts.values()]),
+        "showscale": False,  # the numbers are in the cells
+    }
+    grey = cells | {
+        "z": np.where(values == 0, 0.0, np.nan),
+        "text": without,
+        "colorscale": [[0, "#f3f3f3"], [1, "#f3f3f3"]],
+        "showscale": False,
+        "textfont": {"color": "#666666"},
+    }
     hidden = {"visible": False, "fixedrange": True}
-    figure.update_layout(
+    return _figure(
+        [coloured, grey],
         xaxis=hidden,
         yaxis=hidden | {"autorange": "reversed", "scaleanchor": "x"},
         margin={"l": 4, "r": 4, "t": 4, "b": 4},
     )
-    return figure
 
 
 def hull_chart(
@@ -315,41 +280,42 @@ def hull_chart(
         In `unit`.
     is_positive : ndarray of bool, shape (n,)
     names : sequence of str
-        Of the materials; they are in `customdata` of the points.
+        Of the materials; they are the `ids` of the points.
     unit : str
         Of the score; empty for a number.
     """
     known = np.isfinite(energies_above_hull) & np.isfinite(scores)
     negative, positive = known & ~is_positive, known & is_positive
     label = f"score ({unit})" if unit else "score"
-    figure = _figure()
-    if negative.sum() > FEW:
-        figure.add_trace(_density(energies_above_hull[negative], scores[negative]))
-    named = np.array([escape(name) for name in names], dtype=object)
     groups = [("positive", positive, {"color": ORANGE, "size": 8, "symbol": "circle"})]
-    if negative.sum() <= FEW:
+    traces: list[Trace] = []
+    if negative.sum() > FEW:
+        traces.append(_density(energies_above_hull[negative], scores[negative]))
+    else:
         small = {"color": BLUE, "size": 6, "symbol": "circle-open"}
         groups.insert(0, ("negative", negative, small))
     for name, chosen, marker in groups:
-        if not chosen.any():
-            continue
-        figure.add_trace(
-            go.Scatter(
-                x=np.round(energies_above_hull[chosen], 4),
-                y=np.round(scores[chosen], 4),
-                customdata=named[chosen].tolist(),
-                name=f"{name} ({chosen.sum():,})",
-                mode="markers",
-                marker=marker,
-                hovertemplate=f"%{{customdata}}<br>%{{x}} eV/atom, {label} %{{y}}<extra></extra>",
-            )
+        ids = [names[i] for i in np.flatnonzero(chosen).tolist()]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": _short(energies_above_hull[chosen]),
+                "y": _short(scores[chosen]),
+                "ids": ids,
+                "customdata": [escape(each) for each in ids],
+                "name": f"{name} ({len(ids):,})",
+                "mode": "markers",
+                "marker": marker,
+                "hovertemplate": "%{customdata}<br>%{x} eV/atom, "
+                f"{label} %{{y}}<extra></extra>",
+            }
         )
-    figure.update_layout(
-        xaxis_title="Energy above the hull (eV/atom)",
-        yaxis_title=label.capitalize(),
+    return _figure(
+        traces,
+        xaxis={"title": {"text": "Energy above the hull (eV/atom)"}},
+        yaxis={"title": {"text": f"S{label[1:]}"}},
         showlegend=True,
     )
-    return figure
 
 
 def funnel_chart(
@@ -378,25 +344,41 @@ def funnel_chart(
     ]
     known = counts or {}
     left += [(name, known[name]) for name in ("screened", "positive") if name in known]
-    names, numbers = [name for name, _ in left], [n for _, n in left]
-    figure = _figure()
-    figure.add_trace(
-        go.Funnel(
-            y=names,
-            x=numbers,
-            texttemplate="%{value:,}",
-            textposition="auto",
-            marker={"color": BLUE},
-            connector={"fillcolor": "#e4eef6"},
-            hovertemplate="%{y}: %{x:,}<extra></extra>",
-        )
+    trace = {
+        "type": "funnel",
+        "y": [name for name, _ in left],
+        "x": [n for _, n in left],
+        "texttemplate": "%{value:,}",
+        "textposition": "auto",
+        "marker": {"color": BLUE},
+        "connector": {"fillcolor": "#e4eef6"},
+        "hovertemplate": "%{y}: %{x:,}<extra></extra>",
+    }
+    return _figure([trace], xaxis={"visible": False}, yaxis={"showline": False, "ticks": ""})
+
+
+def _figure(traces: list[Trace], **layout: Any) -> go.Figure:
+    """Made in one go, which is many times as fast as trace by trace."""
+    return go.Figure({"data": traces, "layout": {"template": TEMPLATE} | layout})
+
+
+def _spectrum_figure(
+    traces: list[Trace], grid: EnergyGrid, band_gap: float | None, heights: list[float]
+) -> go.Figure:
+    """Spectra over energies, with a line where these are 0."""
+    xlabel, ylabel = PHONON_LABELS
+    if grid.unit == "eV":
+        of_gap = GAPPED_LABEL if band_gap else METAL_LABEL
+        xlabel, ylabel = ENERGY_LABEL if band_gap is None else of_gap, DOS_LABEL
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper"}
+    return _figure(
+        traces,
+        xaxis={"title": {"text": xlabel}, "range": _ends(grid)},
+        yaxis={"title": {"text": ylabel}, "range": heights},
+        shapes=[zero | {"line": {"width": 1, "color": "#333333"}}],
+        showlegend=True,
+        hovermode="x unified",
     )
-    figure.update_layout(xaxis={"visible": False}, yaxis={"showline": False, "ticks": ""})
-    return figure
-
-
-def _figure() -> go.Figure:
-    return go.Figure(layout={"template": TEMPLATE})
 
 
 def _ends(grid: EnergyGrid) -> list[float]:
@@ -410,61 +392,84 @@ def _steps(
     color: str,
     *,
     width: float,
+    dash: str = "solid",
     **more: Any,
-) -> go.Scatter:
+) -> Trace:
     """Histogram of bin averages, whose energies are two numbers in the page."""
-    return go.Scatter(
-        x0=float(grid.centers[0]),
-        dx=grid.width,
-        y=np.asarray(values, np.float32),
-        name=name,
-        mode="lines",
-        line={"shape": "hvh", "width": width, "color": color},
-        hovertemplate="%{y:.3g}",
+    return {
+        "type": "scatter",
+        "x0": float(grid.centers[0]),
+        "dx": grid.width,
+        "y": _short(values),
+        "name": name,
+        "mode": "lines",
+        "line": {"shape": "hvh", "width": width, "color": color, "dash": dash},
+        "hovertemplate": "%{y:.3g}",
         **more,
-    )
+    }
 
 
-def _range(edges: Range, top: float, name: str, **look: Any) -> go.Scatter:
+def _band(grid: EnergyGrid, band: np.ndarray) -> list[Trace]:
+    """Its two ends, filled between."""
+    name = f"band that holds {COVERAGE:.0%} of what DFT finds".replace("%", " %")
+    look: dict[str, Any] = {"width": 0, "legendgroup": "band", "hoverinfo": "skip"}
+    low, high = band
+    return [
+        _steps(grid, low, name, BLUE, showlegend=False, **look),
+        _steps(grid, high, name, BLUE, fill="tonexty", fillcolor=_BAND, **look),
+    ]
+
+
+def _threshold(grid: EnergyGrid, max_dos: float) -> Trace:
+    return {
+        "type": "scatter",
+        "x": _ends(grid),
+        "y": [max_dos, max_dos],
+        "name": f"threshold, {max_dos:g} state{'' if max_dos == 1 else 's'}/eV/cell",
+        "mode": "lines",
+        "line": {"dash": "dash", "width": 1, "color": "#444444"},
+        "hoverinfo": "skip",
+    }
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """To four significant digits, which a page of hundreds of spectra has room for."""
+    return [float(f"{value:.4g}") for value in np.asarray(values).tolist()]
+
+
+def _range(edges: Range, top: float, name: str, **look: Any) -> Trace:
     """A range of energies over all heights."""
     low, high = edges
-    return go.Scatter(
-        x=[low, low, high, high],
-        y=[0, top, top, 0],
-        name=name,
-        mode="lines",
-        fill="toself",
-        line={"width": 0, "color": GREY},
-        hoverinfo="skip",
+    return {
+        "type": "scatter",
+        "x": [low, low, high, high],
+        "y": [0, top, top, 0],
+        "name": name,
+        "mode": "lines",
+        "fill": "toself",
+        "line": {"width": 0, "color": GREY},
+        "hoverinfo": "skip",
         **look,
-    )
+    }
 
 
-def _name_axes(figure: go.Figure, grid: EnergyGrid, band_gap: float | None) -> None:
-    xlabel, ylabel = PHONON_LABELS
-    if grid.unit == "eV":
-        of_gap = GAPPED_LABEL if band_gap else METAL_LABEL
-        xlabel, ylabel = ENERGY_LABEL if band_gap is None else of_gap, DOS_LABEL
-    figure.update_layout(
-        xaxis={"title": xlabel, "range": _ends(grid)}, yaxis_title=ylabel, showlegend=True
-    )
-
-
-def _density(x: np.ndarray, y: np.ndarray) -> go.Heatmap:
+def _density(x: np.ndarray, y: np.ndarray) -> Trace:
     """Number of points in each of many cells."""
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=(60, 60))
-    return go.Heatmap(
-        x=np.round((x_edges[:-1] + x_edges[1:]) / 2, 4),
-        y=np.round((y_edges[:-1] + y_edges[1:]) / 2, 4),
-        z=np.where(counts.T > 0, np.log10(np.maximum(counts.T, 1)), np.nan).astype(np.float32),
-        customdata=counts.T.astype(np.int32),
-        colorscale="Blues",
-        zmin=-0.7,
-        showscale=False,
-        name=f"negative ({len(x):,}, darker where there are more)",
-        showlegend=True,
-        hovertemplate="%{customdata} negatives near %{x}, %{y}<extra></extra>",
-    )
+    counts = counts.T
+    return {
+        "type": "heatmap",
+        "x": _short((x_edges[:-1] + x_edges[1:]) / 2),
+        "y": _short((y_edges[:-1] + y_edges[1:]) / 2),
+        "z": np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).astype(np.float32),
+        "customdata": counts.astype(np.int32),
+        "colorscale": "Blues",
+        "zmin": -0.7,
+        "showscale": False,
+        "name": f"negative ({len(x):,}, darker where there are more)",
+        "showlegend": True,
+        "hovertemplate": "%{customdata} negatives near %{x}, %{y}<extra></extra>",
+    }
 
 
 def _place(element: Any) -> tuple[int, int]:
@@ -501,9 +506,7 @@ def _cell_edges(lattice: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def _bonds(
-    crystal: Crystal, numbers: np.ndarray, positions: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _bonds(numbers: np.ndarray, positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of atoms that are nearer than 1.2 times the sum of their covalent radii."""
     from ase.data import covalent_radii
 
@@ -517,23 +520,49 @@ def _bonds(
 
 def _lines(
     segments: Sequence[tuple[np.ndarray, np.ndarray]], name: str, color: str, *, width: float
-) -> go.Scatter3d:
+) -> Trace:
     gap = np.full(3, np.nan)
     points = np.array([point for ends in segments for point in (*ends, gap)])
     x, y, z = (
         [None if np.isnan(value) else round(float(value), 3) for value in column]
         for column in points.T
     )
-    return go.Scatter3d(
-        x=x,
-        y=y,
-        z=z,
-        name=name,
-        mode="lines",
-        line={"color": color, "width": width},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    return {
+        "type": "scatter3d",
+        "x": x,
+        "y": y,
+        "z": z,
+        "name": name,
+        "mode": "lines",
+        "line": {"color": color, "width": width},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _atoms(number: int, positions: np.ndarray) -> Trace:
+    """Atoms of one element, with its symbol on them."""
+    x, y, z = np.round(positions, 3).T.tolist()
+    symbol = ELEMENTS[number]
+    return {
+        "type": "scatter3d",
+        "x": x,
+        "y": y,
+        "z": z,
+        "name": symbol,
+        "mode": "markers+text",
+        "text": symbol,
+        "textfont": {"size": 11, "color": _text_color(number)},
+        "textposition": "middle center",
+        "hovertemplate": f"{symbol} (%{{x:.2f}}, %{{y:.2f}}, %{{z:.2f}}) Å<extra></extra>",
+        "marker": {
+            "size": _marker_size(number),
+            "color": _color(number),
+            "line": {"width": 1, "color": "#444444"},
+            "opacity": 1.0,
+        },
+        "showlegend": True,
+    }
 
 
 def _color(z: int) -> str:
