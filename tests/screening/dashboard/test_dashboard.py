@@ -28,8 +28,6 @@ from screening.dashboard.server import served
 from screening.errors import ScreeningError
 from tests.screening.dashboard.dashboard_examples import BEST, HOSTILE, RUN, document, fill
 
-EMPTY_RUN = "empty"
-
 
 @pytest.fixture
 def reader(filled: Path) -> Iterator[ScreeningStore]:
