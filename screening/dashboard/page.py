@@ -181,7 +181,14 @@ def facts(rows: Iterable[tuple[str, Any]]) -> Component:
 
 
 def named(label: str, **more: str) -> dict[str, Any]:
-    """Attributes of a component that screen readers call by this name."""
+    """Attributes of a component that screen readers call by a name.
+
+    Parameters
+    ----------
+    label : str
+    **more : str
+        Other attributes.
+    """
     return {"aria-label": label, **more}
 
 

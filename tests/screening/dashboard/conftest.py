@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from db.open import open_store
-from screening.dashboard.server import served
-from tests.screening.dashboard.dashboard_examples import fill
-
-REFRESH = 0.4  # s between two looks at the store
+from tests.screening.dashboard.dashboard_examples import fill, serving
 
 
 @pytest.fixture
@@ -34,12 +30,7 @@ def served_at() -> Iterator[Callable[..., str]]:
 
         def start(where: str | Path) -> str:
             store = stack.enter_context(open_store(where, read_only=True))
-            server = stack.enter_context(served(store, port=0, refresh=REFRESH))
-            thread = threading.Thread(target=server.serve_forever, daemon=True)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            return f"http://127.0.0.1:{server.port}"
+            return stack.enter_context(serving(store))
 
         yield start
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from db.documents import CandidateDoc, FilterCount, GapDoc, MarginsDoc, Run
 from db.store import ScreeningStore
 from models.spectra.spectrum import EDOS_GRID
+from screening.dashboard.server import served
 from tests.workflows.screened_run import MODEL, candidate, crystal, put_prediction, validation
 
 RUN = "run-1"
 BEST, HOSTILE = "mp-100", """<img src=x onerror="alert(1)">/'a"?b#c&d%20"""
+REFRESH = 0.4  # s between two looks at the store
 ELEMENTS = ("Al", "Cu", "Si", "Mg")
 
 
@@ -60,3 +66,16 @@ def fill(store: ScreeningStore, count: int = 300) -> None:
             source={"name": "files", "attribution": "Cite <b>us</b>."},
         )
     )
+
+
+@contextmanager
+def serving(store: ScreeningStore, port: int = 0) -> Iterator[str]:
+    """The dashboard over a store in a thread; gives its address."""
+    with served(store, port=port, refresh=REFRESH) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.port}"
+        finally:
+            server.shutdown()
+            thread.join()

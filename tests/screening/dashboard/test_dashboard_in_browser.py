@@ -14,7 +14,7 @@ from db.documents import Verdict
 from db.open import open_store
 from screening.dashboard.page import path_of
 from tests.browser import PHONE, WatchedPage
-from tests.screening.dashboard.dashboard_examples import BEST, HOSTILE, RUN, document, fill
+from tests.screening.dashboard.dashboard_examples import BEST, HOSTILE, RUN, document, fill, serving
 
 pytestmark = pytest.mark.browser
 
@@ -272,6 +272,21 @@ def test_a_server_that_is_gone_is_said_and_comes_back(
     text_is(watched, "#notice", "^$")
     cell_is(watched, 0, "material_id", BEST)
     watched.check_quiet(HOST)
+
+
+@pytest.mark.slow
+def test_a_dashboard_that_ends_is_said_and_comes_back(filled: Path, open_page: Open) -> None:
+    with open_store(filled, read_only=True) as store:
+        with serving(store) as address:
+            watched = open_page(address)
+            text_is(watched, "#runs", RUN)
+            watched.check_quiet(HOST)
+        text_is(watched, "#notice", "The dashboard does not answer")
+        with serving(store, int(address.rpartition(":")[2])):
+            text_is(watched, "#notice", "^$")
+            with open_store(filled) as writer:
+                writer.put_run(writer.run(RUN).model_copy(update={"state": "done"}))
+            text_is(watched, "#runs", "done")
 
 
 # keyboard alone
