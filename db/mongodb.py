@@ -246,6 +246,7 @@ class MongoStore(ScreeningStore):
             {"$group": {"_id": {"$ifNull": [f"${field}", None]}, "count": {"$sum": 1}}},
         ]
         rows = self._call(lambda: list(self._collection(query.collection).aggregate(pipeline)))
+        rows.sort(key=lambda row: (row["_id"] is not None, row["_id"]))
         return {row["_id"]: row["count"] for row in rows}
 
     def count(self, query: Query[D]) -> int:

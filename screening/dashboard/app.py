@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
@@ -106,6 +107,7 @@ def _keep_up_to_date(app: Dash, store: ScreeningStore) -> None:
     )
     def show(path: str, _: int, search: str, before: dict[str, Any] | None) -> Any:
         """Build the page of an address, or change what is not up to date."""
+        path = path or "/"
         shown = _Shown(**before) if before else _Shown(path)
         if shown.path != path:
             shown = _Shown(path)
@@ -120,6 +122,7 @@ def _keep_up_to_date(app: Dash, store: ScreeningStore) -> None:
             parts = page.parts(store)
             if shown.marks is None:
                 marks = _build(page, store, filters_of(search or ""), parts)
+                shown = replace(shown, build=uuid4().hex)
             else:
                 marks = _change(parts, shown.marks)
         except ERRORS as error:
@@ -129,7 +132,7 @@ def _keep_up_to_date(app: Dash, store: ScreeningStore) -> None:
             lost = asdict(replace(shown, state=None))
             return no_update if lost == before else lost
         set_props("notice", {"children": None})
-        return asdict(_Shown(path, state, marks))
+        return asdict(replace(shown, state=state, marks=marks))
 
     @app.callback(
         Output("rest", "data"),
@@ -143,13 +146,12 @@ def _keep_up_to_date(app: Dash, store: ScreeningStore) -> None:
         page = page_at(shown.path)
         if page is None or shown.state is None:
             return no_update
-        is_same_page = before is not None and before["path"] == shown.path
-        marks = before["marks"] if before is not None and is_same_page else {}
+        marks = before["marks"] if before and before["build"] == shown.build else {}
         try:
             marks = _change(page.slow_parts(store), marks)
         except ERRORS as error:
             _lack(f"{error}.", is_built=True)
-        return asdict(_Shown(shown.path, shown.state, marks))
+        return asdict(replace(shown, marks=marks))
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,14 @@ class _Shown:
         Of the page; None of one that is not up to date, or does not exist.
     marks : dict of str to str or None
         Fingerprints of its parts; None of a page that is not built yet.
+    build : str or None
+        Tells the page from another one of the same path, built before.
     """
 
     path: str
     state: str | None = None
     marks: dict[str, str] | None = None
+    build: str | None = None
 
 
 def _build(

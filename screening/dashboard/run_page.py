@@ -78,7 +78,7 @@ class RunPage(Page):
             html.H1(self.title),
             html.Div(id="summary"),
             html.H2("Candidates"),
-            *candidates_table(filters, criterion_of(run.parameters).unit, has_gaps(run)),
+            *candidates_table(filters, _score_unit(run), has_gaps(run)),
             *later,
         ]
 
@@ -103,6 +103,14 @@ class RunPage(Page):
             "stability": _stability(store, run),
             "rightness": _rightness(store, run),
         }
+
+
+def _score_unit(run: Run) -> str:
+    """Unit of the score; empty also where the criterion is of a package that is gone."""
+    try:
+        return criterion_of(run.parameters).unit
+    except ScreeningError:
+        return ""
 
 
 def _domains(store: ScreeningStore, run: Run) -> dict[Any, int]:
@@ -162,7 +170,7 @@ def _stability(store: ScreeningStore, run: Run) -> Chart | list[Component]:
         np.array(scores, float)[drawn],
         is_positive[drawn],
         [name for name, is_drawn in zip(names, drawn, strict=True) if is_drawn],
-        unit=criterion_of(run.parameters).unit,
+        unit=_score_unit(run),
     )
     label = "Score of the judged candidates against their energy above the hull"
     if is_positive.sum() > DRAWN_POSITIVES:

@@ -22,7 +22,7 @@ from screening.dashboard.addresses import page_at
 from screening.dashboard.app import make_app
 from screening.dashboard.candidates_table import asked_query, filters_of, rows_of
 from screening.dashboard.material_page import MaterialPage
-from screening.dashboard.page import path_of
+from screening.dashboard.page import Page, path_of
 from screening.dashboard.run_page import RunPage
 from screening.dashboard.server import served
 from screening.errors import ScreeningError
@@ -130,15 +130,22 @@ def test_odd_runs_have_pages(kind: str, filled: Path) -> None:
         "no positive": [document(3), document(5, energy_above_hull=None)],
     }[kind]
     parameters: dict[str, Any] = {"checkpoint": "gone"}
+    if kind == "foreign":
+        parameters["criterion"] = {"name": "theirs", "class": "gone:Gone"}
     with open_store(filled) as store:
         store.put_run(Run(run_id="odd", parameters=parameters))
         store.upsert_candidates(d.model_copy(update={"run_id": "odd"}) for d in documents)
-        pages = [RunPage("odd"), *(MaterialPage("odd", d.material_id) for d in documents)]
+        pages: list[Page] = [RunPage("odd")]
+        if kind != "foreign":
+            pages += [MaterialPage("odd", document.material_id) for document in documents]
         for page in pages:
             assert page.state(store)
             assert page.layout(store, {})
             assert page.parts(store)
             page.slow_parts(store)
+        if kind == "foreign":  # as `screen show`
+            with pytest.raises(ScreeningError, match="theirs"):
+                MaterialPage("odd", "mp-1").parts(store)
 
 
 # whom it answers
