@@ -67,7 +67,7 @@ META = "screening_meta"
 _META_KEY = {"_id": "schema"}
 BUCKET = "raw_dos"
 PATIENCE = 60.0  # s that a server may be away
-READER_PATIENCE = 3.0  # s; nothing is lost, and somebody waits
+READER_PATIENCE = 3.0  # s that a reader looks for a server; nothing is lost, and somebody waits
 OPEN_PATIENCE = 10.0  # s that a server may take to answer at first; a wrong URI is told soon
 TIMEOUT = 30.0  # s for one operation
 MIN_TIMEOUT = 1.0  # s for the last attempt
@@ -246,6 +246,7 @@ class MongoStore(ScreeningStore):
             {"$group": {"_id": {"$ifNull": [f"${field}", None]}, "count": {"$sum": 1}}},
         ]
         rows = self._call(lambda: list(self._collection(query.collection).aggregate(pipeline)))
+        rows.sort(key=lambda row: (row["_id"] is not None, row["_id"]))
         return {row["_id"]: row["count"] for row in rows}
 
     def count(self, query: Query[D]) -> int:
@@ -447,10 +448,14 @@ class MongoStore(ScreeningStore):
 
         Errors that the caller can say more about are passed on, all others become StoreErrors.
         """
-        end = time.monotonic() + self.patience
+        start = time.monotonic()
 
         def attempt() -> T:
-            left = end - time.monotonic()
+            left = start + self.patience - time.monotonic()
+            if self.read_only:  # to find the server may not take long, to read may
+                with pymongo.timeout(max(MIN_TIMEOUT, left)):
+                    self._database().command("ping")
+                left = TIMEOUT
             with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
                 return operation()
 
@@ -465,16 +470,19 @@ class MongoStore(ScreeningStore):
         except DuplicateKeyError:
             raise
         except PyMongoError as error:
-            words = self._gave_up if is_passing(error) else self._in_words
-            raise StoreError(words(error)) from error
+            if not is_passing(error):
+                raise StoreError(self._in_words(error)) from error
+            raise StoreError(self._gave_up(error, time.monotonic() - start)) from error
 
-    def _gave_up(self, error: PyMongoError) -> str:
+    def _gave_up(self, error: PyMongoError, waited: float) -> str:
         if not self._opened:
             return f"{self.location} cannot be reached ({_one_line(error)}); check URI and server"
-        words = f"{self.location} has not answered for {self.patience:.0f} s ({_one_line(error)})"
         if self.read_only:
-            return words
-        return f"{words}; what was written is kept: run again with --resume when it is back"
+            return f"{self.location} has not answered for {waited:.0f} s ({_one_line(error)})"
+        return (
+            f"{self.location} has not answered for {self.patience:.0f} s ({_one_line(error)}); "
+            "what was written is kept: run again with --resume when it is back"
+        )
 
     def _in_words(self, error: PyMongoError) -> str:
         code = getattr(error, "code", None)

@@ -161,6 +161,11 @@ class ScreeningStore(ABC):
             Its limit is not looked at.
         field : str
             With a plain value, or a list of texts, of which each counts.
+
+        Returns
+        -------
+        dict
+            In rising order of the values, None first.
         """
 
     @abstractmethod

@@ -10,18 +10,20 @@ import typer
 from screening.cli import options
 
 HOST, PORT = "127.0.0.1", 8050
-_LOOPBACK = (HOST, "localhost", "::1")
+_LOOPBACK = (HOST, "localhost")
 
 
 def dashboard(
     db: options.Db = options.DEFAULT_DB,
     host: Annotated[
-        str, typer.Option(help="Address of this machine to listen at; another needs --open.")
+        str, typer.Option(help="Where to listen; any other needs --allow-others.")
     ] = HOST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = PORT,
-    is_open: Annotated[
+    allow_others: Annotated[
         bool,
-        typer.Option("--open", help="Let other machines read, without a password; see --host."),
+        typer.Option(
+            "--allow-others", help="With another --host: whoever reaches it may read, unasked."
+        ),
     ] = False,
 ) -> None:
     """Show runs and materials in a browser, live, until Ctrl-C; nothing is written."""
@@ -30,10 +32,10 @@ def dashboard(
     from screening.errors import ScreeningError
 
     is_local = host in _LOOPBACK
-    if not is_local and not is_open:
+    if not is_local and not allow_others:
         raise ScreeningError(
-            f"--host {host}: the dashboard has no login, and other machines could read all of "
-            "the database; if they may, add --open"
+            f"--host {host}: the dashboard has no login, and whoever reaches it can read all of "
+            "the database; if they may, add --allow-others"
         )
     try:
         from screening.dashboard.server import served

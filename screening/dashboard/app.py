@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 from flask import Response
+from plotly.io.json import to_json_plotly
 
 from db.errors import StoreError
 from db.store import ScreeningStore
 from models.errors import ModelError
 from screening.dashboard.addresses import page_at
 from screening.dashboard.candidates_table import ASKED, GRID, filters_of, rows_of
-from screening.dashboard.page import Page, named
+from screening.dashboard.page import Chart, Page, Parts, fingerprint, named
 from screening.dashboard.run_page import RunPage
 from screening.errors import ScreeningError
 
 REFRESH = 5.0  # s between two looks at the store
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 ERRORS = (StoreError, ScreeningError, ModelError)
 HEADERS = {
     # The browser itself refuses to ask anybody else. Dash has inline scripts.
@@ -78,6 +81,7 @@ def _window(location: str, refresh: float) -> list[Any]:
         dcc.Location(id="address", refresh="callback-nav"),
         dcc.Interval(id="pulse", interval=1000 * refresh),
         dcc.Store(id="shown"),
+        dcc.Store(id="rest"),
         dcc.Store(id="title"),
         dcc.Store(id=ASKED),
         html.A("To the content", href="#main", className="skip"),
@@ -88,66 +92,123 @@ def _window(location: str, refresh: float) -> list[Any]:
 
 
 def _keep_up_to_date(app: Dash, store: ScreeningStore) -> None:
+    app.clientside_callback(
+        "dash_clientside.screening.entitle", Input("title", "data"), prevent_initial_call=True
+    )
+
     @app.callback(
         Output("shown", "data"),
         Input("address", "pathname"),
         Input("pulse", "n_intervals"),
         State("address", "search"),
         State("shown", "data"),
+        # One look after the other: Dash forgets an answer that another question overtakes.
+        running=[(Output("pulse", "disabled"), True, False)],
     )
-    def show(path: str, _: int, search: str, shown: list[Any] | None) -> Any:
+    def show(path: str, _: int, search: str, before: dict[str, Any] | None) -> Any:
         """Build the page of an address, or change what is not up to date."""
         path = path or "/"
-        is_built = shown is not None and shown[0] == path and shown[2]
+        shown = _Shown(**before) if before else _Shown(path)
+        if shown.path != path:
+            shown = _Shown(path)
         page = page_at(path)
         if page is None:
             _lack(f"There is no page {path}.", is_built=False)
-            return [path, None, False]
+            return asdict(replace(shown, state=None))
         try:
             state = page.state(store)
-            if is_built and shown is not None and shown[1] == state:
+            if shown.state == state:
                 return no_update
-            if is_built:
-                _apply(page.parts(store))
+            parts = page.parts(store)
+            if shown.marks is None:
+                marks = _build(page, store, filters_of(search or ""), parts)
+                shown = replace(shown, build=uuid4().hex)
             else:
-                _build(page, store, search or "")
+                marks = _change(parts, shown.marks)
         except ERRORS as error:
             log.warning("%s: %s", path, error)
-            _lack(f"{error}. This page looks again every few seconds.", is_built=bool(is_built))
-            return no_update if shown == [path, None, is_built] else [path, None, is_built]
+            words = f"{error}. This page looks again every few seconds."
+            _lack(words, is_built=shown.marks is not None)
+            lost = asdict(replace(shown, state=None))
+            return no_update if lost == before else lost
         set_props("notice", {"children": None})
-        return [path, state, True]
+        return asdict(replace(shown, state=state, marks=marks))
 
-    app.clientside_callback(
-        "dash_clientside.screening.entitle",
-        Input("title", "data"),
+    @app.callback(
+        Output("rest", "data"),
+        Input("shown", "data"),
+        State("rest", "data"),
         prevent_initial_call=True,
     )
-
-    @app.callback(Input("shown", "data"), prevent_initial_call=True)
-    def show_rest(shown: list[Any]) -> None:
+    def show_rest(built: dict[str, Any], before: dict[str, Any] | None) -> Any:
         """What takes a while."""
-        path, state, _ = shown
-        page = page_at(path)
-        if page is None or state is None:
-            return
+        shown = _Shown(**built)
+        page = page_at(shown.path)
+        if page is None or shown.state is None:
+            return no_update
+        marks = before["marks"] if before and before["build"] == shown.build else {}
         try:
-            _apply(page.slow_parts(store))
+            marks = _change(page.slow_parts(store), marks)
         except ERRORS as error:
             _lack(f"{error}.", is_built=True)
+        return asdict(replace(shown, marks=marks))
 
 
-def _build(page: Page, store: ScreeningStore, search: str) -> None:
-    set_props("title", {"data": page.title})
-    set_props(ASKED, {"data": filters_of(search)})
-    set_props("main", {"children": page.layout(store, search)})
+@dataclass(frozen=True)
+class _Shown:
+    """What a window shows.
+
+    Parameters
+    ----------
+    path : str
+    state : str or None
+        Of the page; None of one that is not up to date, or does not exist.
+    marks : dict of str to str or None
+        Fingerprints of its parts; None of a page that is not built yet.
+    build : str or None
+        Tells the page from another one of the same path, built before.
+    """
+
+    path: str
+    state: str | None = None
+    marks: dict[str, str] | None = None
+    build: str | None = None
+
+
+def _build(
+    page: Page, store: ScreeningStore, filters: dict[str, str], parts: Parts
+) -> dict[str, str]:
+    whole = html.Div(page.layout(store, filters))
+    for place, part in parts.items():
+        whole[place].children = part.component() if isinstance(part, Chart) else part
     links = [dcc.Link(name, href=path) for name, path in page.trail]
+    set_props(ASKED, {"data": filters})
+    set_props("main", {"children": whole})
     set_props("trail", {"children": [*links, html.Span(page.title)]})
+    set_props("title", {"data": page.title})
+    return {place: _mark(part) for place, part in parts.items()}
 
 
-def _apply(parts: dict[str, dict[str, Any]]) -> None:
-    for identifier, properties in parts.items():
-        set_props(identifier, properties)
+def _change(parts: Parts, before: dict[str, str]) -> dict[str, str]:
+    """Send those parts that differ; of a chart that is there already its figure alone."""
+    marks = {place: _mark(part) for place, part in parts.items()}
+    for place, part in parts.items():
+        if marks[place] == before.get(place):
+            continue
+        if not isinstance(part, Chart):
+            set_props(place, {"children": part})
+        elif marks[place].partition(" ")[0] == before.get(place, "").partition(" ")[0]:
+            set_props(part.identifier, {"figure": part.figure})
+        else:
+            set_props(place, {"children": part.component()})
+    return before | marks
+
+
+def _mark(part: Chart | list[Any]) -> str:
+    """What it is and a fingerprint of what is in it."""
+    if isinstance(part, Chart):
+        return f"{part.identifier} {fingerprint(part.label, to_json_plotly(part.figure))}"
+    return f"- {fingerprint(to_json_plotly(part))}"
 
 
 def _lack(words: str, *, is_built: bool) -> None:
@@ -177,9 +238,8 @@ def _fill_table(app: Dash, store: ScreeningStore) -> None:
         except ScreeningError as error:
             return {"rowData": [], "rowCount": 0}, f"{error}."
         except StoreError as error:
-            _lack(f"{error}.", is_built=True)
-            set_props("shown", {"data": [path, None, True]})
-            raise PreventUpdate from None
+            log.warning("%s: %s", path, error)
+            return {"rowData": [], "rowCount": None}, f"{error}."
         return {"rowData": shown, "rowCount": total}, f"{total:,} candidates"
 
     app.clientside_callback(

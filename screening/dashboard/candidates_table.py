@@ -216,6 +216,7 @@ def candidates_table(
             columnDefs=_columns(score_unit, has_gaps),
             defaultColDef={
                 "resizable": True,
+                "sortingOrder": ["desc", "asc"],
                 "width": 115,
                 "minWidth": 70,
                 "wrapHeaderText": True,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from dash import html
 from dash.development.base_component import Component
 
+from db.documents import Run
 from db.store import History, ScreeningStore
 from models.zoo import model_name
 from screening.criteria.registry import criterion_of
 from screening.dashboard.page import (
+    Chart,
     Page,
     Parts,
-    chart,
     facts,
     fingerprint,
     link,
@@ -68,13 +70,39 @@ class MaterialPage(Page):
             run.parameters, history.candidates, history.predictions, history.validations
         )
 
-    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
-        """All but what :meth:`slow_parts` has."""
-        return [html.Div(self._all(store), id="material")]
+    def layout(self, store: ScreeningStore, filters: Mapping[str, str]) -> list[Component]:
+        """Headings, and places for what is under them."""
+        return [
+            html.Div(id="verdict"),
+            html.H2("Density of states"),
+            html.Div(id="dos"),
+            html.Div(id="levels"),
+            html.Div(id="parts"),
+            html.Div(id="criteria"),
+            html.H2("Crystal structure"),
+            html.Div(id="crystal"),
+            html.H2("Properties"),
+            html.Div(id="properties"),
+            html.H2("DFT"),
+            html.Div(id="dft"),
+            html.H2("History"),
+            html.Div(id="history"),
+        ]
 
     def parts(self, store: ScreeningStore) -> Parts:
-        """All of it again."""
-        return {"material": {"children": self._all(store)}}
+        """All but what :meth:`slow_parts` has."""
+        run = store.run(self.run_id)
+        view = view_material(store, run, self.material_id, parts=False)
+        unit = criterion_of(run.parameters).unit
+        return {
+            "verdict": _verdict(view),
+            "dos": _spectrum(view),
+            "criteria": _criteria(view),
+            "crystal": _structure(view),
+            "properties": [facts(candidate_rows(view.candidate, unit))],
+            "dft": _dft(view),
+            "history": _history(store.history(self.material_id), run),
+        }
 
     def slow_parts(self, store: ScreeningStore) -> Parts:
         """What a model that knows levels says more."""
@@ -82,38 +110,13 @@ class MaterialPage(Page):
         view = view_material(store, run, self.material_id, band=False)
         levels = view.electronic_structure
         if levels is None:
-            return {}
+            return {"levels": [], "parts": []}
         figure = parts_chart(levels, gap_edges(view.candidate.gap))
-        drawn = chart("orbitals", "Predicted DOS by element and shell", figure)
-        return {"levels": {"children": [facts(level_rows(levels)), drawn]}}
-
-    def _all(self, store: ScreeningStore) -> list[Component]:
-        run = store.run(self.run_id)
-        view = view_material(store, run, self.material_id, parts=False)
-        candidate = view.candidate
-        unit = criterion_of(run.parameters).unit
-        attribution = attribution_of(candidate.material_id, run)
-        return [
-            html.H1([candidate.formula or "Unknown formula", f" ({candidate.material_id})"]),
-            html.P(_verdict(view), className="verdict"),
-            *(html.P(remark) for remark in view.lacking),
-            *_spectrum(view),
-            html.Div(id="levels"),
-            *_criteria(view),
-            html.H2("Crystal structure"),
-            *_structure(view),
-            html.H2("Properties"),
-            facts(candidate_rows(candidate, unit)),
-            html.H2("DFT"),
-            *_dft(view),
-            html.H2("History"),
-            *_history(store.history(candidate.material_id)),
-            *_elsewhere(candidate.material_id),
-            *([html.P(attribution)] if attribution else []),
-        ]
+        drawn = Chart("orbitals", "Predicted density of states by element and shell", figure)
+        return {"levels": [facts(level_rows(levels))], "parts": drawn}
 
 
-def _verdict(view: MaterialView) -> str:
+def _verdict(view: MaterialView) -> list[Component]:
     candidate = view.candidate
     said = {True: "predicted positive", False: "predicted negative", None: candidate.state}
     words = said[candidate.is_positive]
@@ -124,14 +127,17 @@ def _verdict(view: MaterialView) -> str:
     if view.validation is not None and view.validation.is_positive is not None:
         words += f"; {'positive' if view.validation.is_positive else 'negative'} by "
         words += view.validation.engine
-    return f"{words[:1].upper()}{words[1:]}."
+    return [
+        html.H1([candidate.formula or "Unknown formula", f" ({candidate.material_id})"]),
+        html.P(f"{words[:1].upper()}{words[1:]}.", className="verdict"),
+        *(html.P(remark) for remark in view.lacking),
+    ]
 
 
-def _spectrum(view: MaterialView) -> list[Component]:
+def _spectrum(view: MaterialView) -> Chart | list[Component]:
     candidate, prediction, spectrum = view.candidate, view.prediction, view.spectrum
-    heading = html.H2("Density of states")
     if prediction is None or spectrum is None:
-        return [heading, html.P("There is no predicted spectrum.")]
+        return [html.P("There is no predicted spectrum.")]
     gap, validation = candidate.gap, view.validation
     has_limit = gap is not None and not gap.per_atom
     figure = edos_chart(
@@ -147,7 +153,7 @@ def _spectrum(view: MaterialView) -> list[Component]:
         engine=validation.engine if validation else "DFT",
     )
     label = "Predicted density of states" + (" and that of DFT" if view.dft is not None else "")
-    return [heading, chart("spectrum", label, figure)]
+    return Chart("spectrum", label, figure)
 
 
 def _criteria(view: MaterialView) -> list[Component]:
@@ -164,11 +170,11 @@ def _criteria(view: MaterialView) -> list[Component]:
     return [html.H2("Criteria"), *shown] if shown else []
 
 
-def _structure(view: MaterialView) -> list[Component]:
+def _structure(view: MaterialView) -> Chart | list[Component]:
     if view.crystal is None:
         return [html.P("Its structure could not be read.")]
     label = f"Crystal structure of {view.candidate.formula}; drag to turn it"
-    return [chart("structure", label, structure_chart(view.crystal), 460)]
+    return Chart("structure", label, structure_chart(view.crystal), 460)
 
 
 def _dft(view: MaterialView) -> list[Component]:
@@ -180,7 +186,7 @@ def _dft(view: MaterialView) -> list[Component]:
     return [facts(rows)]
 
 
-def _history(history: History) -> list[Component]:
+def _history(history: History, run: Run) -> list[Component]:
     begun = {run.run_id: run for run in history.runs}
     runs = [
         (
@@ -200,9 +206,12 @@ def _history(history: History) -> list[Component]:
     ]
     run_columns = ("run", "begun", "state", "positive", "score", "probability", "model")
     columns = ("engine", "recipe", "state", "positive", "band gap (eV)", "updated", "error")
+    attribution = attribution_of(history.material_id, run)
     return [
         table("In runs, newest first", run_columns, runs),
         table("Calculations", columns, calculations, "none."),
+        *_elsewhere(history.material_id),
+        *([html.P(attribution)] if attribution else []),
     ]
 
 

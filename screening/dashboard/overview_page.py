@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,22 +35,19 @@ class OverviewPage(Page):
         counts = [store.candidate_counts(run.run_id) for run in runs[:SHOWN]]
         return fingerprint([(run.run_id, run.state, run.updated_at) for run in runs], counts)
 
-    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
-        """The table of runs."""
-        return [html.H1("Runs"), html.Div(self._runs(store), id="runs")]
+    def layout(self, store: ScreeningStore, filters: Mapping[str, str]) -> list[Component]:
+        """A place for the table of runs."""
+        return [html.H1("Runs"), html.Div(id="runs")]
 
     def parts(self, store: ScreeningStore) -> Parts:
-        """The table again."""
-        return {"runs": {"children": self._runs(store)}}
-
-    def _runs(self, store: ScreeningStore) -> list[Component]:
+        """The table of runs."""
         runs = store.runs()
         rows = [_row(store, run) for run in runs[:SHOWN]]
         shown = table("Runs, newest first", COLUMNS, rows, "none yet; `screen run` makes one.")
         if len(runs) > SHOWN:
             older = f"{len(runs) - SHOWN} older ones are not shown; `screen runs` lists them."
-            return [shown, html.P(older)]
-        return [shown]
+            return {"runs": [shown, html.P(older)]}
+        return {"runs": [shown]}
 
 
 def _row(store: ScreeningStore, run: Run) -> tuple[Any, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,44 @@ from dash.development.base_component import Component
 
 from db.store import ScreeningStore
 
-Parts = dict[str, dict[str, Any]]
-"""Properties of components, by their ids."""
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; what a user has zoomed and turned stays when it is drawn again.
+
+    Parameters
+    ----------
+    identifier : str
+        Of the `dcc.Graph`.
+    label : str
+        Says what it shows, also to those who do not see it.
+    figure : Figure
+    height : int
+        In pixels.
+    """
+
+    identifier: str
+    label: str
+    figure: go.Figure
+    height: int = 420
+
+    def __post_init__(self) -> None:
+        self.figure.update_layout(uirevision="kept", autosize=True)
+
+    def component(self) -> Component:
+        """The chart with its label."""
+        graph = dcc.Graph(
+            id=self.identifier,
+            figure=self.figure,
+            config={"displaylogo": False, "responsive": True},
+            style={"height": f"{self.height}px"},
+        )
+        group = html.Div(graph, **named(self.label, role="group", tabIndex="0"))
+        return html.Figure([group, html.Figcaption(self.label)])
+
+
+Parts = dict[str, Chart | list[Component]]
+"""What is in the places of a page, by their ids."""
 
 
 class Page(ABC):
@@ -38,27 +75,27 @@ class Page(ABC):
 
         Raises
         ------
-        StoreError
+        StoreError, ScreeningError
             If there is nothing to show: no such run.
         """
 
     @abstractmethod
-    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
-        """All of the page, with what is cheap to read.
+    def layout(self, store: ScreeningStore, filters: Mapping[str, str]) -> list[Component]:
+        """What stays, with places for the parts.
 
         Parameters
         ----------
         store : ScreeningStore
-        search : str
-            Query of the address.
+        filters : mapping of str to str
+            In the address.
         """
 
     @abstractmethod
     def parts(self, store: ScreeningStore) -> Parts:
-        """What may have changed since, and is cheap to read."""
+        """What may change, and is cheap to read."""
 
     def slow_parts(self, store: ScreeningStore) -> Parts:
-        """What takes a while, and comes when the page is there already."""
+        """What may change and takes a while; it comes when the page is there already."""
         return {}
 
 
@@ -144,7 +181,14 @@ def facts(rows: Iterable[tuple[str, Any]]) -> Component:
 
 
 def named(label: str, **more: str) -> dict[str, Any]:
-    """Attributes of a component that screen readers call by this name."""
+    """Attributes of a component that screen readers call by a name.
+
+    Parameters
+    ----------
+    label : str
+    **more : str
+        Other attributes.
+    """
     return {"aria-label": label, **more}
 
 
@@ -172,26 +216,3 @@ def in_words(value: Any) -> Any:
 def _alignment(value: Any) -> str | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return "number" if is_number else None
-
-
-def chart(identifier: str, label: str, figure: go.Figure, height: int = 420) -> Component:
-    """A chart; what a user has zoomed and turned stays when it is drawn again.
-
-    Parameters
-    ----------
-    identifier : str
-        Of the `dcc.Graph`.
-    label : str
-        Says what it shows, also to those who do not see it.
-    figure : Figure
-    height : int
-        In pixels.
-    """
-    graph = dcc.Graph(
-        id=identifier,
-        figure=figure.update_layout(uirevision="kept", autosize=True),
-        config={"displaylogo": False, "responsive": True},
-        style={"height": f"{height}px"},
-    )
-    group = html.Div(graph, role="group", **named(label))
-    return html.Figure([group, html.Figcaption(label)])

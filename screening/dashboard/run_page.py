@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from db.documents import Run
 from db.questions import candidate_query
 from db.store import ScreeningStore
 from screening.criteria.registry import criterion_of
-from screening.dashboard.candidates_table import candidates_table, filters_of
+from screening.dashboard.candidates_table import candidates_table
 from screening.dashboard.overview_page import progress
-from screening.dashboard.page import Page, Parts, chart, facts, fingerprint, link, table
+from screening.dashboard.page import Chart, Page, Parts, facts, fingerprint, link, table
+from screening.errors import ScreeningError
 from screening.report.charts import element_chart, funnel_chart, hull_chart
 from screening.report.words import count_rows, criterion_name, figure_rows, has_gaps
 from workflows.metrics import run_metrics
@@ -65,19 +67,18 @@ class RunPage(Page):
             store.count_by(calculations, "updated_at"),
         )
 
-    def layout(self, store: ScreeningStore, search: str) -> list[Component]:
-        """All but what :meth:`slow_parts` has."""
+    def layout(self, store: ScreeningStore, filters: Mapping[str, str]) -> list[Component]:
+        """The table, and places for all else."""
         run = store.run(self.run_id)
-        unit = criterion_of(run.parameters).unit
         later = (
-            html.Section([html.H2(heading), html.Div("Is being read …", id=identifier)])
-            for identifier, heading in SLOW.items()
+            html.Section([html.H2(heading), html.Div("Is being read …", id=place)])
+            for place, heading in SLOW.items()
         )
         return [
             html.H1(self.title),
-            html.Div(self.parts(store)["summary"]["children"], id="summary"),
+            html.Div(id="summary"),
             html.H2("Candidates"),
-            *candidates_table(filters_of(search), unit, has_gaps(run)),
+            *candidates_table(filters, _score_unit(run), has_gaps(run)),
             *later,
         ]
 
@@ -85,7 +86,7 @@ class RunPage(Page):
         """State and counts."""
         run = store.run(self.run_id)
         states = store.candidate_counts(self.run_id)
-        return {"summary": {"children": _summary(run, states, _domains(store, run))}}
+        return {"summary": _summary(run, states, _domains(store, run))}
 
     def slow_parts(self, store: ScreeningStore) -> Parts:
         """The charts, and precision and recall."""
@@ -96,13 +97,20 @@ class RunPage(Page):
         passed = funnel_chart(run.funnel, counts)
         positives = candidate_query(self.run_id, is_positive=True)
         elements = element_chart(store.count_by(positives, "elements"), "positives")
-        children = {
-            "course": chart("funnel", "Materials that passed each filter", passed, 340),
-            "composition": chart("elements", "Predicted positives with each element", elements),
+        return {
+            "course": Chart("funnel", "Materials that passed each filter", passed, 340),
+            "composition": Chart("elements", "Predicted positives with each element", elements),
             "stability": _stability(store, run),
             "rightness": _rightness(store, run),
         }
-        return {identifier: {"children": shown} for identifier, shown in children.items()}
+
+
+def _score_unit(run: Run) -> str:
+    """Unit of the score; empty also where the criterion is of a package that is gone."""
+    try:
+        return criterion_of(run.parameters).unit
+    except ScreeningError:
+        return ""
 
 
 def _domains(store: ScreeningStore, run: Run) -> dict[Any, int]:
@@ -147,7 +155,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _stability(store: ScreeningStore, run: Run) -> Component:
+def _stability(store: ScreeningStore, run: Run) -> Chart | list[Component]:
     query = candidate_query(run.run_id, state="screened", sort_by="score", descending=True)
     columns = list(zip(*store.values(query, HULL_FIELDS), strict=True)) or [()] * len(HULL_FIELDS)
     ids, formulas, hull, scores, positive = columns
@@ -155,24 +163,28 @@ def _stability(store: ScreeningStore, run: Run) -> Component:
     drawn = ~is_positive | (np.cumsum(is_positive) <= DRAWN_POSITIVES)
     energies = np.array(hull, float)
     if not np.isfinite(energies).any():
-        return html.P("The energy above the hull is not known of any judged candidate.")
+        return [html.P("The energy above the hull is not known of any judged candidate.")]
     names = [f"{formula} ({name})" for formula, name in zip(formulas, ids, strict=True)]
     figure = hull_chart(
         energies[drawn],
         np.array(scores, float)[drawn],
         is_positive[drawn],
         [name for name, is_drawn in zip(names, drawn, strict=True) if is_drawn],
-        unit=criterion_of(run.parameters).unit,
+        unit=_score_unit(run),
     )
     label = "Score of the judged candidates against their energy above the hull"
     if is_positive.sum() > DRAWN_POSITIVES:
         label += f"; of {is_positive.sum():,} positives the best {DRAWN_POSITIVES:,}"
-    return chart("hull", label, figure)
+    return Chart("hull", label, figure)
 
 
 def _rightness(store: ScreeningStore, run: Run) -> list[Component]:
     shown: list[Component] = []
-    for metrics in run_metrics(store, run):
+    try:
+        known = run_metrics(store, run)
+    except ScreeningError as error:  # the charts are there all the same
+        return [html.P(f"{error}.")]
+    for metrics in known:
         by = f"{metrics.engine}, {metrics.recipe}"
         columns = ("figure", "95 % interval", "estimate or its bounds")
         shown.append(table(f"By {by}", columns, figure_rows(metrics.assessment)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ def served(
     ScreeningError
         If it cannot listen there.
     """
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each request
     app = make_app(store, refresh, loopback=host in LOOPBACK)
     with _listening(host, port) as listener:
         server = make_server(
