@@ -59,7 +59,6 @@ myst_heading_anchors = 4
 default_role = "code"  # of docstrings
 suppress_warnings = [
     "ref.python",  # two classes of one name, in two packages
-    "toc.not_readable",  # pages that are still being written
 ]
 nb_execution_mode = "off"  # tests/screening/test_example.py runs it
 nb_number_source_lines = False
