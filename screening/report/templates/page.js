@@ -32,7 +32,16 @@
 
   const draw = (place, figure, look) => {
     const layout = { ...figure.layout, template: look };
-    if (place.clientWidth < NARROW) layout.legend = { ...layout.legend, font: { size: 10 } };
+    if (place.dataset.chart === "spectrum") { // room for its curves below a long legend
+      const entries = figure.data.filter((trace) => trace.showlegend !== false).length;
+      place.style.height = `${260 + 26 * entries}px`;
+    }
+    if (place.clientWidth < NARROW) {
+      layout.legend = { ...layout.legend, font: { size: 10 } };
+      if (layout.yaxis && layout.yaxis.title) {
+        layout.yaxis = { ...layout.yaxis, title: { ...layout.yaxis.title, font: { size: 12 } } };
+      }
+    }
     const dimensions = "scene" in layout ? 3 : 2;
     const name = document.title.replace(/[^\w-]+/g, "-") + "-" + place.dataset.chart;
     return Plotly.newPlot(place, figure.data, layout, {
