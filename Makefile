@@ -11,6 +11,7 @@ export OMP_NUM_THREADS ?= 1
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
+	$(BIN)/screen report
 
 test: lint
 	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process

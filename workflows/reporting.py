@@ -78,8 +78,10 @@ class MaterialView:
     @cached_property
     def crystal(self) -> Crystal | None:
         """The cell that was judged; None of a material that could not be read."""
-        structure = self.candidate.structure
-        return None if structure is None else Crystal.from_dict(structure)
+        try:
+            return Crystal.from_dict(self.candidate.structure or {})
+        except ModelError:
+            return None
 
     @property
     def spectrum(self) -> Spectrum | None:
@@ -152,10 +154,10 @@ class RunView:
         Of the run.
     materials : list of MaterialView
         The best positives, the near misses, and what else was validated, each best first.
-    n_positive : int
-        All positives, more than those among `materials` if there are too many.
+    n_positive, n_best : int
+        All positives, and the best ones, with which `materials` begins.
     families : list of Family
-        Of the positives among `materials`, the largest first.
+        Of the best positives, the largest first.
     screened : Screened
     domains : Domains
         Of all positives.
@@ -171,6 +173,7 @@ class RunView:
     criterion: Criterion
     materials: list[MaterialView]
     n_positive: int
+    n_best: int
     families: list[Family]
     screened: Screened
     domains: Domains
@@ -206,6 +209,7 @@ def view_run(
         criterion_of(run.parameters),
         materials,
         int(screened.is_positive.sum()),
+        len(positives),
         families(materials[: len(positives)]),
         screened,
         domains(store, run.run_id),

@@ -40,26 +40,22 @@ def report(
     from workflows.reporting import view_run
 
     _check_writable(out)
-    with (
-        progress_bars(quiet) as shown,
-        reporting_to(shown),
-        open_store(existing(db)) as store,
-    ):
-        view = view_run(
-            store, find_run(store, run), n_positives=positives, n_near_misses=near_misses
-        )
-        n = len(view.materials)
-        page = render_report(
-            view, utc_now(), version("edos-screening"), lambda done: advance("drawn", done, n)
-        )
+    with open_store(existing(db)) as store:
+        stored = find_run(store, run)
+        with progress_bars(quiet) as shown, reporting_to(shown):
+            view = view_run(store, stored, n_positives=positives, n_near_misses=near_misses)
+            n = len(view.materials)
+            page = render_report(
+                view, utc_now(), version("edos-screening"), lambda done: advance("drawn", done, n)
+            )
     write_whole(out, page)
-    megabytes = out.stat().st_size / 1e6
-    words = f"{view.n_positive} positive{'' if view.n_positive == 1 else 's'}"
-    stdout().print(
-        f"{out}: run {view.run.run_id}, {words}, {n} materials, {megabytes:.1f} MB; "
-        "open it in a browser",
-        highlight=False,
-    )
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    words = f"{_number(view.n_positive, 'positive')}, {_number(n, 'material')}, {size}"
+    stdout().print(f"{out}: run {stored.run_id}, {words}; open it in a browser", highlight=False)
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _check_writable(path: Path) -> None:

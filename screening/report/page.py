@@ -10,7 +10,7 @@ import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -33,6 +33,7 @@ from screening.report.words import (
     count_rows,
     criterion_rows,
     dft_rows,
+    feature_title,
     figure_rows,
     flat_features,
     gap_edges,
@@ -44,7 +45,7 @@ from screening.secrets import without_secrets
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run, ValidationDoc
     from models.crystal import Crystal
-    from workflows.reporting import MaterialView, RunView
+    from workflows.reporting import Family, MaterialView, RunView
 
 TEMPLATES = Path(__file__).parent / "templates"
 MATERIALS_PROJECT = "https://next-gen.materialsproject.org/materials/"
@@ -58,7 +59,8 @@ FAILURES = 20  # that are named
 SITES = 200  # of a structure that are listed
 _MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
-_HIDDEN = {"api_key_file", "criteria", "criterion"}  # parameters: a secret's place, shown elsewhere
+# Parameters that are shown elsewhere, and where a key is kept.
+_HIDDEN = {"api_key_file", "criteria", "criterion", "validation_choices"}
 
 
 class Cell(NamedTuple):
@@ -107,11 +109,8 @@ def render_report(
     drawn : callable
         Called with how many materials were drawn since the last call.
     """
-    symbols = {family.symbol: _symbol_text(family.symbol) for family in view.families}
     families = {
-        material_id: f"{formula_text(family.anonymous_formula)}, {symbols[family.symbol]}"
-        for family in view.families
-        for material_id in family.material_ids
+        material_id: family for family in view.families for material_id in family.material_ids
     }
     columns = table_columns(view, families)
     positions = {m.candidate.material_id: i for i, m in enumerate(view.materials)}
@@ -128,9 +127,8 @@ def render_report(
             version=version,
             columns=columns,
             rows=[_row(material, columns, families) for material in view.materials],
-            n_shown=sum(bool(m.candidate.is_positive) for m in view.materials),
             positions=positions,
-            symbols=symbols,
+            symbol_text=_symbol_text,
             families=[family for family in view.families if len(family.material_ids) > 1],
             alone=[family for family in view.families if len(family.material_ids) == 1],
             formulas={
@@ -163,6 +161,7 @@ def render_report(
             policy=_policy(),
             payload=Markup(_payload(view, families, of_run, drawn)),
             model_name=model_name,
+            formula_text=formula_text,
         )
     )
     return without_secrets(text)
@@ -171,14 +170,14 @@ def render_report(
 # --- the table -------------------------------------------------------------------------
 
 
-def table_columns(view: RunView, families: dict[str, str]) -> list[Column]:
+def table_columns(view: RunView, families: dict[str, Family]) -> list[Column]:
     """Columns of the table of materials, without those that nothing is known of.
 
     Parameters
     ----------
     view : RunView
-    families : dict of str to str
-        By the ids of the materials.
+    families : dict of str to Family
+        By the ids of their members.
     """
     of_gaps = _gap_columns() if has_gaps(view.run) else _feature_columns(view.materials)
     unit = f" ({view.criterion.unit})" if view.criterion.unit else ""
@@ -192,7 +191,7 @@ def table_columns(view: RunView, families: dict[str, str]) -> list[Column]:
         Column("expected error (eV)", lambda m: _number(m.candidate.expected_error, 2)),
         Column("above hull (eV/atom)", lambda m: _number(m.candidate.energy_above_hull, 3)),
         Column("atoms", lambda m: _number(m.candidate.nsites, 0)),
-        Column("family", lambda m: _text(families.get(m.candidate.material_id)), False),
+        Column("family", lambda m: _text(_family(m, families)), False),
     ]
     known = [c for c in columns if any(c.cell(m).key is not None for m in view.materials)]
     return known if view.materials else columns
@@ -226,7 +225,7 @@ def _feature_columns(materials: Sequence[MaterialView]) -> list[Column]:
         return cell
 
     names = dict.fromkeys(n for m in materials for n in flat_features(m.candidate.features))
-    return [Column(name, value_of(name)) for name in names]
+    return [Column(feature_title(name), value_of(name)) for name in names]
 
 
 def _verdict(is_positive: bool | None) -> Cell:
@@ -260,15 +259,18 @@ def _flag(value: bool | None) -> Cell:
 
 
 def _row(
-    material: MaterialView, columns: Sequence[Column], families: dict[str, str]
+    material: MaterialView, columns: Sequence[Column], families: dict[str, Family]
 ) -> dict[str, Any]:
     candidate = material.candidate
-    words = (candidate.formula, candidate.material_id, *candidate.elements)
+    family = families.get(candidate.material_id)
+    words = [candidate.formula, candidate.material_id]
+    if family is not None:
+        words += [family.anonymous_formula, family.symbol, str(family.space_group)]
     return {
         "formula": formula_text(candidate.formula),
         "material_id": candidate.material_id,
         "cells": [column.cell(material) for column in columns],
-        "search": " ".join((*words, families.get(candidate.material_id, ""))).lower(),
+        "search": " ".join(words).lower(),
         "elements": " ".join(candidate.elements),
         "verdict": _verdict(candidate.is_positive).text,
         "dft": _verdict_by_dft(material).text,
@@ -324,7 +326,7 @@ def material_charts(material: MaterialView) -> dict[str, go.Figure]:
     return {name: figure for name, figure in every.items() if figure is not None}
 
 
-def _details(material: MaterialView, view: RunView, families: dict[str, str], names: Any) -> str:
+def _details(material: MaterialView, view: RunView, families: dict[str, Family], names: Any) -> str:
     """What stands beneath the row of a material."""
     candidate = material.candidate
     is_of_mp = _MP_ID.fullmatch(candidate.material_id) is not None
@@ -340,7 +342,7 @@ def _details(material: MaterialView, view: RunView, families: dict[str, str], na
         criteria_by_dft=_criteria(material.validation, view) if material.validation else [],
         rows=_shown(rows + level_rows(material.electronic_structure)),
         rows_by_dft=_shown(dft_rows(material.validation)),
-        family=families.get(candidate.material_id),
+        family=_family(material, families),
         structure=_structure_in_words(material.crystal),
         sites=_sites(material.crystal),
         attribution=attribution_of(candidate.material_id, view.run),
@@ -430,7 +432,7 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
         ("structures came in", None if entered is None else f"{entered:,}"),
         ("were screened", f"{len(view.screened.material_ids):,}"),
         ("are predicted positive", f"{view.n_positive:,}"),
-        ("of these in the model's domain", f"{view.domains.inside:,}"),
+        ("of these in the model's domain", f"{view.domains.inside:,}" if view.n_positive else None),
         (
             f"expected of the {len(expected)} shown to be confirmed",
             f"{sum(expected):.1f}" if expected else None,
@@ -444,24 +446,35 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
 
 
 def parameter_rows(run: Run) -> list[tuple[str, str]]:
-    """Parameters of a run by their whole names.
+    """Parameters of a run by their whole names; of files and folders the names alone.
 
-    Where a key is kept is left out, and so is the criterion, which has a place of its own.
+    Where a key is kept is left out, and so is what has a place of its own on the page.
     """
-    return _flat({k: v for k, v in run.parameters.items() if k not in _HIDDEN})
+    return _flat(run.parameters, _HIDDEN)
 
 
-def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+def _flat(
+    values: dict[str, Any], hidden: Collection[str] = (), before: str = ""
+) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
-        if name in _HIDDEN and before:
+        if name in hidden or value in (None, "", [], {}):
             continue
         if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name}: ")
-        elif value is not None:
-            text = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
-            rows.append((f"{before}{name}".replace("_", " "), text))
+            rows += _flat(value, hidden, f"{before}{name}: ")
+            continue
+        text = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
+        if text.startswith("/"):
+            text = Path(text).name
+        rows.append((f"{before}{name}".replace("_", " "), _MINUS.sub("−", text)))
     return rows
+
+
+def _family(material: MaterialView, families: dict[str, Family]) -> str | None:
+    family = families.get(material.candidate.material_id)
+    if family is None:
+        return None
+    return f"{formula_text(family.anonymous_formula)}, {_symbol_text(family.symbol)}"
 
 
 def _symbol_text(symbol: str) -> str:
@@ -529,7 +542,7 @@ def run_charts(view: RunView) -> dict[str, go.Figure]:
 
 def _payload(
     view: RunView,
-    families: dict[str, str],
+    families: dict[str, Family],
     of_run: dict[str, go.Figure],
     drawn: Callable[[int], None],
 ) -> str:

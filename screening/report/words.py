@@ -160,17 +160,25 @@ def candidate_rows(candidate: CandidateDoc, unit: str = "") -> list[Row]:
 
 def _features(features: dict[str, Any], engine: str | None = None) -> list[Row]:
     """The quantities that decided, with their units."""
+    by = f" by {engine}" if engine else ""
+    return [
+        (feature_title(name) + by, value if isinstance(value, bool) else _number(value))
+        for name, value in flat_features(features).items()
+    ]
+
+
+def feature_title(name: str) -> str:
+    """Name of a quantity that a criterion looks at, with its unit.
+
+    Examples
+    --------
+    >>> feature_title("dos_at_fermi"), feature_title("vb_gap.is_gap")
+    ('dos_at_fermi (states/eV/cell)', 'vb_gap.is_gap')
+    """
     from screening.criteria.features import FEATURES
 
     units = {name: feature.unit for known in FEATURES.values() for name, feature in known.items()}
-    by = f" by {engine}" if engine else ""
-    return [
-        (
-            _with_unit(name, units.get(name, "")) + by,
-            value if isinstance(value, bool) else _number(value),
-        )
-        for name, value in flat_features(features).items()
-    ]
+    return _with_unit(name, units.get(name, ""))
 
 
 def _with_unit(name: str, unit: str) -> str:

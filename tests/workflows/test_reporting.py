@@ -93,7 +93,7 @@ def test_a_run_has_its_positives_near_misses_and_what_was_calculated(store):
     names = [material.candidate.material_id for material in view.materials]
     assert names[:5] == ["mp-1", "mp-2", "my-3", "mp-4", EVIL]
     assert names[5:] == ["mp-7", "mp-8"]  # the near miss, and a negative that was calculated
-    assert view.n_positive == 6
+    assert (view.n_positive, view.n_best) == (6, 5)
     assert view.screened.elements == {
         "K": 2, "Mg": 2, "F": 2, "Rb": 1, "Ca": 2, "Nb": 1, "O": 3, "Na": 1, "Cl": 1,
     }  # fmt: skip

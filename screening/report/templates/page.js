@@ -51,8 +51,8 @@
       await draw(place, run[chart], look);
       if (chart === "hull") place.on("plotly_click", ({ points }) => openMaterial(points[0].id));
       if (chart === "elements") place.on("plotly_click", ({ points }) => {
-        const symbol = String(points[0].text || "").split("<")[0];
-        if (symbol) showElement(symbol);
+        const [{ data, pointNumber: [row, column] }] = points;
+        showElement(data.text[row][column].split("<")[0]);
       });
     }
   };
@@ -182,11 +182,14 @@
   };
 
   let element = null; // that the table shows alone
+  const known = new Set(rows.flatMap((row) => row.dataset.elements.split(" "))); // F is no part of Fe
 
   const fits = (row, words, verdict, domain) => {
-    const { search, elements, dft } = row.dataset;
-    if (element && !elements.split(" ").includes(element)) return false;
-    if (!words.every((word) => search.includes(word))) return false;
+    const { search, dft } = row.dataset;
+    const elements = row.dataset.elements.split(" ");
+    const has = (word) => (known.has(word) ? elements.includes(word) : search.includes(word.toLowerCase()));
+    if (element && !elements.includes(element)) return false;
+    if (!words.every(has)) return false;
     if (domain && !domain.split(" ").includes(row.dataset.domain)) return false;
     if (verdict === "dft") return dft !== "–";
     if (verdict === "dft-positive") return dft === "positive";
@@ -194,7 +197,7 @@
   };
 
   const filter = () => {
-    const words = find("#filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+    const words = find("#filter").value.split(/[\s,]+/).filter(Boolean);
     const verdict = find("#verdict").value, domain = find("#domain").value;
     let n = 0;
     for (const row of rows) {
@@ -264,16 +267,16 @@
     const columns = place.closest(".columns");
     return !columns || (columns.children.length === 1 && !place.closest(".detail"));
   };
+  const small = { "font.size": 10, "legend.font.size": 9, "xaxis.title.font.size": 11, "yaxis.title.font.size": 11 };
+  const asBefore = Object.fromEntries(["width", "height", ...Object.keys(small)].map((key) => [key, null]));
   window.addEventListener("beforeprint", () => {
     for (const place of all(".js-plotly-plot")) {
       const width = PRINTED[Number(isAlone(place))];
-      Plotly.relayout(place, { width, height: isAlone(place) ? 320 : 300, autosize: false });
+      Plotly.relayout(place, { ...small, width, height: 300, autosize: false });
     }
   });
   window.addEventListener("afterprint", () => {
-    for (const place of all(".js-plotly-plot")) {
-      Plotly.relayout(place, { width: null, height: null, autosize: true });
-    }
+    for (const place of all(".js-plotly-plot")) Plotly.relayout(place, { ...asBefore, autosize: true });
   });
 
   drawRun().catch((error) => trouble(`The charts cannot be drawn: ${error.message}`));
