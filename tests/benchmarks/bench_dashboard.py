@@ -52,15 +52,17 @@ MATERIAL = "mp-1"
 
 @dataclass(frozen=True)
 class Figure:
-    """How long one answer takes, in s, and how many kB it has."""
+    """How long one answer takes, in s, also of this process alone, and how many kB it has."""
 
     store: str
     what: str
     seconds: float
+    cpu_seconds: float
     kilobytes: float
 
     def __str__(self) -> str:
-        return f"{self.store:<10}{self.what:<52}{self.seconds:>8.3f}{self.kilobytes:>10.0f}"
+        times = f"{self.seconds:>8.3f}{self.cpu_seconds:>8.3f}"
+        return f"{self.store:<10}{self.what:<52}{times}{self.kilobytes:>8.0f}"
 
 
 def fill(store: ScreeningStore, count: int) -> None:
@@ -160,12 +162,13 @@ def plain(parts: Parts) -> list[Any]:
 def measure(store: ScreeningStore, name: str) -> Iterator[Figure]:
     """All figures of a store."""
     for what, answer in answers(store).items():
-        times, size = [], 0
+        times, cpu_times, size = [], [], 0
         for _ in range(REPEATS):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             size = len(to_json_plotly(answer()))
             times.append(time.perf_counter() - start)
-        yield Figure(name, what, min(times), size / 1000)
+            cpu_times.append(time.process_time() - cpu_start)
+        yield Figure(name, what, min(times), min(cpu_times), size / 1000)
 
 
 def main() -> None:
@@ -176,7 +179,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     print(f"{platform.machine()}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d')}")
-    print(f"{options.candidates:,} candidates\n{'store':<10}{'answer':<52}{'s':>8}{'kB':>10}")
+    print(f"{options.candidates:,} candidates")
+    print(f"{'store':<10}{'answer':<52}{'s':>8}{'CPU s':>8}{'kB':>8}")
     figures: list[Figure] = []
 
     def both(name: str, address: str) -> None:
