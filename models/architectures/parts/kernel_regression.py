@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MAX_POINTS = 4096
+MAX_POINTS = 8192
 BLOCK = 4096  # materials whose kernels are in memory at once
 JITTER = 1e-10  # of the mean of a diagonal, so that points that coincide leave it definite
 

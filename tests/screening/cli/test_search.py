@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from db.open import open_store
-from screening.cli.search import _models_folder
+from screening.cli.options import models_folder
 from tests.conftest import crystal_row
 from tests.models.model_examples import edos_label, label_row, write_rows
 from tests.workflows.analytic_dos import AnalyticDosMaker
@@ -81,7 +81,7 @@ def test_what_was_validated_is_learned_and_the_rest_judged_again(screen, run_id,
     one_line(taken, "new-model is there already; --out names another")
     assert screen("learn", *files, "--force").code == 0
     assert [r["n_learned"] for r in json.loads(screen("rounds", "--json").out)] == [3, 4]
-    assert _models_folder(DB).joinpath(run_id, "tiny-round-2", "card.json").exists()
+    assert models_folder(DB).joinpath(run_id, "tiny-round-2", "card.json").exists()
 
 
 def test_a_search_goes_on_until_it_has_its_rounds(screen, run_id, formula, files):
@@ -164,8 +164,8 @@ def test_all_failed_or_nothing_left_is_one_line(screen, run_id, formula, files):
 
 def test_models_are_beside_the_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert _models_folder("a/b.sqlite") == tmp_path / "a" / "b.models"
-    assert _models_folder("mongodb://ann:secret@host/db") == tmp_path / "screening.models"
+    assert models_folder("a/b.sqlite") == tmp_path / "a" / "b.models"
+    assert models_folder("mongodb://ann:secret@host/db") == tmp_path / "screening.models"
 
 
 def test_the_source_of_the_run_has_the_structures(screen, taught, structure_table, formula):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,11 +254,16 @@ def test_what_cannot_be_shown_ends_in_a_line(tmp_path: Path, filled: Path, monke
 
 @pytest.mark.slow
 def test_the_command_serves_until_ctrl_c(filled: Path) -> None:
-    import signal
-    import urllib.request
-
     command = [sys.executable, "-m", "screening.cli", "dashboard", "--db", filled, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs in the background of a script, as these tests may, inherits a deaf ear.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
     line = process.stdout.readline()
     address = line.split(" at ")[1].split()[0]
     with urllib.request.urlopen(address) as answer:
