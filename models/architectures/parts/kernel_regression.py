@@ -20,8 +20,8 @@ class KernelRegression(nn.Module):
 
     Up to `max_points` materials it is exact. Of more, that many drawn at random carry the
     function, which is fitted to all of them (subset of regressors, a Nystroem approximation). For n
-    materials and m of these points that takes n m^2 operations, about 50 m^2 bytes, and m kernels
-    for a prediction, instead of n^3 / 3, 20 n^2 and n.
+    materials and m of these points that takes n m^2 operations, about 40 m^2 bytes, and m kernels
+    for a prediction, instead of n^3 / 3, 28 n^2 and n.
 
     Parameters
     ----------
