@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from dash import html
 from dash.development.base_component import Component
@@ -12,6 +11,7 @@ from dash.development.base_component import Component
 from db.documents import Run
 from db.store import History, ScreeningStore
 from models.zoo import model_name
+from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.dashboard.page import (
     Chart,
@@ -24,19 +24,18 @@ from screening.dashboard.page import (
     table,
 )
 from screening.errors import ScreeningError
-from screening.report.charts import edos_chart, parts_chart, structure_chart
+from screening.report.charts import parts_chart, structure_chart
+from screening.report.page import met_criteria, spectrum_chart
 from screening.report.words import (
-    MP_IDS,
     attribution_of,
     candidate_rows,
-    criterion_rows,
     dft_rows,
     gap_edges,
     level_rows,
+    materials_project_page,
+    structure_in_words,
 )
 from workflows.reporting import MaterialView, view_material
-
-MP_PAGE = "https://next-gen.materialsproject.org/materials/"
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,13 @@ class MaterialPage(Page):
         """All but what :meth:`slow_parts` has."""
         run = store.run(self.run_id)
         view = view_material(store, run, self.material_id, parts=False)
-        unit = criterion_of(run.parameters).unit
+        criterion = criterion_of(run.parameters)
         return {
             "verdict": _verdict(view),
             "dos": _spectrum(view),
-            "criteria": _criteria(view),
+            "criteria": _criteria(view, criterion),
             "crystal": _structure(view),
-            "properties": [facts(candidate_rows(view.candidate, unit))],
+            "properties": [facts(candidate_rows(view.candidate, criterion.unit))],
             "dft": _dft(view),
             "history": _history(store.history(self.material_id), run),
         }
@@ -135,45 +134,28 @@ def _verdict(view: MaterialView) -> list[Component]:
 
 
 def _spectrum(view: MaterialView) -> Chart | list[Component]:
-    candidate, prediction, spectrum = view.candidate, view.prediction, view.spectrum
-    if prediction is None or spectrum is None:
+    figure = spectrum_chart(view)
+    if figure is None:
         return [html.P("There is no predicted spectrum.")]
-    gap, validation = candidate.gap, view.validation
-    has_limit = gap is not None and not gap.per_atom
-    figure = edos_chart(
-        spectrum.grid,
-        spectrum.values,
-        gap=gap_edges(gap),
-        max_dos=gap.criteria.get("max_dos") if gap is not None and has_limit else None,
-        dft=view.dft,
-        dft_gap=gap_edges(validation.gap) if validation and view.dft is not None else None,
-        band=view.band,
-        band_gap=validation.band_gap if validation and view.dft is not None else candidate.band_gap,
-        model=model_name(prediction.model_id),
-        engine=validation.engine if validation else "DFT",
-    )
     label = "Predicted density of states" + (" and that of DFT" if view.dft is not None else "")
     return Chart("spectrum", label, figure)
 
 
-def _criteria(view: MaterialView) -> list[Component]:
-    shown = []
-    by = {"Prediction": view.candidate.gap}
-    if view.validation is not None:
-        by[view.validation.engine] = view.validation.gap
-    for name, gap in by.items():
-        if gap is None:
-            continue
-        margins = gap.margins.model_dump() if gap.margins else {}
-        rows = criterion_rows(gap.holds, margins, gap.per_atom)
-        shown.append(table(f"{name}: criteria", ("criterion", "met", "margin"), rows))
+def _criteria(view: MaterialView, criterion: Criterion) -> list[Component]:
+    columns = ("criterion", "limit", "met", "margin")
+    by_engine = view.validation.engine if view.validation else ""
+    shown = [
+        table(f"{by}: criteria", columns, rows)
+        for by, document in (("Prediction", view.candidate), (by_engine, view.validation))
+        if (rows := met_criteria(document, criterion))
+    ]
     return [html.H2("Criteria"), *shown] if shown else []
 
 
 def _structure(view: MaterialView) -> Chart | list[Component]:
     if view.crystal is None:
         return [html.P("Its structure could not be read.")]
-    label = f"Crystal structure of {view.candidate.formula}; drag to turn it"
+    label = f"{structure_in_words(view.crystal)}. Drag to turn it."
     return Chart("structure", label, structure_chart(view.crystal), 460)
 
 
@@ -216,7 +198,7 @@ def _history(history: History, run: Run) -> list[Component]:
 
 
 def _elsewhere(material_id: str) -> list[Component]:
-    if not material_id.startswith(MP_IDS):
+    if (address := materials_project_page(material_id)) is None:
         return []
-    href = MP_PAGE + quote(material_id, safe="")
-    return [html.P(html.A(f"{material_id} at the Materials Project", href=href, rel="noreferrer"))]
+    name = f"{material_id} at the Materials Project"
+    return [html.P(html.A(name, href=address, rel="noreferrer"))]

@@ -39,16 +39,18 @@ from screening.report.words import (
     gap_edges,
     has_gaps,
     level_rows,
+    materials_project_page,
+    structure_in_words,
 )
 from screening.secrets import without_secrets
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, Run, ValidationDoc
     from models.crystal import Crystal
+    from screening.criteria.interface import Criterion
     from workflows.reporting import Family, MaterialView, RunView
 
 TEMPLATES = Path(__file__).parent / "templates"
-MATERIALS_PROJECT = "https://next-gen.materialsproject.org/materials/"
 PAPER = (
     "S. Kong, F. Ricci, D. Guevarra, J. B. Neaton, C. P. Gomes and J. M. Gregoire, Density of "
     "states prediction for materials discovery via contrastive learning from probabilistic "
@@ -57,7 +59,6 @@ PAPER = (
 )
 FAILURES = 20  # that are named
 SITES = 200  # of a structure that are listed
-_MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 # Parameters that are shown elsewhere, and where a key is kept.
 _HIDDEN = {"api_key_file", "criteria", "criterion", "validation_choices"}
@@ -329,35 +330,43 @@ def material_charts(material: MaterialView) -> dict[str, go.Figure]:
 def _details(material: MaterialView, view: RunView, families: dict[str, Family], names: Any) -> str:
     """What stands beneath the row of a material."""
     candidate = material.candidate
-    is_of_mp = _MP_ID.fullmatch(candidate.material_id) is not None
     rows = [row for row in candidate_rows(candidate, view.criterion.unit) if row[0] != "run"]
     template = _templates().get_template("material.html")
     return template.render(
         material=material,
         candidate=candidate,
         formula=formula_text(candidate.formula),
-        link=MATERIALS_PROJECT + candidate.material_id if is_of_mp else None,
+        link=materials_project_page(candidate.material_id),
         charts=names,
-        criteria=_criteria(candidate, view),
-        criteria_by_dft=_criteria(material.validation, view) if material.validation else [],
+        criteria=met_criteria(candidate, view.criterion),
+        criteria_by_dft=met_criteria(material.validation, view.criterion),
         rows=_shown(rows + level_rows(material.electronic_structure)),
         rows_by_dft=_shown(dft_rows(material.validation)),
         family=_family(material, families),
-        structure=_structure_in_words(material.crystal),
+        structure=structure_in_words(material.crystal),
         sites=_sites(material.crystal),
         attribution=attribution_of(candidate.material_id, view.run),
     )
 
 
-def _criteria(
-    document: CandidateDoc | ValidationDoc, view: RunView
+def met_criteria(
+    document: CandidateDoc | ValidationDoc | None, criterion: Criterion
 ) -> list[tuple[str, str | None, bool, str | None]]:
-    """What each criterion asks for, its limit, whether it is met, and the margin."""
+    """What each criterion asks for, its limit, whether it is met, and the margin.
+
+    Parameters
+    ----------
+    document : CandidateDoc, ValidationDoc or None
+    criterion : Criterion
+        That it was judged by.
+    """
+    if document is None:
+        return []
     from screening.gap_criteria import GapCriteria
 
     gap = document.gap
     if gap is None:
-        condition = view.criterion.definition().get("positive")
+        condition = criterion.definition().get("positive")
         if document.is_positive is None or condition is None:
             return []
         return [(str(condition), None, document.is_positive, None)]
@@ -372,23 +381,6 @@ def _criteria(
         )
         for name, is_met, margin in criterion_rows(gap.holds, margins, gap.per_atom)
     ]
-
-
-def _structure_in_words(crystal: Crystal | None) -> str | None:
-    """The cell for those who do not see it."""
-    if crystal is None:
-        return None
-    from pymatgen.core import Lattice
-
-    lattice = Lattice(crystal.lattice)
-    a, b, c = lattice.abc
-    alpha, beta, gamma = lattice.angles
-    atoms = ", ".join(f"{n} {symbol}" for symbol, n in crystal.composition.items())
-    return (
-        f"Cell of {len(crystal)} atom{'s' if len(crystal) > 1 else ''} ({atoms}): "
-        f"a = {a:.3f}, b = {b:.3f}, c = {c:.3f} Å; "
-        f"α = {alpha:.1f}°, β = {beta:.1f}°, γ = {gamma:.1f}°; volume {crystal.volume:.2f} Å³"
-    )
 
 
 def _sites(crystal: Crystal | None) -> list[tuple[str, str]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from db.documents import CandidateDoc, GapDoc, Run, ValidationDoc
+    from models.crystal import Crystal
     from models.spectra.electronic_structure import ElectronicStructure
     from screening.classification import Assessment
 
 MP_IDS = ("mp-", "mvc-")
+_MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
+_MP_PAGES = "https://next-gen.materialsproject.org/materials/"
 _UNKNOWN_ATOMS = "the run's program did not look, or has no radius of an element"
 _UNKNOWN_DISTANCE = "how far it is from the training materials is not known"
 Row = tuple[str, Any]
@@ -274,6 +278,28 @@ def _whole(value: int | None) -> str | None:
 
 def _number(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"
+
+
+def structure_in_words(crystal: Crystal | None) -> str | None:
+    """The cell for those who do not see it."""
+    if crystal is None:
+        return None
+    from pymatgen.core import Lattice
+
+    lattice = Lattice(crystal.lattice)
+    a, b, c = lattice.abc
+    alpha, beta, gamma = lattice.angles
+    atoms = ", ".join(f"{n} {symbol}" for symbol, n in crystal.composition.items())
+    return (
+        f"Cell of {len(crystal)} atom{'s' if len(crystal) > 1 else ''} ({atoms}): "
+        f"a = {a:.3f}, b = {b:.3f}, c = {c:.3f} Å; "
+        f"α = {alpha:.1f}°, β = {beta:.1f}°, γ = {gamma:.1f}°; volume {crystal.volume:.2f} Å³"
+    )
+
+
+def materials_project_page(material_id: str) -> str | None:
+    """Address of a material at the Materials Project; None if it is not from there."""
+    return f"{_MP_PAGES}{material_id}" if _MP_ID.fullmatch(material_id) else None
 
 
 def criterion_rows(
