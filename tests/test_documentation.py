@@ -87,7 +87,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-ec", f". .venv/bin/activate\n{command}"],
         cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / ".cache")},
         input=f"{DATABASE}\n",  # `lpad reset` wants to be sure
         capture_output=True,
         text=True,
