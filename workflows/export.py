@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ from db.documents import SCHEMA_VERSION, Run
 from db.paths import without_folders
 from db.store import ScreeningStore
 from models.writing import replacing
-from models.zoo import find_predictor, model_name
+from models.zoo import model_name
 from screening.criteria.interface import SPECTRA_IN_WORDS
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
-from screening.report.paper_figures import markdown
+from screening.report.words import PAPER, PAPER_DOI, attribution_of, markdown
 from workflows.metrics import run_metrics
+from workflows.reporting import find_model
 
-Attribution = Callable[[str, Run | None], str | None]
 PACKAGE = "edos-screening"
 PROGRAMS = (PACKAGE, "pyarrow", "pymatgen-core")
 CARDS = ("README.md", "card.json")
-_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 ARTICLE = {
     "type": "article",
     "title": "Density of states prediction for materials discovery via contrastive learning from "
@@ -46,7 +44,7 @@ ARTICLE = {
     "volume": 13,
     "start": 949,
     "year": 2022,
-    "doi": "10.1038/s41467-022-28543-x",
+    "doi": PAPER_DOI,
 }
 COLUMNS = {
     "runs.parquet": "the run: filters, criterion, model, versions, the funnel's counts",
@@ -65,7 +63,6 @@ def export_run(
     store: ScreeningStore,
     run: Run,
     path: Path,
-    attribution_of: Attribution,
     *,
     with_raw_dos: bool = True,
     progress: Progress | None = None,
@@ -77,8 +74,6 @@ def export_run(
     store : ScreeningStore
     run : Run
     path : Path
-    attribution_of : callable
-        How the source of a material wants to be cited, by its id and the run that it is of.
     with_raw_dos : bool
         Also the DOS as calculated.
     progress : callable, optional
@@ -90,7 +85,8 @@ def export_run(
         If the file cannot be written.
     """
     query = Query(CANDIDATES, conditions(run_id=run.run_id))
-    attributions = {attribution_of(c.material_id, run) for c in store.find(query)}
+    names = store.values(query, ("material_id",))
+    attributions = {attribution_of(material_id, run) for (material_id,) in names}
     sources = sorted(text for text in attributions if text)
     texts = {
         "README.md": readme(store, run, sources, with_raw_dos).encode(),
@@ -176,7 +172,7 @@ def readme(store: ScreeningStore, run: Run, sources: list[str], with_raw_dos: bo
         "## Attribution",
         "",
         *(f"- {markdown(text)}" for text in sources),
-        f"- Method: Kong et al., Nat. Commun. 13, 949 (2022), doi:{ARTICLE['doi']}",
+        f"- Method: {PAPER}",
         "",
     ]
     return "\n".join(lines)
@@ -229,10 +225,9 @@ def citation(run: Run, sources: list[str]) -> str:
 
 def model_cards(run: Run) -> dict[str, bytes]:
     """The cards of the models of a run that are still there, by their names in the archive."""
-    used = [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
     cards = {}
     for model in (run.model_id, run.second_model_id):
-        folder = find_predictor(model, used) if model else None
+        folder = find_model(run, model) if model else None
         for name in CARDS:
             if folder is not None and (folder / name).is_file():
                 text = (folder / name).read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from db.store import BATCH, ScreeningStore
 from models.writing import replacing
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
-from workflows.verdicts import judged_for, prediction_key
+from workflows.reporting import find_predictions, run_validations
 
 MP_ID = "mp-"
 EV, STATES, HULL = "eV", "1/eV", "eV/atom"  # of states per eV and cell pint knows the second half
@@ -142,7 +142,7 @@ def contributions(
     positives_only : bool
         As for :func:`write_contributions`.
     """
-    validations = _validations(store, run)
+    validations = run_validations(store, run)
     asked = conditions(run_id=run.run_id, state="screened")
     query = Query(CANDIDATES, asked, sort_by="material_id", with_structure=True)
     wanted = (
@@ -153,8 +153,7 @@ def contributions(
     for batch in batched(wanted, BATCH):
         of_project = [c for c in batch if c.material_id.startswith(MP_ID)]
         contributed.without_id += len(batch) - len(of_project)
-        keys = {prediction_key(c, c.model_id): c.material_id for c in of_project if c.model_id}
-        predictions = {keys[document.key]: document for document in store.predictions(keys)}
+        predictions = find_predictions(store, of_project)
         for candidate in of_project:
             prediction = predictions.get(candidate.material_id)
             if prediction is None:
@@ -165,15 +164,6 @@ def contributions(
                 validation = None
             contributed.written += 1
             yield _contribution(run, project, candidate, prediction, validation)
-
-
-def _validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]:
-    """The newest finished calculation of each material, judged as the run judges."""
-    if criterion_of(run.parameters).spectra != "edos":
-        return {}
-    done = (d for d in store.validations(run_id=run.run_id, state="done") if d.spectrum is not None)
-    newest = {d.material_id: d for d in sorted(done, key=lambda d: (d.updated_at, d.key))}
-    return {d.material_id: d for d in judged_for(run, list(newest.values()))}
 
 
 def _contribution(

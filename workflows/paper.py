@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
+from db.documents import CandidateDoc, PredictionDoc, Run, ValidationDoc
 from db.store import ScreeningStore
 from models.spectra.spectrum import EDOS_GRID
 from models.uncertainty.held_out import HeldOut, read_held_out
-from models.zoo import ZOO, find_predictor, model_name, shipped_predictors
+from models.zoo import ZOO, model_name, shipped_predictors
 from screening.criteria.gap_criterion import GapCriterion
 from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.report.paper_figures import Comparison, PaperData, clipped
 from screening.report.plots import EdosPanel, formula_text
+from screening.report.words import attribution_of, gap_edges
 from workflows.metrics import run_metrics
-from workflows.verdicts import judged_for, prediction_key
+from workflows.reporting import find_model, find_predictions, run_validations
 
-Attribution = Callable[[str, Run | None], str | None]
 PHONONS = "there are held-out materials of models of the electronic DOS only"
 LABELS = "Labels of the held-out materials: DFT, see the card of the model"
-_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 
 
-def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> PaperData:
+def paper_data(store: ScreeningStore, run: Run) -> PaperData:
     """Gather what :mod:`screening.report.paper_figures` draws of a run.
 
     Parameters
     ----------
     store : ScreeningStore
     run : Run
-    attribution_of : callable
-        How the source of a material wants to be cited, by its id and the run that it is of; None
-        where that is not known.
     """
     criterion = criterion_of(run.parameters)
     is_electronic = criterion.spectra == "edos"
-    validations = _validations(store, run) if is_electronic else {}
+    validations = run_validations(store, run)
     candidates = _candidates(store, run, validations)
-    predictions = _predictions(store, candidates)
+    predictions = find_predictions(store, candidates)
     held_out, problem = _held_out(run) if is_electronic else ({}, PHONONS)
-    compared = [c for c in candidates if c.material_id in validations and c.key in predictions]
-    positives = [c for c in candidates if c.is_positive and c.key in predictions]
+    compared = [
+        c for c in candidates if c.material_id in validations and c.material_id in predictions
+    ]
+    positives = [c for c in candidates if c.is_positive and c.material_id in predictions]
     positives.sort(key=lambda candidate: candidate.material_id not in validations)  # stable
-    judged = [predictions[c.key].key for c in (*compared, *positives)]
+    judged = [predictions[c.material_id].key for c in (*compared, *positives)]
     shown = {attribution_of(c.material_id, run) for c in (*compared, *positives)}
-    shown |= {attribution_of(name, None) for h in held_out.values() for name in h.material_ids}
+    shown |= {attribution_of(name) for h in held_out.values() for name in h.material_ids}
     sources = sorted(text for text in shown if text)
     return PaperData(
         run_id=run.run_id,
@@ -62,7 +60,7 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
         validated=_of_run(compared, predictions, validations),
         engines=_engines(validations[c.material_id] for c in compared),
         positives=[
-            (_name(c), _panel(c, predictions[c.key], validations.get(c.material_id)))
+            (_name(c), _panel(c, predictions[c.material_id], validations.get(c.material_id)))
             for c in positives
         ],
         max_dos=_threshold(criterion),
@@ -75,14 +73,6 @@ def paper_data(store: ScreeningStore, run: Run, attribution_of: Attribution) -> 
             "positives": f"run {run.run_id} has no predicted positives",
         },
     )
-
-
-def _validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]:
-    """The newest calculation that the run asked for of each material, judged as the run judges."""
-    done = [v for v in store.validations(run_id=run.run_id, state="done") if v.grid == EDOS_GRID]
-    oldest_first = sorted(done, key=lambda document: (document.updated_at, document.key))
-    newest = {document.material_id: document for document in oldest_first}
-    return {document.material_id: document for document in judged_for(run, list(newest.values()))}
 
 
 def _candidates(
@@ -100,21 +90,12 @@ def _candidates(
     return sorted(same, key=lambda c: (-(c.score or 0.0), c.material_id))
 
 
-def _predictions(
-    store: ScreeningStore, candidates: Sequence[CandidateDoc]
-) -> dict[tuple[str, str], PredictionDoc]:
-    """Of the model that judged each candidate, by the candidate's key."""
-    keys = {prediction_key(c, c.model_id): c.key for c in candidates if c.model_id}
-    return {keys[document.key]: document for document in store.predictions(keys)}
-
-
 def _held_out(run: Run) -> tuple[dict[str, HeldOut], str]:
     """What the run's model, and shipped ones, say of the same materials; else why nothing is there.
 
     A model whose labels of these materials are others, or of another grid, is left out.
     """
-    used = [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
-    folder = find_predictor(run.model_id, used) if run.model_id else None
+    folder = find_model(run, run.model_id) if run.model_id else None
     if folder is None:
         return {}, f"the checkpoint of {run.model_id} is gone or has changed"
     own = read_held_out(folder)
@@ -149,11 +130,11 @@ def _of_held_out(spectra: HeldOut) -> Comparison:
 
 def _of_run(
     candidates: Sequence[CandidateDoc],
-    predictions: Mapping[tuple[str, str], PredictionDoc],
+    predictions: Mapping[str, PredictionDoc],
     validations: Mapping[str, ValidationDoc],
 ) -> Comparison:
     in_order = sorted(candidates, key=lambda candidate: candidate.material_id)
-    predicted = [predictions[c.key].spectrum for c in in_order]
+    predicted = [predictions[c.material_id].spectrum for c in in_order]
     dft = [validations[c.material_id].spectrum for c in in_order]
     size = (-1, EDOS_GRID.size)
     return Comparison(
@@ -178,16 +159,10 @@ def _panel(
         clipped(_name(candidate)) + verdict,
         np.array(prediction.spectrum),
         np.array(validation.spectrum) if validation else None,
-        _edges(validation.gap) if validation else None,
-        _edges(candidate.gap),
+        gap_edges(validation.gap) if validation else None,
+        gap_edges(candidate.gap),
         band_gap,
     )
-
-
-def _edges(gap: GapDoc | None) -> tuple[float, float] | None:
-    if gap is None or not gap.is_gap or gap.lower_edge is None or gap.upper_edge is None:
-        return None
-    return gap.lower_edge, gap.upper_edge
 
 
 def _threshold(criterion: Criterion) -> float | None:

@@ -5,7 +5,7 @@ Nothing here draws: `screen show`, `screen report` and `screen dashboard` do.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,10 +16,11 @@ import numpy as np
 
 from db.collections import CANDIDATES, batched
 from db.documents import FINISHED, CandidateDoc, PredictionDoc, Run, ValidationDoc
+from db.questions import candidate_query
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
-from models.spectra.spectrum import Spectrum
+from models.spectra.spectrum import EDOS_GRID, Spectrum
 from models.zoo import find_predictor, predictor_parts
 from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _BATCH = 100  # materials that are looked up together
+_SCREENED = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ class Screened:
 
     Parameters
     ----------
-    material_ids : list of str
+    material_ids, formulas : list of str
     energies_above_hull : ndarray, shape (n,)
         In eV/atom; NaN where it is not known.
     scores : ndarray, shape (n,)
@@ -137,6 +139,7 @@ class Screened:
     """
 
     material_ids: list[str]
+    formulas: list[str]
     energies_above_hull: np.ndarray
     scores: np.ndarray
     is_positive: np.ndarray
@@ -220,25 +223,20 @@ def view_run(
 
 
 def all_screened(store: ScreeningStore, run: Run) -> Screened:
-    """All candidates of a run that have a verdict.
+    """All candidates of a run that have a verdict, by falling score.
 
     Parameters
     ----------
     store : ScreeningStore
     run : Run
     """
-    names: list[str] = []
-    numbers: list[tuple[float | None, float | None, bool]] = []
-    elements: Counter[str] = Counter()
-    for candidate in store.candidates(run.run_id, state="screened"):
-        names.append(candidate.material_id)
-        is_positive = bool(candidate.is_positive)
-        numbers.append((candidate.energy_above_hull, candidate.score, is_positive))
-        if is_positive:
-            elements.update(candidate.elements)
-        advance("screened", 1, run.counts.get("screened"))
-    table = np.array(numbers, float).reshape(-1, 3)
-    return Screened(names, table[:, 0], table[:, 1], table[:, 2] == 1, dict(elements))
+    query = candidate_query(run.run_id, state="screened", sort_by="score", descending=True)
+    columns = list(zip(*store.values(query, _SCREENED), strict=True)) or [()] * len(_SCREENED)
+    ids, formulas, energies, scores, positive = columns
+    positives = candidate_query(run.run_id, state="screened", is_positive=True)
+    elements = store.count_by(positives, "elements")
+    numbers = np.array(energies, float), np.array(scores, float)
+    return Screened(list(ids), list(formulas), *numbers, np.array(positive, bool), elements)
 
 
 def families(materials: Iterable[MaterialView]) -> list[Family]:
@@ -343,6 +341,22 @@ def view_materials(
             advance("viewed", 1, len(material_ids))
 
 
+def find_model(run: Run, model: str) -> Path | None:
+    """Folder of a model of a run; None if it is gone or has changed.
+
+    Parameters
+    ----------
+    run : Run
+    model : str
+        See :func:`models.zoo.model_id`.
+    """
+    return find_predictor(model, _checkpoints(run))
+
+
+def _checkpoints(run: Run) -> list[str]:
+    return [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
+
+
 def find_predictions(
     store: ScreeningStore, candidates: Iterable[CandidateDoc]
 ) -> dict[str, PredictionDoc]:
@@ -392,6 +406,25 @@ def find_validations(
             same[name] = document
     judged = judged_for(run, list(finished.values()))
     return {document.material_id: document for document in judged}, others
+
+
+def run_validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]:
+    """The newest calculation that a run asked for of each material, with a spectrum, by id.
+
+    They are judged by the criterion of the run; one of phonons has none.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    """
+    if criterion_of(run.parameters).spectra != "edos":
+        return {}
+    done = store.validations(run_id=run.run_id, state="done")
+    comparable = [d for d in done if d.spectrum is not None and d.grid == EDOS_GRID]
+    oldest_first = sorted(comparable, key=lambda document: (document.updated_at, document.key))
+    newest = {document.material_id: document for document in oldest_first}
+    return {document.material_id: document for document in judged_for(run, list(newest.values()))}
 
 
 class _Judges:
@@ -477,11 +510,11 @@ class _Judges:
         ScreeningError
             If it is not there any more.
         """
-        used = [self.run.parameters[name] for name in _CHECKPOINTS if name in self.run.parameters]
         if model not in self._folders:
-            self._folders[model] = find_predictor(model, used)
+            self._folders[model] = find_model(self.run, model)
         folder = self._folders[model]
         if folder is None:
+            used = _checkpoints(self.run)
             raise ScreeningError(
                 f"the checkpoint of {model} is gone or has changed "
                 f"({', '.join(used) or 'the run names none'})"

@@ -65,7 +65,6 @@ def _archive(
     store: ScreeningStore, run: Run, path: Path, raw_dos: bool, as_json: bool, quiet: bool
 ) -> None:
     from screening.cli.console import print_json, progress_bars, stderr, stdout
-    from screening.cli.rows import attribution_of
     from workflows.export import export_run
     from workflows.progress import reporting_to, steps_of
 
@@ -75,7 +74,6 @@ def _archive(
             store,
             run,
             path,
-            attribution_of,
             with_raw_dos=raw_dos,
             progress=lambda name, done: steps(f"Writing {name}")(done, None),
         )

@@ -27,14 +27,13 @@ def figures(
     """
     from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout
-    from screening.cli.rows import attribution_of
     from screening.cli.stored import existing, find_run
     from screening.report.paper_figures import write_figures
     from workflows.paper import paper_data
 
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
-        data = paper_data(store, stored, attribution_of)
+        data = paper_data(store, stored)
     written = write_figures(data, out)
     if as_json:
         print_json(

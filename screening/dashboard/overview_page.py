@@ -52,8 +52,7 @@ class OverviewPage(Page):
 
 def _row(store: ScreeningStore, run: Run) -> tuple[Any, ...]:
     states = store.candidate_counts(run.run_id)
-    positives = candidate_query(run.run_id, is_positive=True)
-    domains = store.count_by(positives, "in_domain")
+    domains = positives_by_domain(store, run.run_id)
     is_known = set(domains) - {None}
     source = " ".join(str(run.source.get(key) or "") for key in ("name", "database_version"))
     return (
@@ -70,6 +69,17 @@ def _row(store: ScreeningStore, run: Run) -> tuple[Any, ...]:
         source.strip(),
         run.error,
     )
+
+
+def positives_by_domain(store: ScreeningStore, run_id: str) -> dict[Any, int]:
+    """Predicted positives of a run by their `in_domain`.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run_id : str
+    """
+    return store.count_by(candidate_query(run_id, is_positive=True), "in_domain")
 
 
 def progress(run: Run, states: dict[str, int]) -> Component | str:

@@ -12,16 +12,16 @@ from dash.development.base_component import Component
 
 from db.collections import VALIDATIONS, Condition, Query
 from db.documents import Run
-from db.questions import candidate_query
 from db.store import ScreeningStore
 from screening.criteria.registry import criterion_of
 from screening.dashboard.candidates_table import candidates_table
-from screening.dashboard.overview_page import progress
+from screening.dashboard.overview_page import positives_by_domain, progress
 from screening.dashboard.page import Chart, Page, Parts, facts, fingerprint, link, table
 from screening.errors import ScreeningError
 from screening.report.charts import element_chart, funnel_chart, hull_chart
 from screening.report.words import count_rows, criterion_name, figure_rows, has_gaps
 from workflows.metrics import run_metrics
+from workflows.reporting import Screened, all_screened
 
 DRAWN_POSITIVES = 5000  # in a chart
 SLOW = {
@@ -31,7 +31,6 @@ SLOW = {
     "rightness": "How right it was",
 }
 """Headings of the sections that come later, by the ids of what is under them."""
-HULL_FIELDS = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,11 @@ class RunPage(Page):
     def state(self, store: ScreeningStore) -> str:
         """Changes when the run does, or a count of its candidates or calculations."""
         run = store.run(self.run_id)
-        positives = candidate_query(self.run_id, is_positive=True)
         calculations = Query(VALIDATIONS, (Condition("run_ids", "has", self.run_id),))
         return fingerprint(
             (run.state, run.updated_at, run.error),
             store.candidate_counts(self.run_id),
-            store.count_by(positives, "in_domain"),
+            positives_by_domain(store, self.run_id),
             store.count_by(calculations, "updated_at"),
         )
 
@@ -86,21 +84,21 @@ class RunPage(Page):
         """State and counts."""
         run = store.run(self.run_id)
         states = store.candidate_counts(self.run_id)
-        return {"summary": _summary(run, states, _domains(store, run))}
+        return {"summary": _summary(run, states, positives_by_domain(store, self.run_id))}
 
     def slow_parts(self, store: ScreeningStore) -> Parts:
         """The charts, and precision and recall."""
         run = store.run(self.run_id)
         states = store.candidate_counts(self.run_id)
-        n_positive = sum(_domains(store, run).values())
+        n_positive = sum(positives_by_domain(store, self.run_id).values())
         counts = {"screened": states.get("screened", 0), "positive": n_positive}
         passed = funnel_chart(run.funnel, counts)
-        positives = candidate_query(self.run_id, is_positive=True)
-        elements = element_chart(store.count_by(positives, "elements"), "positives")
+        screened = all_screened(store, run)
+        elements = element_chart(screened.elements, "positives")
         return {
             "course": Chart("funnel", "Materials that passed each filter", passed, 340),
             "composition": Chart("elements", "Predicted positives with each element", elements),
-            "stability": _stability(store, run),
+            "stability": _stability(screened, run),
             "rightness": _rightness(store, run),
         }
 
@@ -111,11 +109,6 @@ def _score_unit(run: Run) -> str:
         return criterion_of(run.parameters).unit
     except ScreeningError:
         return ""
-
-
-def _domains(store: ScreeningStore, run: Run) -> dict[Any, int]:
-    """Predicted positives by their `in_domain`."""
-    return store.count_by(candidate_query(run.run_id, is_positive=True), "in_domain")
 
 
 def _summary(run: Run, states: dict[str, int], domains: dict[Any, int]) -> list[Component]:
@@ -155,21 +148,17 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _stability(store: ScreeningStore, run: Run) -> Chart | list[Component]:
-    query = candidate_query(run.run_id, state="screened", sort_by="score", descending=True)
-    columns = list(zip(*store.values(query, HULL_FIELDS), strict=True)) or [()] * len(HULL_FIELDS)
-    ids, formulas, hull, scores, positive = columns
-    is_positive = np.array(positive, bool)
+def _stability(screened: Screened, run: Run) -> Chart | list[Component]:
+    is_positive = screened.is_positive
     drawn = ~is_positive | (np.cumsum(is_positive) <= DRAWN_POSITIVES)
-    energies = np.array(hull, float)
-    if not np.isfinite(energies).any():
+    if not np.isfinite(screened.energies_above_hull).any():
         return [html.P("The energy above the hull is not known of any judged candidate.")]
-    names = [f"{formula} ({name})" for formula, name in zip(formulas, ids, strict=True)]
+    named = zip(screened.formulas, screened.material_ids, drawn, strict=True)
     figure = hull_chart(
-        energies[drawn],
-        np.array(scores, float)[drawn],
+        screened.energies_above_hull[drawn],
+        screened.scores[drawn],
         is_positive[drawn],
-        [name for name, is_drawn in zip(names, drawn, strict=True) if is_drawn],
+        [f"{formula} ({name})" for formula, name, is_drawn in named if is_drawn],
         unit=_score_unit(run),
     )
     label = "Score of the judged candidates against their energy above the hull"

@@ -28,6 +28,7 @@ from screening.criteria.gap_criterion import gap_title
 from screening.report import charts
 from screening.report.plots import formula_text
 from screening.report.words import (
+    PAPER_DOI,
     attribution_of,
     candidate_rows,
     count_rows,
@@ -51,11 +52,11 @@ if TYPE_CHECKING:
     from workflows.reporting import Family, MaterialView, RunView
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAPER = (
+CITATION = (
     "S. Kong, F. Ricci, D. Guevarra, J. B. Neaton, C. P. Gomes and J. M. Gregoire, Density of "
     "states prediction for materials discovery via contrastive learning from probabilistic "
     "embeddings, "
-    "Nature Communications 13, 949 (2022), doi:10.1038/s41467-022-28543-x"
+    f"Nature Communications 13, 949 (2022), doi:{PAPER_DOI}"
 )
 FAILURES = 20  # that are named
 SITES = 200  # of a structure that are listed
@@ -153,7 +154,7 @@ def render_report(
             validated=_validated(view),
             failures=list(view.failures.items())[:FAILURES],
             attributions=_attributions(view),
-            paper=PAPER,
+            paper=CITATION,
             problems=sorted(
                 {problem for material in view.materials for problem in material.lacking}
             ),

@@ -6,12 +6,10 @@ shows, of which data, and of how many materials.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
@@ -39,6 +37,7 @@ from screening.report.plots import (
     plain_text,
     save_figure,
 )
+from screening.report.words import PAPER, markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +66,6 @@ CAPTIONS = "captions.md"
 FIFTHS = 5
 TITLE = 40  # characters of a name above a panel; the caption has all
 MOST_POSITIVES = 8  # panels of the figure of what was found
-PAPER = "Kong et al., Nat. Commun. 13, 949 (2022), doi:10.1038/s41467-022-28543-x"
 METRICS = {"r2": "R²", "mae": "MAE", "mse": "MSE", "wd": "WD"}
 HELD_BACK = "held back from training (some of them may have chosen its best epoch)"
 UNITS = {"r2": "", "mae": "states/eV/cell", "mse": "(states/eV/cell)²", "wd": "eV"}
@@ -477,17 +475,6 @@ def clipped(name: str) -> str:
     'MgAl (xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…'
     """
     return name if len(name) <= TITLE else f"{name[: TITLE - 1]}…"
-
-
-def markdown(text: str) -> str:
-    r"""Text from outside for Markdown, in which nothing of it is markup.
-
-    Examples
-    --------
-    >>> markdown("a_b <i>*")
-    'a\\_b &lt;i&gt;\\*'
-    """
-    return re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def _letter(axes: Axes, i: int, title: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from models.spectra.electronic_structure import ElectronicStructure
     from screening.classification import Assessment
 
+PAPER_DOI = "10.1038/s41467-022-28543-x"
+PAPER = f"Kong et al., Nat. Commun. 13, 949 (2022), doi:{PAPER_DOI}"
 MP_IDS = ("mp-", "mvc-")
 _MP_ID = re.compile(r"(mp|mvc)-\d+", re.ASCII)
 _MP_PAGES = "https://next-gen.materialsproject.org/materials/"
@@ -300,6 +303,17 @@ def structure_in_words(crystal: Crystal | None) -> str | None:
 def materials_project_page(material_id: str) -> str | None:
     """Address of a material at the Materials Project; None if it is not from there."""
     return f"{_MP_PAGES}{material_id}" if _MP_ID.fullmatch(material_id) else None
+
+
+def markdown(text: str) -> str:
+    r"""Text from outside for Markdown, in which nothing of it is markup.
+
+    Examples
+    --------
+    >>> markdown("a_b <i>*")
+    'a\\_b &lt;i&gt;\\*'
+    """
+    return re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def criterion_rows(

@@ -25,6 +25,8 @@ from screening.report.paper_figures import (
     write_figures,
 )
 from screening.report.plots import PHONON_LABELS
+from screening.report.words import markdown
+from screening.sources.materials_project.client import ATTRIBUTION
 from tests.screening.figures import cut_off, overlapping
 from tests.workflows.screened_run import (
     candidate,
@@ -62,7 +64,8 @@ def data(tmp_path_factory) -> PaperData:
     path = tmp_path_factory.mktemp("paper") / "s.sqlite"
     with open_store(path) as store:
         run = put_paper_run(store, model=model_id(DEFAULT_EDOS))
-        return paper_data(store, run, lambda material_id, run: SOURCE if run else "Labels")
+        run = run.model_copy(update={"source": {"attribution": SOURCE}})
+        return paper_data(store, run)
 
 
 def held_out(name):
@@ -156,7 +159,7 @@ def test_figure_6_has_the_positives_with_dft_first_and_both_gaps(tmp_path):
         for i in (1, 2):
             document = candidate(run.run_id, f"m-{i}", crystal(i))
             store.upsert_validations([validation(document, i == 2)])
-        data = paper_data(store, run, lambda *_: None)
+        data = paper_data(store, run)
     figure, caption = draw_positives(data)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "m-1), by DFT negative" in titles[0]
@@ -211,7 +214,7 @@ def test_files_have_embedded_fonts_and_no_times(written):
 
 def test_captions_say_whose_the_data_is_and_what_comes_from_outside_is_text(written):
     text = written.files[-1].read_text(encoding="utf-8")
-    assert "## Data\n\n- A source\n- Labels\n" in text
+    assert f"## Data\n\n- A source\n- {markdown(ATTRIBUTION)}\n" in text
     assert "Nat. Commun. 13, 949 (2022)" in text
     assert "<img" not in text
     assert "&lt;img src=x" in text
@@ -220,7 +223,7 @@ def test_captions_say_whose_the_data_is_and_what_comes_from_outside_is_text(writ
 def test_what_has_no_data_is_named_with_its_reason(tmp_path):
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_paper_run(store, n=1, positives=0, validated=0)
-        nothing = paper_data(store, run, lambda *_: None)
+        nothing = paper_data(store, run)
     written = write_figures(nothing, tmp_path / "out")
     assert written.files == []
     assert not (tmp_path / "out").exists()
@@ -243,7 +246,7 @@ def test_phonons_have_axes_of_their_own_and_no_dft(tmp_path):
             document = candidate(run.run_id, name, crystal(i))
             spectrum = np.linspace(0.0, 1.0 + i, PHDOS_GRID.size)
             put_prediction(store, document, spectrum, grid=PHDOS_GRID, gap=None, score=None)
-        data = paper_data(store, run, lambda *_: None)
+        data = paper_data(store, run)
     written = write_figures(data, tmp_path)
     assert {path.stem for path in written.files} == {"figure6", "captions"}
     assert "electronic DOS only" in written.left_out[3]
@@ -258,7 +261,7 @@ def test_phonons_have_axes_of_their_own_and_no_dft(tmp_path):
 def test_one_material_with_dft_gives_three_figures(tmp_path):
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_paper_run(store, n=1, positives=1, validated=1)
-        one = paper_data(store, run, lambda *_: None)
+        one = paper_data(store, run)
     written = write_figures(one, tmp_path)
     assert {path.stem for path in written.files} == {"figure2", "figure5", "figure6", "captions"}
     assert list(written.left_out) == [3]
