@@ -429,14 +429,22 @@ class MongoStore(ScreeningStore):
             )
 
     def _connect(self) -> pymongo.MongoClient[Raw]:
+        limits: dict[str, Any] = {"timeoutMS": int(TIMEOUT * 1000)}
+        if self.read_only:  # timeoutMS would give the search for a server as long as an answer
+            patience = max(MIN_TIMEOUT, self.patience)
+            limits = {
+                "serverSelectionTimeoutMS": int(patience * 1000),
+                "socketTimeoutMS": int(TIMEOUT * 1000),
+            }
         try:
             return pymongo.MongoClient(
                 self._uri,
                 appname="screening",
                 w="majority",
                 journal=True,
-                timeoutMS=int(TIMEOUT * 1000),
+                retryReads=not self.read_only,  # `_call` does, and looks at the clock
                 connectTimeoutMS=int(OPEN_PATIENCE * 1000),
+                **limits,
             )
         except (ValueError, OSError) as error:  # what pymongo raises for some wrong URIs
             raise StoreError(
@@ -451,12 +459,13 @@ class MongoStore(ScreeningStore):
         start = time.monotonic()
 
         def attempt() -> T:
-            left = start + self.patience - time.monotonic()
+            left = max(MIN_TIMEOUT, start + self.patience - time.monotonic())
             if self.read_only:  # to find the server may not take long, to read may
-                with pymongo.timeout(max(MIN_TIMEOUT, left)):
+                with pymongo.timeout(left):
                     self._database().command("ping")
-                left = TIMEOUT
-            with self._watch, pymongo.timeout(max(MIN_TIMEOUT, min(TIMEOUT, left))):
+                with self._watch:
+                    return operation()
+            with self._watch, pymongo.timeout(min(TIMEOUT, left)):
                 return operation()
 
         again = Retrying(

@@ -77,6 +77,7 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
         self.port = 0
+        self._lock = threading.Lock()
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.mend()
@@ -91,20 +92,26 @@ class Proxy:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def cut(self) -> None:
-        listener, self._listener = self._listener, None
-        for connection in [listener, *self._open]:
-            if connection is not None:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-                connection.close()
-        self._open = []
+        with self._lock:
+            listener, self._listener = self._listener, None
+            for connection in [listener, *self._open]:
+                if connection is not None:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+                    connection.close()
+            self._open = []
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
                 server = socket.create_connection(self.target)
-                self._open += [client, server]
+                with self._lock:
+                    if self._listener is not listener:  # cut meanwhile
+                        client.close()
+                        server.close()
+                        return
+                    self._open += [client, server]
                 for ends in itertools.permutations((client, server)):
                     threading.Thread(target=self._pump, args=ends, daemon=True).start()
 

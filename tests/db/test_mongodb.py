@@ -530,3 +530,23 @@ def test_a_reader_does_not_wait_long_and_recovers(mongo_database: str, proxy: Pr
         assert time.monotonic() - start < 8
         proxy.mend()
         assert reader.runs() == [run()]
+
+
+@pytest.mark.mongo
+def test_a_reader_does_not_wait_long_for_a_server_that_goes_while_it_reads(
+    mongo_database: str, proxy: Proxy
+) -> None:
+    with open_store(mongo_database) as store:
+        store.put_run(run())
+    with MongoStore(through(proxy, mongo_database), read_only=True) as reader:
+
+        def read_from_a_dying_server() -> object:
+            proxy.cut()
+            return reader._database()["runs"].find_one()
+
+        start = time.monotonic()
+        with pytest.raises(StoreError, match=r"has not answered for \d s"):
+            reader._call(read_from_a_dying_server)
+        assert time.monotonic() - start < 8
+        proxy.mend()
+        assert reader.runs() == [run()]
