@@ -9,18 +9,19 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Flow, Maker, Response, job
+from jobflow import Flow, Job, Maker, Response, job
 
-from db.collections import CANDIDATES, RUNS, Query, conditions
+from db.collections import CANDIDATES, RUNS, Query, batched, conditions
 from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
 from db.store import ScreeningStore
 from models.crystal import Crystal
@@ -55,6 +56,7 @@ from workflows.rescoring import (
     rescoring_counts,
     write_verdicts,
 )
+from workflows.shards import OPEN_READERS, ShardReader
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHARD_SIZE = 2000  # candidates of a scoring job in this process
+PORTION = 4000  # candidates of a shard that are in memory at a time
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
@@ -102,6 +106,8 @@ class ScreeningFlowMaker(Maker):
         :mod:`workflows.hardware`.
     shard_size : int
         Candidates of each scoring job.
+    shard_by_shard : bool
+        Score the first shards while later ones are read, where there are several workers.
     limit : int, optional
         Stop reading the source when so many candidates have passed the filters.
     keep_cell : bool
@@ -132,7 +138,8 @@ class ScreeningFlowMaker(Maker):
     checkpoint: str = str(DEFAULT_EDOS)
     device: str | None = None
     workers: int | None = 1
-    shard_size: int = 2000
+    shard_size: int = SHARD_SIZE
+    shard_by_shard: bool = False
     limit: int | None = None
     keep_cell: bool = False
     rescore: int | None = None
@@ -145,7 +152,8 @@ class ScreeningFlowMaker(Maker):
         db = store_reference(self.db)
         hardware = {"device": self.device, "workers": self.workers}
         parameters = self.parameters()
-        scoring = [prepare(run_id, db, self.source_options, parameters, hardware)]
+        begin = read_shard if self.shard_by_shard else prepare
+        scoring = [begin(run_id, db, self.source_options, parameters, hardware)]
         if "rescore" in parameters:
             scoring.append(rescore(run_id, db, scoring[0].output, parameters, hardware))
         finished = finish(run_id, db, scoring[-1].output)
@@ -208,21 +216,74 @@ def prepare(
     Response
         Whose output is what the scoring jobs return.
     """
-    checkpoint, second = parameters["checkpoint"], None
+    source = _source_of(parameters, source_options)
+    with store_of_run(db, run_id) as store:
+        run = _begin(store, run_id, parameters, source)
+        if not run.funnel:
+            funnel, documents = _candidates_of(source, run, parameters)
+            # Of an interrupted run the same candidates come again; their verdicts stay.
+            store.upsert_candidates(documents, keep_existing=True)
+            _note_funnel(store, run, source, funnel)
+        return in_shards(store, run, db, parameters["checkpoint"], hardware)
+
+
+@job
+def read_shard(
+    run_id: str,
+    db: str,
+    source_options: dict[str, Any],
+    parameters: dict[str, Any],
+    hardware: dict[str, Any],
+    shard: int = 0,
+) -> Response:
+    """Read the candidates of one shard, and add the jobs that score it and read the next one.
+
+    So that the first shards are scored while later ones are read. What follows this job waits for
+    all of them.
+
+    Parameters
+    ----------
+    run_id : str
+    db : str
+        See :func:`workflows.stores.store_reference`.
+    source_options, parameters : dict
+        Of the :class:`ScreeningFlowMaker`.
+    hardware : dict
+        `device` and `workers` of the scoring jobs.
+    shard : int
+    """
+    checkpoint = parameters["checkpoint"]
+    reader = OPEN_READERS.pop(run_id, None)
+    with store_of_run(db, run_id) as store:
+        if reader is None or reader.shard >= shard:
+            source = _source_of(parameters, source_options)
+            run = _begin(store, run_id, parameters, source)
+            if run.funnel and shard == 0:  # a run that was interrupted after all was read
+                return in_shards(store, run, db, checkpoint, hardware)
+            reader = ShardReader(source, *_candidates_of(source, run, parameters))
+            reader.skip_to(shard)
+        else:
+            run = store.run(run_id)
+        store.upsert_candidates(reader.up_to(shard), keep_existing=True)
+        following: list[Job] = []
+        if store.count(awaiting(run, run.model_id or "", shard)):
+            following.append(score_shard(run_id, db, shard, checkpoint, **hardware))
+        if reader.is_done:
+            _note_funnel(store, run, reader.source, reader.funnel)
+        else:
+            OPEN_READERS[run_id] = reader
+            following.append(
+                read_shard(run_id, db, source_options, parameters, hardware, shard + 1)
+            )
+    return Response(output=[], detour=Flow(following, name=f"shard {shard}") if following else None)
+
+
+def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> Source:
+    """The source of a run whose models can be used."""
     filters = ScreeningFilters(**parameters["filters"])
     source = open_source_of_run(parameters["source"], filters, source_options)
     check_checkpoints(parameters)
-    model = model_id(Path(checkpoint))
-    if "rescore" in parameters:
-        second = model_id(Path(parameters["rescore_with"]))
-    models = ", then ".join(filter(None, (model, second)))
-    log.info("run %s: %s; model %s", run_id, source.description, models)
-    log.debug("run %s: %s", run_id, parameters)
-    with store_of_run(db, run_id) as store:
-        run = _begin(store, run_id, parameters, source, model, second)
-        if not run.funnel:
-            _store_candidates(store, run, source, filters, parameters)
-        return in_shards(store, run, db, checkpoint, hardware)
+    return source
 
 
 def check_checkpoints(parameters: dict[str, Any]) -> None:
@@ -280,8 +341,6 @@ def _begin(
     run_id: str,
     parameters: dict[str, Any],
     source: Source,
-    model: str,
-    second: str | None,
 ) -> Run:
     """The run, new or again.
 
@@ -290,6 +349,11 @@ def _begin(
     ScreeningError
         If source or models are not those that it began with, or if both models are the same.
     """
+    folders = (parameters.get(name) for name in ("checkpoint", "rescore_with"))
+    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
+    models = ", then ".join(filter(None, (model, second)))
+    log.info("run %s: %s; model %s", run_id, source.description, models)
+    log.debug("run %s: %s", run_id, parameters)
     if model == second:
         raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
     run = find_run(store, run_id)
@@ -324,14 +388,11 @@ def _begin(
     return run
 
 
-def _store_candidates(
-    store: ScreeningStore,
-    run: Run,
-    source: Source,
-    filters: ScreeningFilters,
-    parameters: dict[str, Any],
-) -> None:
-    """Stream the source through the filters into the store, and note what each filter did."""
+def _candidates_of(
+    source: Source, run: Run, parameters: dict[str, Any]
+) -> tuple[Funnel, Iterator[CandidateDoc]]:
+    """Stream the source through the filters; the funnel counts what each of them does."""
+    filters = ScreeningFilters(**parameters["filters"])
     funnel = Funnel.of(filters)
     reader = CandidateReader(
         run_id=run.run_id,
@@ -342,8 +403,11 @@ def _store_candidates(
         keep_cell=run.parameters.get("keep_cell", True),
         trained=trained_elements(parameters["checkpoint"]),
     )
-    # Of an interrupted run the same candidates come again; their verdicts stay.
-    store.upsert_candidates(reader.documents(source, funnel), keep_existing=True)
+    return funnel, reader.documents(source, funnel)
+
+
+def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> None:
+    """Note what each filter did to a source that was read to its end."""
     stages = funnel.stages
     if source.applied:
         stages = funnel.stages_behind(source.name, source.applied)
@@ -384,38 +448,57 @@ def score_shard(
         How many were `predicted` and `reused`, and how many `failed`: there is no prediction, or no
         verdict on it.
     """
+    counts = Counter(predicted=0, reused=0, failed=0)
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         model = _model_of(run, checkpoint)
         materials = load_training_materials(Path(checkpoint))
         training = Training(trained_elements(checkpoint), materials)
-        pending = {prediction_key(c, model): c for c in store.find(awaiting(run, model, shard))}
-        known = [p for p in store.predictions(pending) if _says_all(p, training)]
-        verdicts = list(_verdicts(run, known, pending, training))
-        write_verdicts(store, run, pending.values(), verdicts)
-        predicted_before = {prediction.key for prediction in known}
-        missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
-        stage, total = _stage(run, model)
-        advance(stage, len(known), total)
-        counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
-        log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
-        if not missing:
-            return counts
-        candidates = list(
-            store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
-        )
-        crystals = [Crystal.from_dict(c.structure or {}) for c in candidates]
-        predictor = _predictor(checkpoint, device or worker_device())
-        remaining = iter(candidates)
-        predicted = predictor.predict_parts(crystals, workers=workers or worker_processes())
-        with closing(predicted) as parts:
-            for part in _timely(parts):
-                batch = list(islice(remaining, len(part.values)))
-                counts["failed"] += _keep(store, run, batch, part, model, training)
-                counts["predicted"] += len(batch) - len(part.failures)
-                advance(stage, len(batch), total)
-                log.debug("shard %d: %s", shard, counts)
+        predict = partial(_predict, checkpoint=checkpoint, device=device, workers=workers)
+        for portion in batched(store.find(awaiting(run, model, shard)), PORTION):
+            counts.update(_score(store, run, portion, model, training, predict))
+            log.debug("shard %d: %s", shard, dict(counts))
+    return dict(counts)
+
+
+def _score(
+    store: ScreeningStore,
+    run: Run,
+    portion: Sequence[CandidateDoc],
+    model: str,
+    training: Training,
+    predict: Callable[[list[Crystal]], Generator[PredictedSpectra]],
+) -> dict[str, int]:
+    """Judge some candidates; predict the spectra that are missing."""
+    pending = {prediction_key(c, model): c for c in portion}
+    known = [p for p in store.predictions(pending) if _says_all(p, training)]
+    verdicts = list(_verdicts(run, known, pending, training))
+    write_verdicts(store, run, pending.values(), verdicts)
+    predicted_before = {prediction.key for prediction in known}
+    missing = [c.key for key, c in pending.items() if key not in predicted_before]
+    stage, total = _stage(run, model)
+    advance(stage, len(known), total)
+    counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
+    log.info("%d to predict, %d known", len(missing), len(known))
+    if not missing:
         return counts
+    candidates = list(store.lookup(CANDIDATES, missing, with_structure=True))
+    remaining = iter(candidates)
+    with closing(predict([Crystal.from_dict(c.structure or {}) for c in candidates])) as parts:
+        for part in _timely(parts):
+            batch = list(islice(remaining, len(part.values)))
+            counts["failed"] += _keep(store, run, batch, part, model, training)
+            counts["predicted"] += len(batch) - len(part.failures)
+            advance(stage, len(batch), total)
+    return counts
+
+
+def _predict(
+    crystals: list[Crystal], *, checkpoint: str, device: str | None, workers: int | None
+) -> Generator[PredictedSpectra]:
+    """Predict by the model of this process; what is not given, the worker brings."""
+    predictor = _predictor(checkpoint, device or worker_device())
+    return predictor.predict_parts(crystals, workers=workers or worker_processes())
 
 
 def _says_all(prediction: PredictionDoc, training: Training) -> bool:
@@ -607,10 +690,11 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
         for model in filter(None, (run.model_id, run.second_model_id)):
             _check_judged(store, run, model)
         counts = candidate_counts(store, run)
-        best = store.candidates(run_id, is_positive=True, sort_by="score", descending=True)
+        positives = conditions(run_id=run_id, is_positive=True)
+        best = Query(CANDIDATES, positives, sort_by="score", descending=True)
         now = utc_now()
         changes = {
-            "selection": [candidate.material_id for candidate in best],
+            "selection": [name for (name,) in store.values(best, ["material_id"])],
             "counts": counts,
             "state": "done",
             "error": None,
