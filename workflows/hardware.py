@@ -7,13 +7,36 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from models.errors import ModelError
 from screening.errors import ScreeningError
 
 DEVICE, PROCESSES = "SCREEN_DEVICE", "SCREEN_WORKERS"  # environment variables
 MOST_PROCESSES = 8  # by default; each takes more than half a GB of memory
+
+
+class UnfitError(ScreeningError):
+    """A machine cannot do a job that another one may do."""
+
+
+@contextmanager
+def what_only_this_machine_lacks() -> Iterator[None]:
+    """What models and devices refuse inside the block makes the machine unfit, not the job wrong.
+
+    Raises
+    ------
+    UnfitError
+        With the name of the machine.
+    """
+    try:
+        yield
+    except (ModelError, ScreeningError) as error:
+        raise UnfitError(f"{platform.node()}: {error}") from None
 
 
 def worker_device() -> str:

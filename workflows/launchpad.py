@@ -27,6 +27,7 @@ from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from workflows.active_search import DFT, ActiveSearchFlowMaker
 from workflows.dos.errors import DosError
+from workflows.hardware import UnfitError
 from workflows.screening import ScreeningFlowMaker, read_shard, score_shard
 from workflows.validation import ValidationFlowMaker, draft_of, key_of, store_failure
 
@@ -39,7 +40,13 @@ READING = "reading"  # category of a screening run's jobs that need its source, 
 PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fastest
 SCREENING = "screening"  # category of all others, which need neither
 SHARD_SIZE = 20_000  # candidates of a scoring job: seconds of a GPU, minutes of a few cores
-OURS = (DosError, ModelError, ScreeningError, StoreError)  # exceptions that say all in a line
+OURS = (
+    DosError,
+    ModelError,
+    ScreeningError,
+    StoreError,
+    UnfitError,
+)  # exceptions that say all in a line
 _OUR_ERRORS = re.compile(rf"^[\w.]*({'|'.join(error.__name__ for error in OURS)}): ")
 GONE = "the launchpad has no such job any more; `screen validate` submits it again"
 
@@ -362,15 +369,16 @@ def _reasons(launchpad: LaunchPad, workflows: dict[str, Any]) -> dict[int, str |
         {"fw_id": {"$in": fizzled}, "state": "FIZZLED"}, {"fw_id": 1, "action": 1}
     )
     for launch in launches.sort("launch_id", 1):
-        reasons[launch["fw_id"]] = _last_line_of(launch)
+        reasons[launch["fw_id"]] = _OUR_ERRORS.sub("", last_line_of(launch)) or None
     return reasons
 
 
-def _last_line_of(launch: dict[str, Any]) -> str | None:
+def last_line_of(launch: dict[str, Any]) -> str:
+    """Last line of the exception of a fizzled launch; empty if nobody knows one."""
     stored = (launch.get("action") or {}).get("stored_data") or {}
     trace = (stored.get("_exception") or {}).get("_stacktrace") or ""
     lines = trace.strip().splitlines()
-    return _OUR_ERRORS.sub("", lines[-1]) if lines else None
+    return str(lines[-1]) if lines else ""
 
 
 def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
@@ -465,21 +473,45 @@ def rerun_lost(
         Jobs that are ready again.
     """
     nodes = launchpad.get_fw_ids_in_wfs(_of_run(run_id))
-    launches, lost, _ = launchpad.detect_lostruns(
-        expiration_secs=seconds, refresh=True, query={"fw_id": {"$in": nodes}}
-    )
-    # Not FireWorks' own rerun, which makes jobs fizzled first: a worker that waits may then take
-    # the child of one, which notes that the calculation failed.
-    for job_id in lost:
-        launchpad.rerun_fw(job_id)
-    for launch_id in launches:
-        launchpad.mark_fizzled(launch_id)
+    lost = make_ready_again(launchpad, seconds, {"fw_id": {"$in": nodes}})
     open_documents = store.validations(run_id=run_id, state="queued")
     submitted = [document for document in open_documents if document.job_uuids]
     on_launchpad = _calculations(launchpad, {document.recipe for document in submitted})
     for document in submitted:
         if _calculation(_key_fields(document)) not in on_launchpad:
             store_failure(store, run_id, _key_fields(document), GONE)
+    return lost
+
+
+def make_ready_again(
+    launchpad: LaunchPad,
+    seconds: float,
+    jobs: dict[str, Any] | None = None,
+    launches: dict[str, Any] | None = None,
+) -> int:
+    """Make running jobs ready again whose worker has given no sign of life for so long.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    seconds : float
+    jobs, launches : dict, optional
+        Filters of the jobs, and of their launches.
+
+    Returns
+    -------
+    int
+        Jobs that are ready again.
+    """
+    launch_ids, lost, _ = launchpad.detect_lostruns(
+        expiration_secs=seconds, refresh=True, query=jobs, launch_query=launches
+    )
+    # Not FireWorks' own rerun, which makes jobs fizzled first: a worker that waits may then take
+    # the child of one, which notes that the calculation failed.
+    for job_id in lost:
+        launchpad.rerun_fw(job_id)
+    for launch_id in launch_ids:
+        launchpad.mark_fizzled(launch_id)
     return len(lost)
 
 

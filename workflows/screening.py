@@ -44,7 +44,11 @@ from screening.funnel import Funnel
 from screening.sources import Source
 from screening.trust import trust_in
 from workflows.domains import with_domain
-from workflows.hardware import worker_device, worker_processes
+from workflows.hardware import (
+    what_only_this_machine_lacks,
+    worker_device,
+    worker_processes,
+)
 from workflows.progress import advance
 from workflows.reading import CandidateReader, open_source_of_run
 from workflows.rescoring import (
@@ -451,6 +455,11 @@ def score_shard(
     counts = Counter(predicted=0, reused=0, failed=0)
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
+        if device is None:
+            with what_only_this_machine_lacks():
+                _model_of(run, checkpoint)
+                _predictor(checkpoint, worker_device())
+                workers = workers or worker_processes()
         model = _model_of(run, checkpoint)
         materials = load_training_materials(Path(checkpoint))
         training = Training(trained_elements(checkpoint), materials)
@@ -608,8 +617,8 @@ def _model_of(run: Run, checkpoint: str) -> str:
     model = model_id(Path(checkpoint))
     if model not in (run.model_id, run.second_model_id):
         raise ScreeningError(
-            f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began; "
-            "start a new run"
+            f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began, or another "
+            f"machine has it ({model}); copy {run.model_id} here, or start a new run"
         )
     return model
 

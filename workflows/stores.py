@@ -15,6 +15,7 @@ from db.documents import utc_now
 from db.errors import StoreError
 from db.open import open_store
 from db.store import MONGODB_SCHEMES, ScreeningStore
+from workflows.hardware import UnfitError
 
 ENVIRONMENT = "SCREEN_DB"
 FROM_ENVIRONMENT = f"${ENVIRONMENT}"
@@ -60,6 +61,8 @@ def store_of_run(reference: str, run_id: str) -> Iterator[ScreeningStore]:
     with open_reference(reference) as store:
         try:
             yield store
+        except UnfitError:
+            raise  # another worker may do it
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             try:

@@ -29,6 +29,7 @@ from screening.cli import (
     similar,
     train,
     validate,
+    worker,
 )
 from screening.cli.invocation import program
 from screening.cli.logs import logged
@@ -63,6 +64,7 @@ EXAMPLES = {
         "validate --strategy budget --budget 40h --random 20",
     ),
     "status": ("status", "status --rerun-failed"),
+    "worker": ("worker", "worker --category prediction --device cuda:1 --workers 8"),
     "metrics": ("metrics", "metrics --json"),
     "learn": ("learn --structures structures.parquet", "learn 20260131 --labels edos.parquet"),
     "search": (
@@ -133,6 +135,7 @@ _add("dashboard", dashboard.dashboard)
 _add("predict", predict.predict)
 _add("validate", validate.validate)
 _add("status", validate.status)
+_add("worker", worker.worker)
 _add("metrics", validate.metrics)
 _add("figures", figures.figures)
 _add("export", export.export)

@@ -69,7 +69,7 @@ class Use:
         """Of all threads of a process so far (Linux)."""
         ran, queued = 0, 0
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the thread has ended
                 values = (thread / "schedstat").read_text().split()
                 ran, queued = ran + int(values[0]), queued + int(values[1])
         return cls(time.time(), ran / 1e9, queued / 1e9)

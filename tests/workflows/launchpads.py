@@ -66,11 +66,11 @@ class Site:
             "OMP_NUM_THREADS": "1",
         }
 
-    def call(self, *command: object) -> str:
+    def call(self, *command: object, **environment: str) -> str:
         """Run a command of FireWorks to its end."""
         done = subprocess.run(
             self._command(command),
-            env=self.environment,
+            env=self.environment | environment,
             check=False,
             cwd=self.folder,
             capture_output=True,

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import re
+import shutil
 import signal
 from collections import Counter
 
 import pytest
-from fireworks import FWorker
+from fireworks import Firework, FWorker, PyTask
 from fireworks.core.rocket_launcher import rapidfire
 
 from db.collections import CANDIDATES, Query, conditions
+from db.errors import StoreError
 from db.open import open_store
 from models.zoo import ZOO
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
-from tests.workflows.launchpads import make_site, wait_until
-from workflows.launchpad import open_launchpad, rerun_lost, screening_jobs, submit_screening
+from tests.workflows.launchpads import ROOT, make_site, wait_until
+from workflows.hardware import worker_device
+from workflows.launchpad import (
+    open_launchpad,
+    rerun_failed,
+    rerun_lost,
+    screening_jobs,
+    submit_screening,
+)
 from workflows.local import run_flow
 from workflows.screening import ScreeningFlowMaker
 from workflows.shards import OPEN_READERS
+from workflows.worker import work
 
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Sn", "Te")]
 
@@ -119,21 +132,21 @@ def test_a_shard_is_scored_while_others_are_read(site, maker):
     with open_launchpad(site.launchpad) as pad, open_store(site.db) as store:
         submit_screening(pad, maker, "run-1")
 
-        def work(category):
+        def do_one(category):
             rapidfire(pad, FWorker(category=category), nlaunches=1, m_dir=str(site.folder))
 
-        work("reading")
+        do_one("reading")
         ready = Counter(job["name"] for job in pad.fireworks.find({"state": "READY"}))
         assert ready == {"read_shard": 1, "score_shard": 1}
-        work("prediction")
+        do_one("prediction")
         assert store.candidate_counts("run-1") == {"screened": 3, "rejected": 1}
         OPEN_READERS.clear()  # another worker reads on
         for shard in (1, 2, 3):
-            work("reading")
+            do_one("reading")
             assert bool(store.run("run-1").funnel) == (shard == 3)
-            work("prediction")
+            do_one("prediction")
         assert store.candidate_counts("run-1") == {"screened": 11, "rejected": 4}
-        work("screening")
+        do_one("screening")
         assert store.run("run-1").state == "done"
 
 
@@ -194,3 +207,149 @@ def states(pad):
 
 def pending(run_id):
     return Query(CANDIDATES, conditions(run_id=run_id, state="pending"))
+
+
+# what a worker lacks
+
+
+@pytest.fixture
+def pad(site):
+    with open_launchpad(site.launchpad) as launchpad:
+        yield launchpad
+
+
+def submitted(site, maker, pad, folder):
+    """A run of a checkpoint that is read already; its folder."""
+    checkpoint = folder / "shared" / "mat2spec-plus-edos"
+    shutil.copytree(maker.checkpoint, checkpoint)
+    maker.db, maker.checkpoint = site.db, str(checkpoint)
+    submit_screening(pad, maker, "run-1")
+    work(pad, ["reading"])
+    return checkpoint
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("lack", ["missing", "another", "device", "processes"])
+def test_an_unfit_worker_leaves_its_shard_to_others(site, pad, maker, tmp_path, monkeypatch, lack):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.worker.SLEEP", 0.05)
+    monkeypatch.setenv("SCREEN_WORKERS", "1")
+    checkpoint = submitted(site, maker, pad, tmp_path)
+    hidden = checkpoint.with_name("hidden")
+    message = f"{checkpoint}"
+    if lack == "missing":
+        checkpoint.rename(hidden)
+    elif lack == "another":
+        shutil.copytree(checkpoint, hidden)
+        card = next(checkpoint.glob("*kl.json"))
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"weights_sha256": "0" * 64}))
+        message += r" has changed since it began, or another machine has it .*; copy mat2spec"
+    elif lack == "device":
+        monkeypatch.setenv("SCREEN_DEVICE", "cuda")
+        message = "device cuda: torch finds none here; use auto or cpu"
+    else:
+        monkeypatch.setenv("SCREEN_WORKERS", "many")
+        message = "SCREEN_WORKERS: 'many' is no number of processes"
+    with pytest.raises(ScreeningError, match=message) as refused:
+        work(pad, ["prediction"])
+    assert str(refused.value).startswith(f"{platform.node()}: ")
+    assert str(refused.value).endswith("; the job waits for another worker")
+    assert "\n" not in str(refused.value)
+    assert states(pad) == {"READY": 4}
+    with open_store(site.db) as store:
+        assert store.run("run-1").state == "running"
+        if hidden.exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            hidden.rename(checkpoint)
+        monkeypatch.setenv("SCREEN_DEVICE", "cpu")
+        monkeypatch.setenv("SCREEN_WORKERS", "1")
+        lines = []
+        assert work(pad, tell=lines.append) == 5
+        assert store.run("run-1").state == "done"
+    assert re.fullmatch(r"score_shard \(\d+\) in \d+\.\d s", lines[0])
+
+
+@pytest.mark.mongo
+def test_a_job_of_a_dead_worker_is_done_by_one_that_lives(site, pad, maker, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.worker.SLEEP", 0.05)
+    maker.db = site.db
+    submit_screening(pad, maker, "run-1")
+    for name in ("screen worker dead", "an rlaunch"):
+        pad.checkout_fw(FWorker(name, "reading"), str(tmp_path))
+        with pytest.raises(KeyboardInterrupt):
+            work(pad, ["screening"], lost_after=0, tell=interrupted(monkeypatch))
+        found = pad.fireworks.find_one({"name": "read_shard"})
+        assert found["state"] == ("READY" if name.startswith("screen") else "RUNNING")
+
+
+def interrupted(monkeypatch):
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workflows.worker.time.sleep", sleep)
+    return print
+
+
+@pytest.mark.mongo
+def test_a_failed_shard_is_told_and_made_ready_again(site, pad, maker, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.worker.SLEEP", 0.05)
+    monkeypatch.setenv("SCREEN_WORKERS", "1")
+    maker.db = site.db
+    submit_screening(pad, maker, "run-1")
+    lines = []
+    with monkeypatch.context() as broken, open_store(site.db) as store:
+        broken.setattr("workflows.screening._keep", no_room)
+        assert work(pad, tell=lines.append) == 8
+        jobs = screening_jobs(pad, "run-1")
+        assert jobs.states["score_shard"] == {"FIZZLED": 4}
+        assert jobs.states["finish"] == {"WAITING": 1}
+        assert jobs.reasons == ("no room left",)
+        assert lines[-1].endswith("failed: no room left")
+        assert (store.run("run-1").state, store.run("run-1").error) == ("failed", "no room left")
+        assert rerun_failed(pad, store, "run-1") == 4
+        assert (store.run("run-1").state, store.run("run-1").error) == ("running", None)
+    assert work(pad) == 5
+    with open_store(site.db) as store:
+        assert store.run("run-1").counts["screened"] == 11
+
+
+def no_room(*_):
+    raise StoreError("no room left")
+
+
+@pytest.mark.mongo
+def test_workers_that_rlaunch_packs_share_gpus_and_cores(site, pad):
+    (site.folder / "probe.py").write_text(PROBE)
+    for _ in range(3):
+        pad.add_wf(Firework(PyTask(func="probe.probe")))
+    environment = {"PYTHONPATH": f"{ROOT}:{site.folder}"}
+    site.call(
+        "rlaunch", "-l", site.launchpad, "multi", 3, "--ppn", 5, "--timeout", 60, **environment
+    )
+    found = [line.split() for line in (site.folder / "probed").read_text().splitlines()]
+    assert {device for device, _ in found} == {"cuda:0", "cuda:1", "cuda:2"}
+    assert {processes for _, processes in found} == {"5"}
+
+
+PROBE = """
+import time
+from unittest.mock import patch
+from workflows.hardware import worker_device, worker_processes
+
+def probe():
+    time.sleep(1)
+    with patch("torch.cuda.device_count", lambda: 3), open("../probed", "a") as file:
+        file.write(f"{worker_device()} {worker_processes()}\\n")
+"""
+
+
+@pytest.mark.parametrize(("gpus", "place", "device"), [(4, "5", "cuda:1"), (1, "5", "auto")])
+def test_tasks_of_a_slurm_job_take_different_gpus(monkeypatch, gpus, place, device):
+    monkeypatch.delenv("SCREEN_DEVICE", raising=False)
+    monkeypatch.setenv("SLURM_LOCALID", place)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert worker_device() == device
+    monkeypatch.setenv("SCREEN_DEVICE", "cpu")
+    assert worker_device() == "cpu"

@@ -1,0 +1,136 @@
+"""A worker that does jobs of a launchpad, ends where it is unfit, and replaces those that died.
+
+FireWorks' ``rlaunch`` does the same jobs. It gives a sign of life every hour, goes on with the next
+job where a checkpoint is missing, and ends while the job that will add its first one still runs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fireworks import FWorker
+from fireworks.core.rocket_launcher import rapidfire
+from pymongo.errors import PyMongoError
+
+from screening.errors import ScreeningError
+from workflows.hardware import UnfitError
+from workflows.launchpad import PREDICTION, READING, SCREENING, last_line_of, make_ready_again
+
+if TYPE_CHECKING:
+    from fireworks import LaunchPad
+
+CATEGORIES = (READING, PREDICTION, SCREENING)
+SIGN_OF_LIFE = 30.0  # s between two signs of life
+LOST_AFTER = 300.0  # s without one, after which a job is done by another worker
+SLEEP = 5.0  # s until an idle worker asks again
+PREFIX = "screen worker "  # of the names of workers that give such signs
+OPEN = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}
+
+Told = Callable[[str], None]
+
+
+def work(
+    launchpad: LaunchPad,
+    categories: Sequence[str] = CATEGORIES,
+    tell: Told = lambda line: None,
+    lost_after: float = LOST_AFTER,
+) -> int:
+    """Do jobs in the current folder until no screening has more of them.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    categories : sequence of str
+        Of the jobs that this worker takes.
+    tell : callable
+        Called with a line about each job that was done.
+    lost_after : float
+        Jobs of other workers of this kind that gave no sign of life for so long (s) are done anew.
+
+    Returns
+    -------
+    int
+        Jobs that were done.
+
+    Raises
+    ------
+    ScreeningError
+        If this machine cannot do a job, which is ready for other workers again.
+    """
+    worker = FWorker(f"{PREFIX}{platform.node()}-{os.getpid()}", [*categories])
+    done = 0
+    with _signs_of_life(launchpad, worker.name):
+        while True:
+            if launchpad.run_exists(worker):
+                rapidfire(launchpad, worker, nlaunches=1, max_loops=1, strm_lvl="ERROR")
+                done += 1
+                tell(_outcome(launchpad, worker.name))
+                continue
+            _replace_the_dead(launchpad, lost_after)
+            if not _is_more_to_come(launchpad, worker):
+                return done
+            time.sleep(SLEEP)
+
+
+def _outcome(launchpad: LaunchPad, name: str) -> str:
+    """What became of the last job of a worker, in a line.
+
+    Raises
+    ------
+    ScreeningError
+        If the worker is unfit for it.
+    """
+    launch = launchpad.launches.find_one({"fworker.name": name}, sort=[("launch_id", -1)])
+    if launch is None:
+        return "another worker was faster"
+    job = launchpad.fireworks.find_one({"fw_id": launch["fw_id"]}, {"name": 1})
+    title = f"{job['name']} ({launch['fw_id']})"
+    if launch["state"] != "FIZZLED":
+        return f"{title} in {launch['runtime_secs']:.1f} s"
+    kind, _, reason = last_line_of(launch).partition(": ")
+    if not kind.endswith(UnfitError.__name__):
+        return f"{title} failed: {reason or kind}"
+    launchpad.rerun_fw(launch["fw_id"])
+    raise ScreeningError(f"{reason}; the job waits for another worker")
+
+
+def _replace_the_dead(launchpad: LaunchPad, seconds: float) -> None:
+    """Make jobs of other workers of this kind ready again that gave no sign of life for long."""
+    make_ready_again(launchpad, seconds, launches={"fworker.name": {"$regex": f"^{PREFIX}"}})
+
+
+def _is_more_to_come(launchpad: LaunchPad, worker: FWorker) -> bool:
+    """Whether a job of a screening may still add one for this worker."""
+    of_screening = {"metadata.screening": {"$exists": True}}
+    return bool(launchpad.get_fw_ids_in_wfs(of_screening, OPEN)) or launchpad.future_run_exists(
+        worker
+    )
+
+
+@contextmanager
+def _signs_of_life(launchpad: LaunchPad, name: str) -> Iterator[None]:
+    """Let the launchpad know of the jobs of a worker that it lives."""
+    ended = threading.Event()
+    mine: dict[str, Any] = {"state": "RUNNING", "fworker.name": name}
+
+    def ping() -> None:
+        while not ended.wait(SIGN_OF_LIFE):
+            try:
+                for launch in launchpad.launches.find(mine, {"launch_id": 1}):
+                    launchpad.ping_launch(launch["launch_id"])
+            except PyMongoError:
+                continue  # the next sign may reach it
+
+    thread = threading.Thread(target=ping, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
