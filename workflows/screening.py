@@ -23,11 +23,11 @@ from jobflow import Flow, Maker, Response, job
 from db.collections import CANDIDATES, RUNS, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
 from db.store import ScreeningStore
-from models.crystal import Crystal
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from screening.candidate import crystal_of
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
     CRITERION,
@@ -404,7 +404,7 @@ def score_shard(
         candidates = list(
             store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
         )
-        crystals = [Crystal.from_dict(c.structure or {}) for c in candidates]
+        crystals = [crystal_of(c.structure) for c in candidates]
         predictor = _predictor(checkpoint, device or worker_device())
         remaining = iter(candidates)
         predicted = predictor.predict_parts(crystals, workers=workers or worker_processes())
