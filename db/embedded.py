@@ -62,8 +62,7 @@ MILLISECOND = timedelta(milliseconds=1)
 INDEXES = (
     "CREATE INDEX runs_newest ON runs (created_at)",
     "CREATE INDEX candidates_work ON candidates (run_id, state, shard)",
-    "CREATE INDEX candidates_best ON candidates (run_id, is_positive, score) "
-    "WHERE is_positive IS NOT NULL",
+    "CREATE INDEX candidates_best ON candidates (run_id, is_positive, score)",
     "CREATE INDEX candidates_chemsys ON candidates (run_id, chemsys)",
     "CREATE INDEX validations_state ON validations (state)",
 )
@@ -939,7 +938,6 @@ def _clause(collection: Collection[Any], condition: Condition) -> tuple[str, Any
         return f"{exists} (SELECT 1 FROM json_each({_valid(field)}) WHERE value = ?)", _plain(value)
     if condition.operator == "==" and shared is not None:
         return f"{shared.name} = {shared.placeholder}", _plain(value)
-    # "=" lets SQLite use an index of those that are not NULL
     operator = {"==": "=", "!=": "IS NOT"}.get(condition.operator, condition.operator)
     return f"{field} {operator} ?", _plain(value)
 
