@@ -82,12 +82,11 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "candidates": (
         ("run_id", "state", "shard"),
         ("run_id", "is_positive", "score"),
-        ("run_id", "energy_above_hull"),
         ("run_id", "chemsys"),
         ("run_id", "elements"),
         ("material_id",),
     ),
-    "predictions": (("model_id", "score"),),
+    "predictions": (("model_id",),),
     "validations": (("state",), ("run_ids",)),
     "rounds": (),
 }
