@@ -1,8 +1,9 @@
 """The embedded store: one SQLite file, for one machine.
 
 Each field of a document is a column: scalars as they are, nested ones as JSON text, spectra as
-little-endian float32 blobs, times as milliseconds since 1970, structures as zlib-compressed JSON
-that only a reader who asks for them reads. The file is in write-ahead-log mode: readers never
+little-endian float32 blobs, times as milliseconds since 1970, structures as the numbers in them
+(zlib-compressed JSON where they are more than numbers), which only a reader who asks for them
+reads. The file is in write-ahead-log mode: readers never
 wait, writers wait for each other.
 It needs a local disk; a network file system cannot keep the log.
 """
@@ -15,7 +16,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import orjson
-from pydantic import AwareDatetime, BaseModel, TypeAdapter
+from pydantic import AwareDatetime, BaseModel
 
 from db.collections import (
     CANDIDATES,
@@ -41,6 +42,7 @@ from db.collections import (
 from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.store import MAX_DOCUMENT, ScreeningStore, WriteMode, check_version
+from db.structures import DOUBLE, SINGLE, StructureArrays
 from db.waiting import Watch
 
 APPLICATION_ID = 0x65444F53  # "eDOS" in the file's header
@@ -71,13 +73,13 @@ class Codec:
     decode: Callable[[Any], Any] | None = None
 
 
-_ANYTHING = TypeAdapter(Any)
-
-
 def _to_json(value: Any) -> str:
     # Not orjson's default=: a Ctrl-C that comes while it runs turns into orjson's TypeError.
-    plain = _ANYTHING.dump_python(value)
-    return _of_allowed_size(orjson.dumps(plain)).decode()
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        value = [item.model_dump() for item in value]
+    return _of_allowed_size(orjson.dumps(value)).decode()
 
 
 def _from_json(text: Any) -> Any:
@@ -97,14 +99,19 @@ def _from_blob(blob: Any) -> Any:
     return np.frombuffer(blob, "<f4").tolist()
 
 
-def _compress(structure: dict[str, Any]) -> bytes:
+def _to_structure_blob(structure: Mapping[str, Any]) -> bytes:
+    arrays = StructureArrays.from_dict(structure)
+    if arrays is not None:
+        return _of_allowed_size(arrays.to_bytes())
     return zlib.compress(_of_allowed_size(orjson.dumps(structure)), STRUCTURE_LEVEL)
 
 
-def _decompress(blob: Any) -> Any:
+def _from_structure_blob(blob: Any) -> Any:
     try:
+        if blob[:1] in (DOUBLE, SINGLE):
+            return StructureArrays.from_bytes(blob)
         return orjson.loads(zlib.decompress(blob))
-    except (zlib.error, TypeError, orjson.JSONDecodeError):
+    except (zlib.error, TypeError, ValueError):
         return blob
 
 
@@ -136,7 +143,7 @@ BOOL = Codec("INTEGER", None, _to_bool)
 TIME = Codec("INTEGER", _to_milliseconds, _from_milliseconds)
 JSON = Codec("TEXT", _to_json, _from_json)
 SPECTRUM = Codec("BLOB", _to_blob, _from_blob)
-STRUCTURE = Codec("BLOB", _compress, _decompress)
+STRUCTURE = Codec("BLOB", _to_structure_blob, _from_structure_blob)
 
 OF_TYPES = {str: TEXT, int: INTEGER, float: REAL, bool: BOOL, AwareDatetime: TIME}
 OF_FIELDS = {"spectrum": SPECTRUM, "structure": STRUCTURE}
@@ -225,9 +232,9 @@ class Table:
         names : iterable of str
             Of the columns.
         """
-        row = []
+        row, values, columns = [], document.__dict__, self.columns
         for name in names:
-            value, encode = getattr(document, name), self.columns[name].encode
+            value, encode = values[name], columns[name].encode
             if value is not None and encode is not None:
                 value = self._encoded(document, name, encode, value)
             row.append(value)

@@ -60,6 +60,7 @@ from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, check_version, mask_uri
+from db.structures import StructureArrays
 from db.waiting import Watch
 
 DEFAULT_DATABASE = "screening"
@@ -562,6 +563,8 @@ def _plain(value: Any) -> Any:
     """BSON-able value of a field."""
     if isinstance(value, BaseModel):
         return value.model_dump()
+    if isinstance(value, StructureArrays):
+        return value.as_dict()
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return [item.model_dump() for item in value]
     return value

@@ -12,7 +12,7 @@ from typing import Any
 
 from db.documents import CandidateDoc
 from models.elements import KnownElements
-from screening.candidate import Candidate, SourceItem, Unreadable
+from screening.candidate import Candidate, SourceItem, Unreadable, structure_document
 from screening.domain import Domain, Training
 from screening.filters import FilterVerdict, ScreeningFilters, switched_on
 from screening.funnel import Funnel
@@ -150,7 +150,7 @@ class CandidateReader:
             shard=shard,
             state="pending" if is_pending else "rejected",
             reason=reason,
-            structure=candidate.structure.as_dict() if is_pending else None,
+            structure=structure_document(candidate.structure) if is_pending else None,
             remarks=list(candidate.remarks),
             has_isolated_atoms=domain.has_isolated_atoms,
             **domain.as_fields(),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from db.collections import CANDIDATES, Condition, Query, batched, conditions
 from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdict
 from db.store import BATCH, ScreeningStore
-from models.crystal import Crystal
 from models.zoo import ZOO, model_name
+from screening.candidate import crystal_of
 
 if TYPE_CHECKING:
     from models.predictor import SpectrumPredictor
@@ -106,7 +106,7 @@ def _with_refusals(
 ) -> Iterator[tuple[CandidateDoc, str | None]]:
     """Candidates, and why a predictor refuses them; looked at about `n` at a time."""
     for batch in batched(candidates, min(n, BATCH)):
-        refusals = predictor.refusals([Crystal.from_dict(c.structure or {}) for c in batch])
+        refusals = predictor.refusals([crystal_of(c.structure) for c in batch])
         for i, candidate in enumerate(batch):
             yield candidate, refusals.get(i)
 

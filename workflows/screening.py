@@ -29,6 +29,7 @@ from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from screening.candidate import crystal_of
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
     CRITERION,
@@ -484,7 +485,7 @@ def _score(
         return counts
     candidates = list(store.lookup(CANDIDATES, missing, with_structure=True))
     remaining = iter(candidates)
-    with closing(predict([Crystal.from_dict(c.structure or {}) for c in candidates])) as parts:
+    with closing(predict([crystal_of(c.structure) for c in candidates])) as parts:
         for part in _timely(parts):
             batch = list(islice(remaining, len(part.values)))
             counts["failed"] += _keep(store, run, batch, part, model, training)

@@ -10,6 +10,7 @@ import numpy as np
 from db.documents import (
     CandidateDoc,
     GapDoc,
+    MarginsDoc,
     PredictionDoc,
     PredictionKey,
     Run,
@@ -50,9 +51,10 @@ def gap_document(gaps: Gaps, i: int) -> GapDoc:
     i : int
         Position of the spectrum.
     """
-    criteria = gaps.criteria
-    return GapDoc(
-        **gaps.row(i), per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
+    criteria, row = gaps.criteria, gaps.row(i)
+    row["margins"] = MarginsDoc.of_checked(**row["margins"])
+    return GapDoc.of_checked(
+        **row, per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
     )
 
 
@@ -83,17 +85,20 @@ def prediction_documents(
     grid : EnergyGrid
     """
     spectra, gaps = predicted.values, None
+    # What has NaN is left to the document's checks, which refuse it.
+    document = PredictionDoc.of_checked if np.isfinite(spectra).all() else PredictionDoc
+    rounded = spectra.astype(np.float32, copy=False).tolist()
     if predicted.grid == EDOS_GRID:
         gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
-        yield PredictionDoc(
+        yield document(
             material_id=candidate.material_id,
             structure_hash=candidate.structure_hash or "",
             model_id=model,
             formula=candidate.formula,
             nsites=candidate.nsites,
             grid=predicted.grid,
-            spectrum=spectra[i],  # the document makes a list of it
+            spectrum=rounded[i],
             gap=None if gaps is None else gap_document(gaps, i),
             score=None if gaps is None else float(gaps.score[i]),
             member_spread=_known(predicted.member_spread[i]),
@@ -134,7 +139,7 @@ def verdicts_on(
     for i, prediction in enumerate(predictions):
         candidate = candidates[prediction.key]
         refusal = verdicts.refusal(i)
-        yield Verdict(
+        yield Verdict.of_checked(
             run_id=candidate.run_id,
             material_id=candidate.material_id,
             state="failed" if refusal else "screened",
