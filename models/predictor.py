@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+log = logging.getLogger(__name__)
 
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
@@ -111,18 +115,27 @@ class PredictedSpectra:
 
 
 def usable_device(name: str) -> str:
-    """Name of a device that is there; for ``"auto"`` a GPU, else the CPU.
+    """Name of a device that torch can use; for ``"auto"`` a GPU, else the CPU.
 
     Raises
     ------
     ModelError
-        If the device is not there.
+        If the device is not there, or torch was not built for it.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        try:
+            return usable_device("cuda")
+        except ModelError as error:
+            log.warning("%s; going on with the CPU", error)
+            return "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        torch.ones(1, device=name).sum().item()  # an empty tensor needs no kernel
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        if name.startswith("cuda") and torch.cuda.is_available():
+            why = str(error).partition("\n")[0]
+            raise ModelError(f"device {name}: torch cannot use it ({why}); use cpu") from None
         raise ModelError(f"device {name}: torch finds none here; use auto or cpu") from None
     return name
 
@@ -433,9 +446,19 @@ def _predict_in_batches(
     rows = [i for i in range(len(graphs)) if i not in predicted.failures]
     built = [graph for graph in graphs if not isinstance(graph, str)]
     n_edges = [len(graph.distance) for graph in built]
-    for members in edge_budget_batches(n_edges, EDGE_BUDGET[device.type]):
-        batch = collate([built[k] for k in members]).to(device)
-        _fill(predicted, [rows[k] for k in members], *spectra(batch), trained_on)
+    batches = deque(edge_budget_batches(n_edges, EDGE_BUDGET[device.type]))
+    while batches:
+        members = batches.popleft()
+        places = [rows[k] for k in members]
+        try:
+            batch = collate([built[k] for k in members]).to(device)
+            _fill(predicted, places, *spectra(batch), trained_on)
+        except torch.OutOfMemoryError:
+            if len(members) == 1:
+                predicted.failures[places[0]] = "the GPU has too little memory for it"
+                continue
+            half = len(members) // 2
+            batches.extendleft((members[half:], members[:half]))
     return predicted
 
 

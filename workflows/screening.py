@@ -262,9 +262,9 @@ def read_shard(
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
                 return in_shards(store, run, db, checkpoint, hardware)
             reader = ShardReader(source, *_candidates_of(source, run, parameters))
-            reader.skip_to(shard)
         else:
             run = store.run(run_id)
+        reader.skip_to(shard)  # those of other processes
         store.upsert_candidates(reader.up_to(shard), keep_existing=True)
         following: list[Job] = []
         if store.count(awaiting(run, run.model_id or "", shard)):
@@ -476,14 +476,17 @@ def _score(
     verdicts = list(_verdicts(run, known, pending, training))
     write_verdicts(store, run, pending.values(), verdicts)
     predicted_before = {prediction.key for prediction in known}
-    missing = [c.key for key, c in pending.items() if key not in predicted_before]
+    missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
     stage, total = _stage(run, model)
     advance(stage, len(known), total)
     counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
     log.info("%d to predict, %d known", len(missing), len(known))
     if not missing:
         return counts
-    candidates = list(store.lookup(CANDIDATES, missing, with_structure=True))
+    shard = portion[0].shard
+    candidates = list(
+        store.candidates(run.run_id, shard=shard, material_ids=missing, with_structure=True)
+    )
     remaining = iter(candidates)
     with closing(predict([crystal_of(c.structure) for c in candidates])) as parts:
         for part in _timely(parts):

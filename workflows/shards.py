@@ -53,8 +53,9 @@ class ShardReader:
         self.shard = shard
 
     def skip_to(self, shard: int) -> None:
-        """Read what comes before a shard, and do nothing with it."""
-        deque(self.up_to(shard - 1), maxlen=0)
+        """Read the shards before this one that were not read yet, and do nothing with them."""
+        if self.shard < shard - 1:
+            deque(self.up_to(shard - 1), maxlen=0)
 
 
 OPEN_READERS: dict[str, ShardReader] = {}
