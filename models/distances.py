@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-from vesin import NeighborList
 
 from models.crystal import Crystal
 
@@ -17,6 +17,7 @@ OVERLAP = 0.6
 ISOLATED = 1.5  # times the sum of the covalent radii
 LAWRENCIUM = 103  # the last element whose radius is known
 SMALL = 128  # atoms; in larger cells a neighbour list is faster than all pairs
+PAIRS = 10_000  # of atoms, in arrays that are made at a time
 _BOX = 2.0  # Å; vesin divides space into boxes as wide as the cutoff, far too many if it is small
 
 
@@ -80,25 +81,54 @@ def has_isolated_atoms(crystal: Crystal) -> bool | None:
 
     None if an element has no known radius (beyond Lr).
 
-    Of most small cells the nearest images of the pairs already show that every atom touches
-    another, ten times faster than a neighbour list does.
     """
+    return have_isolated_atoms([crystal])[0]
+
+
+def have_isolated_atoms(crystals: Sequence[Crystal]) -> list[bool | None]:
+    """:func:`has_isolated_atoms` of each.
+
+    Of most small cells the nearest images of the pairs already show that every atom touches
+    another, far faster than a neighbour list does, and of all cells of a size together.
+    """
+    touching = [False] * len(crystals)
+    of_size: dict[int, list[int]] = {}
+    for i, crystal in enumerate(crystals):
+        if len(crystal) <= SMALL:
+            of_size.setdefault(len(crystal), []).append(i)
+    for n, places in of_size.items():
+        for some in _batched(places, max(PAIRS // n**2, 1)):
+            near = _every_atom_has_a_near_image([crystals[i] for i in some])
+            for i, is_near in zip(some, near, strict=True):
+                touching[i] = is_near
+    return [_isolated(*pair) for pair in zip(crystals, touching, strict=True)]
+
+
+def _batched(places: list[int], size: int) -> Iterator[list[int]]:
+    return (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _isolated(crystal: Crystal, is_touching: bool) -> bool | None:
     if crystal.atomic_numbers.max() > LAWRENCIUM:
         return None
-    if len(crystal) <= SMALL and _every_atom_has_a_near_image(crystal):
-        return False
-    return bool(isolated_atoms(crystal).any())
+    return False if is_touching else bool(isolated_atoms(crystal).any())
 
 
-def _every_atom_has_a_near_image(crystal: Crystal) -> bool:
-    """Sufficient, not necessary: a skewed cell may have images that are nearer still."""
-    radii = _radii()[0][crystal.atomic_numbers]
-    apart = crystal.frac_coords[:, None] - crystal.frac_coords
+def _every_atom_has_a_near_image(crystals: list[Crystal]) -> list[bool]:
+    """Of cells of one size; sufficient, not necessary: a skewed cell may have nearer images."""
+    radii = _radii()[0][np.array([crystal.atomic_numbers for crystal in crystals])]
+    coordinates = np.array([crystal.frac_coords for crystal in crystals])
+    lattices = np.array([crystal.lattice for crystal in crystals])
+    apart = coordinates[:, :, None] - coordinates[:, None]
     apart -= np.round(apart)
-    distance = np.linalg.norm(apart @ crystal.lattice, axis=-1)
-    np.fill_diagonal(distance, np.linalg.norm(crystal.lattice, axis=1).min())
-    touches = distance <= ISOLATED * (radii[:, None] + radii)
-    return bool(touches.any(axis=1).all())
+    n_cells, n, *_ = apart.shape
+    apart = apart.reshape(n_cells, n * n, 3) @ lattices
+    distance = np.sqrt((apart * apart).sum(-1)).reshape(n_cells, n, n)
+    itself = np.arange(n)
+    distance[:, itself, itself] = np.linalg.norm(lattices, axis=2).min(1)[:, None]
+    touches = distance <= ISOLATED * (radii[:, :, None] + radii[:, None])
+    every: list[bool] = touches.any(axis=2).all(axis=1).tolist()
+    return every
 
 
 def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,6 +145,8 @@ def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray
     i, j : ndarray, shape (p,), int64
     distance : ndarray, shape (p,)
     """
+    from vesin import NeighborList  # loads torch, where it is installed
+
     i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
         points=crystal.frac_coords @ crystal.lattice,
         box=crystal.lattice,

@@ -24,7 +24,7 @@ from screening.criteria.registry import criterion_of
 from screening.gap import GapCriteria, Gaps, find_gaps
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra
+    from models.predicted_spectra import PredictedSpectra
     from screening.trust import Trust
 
 
