@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -16,9 +17,17 @@ from models.crystal import Crystal
 OVERLAP = 0.6
 ISOLATED = 1.5  # times the sum of the covalent radii
 LAWRENCIUM = 103  # the last element whose radius is known
-SMALL = 128  # atoms; in larger cells a neighbour list is faster than all pairs
+SMALL = 512  # atoms; larger cells have too many pairs
 PAIRS = 10_000  # of atoms, in arrays that are made at a time
 _BOX = 2.0  # Å; vesin divides space into boxes as wide as the cutoff, far too many if it is small
+
+
+def _images(*counts: int) -> np.ndarray:
+    """Lattice vectors up to so many of each basis vector, shape (m, 3)."""
+    return np.array(list(product(*(range(-n, n + 1) for n in counts))), float)
+
+
+_NEAREST, _AROUND = _images(0, 0, 0), _images(1, 1, 1)
 
 
 def overlapping(
@@ -80,7 +89,6 @@ def has_isolated_atoms(crystal: Crystal) -> bool | None:
     """Whether an atom touches no other; see :func:`isolated_atoms`.
 
     None if an element has no known radius (beyond Lr).
-
     """
     return have_isolated_atoms([crystal])[0]
 
@@ -89,16 +97,17 @@ def have_isolated_atoms(crystals: Sequence[Crystal]) -> list[bool | None]:
     """:func:`has_isolated_atoms` of each.
 
     Of most small cells the nearest images of the pairs already show that every atom touches
-    another, far faster than a neighbour list does, and of all cells of a size together.
+    another, and of all cells of a size together; of most others the images around these do. That
+    is faster than a neighbour list by vesin, which loads torch where it is installed.
     """
     touching = [False] * len(crystals)
     of_size: dict[int, list[int]] = {}
     for i, crystal in enumerate(crystals):
-        if len(crystal) <= SMALL:
+        if len(crystal) <= SMALL and crystal.atomic_numbers.max() <= LAWRENCIUM:
             of_size.setdefault(len(crystal), []).append(i)
     for n, places in of_size.items():
         for some in _batched(places, max(PAIRS // n**2, 1)):
-            near = _every_atom_has_a_near_image([crystals[i] for i in some])
+            near = _every_atom_touches([crystals[i] for i in some], _NEAREST)
             for i, is_near in zip(some, near, strict=True):
                 touching[i] = is_near
     return [_isolated(*pair) for pair in zip(crystals, touching, strict=True)]
@@ -111,22 +120,48 @@ def _batched(places: list[int], size: int) -> Iterator[list[int]]:
 def _isolated(crystal: Crystal, is_touching: bool) -> bool | None:
     if crystal.atomic_numbers.max() > LAWRENCIUM:
         return None
-    return False if is_touching else bool(isolated_atoms(crystal).any())
+    if is_touching:
+        return False
+    if len(crystal) > SMALL:
+        return bool(isolated_atoms(crystal).any())
+    every = (_every_atom_touches([crystal], images)[0] for images in (_AROUND, _all(crystal)))
+    return not any(every)
 
 
-def _every_atom_has_a_near_image(crystals: list[Crystal]) -> list[bool]:
-    """Of cells of one size; sufficient, not necessary: a skewed cell may have nearer images."""
-    radii = _radii()[0][np.array([crystal.atomic_numbers for crystal in crystals])]
+def _all(crystal: Crystal) -> np.ndarray:
+    """Every image, from the nearest in fractional coordinates, that an atom could touch."""
+    reach = 2 * max(ISOLATED * _radii()[0].max(), _radii()[1].max())
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    counts = np.floor(reach / heights + 0.5).astype(int).tolist()
+    return _images(*counts)
+
+
+def _every_atom_touches(crystals: list[Crystal], images: np.ndarray) -> list[bool]:
+    """Of cells of one size, as far as some images of each pair tell: no may be a yes.
+
+    Parameters
+    ----------
+    crystals : list of Crystal
+    images : ndarray, shape (m, 3)
+        Lattice vectors from that image of an atom that is nearest in fractional coordinates.
+    """
+    numbers = np.array([crystal.atomic_numbers for crystal in crystals])
+    covalent, contact = (radii[numbers] for radii in _radii())
     coordinates = np.array([crystal.frac_coords for crystal in crystals])
     lattices = np.array([crystal.lattice for crystal in crystals])
     apart = coordinates[:, :, None] - coordinates[:, None]
     apart -= np.round(apart)
     n_cells, n, *_ = apart.shape
-    apart = apart.reshape(n_cells, n * n, 3) @ lattices
-    distance = np.sqrt((apart * apart).sum(-1)).reshape(n_cells, n, n)
     itself = np.arange(n)
-    distance[:, itself, itself] = np.linalg.norm(lattices, axis=2).min(1)[:, None]
-    touches = distance <= ISOLATED * (radii[:, :, None] + radii[:, None])
+    nearest = np.full((n_cells, n, n), np.inf)
+    for image in images:
+        vectors = (apart + image).reshape(n_cells, n * n, 3) @ lattices
+        distance = np.sqrt((vectors * vectors).sum(-1)).reshape(n_cells, n, n)
+        if not image.any():  # of an atom from itself
+            distance[:, itself, itself] = np.linalg.norm(lattices, axis=2).min(1)[:, None]
+        np.minimum(nearest, distance, out=nearest)
+    covalent, contact = (r[:, :, None] + r[:, None] for r in (covalent, contact))
+    touches = nearest <= np.maximum(ISOLATED * covalent, contact)
     every: list[bool] = touches.any(axis=2).all(axis=1).tolist()
     return every
 
@@ -145,7 +180,7 @@ def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray
     i, j : ndarray, shape (p,), int64
     distance : ndarray, shape (p,)
     """
-    from vesin import NeighborList  # loads torch, where it is installed
+    from vesin import NeighborList  # loads torch
 
     i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
         points=crystal.frac_coords @ crystal.lattice,

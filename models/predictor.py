@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.architectures.interface import Insights, StatesArchitecture
+from models.chunks import CHUNK, STATES_CHUNK, are_worth_processes, chunks
 from models.crystal import Crystal
 from models.elements import KnownElements
 from models.errors import ModelError
@@ -24,14 +25,6 @@ from models.graphs.graph import (
     edge_budget_batches,
 )
 from models.predicted_spectra import PredictedSpectra
-from models.prediction_pool import (
-    CHUNK,
-    STATES_CHUNK,
-    are_worth_processes,
-    chunks,
-    predict_in_worker,
-    prediction_pool,
-)
 from models.processes import WorkerPool
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
@@ -213,16 +206,16 @@ class SpectrumPredictor:
         if not are_many:
             with _threads(1 if on_cpu else None):
                 for chunk in chunks(structures, size):
-                    yield self.predict_graphs(build_graphs(chunk, graph))
+                    yield self._predict_graphs(build_graphs(chunk, graph))
             return
         if self._pool is None:
-            predictors = prediction_pool(self.folder, workers)
-            self._pool = predictors if on_cpu else WorkerPool(workers, _prepare_graphs)
+            folder = self.folder if on_cpu else None
+            self._pool = WorkerPool(workers, prepare_worker, (folder,))
         if on_cpu:
             yield from self._pool.in_order(predict_in_worker, chunks(structures, size))
         else:
             graphs = self._pool.in_order(partial(build_graphs, config=graph), chunks(structures))
-            yield from map(self.predict_graphs, graphs)
+            yield from map(self._predict_graphs, graphs)
 
     def refusals(self, structures: Sequence[Crystal | Structure]) -> dict[int, str]:
         """Which structures :meth:`predict` would fail on, and why, without predicting any."""
@@ -235,8 +228,7 @@ class SpectrumPredictor:
             self._pool.close()
             self._pool = None
 
-    def predict_graphs(self, graphs: list[CrystalGraph | str]) -> PredictedSpectra:
-        """Predict the spectra of graphs, or of structures of which the reason for having none."""
+    def _predict_graphs(self, graphs: list[CrystalGraph | str]) -> PredictedSpectra:
         return _predict_in_batches(
             self.shape, self.states_and_insights, graphs, self.device, self.trained_on
         )
@@ -416,5 +408,19 @@ def _threads(n: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare_graphs() -> None:
+_in_worker: SpectrumPredictor | None = None
+
+
+def prepare_worker(folder: Path | None) -> None:
+    """Load a predictor into a worker process, for one core; one that builds graphs needs none."""
+    global _in_worker
     torch.set_num_threads(1)
+    if folder is not None:
+        _in_worker = SpectrumPredictor.load(folder, device="cpu")
+
+
+def predict_in_worker(structures: Sequence[Crystal | Structure]) -> PredictedSpectra:
+    """Spectra by the predictor of :func:`prepare_worker`."""
+    assert _in_worker is not None
+    graphs = build_graphs(structures, _in_worker.shape.card.graph)
+    return _in_worker._predict_graphs(graphs)

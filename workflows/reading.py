@@ -111,11 +111,11 @@ class CandidateReader:
         while batch := list(islice(items, READ_BATCH)):
             left = None if self.limit is None else self.limit - passed
             judged = list(self._judged_items(batch, funnel, left))
+            advance("read", len(judged), source.total)
             yield self._block(judged, passed)
             passed += sum(item.passed for item in judged)
             if passed == self.limit:
                 return
-            advance("read", len(batch), source.total)
 
     def _judged_items(
         self, batch: list[SourceItem], funnel: Funnel, left: int | None

@@ -17,7 +17,7 @@ from models.zoo import ZOO, model_name
 from screening.candidate import crystal_of
 
 if TYPE_CHECKING:
-    from models.prediction_pool import DeferredPredictor
+    from models.deferred_predictor import DeferredPredictor
 
 RESCORED = 0  # candidates that are judged again by default
 RESCORE_WITH = ZOO / "tight-binding-edos"

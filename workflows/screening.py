@@ -34,8 +34,8 @@ from db.documents import (
     utc_now,
 )
 from db.store import ScreeningStore
+from models.deferred_predictor import DeferredPredictor
 from models.predicted_spectra import PredictedSpectra
-from models.prediction_pool import DeferredPredictor
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
@@ -283,6 +283,7 @@ class _ReadAndScored:
             predictor.start(workers)  # while the first rows are read
         with closing(predictor.predict_parts(self._missing(), workers=workers)) as parts:
             for part in _timely(parts):
+                _model_of(self.run, self.checkpoint)  # it may have been replaced under way
                 batch = [self._waiting.popleft() for _ in part.values]
                 failed = _keep(self.store, self.run, batch, part, self.model, self.training)
                 self._count(len(batch), predicted=len(batch) - len(part.failures), failed=failed)
@@ -301,7 +302,10 @@ class _ReadAndScored:
     def _missing(self) -> Iterator[Crystal]:
         """Crystals that pass the filters and have no prediction, as they are needed."""
         for documents in self.reader.blocks(self.source, self.funnel):
-            for candidate in self._stored(documents):
+            missing = self._stored(documents)
+            if missing and not self._waiting:
+                _model_of(self.run, self.checkpoint)  # which is loaded now
+            for candidate in missing:
                 self._waiting.append(candidate)
                 yield crystal_of(candidate.structure)
         self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
