@@ -546,11 +546,11 @@ class ScreeningStore(ABC):
         )
 
 
-def check_version(location: str, version: object) -> None:
+def check_version(location: str, version: object, known: int = SCHEMA_VERSION) -> None:
     """Refuse a store of another schema version.
 
     Within a version the documents may get fields that can be None; both stores make room for
-    them when they are opened. There has been no other version yet, so nothing to migrate from.
+    them when they are opened.
 
     Parameters
     ----------
@@ -558,19 +558,20 @@ def check_version(location: str, version: object) -> None:
         Of the store, without credentials.
     version : object
         What the store says.
+    known : int
+        The present version.
 
     Raises
     ------
     StoreError
         If it is not the present version.
     """
-    if version == SCHEMA_VERSION:
+    if version == known:
         return
-    older = isinstance(version, int) and version < SCHEMA_VERSION
+    older = isinstance(version, int) and version < known
     advice = "restore it from a copy" if older else "install a newer version of it"
     raise StoreError(
-        f"{location} has schema version {version!r:.20}, this program knows {SCHEMA_VERSION}; "
-        + advice
+        f"{location} has schema version {version!r:.20}, this program knows {known}; " + advice
     )
 
 
