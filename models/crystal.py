@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,8 +81,8 @@ class Crystal:
     @cached_property
     def composition(self) -> dict[str, int]:
         """Atoms of each element in the cell, in alphabetical order of the symbols."""
-        counts = Counter(self.atomic_numbers.tolist())
-        return dict(sorted((ELEMENTS[z], n) for z, n in counts.items()))
+        numbers = self.atomic_numbers.tolist()  # of few elements, so counted faster than sorted
+        return dict(sorted((ELEMENTS[z], numbers.count(z)) for z in set(numbers)))
 
     @property
     def elements(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def isolated_atoms(crystal: Crystal) -> np.ndarray:
     covalent, contact = (radii[numbers] for radii in _radii())
     reach = 2 * max(ISOLATED * covalent.max(), contact.max())
     i, j, distance = close_pairs(crystal, float(reach))
-    near = distance <= np.maximum(ISOLATED * (covalent[i] + covalent[j]), contact[i] + contact[j])
+    near = distance <= _reach(covalent[i] + covalent[j], contact[i] + contact[j])
     return np.bincount(i[near], minlength=len(numbers)) == 0
 
 
@@ -149,21 +149,31 @@ def _every_atom_touches(crystals: list[Crystal], images: np.ndarray) -> list[boo
     covalent, contact = (radii[numbers] for radii in _radii())
     coordinates = np.array([crystal.frac_coords for crystal in crystals])
     lattices = np.array([crystal.lattice for crystal in crystals])
-    apart = coordinates[:, :, None] - coordinates[:, None]
-    apart -= np.round(apart)
-    n_cells, n, *_ = apart.shape
-    itself = np.arange(n)
-    nearest = np.full((n_cells, n, n), np.inf)
-    for image in images:
-        vectors = (apart + image).reshape(n_cells, n * n, 3) @ lattices
-        distance = np.sqrt((vectors * vectors).sum(-1)).reshape(n_cells, n, n)
-        if not image.any():  # of an atom from itself
-            distance[:, itself, itself] = np.linalg.norm(lattices, axis=2).min(1)[:, None]
-        np.minimum(nearest, distance, out=nearest)
-    covalent, contact = (r[:, :, None] + r[:, None] for r in (covalent, contact))
-    touches = nearest <= np.maximum(ISOLATED * covalent, contact)
-    every: list[bool] = touches.any(axis=2).all(axis=1).tolist()
+    n_cells, n = numbers.shape
+    i, j = np.triu_indices(n, 1)
+    apart = coordinates[:, i] - coordinates[:, j]
+    apart -= np.rint(apart)
+    nearest = _shortest([(apart + image) @ lattices for image in images])
+    touching = np.zeros((n_cells, n, n), bool)
+    touching[:, i, j] = nearest <= _reach(
+        covalent[:, i] + covalent[:, j], contact[:, i] + contact[:, j]
+    )
+    # An atom and its own image are one basis vector or another lattice vector apart.
+    own = [image @ lattices for image in (*np.eye(3), *images) if image.any()]
+    itself = _shortest([vectors[:, None] for vectors in own]) <= _reach(2 * covalent, 2 * contact)
+    every: list[bool] = (touching.any(1) | touching.any(2) | itself).all(1).tolist()
     return every
+
+
+def _shortest(vectors: list[np.ndarray]) -> np.ndarray:
+    """Length of the shortest of some vectors (..., 3) at each place."""
+    squares = [np.einsum("...k,...k", v, v) for v in vectors]
+    return np.sqrt(np.minimum.reduce(squares))
+
+
+def _reach(covalent: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """How far atoms may be apart that touch, from the sums of their radii."""
+    return np.maximum(ISOLATED * covalent, contact)
 
 
 def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

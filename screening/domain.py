@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from models.distances import has_isolated_atoms
@@ -133,11 +133,13 @@ class Domain:
         if materials is not None:
             exceeds = n_atoms > materials.largest_cell
             percentile = None if distance is None else materials.percentile(distance)
-        return replace(
-            self,
-            unseen_elements=None if known is None else known.unseen(self.elements),
-            training_percentile=percentile,
-            exceeds_training_cells=exceeds,
+        return type(self)(
+            None if known is None else known.unseen(self.elements),
+            self.has_isolated_atoms,
+            self.is_magnetic,
+            self.elements,
+            percentile,
+            exceeds,
         )
 
     def as_fields(self) -> dict[str, Any]:

@@ -630,7 +630,9 @@ def _known(
 ) -> tuple[list[Verdict], list[CandidateDoc]]:
     """Verdicts on those candidates that have a prediction, and the others."""
     by_key = {prediction_key(candidate, model): candidate for candidate in candidates}
-    known = [p for p in store.predictions(by_key) if _says_all(p, training)]
+    # The gap in it is by the paper's criteria, which the run's own may be or not.
+    predictions = store.predictions(by_key, without=["gap"])
+    known = [p for p in predictions if _says_all(p, training)]
     verdicts = list(_verdicts(run, known, by_key, training))
     for prediction in known:
         del by_key[prediction.key]
