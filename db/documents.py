@@ -569,7 +569,7 @@ class PredictionDoc(Document):
         Of `gap`.
     member_spread : float or None
         How far the model's members are from each other, in eV; see
-        :class:`models.predictor.PredictedSpectra`. None if there is one.
+        :class:`models.predicted_spectra.PredictedSpectra`. None if there is one.
     training_distance : float or None
         To the nearest training materials in the model's embedding; None if it is not known.
 

@@ -467,10 +467,10 @@ class EmbeddedStore(ScreeningStore):
                 yield _decode(columns, rows[number], 1)
 
     def _lookup(
-        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+        self, collection: Collection[Any], keys: list[Key], without: frozenset[str]
     ) -> Iterator[dict[str, Any]]:
         table = TABLES[collection.name]
-        columns = table.read(with_structure)
+        columns = [column for name, column in table.fields.items() if name not in without]
         sql = f"SELECT {_values_of(columns)} FROM {table.name} WHERE {table.by_key}"
         with self._session() as connection:
             rows = [row for key in keys for row in _rows(connection, sql, key)]

@@ -202,11 +202,11 @@ class MongoStore(ScreeningStore):
         return {raw.pop("_id"): raw for raw in cursor.batch_size(len(ids) + 1)}
 
     def _lookup(
-        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+        self, collection: Collection[Any], keys: list[Key], without: frozenset[str]
     ) -> Iterator[Raw]:
         def read() -> list[Raw]:
             cursor = self._collection(collection).find(
-                _key_filter(collection, keys), _projection(with_structure)
+                _key_filter(collection, keys), dict.fromkeys(without, 0) or None
             )
             return list(cursor.batch_size(len(keys) + 1))
 

@@ -143,9 +143,9 @@ class ScreeningStore(ABC):
 
     @abstractmethod
     def _lookup(
-        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+        self, collection: Collection[Any], keys: list[Key], without: frozenset[str]
     ) -> Iterator[dict[str, Any]]:
-        """What is stored under the given keys."""
+        """What is stored under the given keys, without some fields."""
 
     @abstractmethod
     def _has(self, collection: Collection[Any], keys: list[Key]) -> set[Key]:
@@ -227,7 +227,12 @@ class ScreeningStore(ABC):
         return self._values(query, fields)
 
     def lookup(
-        self, collection: Collection[D], keys: Iterable[Key], *, with_structure: bool = False
+        self,
+        collection: Collection[D],
+        keys: Iterable[Key],
+        *,
+        with_structure: bool = False,
+        without: Sequence[str] = (),
     ) -> Iterator[D]:
         """Stream the documents with the given keys in any order; unknown keys give none.
 
@@ -238,9 +243,12 @@ class ScreeningStore(ABC):
             Values of the collection's `key_fields`.
         with_structure : bool
             Read the structures of candidates too.
+        without : sequence of str
+            Fields that are not read and have their defaults, which is faster.
         """
+        left_out = frozenset(without if with_structure else (*without, "structure"))
         for batch in _batches_of_keys(collection, keys):
-            for raw in self._lookup(collection, batch, with_structure):
+            for raw in self._lookup(collection, batch, left_out):
                 document = self._read(collection, raw)
                 if document is not None:
                     yield document
@@ -337,7 +345,7 @@ class ScreeningStore(ABC):
             If there is none, or if it cannot be read.
         """
         for batch in _batches_of_keys(RUNS, [(run_id,)]):
-            for raw in self._lookup(RUNS, batch, with_structure=False):
+            for raw in self._lookup(RUNS, batch, frozenset()):
                 try:
                     return Run.model_validate(raw, context=STORED)
                 except ValidationError as error:
@@ -439,9 +447,18 @@ class ScreeningStore(ABC):
         """Write predictions by (material_id, structure_hash, model_id); first created_at stays."""
         return self.upsert(PREDICTIONS, documents)
 
-    def predictions(self, keys: Iterable[PredictionKey]) -> Iterator[PredictionDoc]:
-        """Stream the predictions with the given (material_id, structure_hash, model_id)."""
-        return self.lookup(PREDICTIONS, keys)
+    def predictions(
+        self, keys: Iterable[PredictionKey], *, without: Sequence[str] = ()
+    ) -> Iterator[PredictionDoc]:
+        """Stream the predictions with the given (material_id, structure_hash, model_id).
+
+        Parameters
+        ----------
+        keys : iterable of tuple of str
+        without : sequence of str
+            As of :meth:`lookup`.
+        """
+        return self.lookup(PREDICTIONS, keys, without=without)
 
     def has_predictions(self, keys: Iterable[PredictionKey]) -> set[PredictionKey]:
         """Those of the keys for which there is a prediction."""

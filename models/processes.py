@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from models.errors import ModelError
 
+AHEAD = 4  # tasks that a process finds waiting while the caller does other things
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -63,7 +64,7 @@ class WorkerPool:
     def in_order(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """Results in the order of the tasks, all of which are submitted at once.
+        """Results in the order of the tasks, of which `AHEAD` for each process are taken ahead.
 
         Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then
         ends with a traceback (CPython 3.11).
@@ -80,9 +81,17 @@ class WorkerPool:
             If a process is killed.
         """
         with self._ending_early():
-            waiting = deque(self._submitted(function, tasks))
+            waiting: deque[Future[Result]] = deque()
+            for task in tasks:
+                waiting.append(self._submit(function, task))
+                while waiting and (len(waiting) >= AHEAD * self.workers or waiting[0].done()):
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def start(self) -> None:
+        """Start a process, and let it prepare itself; the others start with the tasks."""
+        self._submit(_nothing)
 
     def as_done(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
@@ -101,8 +110,7 @@ class WorkerPool:
             If a process is killed.
         """
         with self._ending_early():
-            tasks = list(tasks)
-            futures = dict(zip(self._submitted(function, tasks), tasks, strict=True))
+            futures = {self._submit(function, task): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
 
@@ -118,15 +126,13 @@ class WorkerPool:
             kill_workers(self._executor)
             self._executor = None
 
-    def _submitted(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task]
-    ) -> list[Future[Result]]:
+    def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         if self._executor is None:
             # Forked processes would inherit torch's threads in an unknown state.
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.workers, context, _begin, self._prepare)
         with deaf_to_interrupts():
-            return [self._executor.submit(function, task) for task in tasks]
+            return self._executor.submit(function, *arguments)
 
     @contextmanager
     def _ending_early(self) -> Iterator[None]:
@@ -140,6 +146,10 @@ class WorkerPool:
         except BaseException:  # nothing waits for what the workers have begun
             self.kill()
             raise
+
+
+def _nothing() -> None:
+    """A task for a process that is to start."""
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

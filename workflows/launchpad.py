@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,14 +19,15 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from db.collections import VALIDATIONS
 from db.documents import CandidateDoc, ValidationDoc, utc_now
+from db.errors import StoreError
 from db.store import ScreeningStore, mask_uri
 from db.waiting import Watch
-from models.errors import describe
+from models.errors import ModelError, describe
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from workflows.active_search import DFT, ActiveSearchFlowMaker
 from workflows.dos.errors import DosError
-from workflows.screening import ScreeningFlowMaker, score_shard
+from workflows.screening import ScreeningFlowMaker, read_shard, score_shard
 from workflows.validation import ValidationFlowMaker, draft_of, key_of, store_failure
 
 if TYPE_CHECKING:
@@ -33,8 +35,12 @@ if TYPE_CHECKING:
 
 TIMEOUT = 5_000  # ms to find the database
 LOST_AFTER = 4 * 3600.0  # s without a sign of life; workers give one every hour
-SCREENING = "screening"  # category of a screening run's jobs that need no GPU
+READING = "reading"  # category of a screening run's jobs that need its source, and no GPU
 PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fastest
+SCREENING = "screening"  # category of all others, which need neither
+SHARD_SIZE = 20_000  # candidates of a scoring job: seconds of a GPU, minutes of a few cores
+OURS = (DosError, ModelError, ScreeningError, StoreError)  # exceptions that say all in a line
+_OUR_ERRORS = re.compile(rf"^[\w.]*({'|'.join(error.__name__ for error in OURS)}): ")
 GONE = "the launchpad has no such job any more; `screen validate` submits it again"
 
 
@@ -147,7 +153,8 @@ def submit_flow(
         Names of jobs with a category of their own.
     """
     for name, own in ((None, category), *other_categories.items()):
-        manager = {"_category": own, "_priority": priority}
+        # All others wait for what is read.
+        manager = {"_category": own, "_priority": priority + (own == READING)}
         # Of jobs that the flow adds later as well; these do not take their parent's.
         changes = {"manager_config": manager, "pass_manager_config": False}
         flow.update_config(changes, name_filter=name)
@@ -167,12 +174,24 @@ def submit_screening(launchpad: LaunchPad, maker: ScreeningFlowMaker, run_id: st
         Its source and checkpoint are paths on the workers.
     run_id : str
         Of a new run, or of one to resume.
+
+    Raises
+    ------
+    ScreeningError
+        If the launchpad has jobs of the run that are not done.
     """
+    is_open = {"metadata.screening": run_id, "state": {"$nin": ["COMPLETED", "ARCHIVED"]}}
+    if launchpad.workflows.find_one(is_open, {"_id": 1}):
+        raise ScreeningError(
+            f"run {run_id} is on the launchpad already; `screen status --run {run_id}` shows how "
+            "far it is, --rerun-failed and --rerun-lost go on with it"
+        )
+    on_workers = replace(maker, device=None, workers=None, shard_by_shard=True)
     submit_flow(
         launchpad,
-        replace(maker, device=None, workers=None).make(run_id),
+        on_workers.make(run_id),
         category=SCREENING,
-        other_categories={score_shard.__name__: PREDICTION},
+        other_categories={read_shard.__name__: READING, score_shard.__name__: PREDICTION},
         metadata={"screening": run_id},
     )
 
@@ -290,7 +309,7 @@ def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
     launchpad : LaunchPad
     run_id : str
     """
-    reasons = _reasons(launchpad, run_id)
+    reasons = _reasons(launchpad, {"metadata.run_id": run_id})
     fields = {"state": 1, "metadata": 1, "nodes": 1}
     workflows = launchpad.workflows.find({"metadata.run_id": run_id}, fields).sort("nodes", 1)
     states = {}
@@ -302,9 +321,42 @@ def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
     return list(states.values())
 
 
-def _reasons(launchpad: LaunchPad, run_id: str) -> dict[int, str | None]:
-    """Fizzled jobs of a run's workflows, and why."""
-    fizzled = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id}, {"state": "FIZZLED"})
+@dataclass(frozen=True)
+class ScreeningJobs:
+    """The jobs of a screening run.
+
+    Parameters
+    ----------
+    states : dict
+        By the name of the job, how many are in each of FireWorks' states.
+    reasons : tuple of str
+        Last lines of the exceptions of fizzled ones, each once.
+    """
+
+    states: dict[str, Counter[str]]
+    reasons: tuple[str, ...] = ()
+
+
+def screening_jobs(launchpad: LaunchPad, run_id: str) -> ScreeningJobs:
+    """How far a screening run is.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    run_id : str
+    """
+    workflows = {"metadata.screening": run_id}
+    fw_ids = launchpad.get_fw_ids_in_wfs(workflows)
+    states: dict[str, Counter[str]] = {}
+    for job in launchpad.fireworks.find({"fw_id": {"$in": fw_ids}}, {"name": 1, "state": 1}):
+        states.setdefault(job["name"], Counter())[job["state"]] += 1
+    reasons = dict.fromkeys(filter(None, _reasons(launchpad, workflows).values()))
+    return ScreeningJobs(states, tuple(reasons))
+
+
+def _reasons(launchpad: LaunchPad, workflows: dict[str, Any]) -> dict[int, str | None]:
+    """Fizzled jobs of some workflows, and why."""
+    fizzled = launchpad.get_fw_ids_in_wfs(workflows, {"state": "FIZZLED"})
     reasons: dict[int, str | None] = dict.fromkeys(fizzled)
     launches = launchpad.launches.find(
         {"fw_id": {"$in": fizzled}, "state": "FIZZLED"}, {"fw_id": 1, "action": 1}
@@ -318,7 +370,7 @@ def _last_line_of(launch: dict[str, Any]) -> str | None:
     stored = (launch.get("action") or {}).get("stored_data") or {}
     trace = (stored.get("_exception") or {}).get("_stacktrace") or ""
     lines = trace.strip().splitlines()
-    return re.sub(rf"^[\w.]*{DosError.__name__}: ", "", lines[-1]) if lines else None
+    return _OUR_ERRORS.sub("", lines[-1]) if lines else None
 
 
 def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
@@ -353,7 +405,9 @@ def _key_fields(document: ValidationDoc) -> dict[str, str]:
 
 
 def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
-    """Make the fizzled jobs of a run ready again, and their validations queued.
+    """Make the fizzled jobs of a run ready again, those of its screening too.
+
+    Their validations are queued again.
 
     Parameters
     ----------
@@ -374,10 +428,19 @@ def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> in
     ]
     again = {"state": "queued", "error": None, "updated_at": utc_now()}
     store.upsert_validations([document.model_copy(update=again) for document in failed])
-    fw_ids = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id}, {"state": "FIZZLED"})
+    fw_ids = launchpad.get_fw_ids_in_wfs(_of_run(run_id), {"state": "FIZZLED"})
     for fw_id in fw_ids:
         launchpad.rerun_fw(fw_id)
+    run = store.run(run_id)
+    if fw_ids and run.state == "failed":
+        changes = {"state": "running", "error": None, "updated_at": utc_now()}
+        store.put_run(run.model_copy(update=changes))
     return len(fw_ids)
+
+
+def _of_run(run_id: str) -> dict[str, Any]:
+    """Filter of the workflows of a run: its screening, and its calculations."""
+    return {"$or": [{"metadata.run_id": run_id}, {"metadata.screening": run_id}]}
 
 
 def rerun_lost(
@@ -401,7 +464,7 @@ def rerun_lost(
     int
         Jobs that are ready again.
     """
-    nodes = launchpad.get_fw_ids_in_wfs({"metadata.run_id": run_id})
+    nodes = launchpad.get_fw_ids_in_wfs(_of_run(run_id))
     launches, lost, _ = launchpad.detect_lostruns(
         expiration_secs=seconds, refresh=True, query={"fw_id": {"$in": nodes}}
     )

@@ -1,5 +1,7 @@
 """The screening graph: prepare -> score in shards -> finish; or -> rescore in shards -> finish.
 
+In one process `prepare` scores what it reads at once, so that no shard is left.
+
 Jobs hand each other references and counts only; structures, spectra and verdicts go to the
 store. Every job can be run again: it finds what is done and does the rest.
 """
@@ -9,20 +11,31 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Flow, Maker, Response, job
+from jobflow import Flow, Job, Maker, Response, job
 
-from db.collections import CANDIDATES, RUNS, Query, conditions
-from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
+from db.collections import CANDIDATES, PREDICTIONS, RUNS, Query, batched, conditions
+from db.documents import (
+    VERDICT_FIELDS,
+    CandidateDoc,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    Verdict,
+    utc_now,
+)
 from db.store import ScreeningStore
+from models.deferred_predictor import DeferredPredictor
+from models.predicted_spectra import PredictedSpectra
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
@@ -55,14 +68,18 @@ from workflows.rescoring import (
     rescoring_counts,
     write_verdicts,
 )
+from workflows.shards import OPEN_READERS, ShardReader
 from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra, SpectrumPredictor
+    from models.crystal import Crystal
 
 log = logging.getLogger(__name__)
 
+SHARD_SIZE = 2000  # candidates of a scoring job in this process
+PORTION = 4000  # candidates of a shard that are in memory at a time
+MANY = 2000  # rows of a source, of which some will need the model
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
@@ -102,6 +119,8 @@ class ScreeningFlowMaker(Maker):
         :mod:`workflows.hardware`.
     shard_size : int
         Candidates of each scoring job.
+    shard_by_shard : bool
+        Score the first shards while later ones are read, where there are several workers.
     limit : int, optional
         Stop reading the source when so many candidates have passed the filters.
     keep_cell : bool
@@ -132,7 +151,8 @@ class ScreeningFlowMaker(Maker):
     checkpoint: str = str(DEFAULT_EDOS)
     device: str | None = None
     workers: int | None = 1
-    shard_size: int = 2000
+    shard_size: int = SHARD_SIZE
+    shard_by_shard: bool = False
     limit: int | None = None
     keep_cell: bool = False
     rescore: int | None = None
@@ -145,7 +165,8 @@ class ScreeningFlowMaker(Maker):
         db = store_reference(self.db)
         hardware = {"device": self.device, "workers": self.workers}
         parameters = self.parameters()
-        scoring = [prepare(run_id, db, self.source_options, parameters, hardware)]
+        begin = read_shard if self.shard_by_shard else prepare
+        scoring = [begin(run_id, db, self.source_options, parameters, hardware)]
         if "rescore" in parameters:
             scoring.append(rescore(run_id, db, scoring[0].output, parameters, hardware))
         finished = finish(run_id, db, scoring[-1].output)
@@ -191,7 +212,10 @@ def prepare(
     parameters: dict[str, Any],
     hardware: dict[str, Any],
 ) -> Response:
-    """Begin a run, or go on with it, and replace itself by one scoring job for each open shard.
+    """Begin a run: score what passes the filters while the source is read.
+
+    If it was interrupted, what has a verdict is left out; if after all was read, replace itself by
+    one scoring job for each shard with candidates that have none.
 
     Parameters
     ----------
@@ -208,21 +232,168 @@ def prepare(
     Response
         Whose output is what the scoring jobs return.
     """
-    checkpoint, second = parameters["checkpoint"], None
+    checkpoint = parameters["checkpoint"]
+    source = _source_of(parameters, source_options)
+    with store_of_run(db, run_id) as store:
+        is_new = find_run(store, run_id) is None
+        run = _begin(store, run_id, parameters, source)
+        if run.funnel:
+            return in_shards(store, run, db, checkpoint, hardware)
+        scored = _ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
+        return Response(output=[scored])
+
+
+class _ReadAndScored:
+    """Candidates that are scored while the source is read; those that wait are in memory.
+
+    What is read is stored at once, with the verdict if the prediction is known. The rest awaits
+    the model, and the store is not asked for it again.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    source : Source
+    parameters : dict
+        Of the run.
+    is_new : bool
+        It was not interrupted before, so that none of its candidates is stored.
+    """
+
+    def __init__(
+        self,
+        store: ScreeningStore,
+        run: Run,
+        source: Source,
+        parameters: dict[str, Any],
+        is_new: bool,
+    ) -> None:
+        self.store, self.run, self.source, self.is_new = store, run, source, is_new
+        self.checkpoint = parameters["checkpoint"]
+        self.reader, self.funnel = _reader_of(run, parameters)
+        self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
+        self.counts = Counter(predicted=0, reused=0, failed=0)
+        self._waiting: deque[CandidateDoc] = deque()
+
+    def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
+        """Do it all; as :func:`score_shard`."""
+        device, workers = device or worker_device(), workers or worker_processes()
+        predictor = _predictor(self.checkpoint, device)
+        if (self.source.total or 0) >= MANY and not self._has_predictions():
+            predictor.start(workers)  # while the first rows are read
+        with closing(predictor.predict_parts(self._missing(), workers=workers)) as parts:
+            for part in _timely(parts):
+                _model_of(self.run, self.checkpoint)  # it may have been replaced under way
+                batch = [self._waiting.popleft() for _ in part.values]
+                failed = _keep(self.store, self.run, batch, part, self.model, self.training)
+                self._count(len(batch), predicted=len(batch) - len(part.failures), failed=failed)
+        return dict(self.counts)
+
+    def _count(self, judged: int, **counts: int) -> None:
+        self.counts.update(counts)
+        total = _stage(self.run, self.model)[1] if self.run.funnel else None  # all are read
+        advance("scored", judged, total)
+        log.debug("%s", dict(self.counts))
+
+    def _has_predictions(self) -> bool:
+        asked = Query(PREDICTIONS, conditions(model_id=self.model), sort_by="score", limit=1)
+        return bool(self.store.values(asked, ["model_id"]))
+
+    def _missing(self) -> Iterator[Crystal]:
+        """Crystals that pass the filters and have no prediction, as they are needed."""
+        for documents in self.reader.blocks(self.source, self.funnel):
+            missing = self._stored(documents)
+            if missing and not self._waiting:
+                _model_of(self.run, self.checkpoint)  # which is loaded now
+            for candidate in missing:
+                self._waiting.append(candidate)
+                yield crystal_of(candidate.structure)
+        self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
+
+    def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
+        """Store documents, those that have a prediction with their verdicts; return the others."""
+        candidates = self._without_verdict([d for d in documents if d.state == "pending"])
+        verdicts, missing = _known(self.store, self.run, candidates, self.model, self.training)
+        by_id = {verdict.material_id: verdict for verdict in verdicts}
+        judged = (_with_verdict(d, by_id.get(d.material_id)) for d in documents)
+        self.store.upsert_candidates(judged, keep_existing=True)
+        if not self.is_new:
+            self.store.apply_verdicts(verdicts)
+        self._count(len(verdicts), reused=len(verdicts), failed=_n_failed(verdicts))
+        return missing
+
+    def _without_verdict(self, candidates: list[CandidateDoc]) -> list[CandidateDoc]:
+        """Those that an interruption left without a verdict."""
+        if self.is_new:
+            return candidates
+        stored = self.store.lookup(CANDIDATES, [candidate.key for candidate in candidates])
+        judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
+        return [c for c in candidates if c.material_id not in judged]
+
+
+def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:
+    if verdict is None:
+        return candidate
+    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
+
+
+@job
+def read_shard(
+    run_id: str,
+    db: str,
+    source_options: dict[str, Any],
+    parameters: dict[str, Any],
+    hardware: dict[str, Any],
+    shard: int = 0,
+) -> Response:
+    """Read the candidates of one shard, and add the jobs that score it and read the next one.
+
+    So that the first shards are scored while later ones are read. What follows this job waits for
+    all of them.
+
+    Parameters
+    ----------
+    run_id : str
+    db : str
+        See :func:`workflows.stores.store_reference`.
+    source_options, parameters : dict
+        Of the :class:`ScreeningFlowMaker`.
+    hardware : dict
+        `device` and `workers` of the scoring jobs.
+    shard : int
+    """
+    checkpoint = parameters["checkpoint"]
+    reader = OPEN_READERS.pop(run_id, None)
+    with store_of_run(db, run_id) as store:
+        if reader is None or reader.shard >= shard:
+            source = _source_of(parameters, source_options)
+            run = _begin(store, run_id, parameters, source)
+            if run.funnel and shard == 0:  # a run that was interrupted after all was read
+                return in_shards(store, run, db, checkpoint, hardware)
+            reader = ShardReader(source, *_candidates_of(source, run, parameters))
+        else:
+            run = store.run(run_id)
+        reader.skip_to(shard)  # those of other processes
+        store.upsert_candidates(reader.up_to(shard), keep_existing=True)
+        following: list[Job] = []
+        if store.count(awaiting(run, run.model_id or "", shard)):
+            following.append(score_shard(run_id, db, shard, checkpoint, **hardware))
+        if reader.is_done:
+            _note_funnel(store, run, reader.source, reader.funnel)
+        else:
+            OPEN_READERS[run_id] = reader
+            following.append(
+                read_shard(run_id, db, source_options, parameters, hardware, shard + 1)
+            )
+    return Response(output=[], detour=Flow(following, name=f"shard {shard}") if following else None)
+
+
+def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> Source:
+    """The source of a run whose models can be used."""
     filters = ScreeningFilters(**parameters["filters"])
     source = open_source_of_run(parameters["source"], filters, source_options)
     check_checkpoints(parameters)
-    model = model_id(Path(checkpoint))
-    if "rescore" in parameters:
-        second = model_id(Path(parameters["rescore_with"]))
-    models = ", then ".join(filter(None, (model, second)))
-    log.info("run %s: %s; model %s", run_id, source.description, models)
-    log.debug("run %s: %s", run_id, parameters)
-    with store_of_run(db, run_id) as store:
-        run = _begin(store, run_id, parameters, source, model, second)
-        if not run.funnel:
-            _store_candidates(store, run, source, filters, parameters)
-        return in_shards(store, run, db, checkpoint, hardware)
+    return source
 
 
 def check_checkpoints(parameters: dict[str, Any]) -> None:
@@ -280,8 +451,6 @@ def _begin(
     run_id: str,
     parameters: dict[str, Any],
     source: Source,
-    model: str,
-    second: str | None,
 ) -> Run:
     """The run, new or again.
 
@@ -290,6 +459,11 @@ def _begin(
     ScreeningError
         If source or models are not those that it began with, or if both models are the same.
     """
+    folders = (parameters.get(name) for name in ("checkpoint", "rescore_with"))
+    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
+    models = ", then ".join(filter(None, (model, second)))
+    log.info("run %s: %s; model %s", run_id, source.description, models)
+    log.debug("run %s: %s", run_id, parameters)
     if model == second:
         raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
     run = find_run(store, run_id)
@@ -324,15 +498,17 @@ def _begin(
     return run
 
 
-def _store_candidates(
-    store: ScreeningStore,
-    run: Run,
-    source: Source,
-    filters: ScreeningFilters,
-    parameters: dict[str, Any],
-) -> None:
-    """Stream the source through the filters into the store, and note what each filter did."""
-    funnel = Funnel.of(filters)
+def _candidates_of(
+    source: Source, run: Run, parameters: dict[str, Any]
+) -> tuple[Funnel, Iterator[CandidateDoc]]:
+    """Stream the source through the filters; the funnel counts what each of them does."""
+    reader, funnel = _reader_of(run, parameters)
+    return funnel, reader.documents(source, funnel)
+
+
+def _reader_of(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, Funnel]:
+    """What streams a source through the filters, and counts what each of them does."""
+    filters = ScreeningFilters(**parameters["filters"])
     reader = CandidateReader(
         run_id=run.run_id,
         filters=filters,
@@ -342,17 +518,22 @@ def _store_candidates(
         keep_cell=run.parameters.get("keep_cell", True),
         trained=trained_elements(parameters["checkpoint"]),
     )
-    # Of an interrupted run the same candidates come again; their verdicts stay.
-    store.upsert_candidates(reader.documents(source, funnel), keep_existing=True)
+    return reader, Funnel.of(filters)
+
+
+def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> Run:
+    """Note what each filter did to a source that was read to its end."""
     stages = funnel.stages
     if source.applied:
         stages = funnel.stages_behind(source.name, source.applied)
     noted = run.source | {"notes": list(source.notes)}
     changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
-    store.put_run(Run.model_validate(run.model_dump() | changes))
+    run = Run.model_validate(run.model_dump() | changes)
+    store.put_run(run)
     for stage in stages:
         counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
         log.info("%s: %d in, %d dropped, %d unknown", *counts)
+    return run
 
 
 @job
@@ -384,38 +565,78 @@ def score_shard(
         How many were `predicted` and `reused`, and how many `failed`: there is no prediction, or no
         verdict on it.
     """
+    counts = Counter(predicted=0, reused=0, failed=0)
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         model = _model_of(run, checkpoint)
-        materials = load_training_materials(Path(checkpoint))
-        training = Training(trained_elements(checkpoint), materials)
-        pending = {prediction_key(c, model): c for c in store.find(awaiting(run, model, shard))}
-        known = [p for p in store.predictions(pending) if _says_all(p, training)]
-        verdicts = list(_verdicts(run, known, pending, training))
-        write_verdicts(store, run, pending.values(), verdicts)
-        predicted_before = {prediction.key for prediction in known}
-        missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
-        stage, total = _stage(run, model)
-        advance(stage, len(known), total)
-        counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
-        log.info("shard %d: %d to predict, %d known", shard, len(missing), len(known))
-        if not missing:
-            return counts
-        candidates = list(
-            store.candidates(run_id, shard=shard, material_ids=missing, with_structure=True)
-        )
-        crystals = [crystal_of(c.structure) for c in candidates]
-        predictor = _predictor(checkpoint, device or worker_device())
-        remaining = iter(candidates)
-        predicted = predictor.predict_parts(crystals, workers=workers or worker_processes())
-        with closing(predicted) as parts:
-            for part in _timely(parts):
-                batch = list(islice(remaining, len(part.values)))
-                counts["failed"] += _keep(store, run, batch, part, model, training)
-                counts["predicted"] += len(batch) - len(part.failures)
-                advance(stage, len(batch), total)
-                log.debug("shard %d: %s", shard, counts)
+        training = _training_of(checkpoint)
+        predict = partial(_predict, checkpoint=checkpoint, device=device, workers=workers)
+        for portion in batched(store.find(awaiting(run, model, shard)), PORTION):
+            counts.update(_score(store, run, portion, model, training, predict))
+            log.debug("shard %d: %s", shard, dict(counts))
+    return dict(counts)
+
+
+def _score(
+    store: ScreeningStore,
+    run: Run,
+    portion: Sequence[CandidateDoc],
+    model: str,
+    training: Training,
+    predict: Callable[[list[Crystal]], Generator[PredictedSpectra]],
+) -> dict[str, int]:
+    """Judge some candidates; predict the spectra that are missing."""
+    verdicts, missing = _known(store, run, portion, model, training)
+    write_verdicts(store, run, portion, verdicts)
+    stage, total = _stage(run, model)
+    advance(stage, len(verdicts), total)
+    counts = {"predicted": 0, "reused": len(verdicts), "failed": _n_failed(verdicts)}
+    log.info("%d to predict, %d known", len(missing), len(verdicts))
+    if not missing:
         return counts
+    names = [candidate.material_id for candidate in missing]
+    shard = portion[0].shard
+    candidates = list(
+        store.candidates(run.run_id, shard=shard, material_ids=names, with_structure=True)
+    )
+    remaining = iter(candidates)
+    with closing(predict([crystal_of(c.structure) for c in candidates])) as parts:
+        for part in _timely(parts):
+            batch = list(islice(remaining, len(part.values)))
+            counts["failed"] += _keep(store, run, batch, part, model, training)
+            counts["predicted"] += len(batch) - len(part.failures)
+            advance(stage, len(batch), total)
+    return counts
+
+
+def _predict(
+    crystals: list[Crystal], *, checkpoint: str, device: str | None, workers: int | None
+) -> Generator[PredictedSpectra]:
+    """Predict by the model of this process; what is not given, the worker brings."""
+    predictor = _predictor(checkpoint, device or worker_device())
+    return predictor.predict_parts(crystals, workers=workers or worker_processes())
+
+
+def _training_of(checkpoint: str) -> Training:
+    return Training(trained_elements(checkpoint), load_training_materials(Path(checkpoint)))
+
+
+def _known(
+    store: ScreeningStore,
+    run: Run,
+    candidates: Sequence[CandidateDoc],
+    model: str,
+    training: Training,
+) -> tuple[list[Verdict], list[CandidateDoc]]:
+    """Verdicts on those candidates that have a prediction, and the others."""
+    by_key = {prediction_key(candidate, model): candidate for candidate in candidates}
+    # The gap in it is by the paper's criteria, which the run's own may be or not.
+    predictions = store.predictions(by_key, without=["gap"])
+    known = [p for p in predictions if _says_all(p, training)]
+    verdicts = list(_verdicts(run, known, by_key, training))
+    for prediction in known:
+        del by_key[prediction.key]
+    return verdicts, list(by_key.values())
 
 
 def _says_all(prediction: PredictionDoc, training: Training) -> bool:
@@ -433,8 +654,6 @@ def _stage(run: Run, model: str) -> tuple[str, int]:
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
     """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill."""
-    from models.predictor import PredictedSpectra
-
     waiting: list[PredictedSpectra] = []
     since = time.monotonic()
     for part in parts:
@@ -529,11 +748,9 @@ def _model_of(run: Run, checkpoint: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
-    """The predictor of this process; loading torch takes seconds, so only when it is needed."""
-    from models.predictor import SpectrumPredictor
-
-    return SpectrumPredictor.load(Path(checkpoint), device)
+def _predictor(checkpoint: str, device: str) -> DeferredPredictor:
+    """The predictor of this process."""
+    return DeferredPredictor(Path(checkpoint), device)
 
 
 @job
@@ -607,10 +824,11 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
         for model in filter(None, (run.model_id, run.second_model_id)):
             _check_judged(store, run, model)
         counts = candidate_counts(store, run)
-        best = store.candidates(run_id, is_positive=True, sort_by="score", descending=True)
+        positives = conditions(run_id=run_id, is_positive=True)
+        best = Query(CANDIDATES, positives, sort_by="score", descending=True)
         now = utc_now()
         changes = {
-            "selection": [candidate.material_id for candidate in best],
+            "selection": [name for (name,) in store.values(best, ["material_id"])],
             "counts": counts,
             "state": "done",
             "error": None,

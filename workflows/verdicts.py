@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from screening.criteria.registry import criterion_of
 from screening.gap import GapCriteria, Gaps, find_gaps
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra
+    from models.predicted_spectra import PredictedSpectra
     from screening.trust import Trust
 
 
@@ -53,9 +54,12 @@ def gap_document(gaps: Gaps, i: int) -> GapDoc:
     """
     criteria, row = gaps.criteria, gaps.row(i)
     row["margins"] = MarginsDoc.of_checked(**row["margins"])
-    return GapDoc.of_checked(
-        **row, per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
-    )
+    return GapDoc.of_checked(**row, per_atom=criteria.per_atom, criteria=dict(_limits(criteria)))
+
+
+@lru_cache(maxsize=8)
+def _limits(criteria: GapCriteria) -> dict[str, Any]:
+    return criteria.model_dump(mode="json")
 
 
 def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:

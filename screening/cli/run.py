@@ -80,8 +80,11 @@ def run(
     device: options.Device = "auto",
     workers: options.Workers = None,
     shard_size: Annotated[
-        int, typer.Option(min=1, help="Candidates that are scored and stored at a time.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            min=1, help="Candidates of a scoring job. Default: 2,000, on a launchpad 20,000."
+        ),
+    ] = None,
     mp_api_key_file: options.MpApiKeyFile = None,
     refresh: options.Refresh = False,
     resume: Annotated[
@@ -124,7 +127,7 @@ def run(
         rescore_with=rescore_with,
         device=device,
         workers=workers or worker_processes(),
-        shard_size=shard_size,
+        shard_size=shard_size or _shard_size(where),
         limit=limit,
         keep_cell=keep_cell,
     )
@@ -138,6 +141,14 @@ def run(
     logs.write_to(logs.log_file_of_run(db, run_id))
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
+
+
+def _shard_size(where: str) -> int:
+    if where == "launchpad":
+        from workflows.launchpad import SHARD_SIZE
+    else:
+        from workflows.screening import SHARD_SIZE
+    return SHARD_SIZE
 
 
 def _default_source(key_file: Path | None, remark: Any) -> str:

@@ -398,7 +398,7 @@ def status(
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
 ) -> None:
-    """Show the state of a run's DFT workflows on the launchpad, and of its validations."""
+    """Show how far a run is on the launchpad: its screening, its DFT, and its validations."""
     from db.open import open_store
     from screening.cli.console import print_json, stderr, stdout, table
     from screening.cli.stored import existing, find_run
@@ -413,6 +413,7 @@ def status(
         if rerun_failed:
             failed = fireworks.rerun_failed(pad, store, stored.run_id)
             stderr().print(f"{failed} fizzled jobs made ready again")
+        screening = fireworks.screening_jobs(pad, stored.run_id)
         states = fireworks.workflow_states(pad, stored.run_id)
         validations = Counter(v.state for v in store.validations(run_id=stored.run_id))
     counts = Counter(state.state for state in states)
@@ -421,15 +422,24 @@ def status(
         print_json(
             {
                 "run_id": stored.run_id,
+                "screening": screening.states,
+                "screening_reasons": screening.reasons,
                 "workflows": counts,
                 "validations": validations,
                 "reasons": reasons,
             }
         )
         return
-    rows = [("workflow", *item) for item in sorted(counts.items())]
+    rows = [
+        (name, *item)
+        for name, of_job in sorted(screening.states.items())
+        for item in sorted(of_job.items())
+    ]
+    rows += [("workflow", *item) for item in sorted(counts.items())]
     rows += [("validation", *item) for item in sorted(validations.items())]
     stdout().print(table(f"Run {stored.run_id}", ("what", "state", "number"), rows))
+    for reason in screening.reasons:
+        stdout().print(reason)
     for material_id, reason in reasons.items():
         stdout().print(f"{material_id}: {reason}")
 

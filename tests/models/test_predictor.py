@@ -10,11 +10,13 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from models import chunks
 from models import predictor as predictor_module
+from models.architectures.interface import Insights
 from models.crystal import Crystal
 from models.errors import ModelError
-from models.graphs.graph import build_graph, collate
-from models.predictor import SpectrumPredictor, predict_spectra
+from models.graphs.graph import GraphBatch, build_graph, collate
+from models.predictor import SpectrumPredictor, predict_spectra, usable_device
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID
 from models.training.card import ModelCard
@@ -141,7 +143,7 @@ def test_only_failures(folder: Path) -> None:
 @pytest.mark.slow
 def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor_module, "CHUNK", 7)
-    monkeypatch.setattr(predictor_module, "IN_PROCESS", 10)
+    monkeypatch.setattr(chunks, "IN_PROCESS", 10)
     lonely = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
     structures = [*random_crystals(12), lonely, *random_crystals(8, seed=1)]
     predictor = SpectrumPredictor.load(folder, device="cpu")
@@ -162,7 +164,7 @@ def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.Monke
 def test_a_killed_worker_is_one_line_and_the_next_call_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor_module, "IN_PROCESS", 1)
+    monkeypatch.setattr(chunks, "IN_PROCESS", 1)
     predictor = SpectrumPredictor.load(folder, device="cpu")
     structures = random_crystals(4)
     expected = predictor.predict(structures, workers=2).values
@@ -254,3 +256,42 @@ def test_what_a_predictor_refuses_is_known_without_predicting() -> None:
     refusals = predictor.refusals(structures)
     assert refusals == predictor.predict(structures).failures
     assert refusals.keys() == {0, 2}
+
+
+def test_a_batch_that_the_gpu_has_no_memory_for_is_halved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crystals = [*random_crystals(9), supercell(rocksalt(), (3, 3, 3))]
+    predictor = SpectrumPredictor.load(folder, device="cpu")
+    expected = predictor.predict(crystals)
+    states, sizes = predictor.states_and_insights, []
+
+    def small(batch: GraphBatch) -> tuple[torch.Tensor, Insights]:
+        sizes.append(len(batch))
+        if batch.n_atoms.sum() > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return states(batch)
+
+    monkeypatch.setattr(predictor, "states_and_insights", small)
+    found = predictor.predict(crystals)
+    assert max(sizes) > 4
+    assert found.failures == {9: "the GPU has too little memory for it"}
+    np.testing.assert_allclose(found.values[:9], expected.values[:9], rtol=1e-4, atol=1e-5)
+    assert np.isnan(found.values[9]).all()
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_or_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ones(size: int, device: str) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available\nCUDA kernel errors might")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.ones", ones)
+    cannot = (
+        r"^device cuda:1: torch cannot use it \(CUDA error: no kernel image is available\); use"
+    )
+    with pytest.raises(ModelError, match=cannot):
+        usable_device("cuda:1")
+    assert usable_device("auto") == "cpu"
+    assert "no kernel image is available); use cpu; going on with the CPU" in caplog.text

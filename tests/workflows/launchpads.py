@@ -80,13 +80,24 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start_worker(self, *options: object) -> subprocess.Popen[bytes]:
-        """A ``rlaunch rapidfire`` that ends when nothing is left to do or to wait for."""
-        command = ("rlaunch", "-l", self.launchpad, *options, "rapidfire", "--sleep", 1)
+    def start_worker(
+        self,
+        *options: object,
+        categories: Sequence[str] = (),
+        ends: bool = True,
+        **environment: str,
+    ) -> subprocess.Popen[bytes]:
+        """A ``rlaunch rapidfire``, by default until nothing is left to do or to wait for."""
+        if categories:
+            file = self.folder / f"{'-'.join(categories)}_fworker.yaml"
+            file.write_text(yaml.safe_dump({"name": "w", "category": [*categories], "query": "{}"}))
+            options = ("-w", file, *options)
+        launches = () if ends else ("--nlaunches", "infinite")
+        command = ("rlaunch", "-l", self.launchpad, *options, "rapidfire", "--sleep", 1, *launches)
         with (self.folder / "workers.log").open("ab") as log:
             return subprocess.Popen(
                 self._command(command),
-                env=self.environment,
+                env=self.environment | environment,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,

@@ -370,7 +370,7 @@ def test_the_screening_run_of_the_guide(site, pad, store, structure_table, monke
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     code = code.replace("/shared/structures.parquet", str(table))
     monkeypatch.chdir(site.folder)
-    exec(code.replace("shard_size=2000", "shard_size=2"), {})
+    exec(code.replace("shard_size=20_000", "shard_size=2"), {})
     site.work()
     (run,) = store.runs()
     assert (run.state, run.error) == ("done", None)
@@ -378,11 +378,10 @@ def test_the_screening_run_of_the_guide(site, pad, store, structure_table, monke
     jobs = list(pad.fireworks.find())
     assert {job["state"] for job in jobs} == {"COMPLETED"}
     names = Counter(job["name"] for job in jobs)
-    assert names == {"prepare": 1, "score_shard": 2, "store_inputs": 1, "finish": 1}
+    assert names == {"read_shard": 2, "score_shard": 2, "finish": 1}
     assert {job["name"]: job["spec"]["_category"] for job in jobs} == {
-        "prepare": "screening",
+        "read_shard": "reading",
         "score_shard": "prediction",
-        "store_inputs": "screening",
         "finish": "screening",
     }
     for name, content in every_document(site.uri).items():
@@ -401,10 +400,10 @@ def test_jobs_of_a_second_model_wait_for_workers_with_gpus_too(site, pad, store,
     assert run.counts["rescored"] == 2
     categories = Counter((job["name"], job["spec"]["_category"]) for job in pad.fireworks.find())
     assert categories == {
-        ("prepare", "screening"): 1,
+        ("read_shard", "reading"): 1,
         ("score_shard", "prediction"): 2,
         ("rescore", "screening"): 1,
-        ("store_inputs", "screening"): 2,
+        ("store_inputs", "screening"): 1,
         ("finish", "screening"): 1,
     }
 
@@ -416,9 +415,9 @@ def test_a_submitted_run_knows_nothing_of_the_hardware_it_was_submitted_from(
     table = structure_table([crystal_row("m", 3.3, ["Na", "Cl"])])
     maker = ScreeningFlowMaker(db=site.db, source=str(table), device="cuda", workers=5)
     submit_screening(pad, maker, "run-1")
-    (prepared,) = pad.fireworks.find({"name": "prepare"})
-    assert "cuda" not in json.dumps(prepared, default=str)
-    (site.folder / "cpu_fworker.yaml").write_text("name: cpu\ncategory: screening\nquery: '{}'\n")
+    (reading,) = pad.fireworks.find({"name": "read_shard"})
+    assert "cuda" not in json.dumps(reading, default=str)
+    (site.folder / "cpu_fworker.yaml").write_text("name: cpu\ncategory: reading\nquery: '{}'\n")
     worker = site.start_worker("-w", site.folder / "cpu_fworker.yaml")
     assert worker.wait(120) == 0
     (scoring,) = pad.fireworks.find({"name": "score_shard"})

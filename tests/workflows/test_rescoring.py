@@ -209,7 +209,7 @@ def stopped(maker, run_id, at):
         run(maker, run_id)
 
 
-@pytest.mark.parametrize("at", [("scored", 3), ("rescored", 0), ("rescored", 1), ("rescored", 2)])
+@pytest.mark.parametrize("at", [("scored", 0), ("rescored", 0), ("rescored", 1), ("rescored", 2)])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, undisturbed, at):
     whole = undisturbed(n=N)
     stopped(maker, "broken", at)

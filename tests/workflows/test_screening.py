@@ -171,7 +171,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [("read", 0), ("scored", 0), ("scored", 2)])
+@pytest.mark.parametrize("stop_at", [("read", 0), ("scored", 0), ("scored", 1)])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path):
     undisturbed = run(maker, "whole")
     whole, maker.db = maker.db, str(tmp_path / "broken.sqlite")
