@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 from models.errors import ModelError
@@ -146,6 +147,63 @@ class WorkerPool:
         except BaseException:  # nothing waits for what the workers have begun
             self.kill()
             raise
+
+
+def streamed(function: Callable[..., Iterable[Result]], *arguments: Any) -> Iterator[Result]:
+    """What a generator gives, each item made in another process while the one before is used.
+
+    The process ends with the iterator, and with this process.
+
+    Parameters
+    ----------
+    function : callable
+        Returns an iterable; like its arguments and what it gives, it must be picklable.
+    *arguments
+
+    Raises
+    ------
+    WorkerDiedError
+        If the process is killed. What the generator raises is raised here.
+
+    Examples
+    --------
+    >>> list(streamed(range, 3))
+    [0, 1, 2]
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, function, arguments), daemon=True)
+    with deaf_to_interrupts():
+        process.start()
+    sender.close()
+    try:
+        while (message := _received(receiver)) is not None:
+            yield message[0]
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _send(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    _end_with_parent()
+    try:
+        for item in function(*arguments):
+            sender.send((item,))
+        sender.send(None)
+    except Exception as error:
+        sender.send(error)
+
+
+def _received(receiver: Connection) -> tuple[Any] | None:
+    """An item, or None after the last one."""
+    try:
+        message = receiver.recv()
+    except EOFError:
+        raise WorkerDiedError("a process that reads died; out of memory?") from None
+    if isinstance(message, Exception):
+        raise message
+    return message
 
 
 def _nothing() -> None:

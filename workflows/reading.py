@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ from db.documents import CandidateDoc
 from models.crystal import structure_hashes
 from models.distances import have_isolated_atoms
 from models.elements import KnownElements
+from models.processes import streamed
 from screening.candidate import (
     Candidate,
     Origin,
@@ -117,6 +119,24 @@ class CandidateReader:
             if passed == self.limit:
                 return
 
+    def blocks_from_process(self, source: Source, funnel: Funnel) -> Iterator[list[CandidateDoc]]:
+        """The same as :meth:`blocks`, made in a process of its own.
+
+        Parameters
+        ----------
+        source : Source
+            That `can_move`.
+        funnel : Funnel
+            Counts what the filters do to them.
+        """
+        for documents, counted in streamed(_counted_blocks, self, source, funnel):
+            funnel.entered, funnel.dropped, funnel.unknown = counted
+            for document in documents:
+                if document.state == "failed":
+                    _log_unreadable(document.material_id, document.reason)
+            advance("read", len(documents), source.total)
+            yield documents
+
     def _judged_items(
         self, batch: list[SourceItem], funnel: Funnel, left: int | None
     ) -> Iterator[_Judged]:
@@ -168,7 +188,7 @@ class CandidateReader:
         return frozenset(f.name for f, _ in switched_on(self.filters) if f.of_cell)
 
     def _unreadable(self, item: Unreadable) -> CandidateDoc:
-        log.info("%s cannot be used: %s", item.material_id, item.reason)
+        _log_unreadable(item.material_id, item.reason)
         return CandidateDoc(
             run_id=self.run_id, material_id=item.material_id, state="failed", reason=item.reason
         )
@@ -212,6 +232,18 @@ class CandidateReader:
             "remarks": list(candidate.remarks),
             **others,
         }
+
+
+def _counted_blocks(
+    reader: CandidateReader, source: Source, funnel: Funnel
+) -> Iterator[tuple[list[CandidateDoc], tuple[int, Counter[str], Counter[str]]]]:
+    """Blocks, and the counts of the funnel after each."""
+    for documents in reader.blocks(source, funnel):
+        yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
+
+
+def _log_unreadable(material_id: str, reason: str | None) -> None:
+    log.info("%s cannot be used: %s", material_id, reason)
 
 
 @dataclass(frozen=True, slots=True)

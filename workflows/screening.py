@@ -279,9 +279,14 @@ class _ReadAndScored:
         """Do it all; as :func:`score_shard`."""
         device, workers = device or worker_device(), workers or worker_processes()
         predictor = _predictor(self.checkpoint, device)
-        if (self.source.total or 0) >= MANY and not self._has_predictions():
-            predictor.start(workers)  # while the first rows are read
-        with closing(predictor.predict_parts(self._missing(), workers=workers)) as parts:
+        blocks = self.reader.blocks
+        if workers > 1 and (self.source.total or 0) >= MANY:
+            if not self._has_predictions():
+                predictor.start(workers)  # while the first rows are read
+            elif self.source.can_move:  # the cores have less to predict, or nothing
+                blocks = self.reader.blocks_from_process
+        missing = self._missing(blocks(self.source, self.funnel))
+        with closing(predictor.predict_parts(missing, workers=workers)) as parts:
             for part in _timely(parts):
                 _model_of(self.run, self.checkpoint)  # it may have been replaced under way
                 batch = [self._waiting.popleft() for _ in part.values]
@@ -299,9 +304,9 @@ class _ReadAndScored:
         asked = Query(PREDICTIONS, conditions(model_id=self.model), sort_by="score", limit=1)
         return bool(self.store.values(asked, ["model_id"]))
 
-    def _missing(self) -> Iterator[Crystal]:
+    def _missing(self, blocks: Iterator[list[CandidateDoc]]) -> Iterator[Crystal]:
         """Crystals that pass the filters and have no prediction, as they are needed."""
-        for documents in self.reader.blocks(self.source, self.funnel):
+        for documents in blocks:
             missing = self._stored(documents)
             if missing and not self._waiting:
                 _model_of(self.run, self.checkpoint)  # which is loaded now

@@ -121,6 +121,8 @@ class ParquetSource(Source):
         If the file is not parquet, or a column is missing or of a wrong type.
     """
 
+    can_move = True
+
     def __init__(self, path: Path, origin: str | None = None, stem: str | None = None) -> None:
         self.name = path.name
         self._path = path
