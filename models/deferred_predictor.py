@@ -6,7 +6,7 @@ To load torch takes a second and a half of a core, and 200 MB.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ class DeferredPredictor:
 
     def start(self, workers: int) -> None:
         """Let a worker process load the predictor, while the structures are not there yet."""
-        if workers > 1 and self._is_on_cpu:
+        if workers > 1 and self._is_on_cpu and self._pool is None:
             self._workers(workers).start()
 
     def predict_parts(
@@ -87,6 +87,18 @@ class DeferredPredictor:
         if self._pool is None:
             self._pool = WorkerPool(workers, _prepare, (self.folder,))
         return self._pool
+
+
+@lru_cache(maxsize=1)
+def deferred_predictor(folder: str, device: str) -> DeferredPredictor:
+    """The predictor of this process.
+
+    Parameters
+    ----------
+    folder : str
+    device : str
+    """
+    return DeferredPredictor(Path(folder), device)
 
 
 def _prepare(folder: Path) -> None:

@@ -161,7 +161,8 @@ def _every_atom_touches(crystals: list[Crystal], images: np.ndarray) -> list[boo
     # An atom and its own image are one basis vector or another lattice vector apart.
     own = [image @ lattices for image in (*np.eye(3), *images) if image.any()]
     itself = _shortest([vectors[:, None] for vectors in own]) <= _reach(2 * covalent, 2 * contact)
-    return [bool(all_touch) for all_touch in (touching.any(1) | touching.any(2) | itself).all(1)]
+    touch = touching.any(1) | touching.any(2) | itself
+    return [bool(np.all(of_cell)) for of_cell in touch]
 
 
 def _shortest(vectors: list[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -34,7 +34,7 @@ from db.documents import (
     utc_now,
 )
 from db.store import ScreeningStore
-from models.deferred_predictor import DeferredPredictor
+from models.deferred_predictor import deferred_predictor as _predictor
 from models.predicted_spectra import PredictedSpectra
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
@@ -750,12 +750,6 @@ def _model_of(run: Run, checkpoint: str) -> str:
             "start a new run"
         )
     return model
-
-
-@lru_cache(maxsize=1)
-def _predictor(checkpoint: str, device: str) -> DeferredPredictor:
-    """The predictor of this process."""
-    return DeferredPredictor(Path(checkpoint), device)
 
 
 @job

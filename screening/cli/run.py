@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
 NAMED = 3  # failures in one line
+LARGE = 1_000_000  # bytes of a table with some thousand rows
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
@@ -115,6 +116,8 @@ def run(
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
+    if where == "local" and criterion == VB_GAP:
+        _start_worker(checkpoint, device, workers or worker_processes(), source, db)
     maker = _maker(
         db=db,
         source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
@@ -141,6 +144,17 @@ def run(
     logs.write_to(logs.log_file_of_run(db, run_id))
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
+
+
+def _start_worker(checkpoint: str | None, device: str, workers: int, source: str, db: str) -> None:
+    """Let a worker load torch, where all is new and much, while this process loads the rest."""
+    table = Path(source)
+    if Path(db).exists() or "://" in db or not table.is_file() or table.stat().st_size < LARGE:
+        return
+    from models.deferred_predictor import deferred_predictor
+    from models.zoo import predictor_folder
+
+    deferred_predictor(str(predictor_folder(checkpoint)), device).start(workers)
 
 
 def _shard_size(where: str) -> int:
