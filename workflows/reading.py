@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
 from math import isfinite
@@ -97,7 +97,9 @@ class CandidateReader:
         """
         return chain.from_iterable(self.blocks(source, funnel))
 
-    def blocks(self, source: Source, funnel: Funnel) -> Iterator[list[CandidateDoc]]:
+    def blocks(
+        self, source: Source, funnel: Funnel, stored: int = 0
+    ) -> Iterator[list[CandidateDoc]]:
         """The same, those that were read at a time together.
 
         Parameters
@@ -105,14 +107,20 @@ class CandidateReader:
         source : Source
         funnel : Funnel
             Counts what the filters do to them.
+        stored : int
+            Items at the beginning that have their documents: these are only counted.
         """
-        passed = 0
+        passed = n_read = 0
         items: Iterator[SourceItem] = iter(source)
         while batch := list(islice(items, READ_BATCH)):
+            n_read += len(batch)
+            is_stored = n_read <= stored
+            reader = self._counting if is_stored else self
             left = None if self.limit is None else self.limit - passed
-            judged = list(self._judged_items(batch, funnel, left))
+            judged = list(reader._judged_items(batch, funnel, left))
             advance("read", len(judged), source.total)
-            yield self._block(judged, passed)
+            if not is_stored:
+                yield self._block(judged, passed)
             passed += sum(item.passed for item in judged)
             if passed == self.limit:
                 return
@@ -161,6 +169,11 @@ class CandidateReader:
             return candidate, verdict
         reduced = candidate.reduced()
         return reduced, self.filters.judge(reduced) if self._of_cell else verdict
+
+    @cached_property
+    def _counting(self) -> CandidateReader:
+        """One that counts the same; no cell is reduced for it unless a filter looks at cells."""
+        return self if self._of_cell else replace(self, keep_cell=True)
 
     @cached_property
     def _of_cell(self) -> frozenset[str]:

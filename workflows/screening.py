@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import islice
@@ -58,7 +58,7 @@ from screening.trust import trust_in
 from workflows.domains import with_domain
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
-from workflows.reading import CandidateReader, open_source_of_run
+from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
     RESCORE_WITH,
     RESCORED,
@@ -274,6 +274,7 @@ class _ReadAndScored:
         self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
         self.counts = Counter(predicted=0, reused=0, failed=0)
         self._waiting: deque[CandidateDoc] = deque()
+        self._asked_again: set[str] = set()  # what an interruption left without a verdict
 
     def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
         """Do it all; as :func:`score_shard`."""
@@ -296,12 +297,12 @@ class _ReadAndScored:
         log.debug("%s", dict(self.counts))
 
     def _has_predictions(self) -> bool:
-        asked = Query(PREDICTIONS, conditions(model_id=self.model), sort_by="score", limit=1)
+        asked = Query(PREDICTIONS, conditions(model_id=self.model), limit=1)
         return bool(self.store.values(asked, ["model_id"]))
 
     def _missing(self) -> Iterator[Crystal]:
         """Crystals that pass the filters and have no prediction, as they are needed."""
-        for documents in self.reader.blocks(self.source, self.funnel):
+        for documents in self._blocks():
             missing = self._stored(documents)
             if missing and not self._waiting:
                 _model_of(self.run, self.checkpoint)  # which is loaded now
@@ -309,6 +310,21 @@ class _ReadAndScored:
                 self._waiting.append(candidate)
                 yield crystal_of(candidate.structure)
         self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
+
+    def _blocks(self) -> Iterator[list[CandidateDoc]]:
+        """What is left of an interrupted run, and then what had not been read of its source.
+
+        Its candidates are stored in the order of the source.
+        """
+        if self.is_new:
+            yield from self.reader.blocks(self.source, self.funnel)
+            return
+        stored = self.store.count(Query(CANDIDATES, conditions(run_id=self.run.run_id)))
+        pending = replace(awaiting(self.run, self.model), with_structure=True)
+        for documents in batched(self.store.find(pending), READ_BATCH):
+            yield documents
+            self._asked_again.update(document.material_id for document in documents)
+        yield from self.reader.blocks(self.source, self.funnel, stored)
 
     def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
         """Store documents, those that have a prediction with their verdicts; return the others."""
@@ -328,7 +344,8 @@ class _ReadAndScored:
             return candidates
         stored = self.store.lookup(CANDIDATES, [candidate.key for candidate in candidates])
         judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
-        return [c for c in candidates if c.material_id not in judged]
+        done = judged | self._asked_again
+        return [c for c in candidates if c.material_id not in done]
 
 
 def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:
