@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
 from math import isfinite
@@ -99,7 +99,9 @@ class CandidateReader:
         """
         return chain.from_iterable(self.blocks(source, funnel))
 
-    def blocks(self, source: Source, funnel: Funnel) -> Iterator[list[CandidateDoc]]:
+    def blocks(
+        self, source: Source, funnel: Funnel, stored: int = 0
+    ) -> Iterator[list[CandidateDoc]]:
         """The same, those that were read at a time together.
 
         Parameters
@@ -107,19 +109,27 @@ class CandidateReader:
         source : Source
         funnel : Funnel
             Counts what the filters do to them.
+        stored : int
+            Items at the beginning that have their documents: these are only counted.
         """
-        passed = 0
+        passed = n_read = 0
         items: Iterator[SourceItem] = iter(source)
         while batch := list(islice(items, READ_BATCH)):
+            n_read += len(batch)
+            is_stored = n_read <= stored
+            reader = self._counting if is_stored else self
             left = None if self.limit is None else self.limit - passed
-            judged = list(self._judged_items(batch, funnel, left))
+            judged = list(reader._judged_items(batch, funnel, left))
             advance("read", len(judged), source.total)
-            yield self._block(judged, passed)
+            if not is_stored:
+                yield self._block(judged, passed)
             passed += sum(item.passed for item in judged)
             if passed == self.limit:
                 return
 
-    def blocks_from_process(self, source: Source, funnel: Funnel) -> Iterator[list[CandidateDoc]]:
+    def blocks_from_process(
+        self, source: Source, funnel: Funnel, stored: int = 0
+    ) -> Iterator[list[CandidateDoc]]:
         """The same as :meth:`blocks`, made in a process of its own.
 
         Parameters
@@ -128,8 +138,10 @@ class CandidateReader:
             That `can_move`.
         funnel : Funnel
             Counts what the filters do to them.
+        stored : int
+            As of :meth:`blocks`.
         """
-        for documents, counted in streamed(_counted_blocks, self, source, funnel):
+        for documents, counted in streamed(_counted_blocks, self, source, funnel, stored):
             funnel.entered, funnel.dropped, funnel.unknown = counted
             for document in documents:
                 if document.state == "failed":
@@ -181,6 +193,11 @@ class CandidateReader:
             return candidate, verdict
         reduced = candidate.reduced()
         return reduced, self.filters.judge(reduced) if self._of_cell else verdict
+
+    @cached_property
+    def _counting(self) -> CandidateReader:
+        """One that counts the same; no cell is reduced for it unless a filter looks at cells."""
+        return self if self._of_cell else replace(self, keep_cell=True)
 
     @cached_property
     def _of_cell(self) -> frozenset[str]:
@@ -235,10 +252,10 @@ class CandidateReader:
 
 
 def _counted_blocks(
-    reader: CandidateReader, source: Source, funnel: Funnel
+    reader: CandidateReader, source: Source, funnel: Funnel, stored: int
 ) -> Iterator[tuple[list[CandidateDoc], tuple[int, Counter[str], Counter[str]]]]:
     """Blocks, and the counts of the funnel after each."""
-    for documents in reader.blocks(source, funnel):
+    for documents in reader.blocks(source, funnel, stored):
         yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
 
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
@@ -58,7 +58,7 @@ from screening.trust import trust_in
 from workflows.domains import with_domain
 from workflows.hardware import worker_device, worker_processes
 from workflows.progress import advance
-from workflows.reading import CandidateReader, open_source_of_run
+from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
     RESCORE_WITH,
     RESCORED,
@@ -274,18 +274,20 @@ class _ReadAndScored:
         self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
         self.counts = Counter(predicted=0, reused=0, failed=0)
         self._waiting: deque[CandidateDoc] = deque()
+        self._asked_again: set[str] = set()  # what an interruption left without a verdict
 
     def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
         """Do it all; as :func:`score_shard`."""
         device, workers = device or worker_device(), workers or worker_processes()
         predictor = _predictor(self.checkpoint, device)
-        blocks = self.reader.blocks
+        read = self.reader.blocks
         if workers > 1 and (self.source.total or 0) >= MANY:
             if not self._has_predictions():
-                predictor.start(workers)  # while the first rows are read
+                predictor.start(workers)  # while this is made ready, and the first rows are read
+                trust_in(Path(self.checkpoint), criterion_of(self.run.parameters))
             elif self.source.can_move:  # the cores have less to predict, or nothing
-                blocks = self.reader.blocks_from_process
-        missing = self._missing(blocks(self.source, self.funnel))
+                read = self.reader.blocks_from_process
+        missing = self._missing(self._blocks(read))
         with closing(predictor.predict_parts(missing, workers=workers)) as parts:
             for part in _timely(parts):
                 _model_of(self.run, self.checkpoint)  # it may have been replaced under way
@@ -301,7 +303,7 @@ class _ReadAndScored:
         log.debug("%s", dict(self.counts))
 
     def _has_predictions(self) -> bool:
-        asked = Query(PREDICTIONS, conditions(model_id=self.model), sort_by="score", limit=1)
+        asked = Query(PREDICTIONS, conditions(model_id=self.model), limit=1)
         return bool(self.store.values(asked, ["model_id"]))
 
     def _missing(self, blocks: Iterator[list[CandidateDoc]]) -> Iterator[Crystal]:
@@ -314,6 +316,23 @@ class _ReadAndScored:
                 self._waiting.append(candidate)
                 yield crystal_of(candidate.structure)
         self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
+
+    def _blocks(
+        self, read: Callable[[Source, Funnel, int], Iterator[list[CandidateDoc]]]
+    ) -> Iterator[list[CandidateDoc]]:
+        """What is left of an interrupted run, and then what had not been read of its source.
+
+        Its candidates are stored in the order of the source.
+        """
+        if self.is_new:
+            yield from read(self.source, self.funnel, 0)
+            return
+        stored = self.store.count(Query(CANDIDATES, conditions(run_id=self.run.run_id)))
+        pending = replace(awaiting(self.run, self.model), with_structure=True)
+        for documents in batched(self.store.find(pending), READ_BATCH):
+            yield documents
+            self._asked_again.update(document.material_id for document in documents)
+        yield from read(self.source, self.funnel, stored)
 
     def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
         """Store documents, those that have a prediction with their verdicts; return the others."""
@@ -333,7 +352,8 @@ class _ReadAndScored:
             return candidates
         stored = self.store.lookup(CANDIDATES, [candidate.key for candidate in candidates])
         judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
-        return [c for c in candidates if c.material_id not in judged]
+        done = judged | self._asked_again
+        return [c for c in candidates if c.material_id not in done]
 
 
 def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:

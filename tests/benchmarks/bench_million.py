@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
@@ -39,6 +39,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from db.collections import batched
+from models.chunks import CHUNK
+from models.deferred_predictor import DeferredPredictor
+from models.predicted_spectra import PredictedSpectra
+from models.spectra.spectrum import EDOS_GRID
 from tests.benchmarks.bench_screening import _family, _memory
 
 ROW_GROUPS = 8
@@ -270,31 +275,28 @@ class NoNetwork:
     """Stands in for a predictor: spectra that cost nothing."""
 
     def __init__(self) -> None:
-        from models.spectra.spectrum import EDOS_GRID
-
         self.grid = EDOS_GRID
         self.generator = np.random.default_rng(0)
 
-    def predict_parts(self, structures: Sequence[Any], **_: object) -> Iterator[Any]:
-        from models.predictor import CHUNK, PredictedSpectra
-
-        for first in range(0, len(structures), CHUNK):
-            n = len(structures[first : first + CHUNK])
+    def predict_parts(self, structures: Iterable[Any], **_: object) -> Iterator[PredictedSpectra]:
+        """As that of a predictor."""
+        for chunk in batched(structures, CHUNK):
+            n = len(chunk)
             values = self.generator.gamma(1.0, 2.0, (n, self.grid.size)).astype(np.float32)
             values[: n // 20, 40:58] = 0.0  # some positives
             gaps = np.full(n, np.nan, np.float32)
             yield PredictedSpectra(values, self.grid, gaps, *self.generator.random((2, n)))
 
-    def close(self) -> None:
-        """Nothing to end."""
-
 
 def screen_without_network() -> None:
     """`screen` in which each predictor is that."""
-    from models.predictor import SpectrumPredictor
     from screening.cli import script
 
-    SpectrumPredictor.load = classmethod(lambda cls, *_, **__: NoNetwork())  # type: ignore[assignment]
+    network = NoNetwork()
+    DeferredPredictor.start = lambda self, workers: None  # type: ignore[method-assign]
+    DeferredPredictor.predict_parts = (  # type: ignore[method-assign]
+        lambda self, structures, *, workers=1: network.predict_parts(structures)
+    )
     sys.argv = ["screen", *sys.argv[2:]]
     script()
 
@@ -316,7 +318,6 @@ def measure_store(options: argparse.Namespace, folder: Path) -> None:
 
 def _written(store: Any, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     from db.documents import CandidateDoc, Run
-    from models.predictor import PredictedSpectra
     from screening.criteria.registry import find_criterion
     from screening.domain import Training
     from screening.filters import ScreeningFilters

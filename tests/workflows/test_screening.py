@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from workflows.domains import Domains, domains
 from workflows.hardware import worker_processes
 from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
+from workflows.reading import CandidateReader
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 
@@ -194,6 +196,43 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path)
         assert store.run("broken").state == "done"
     with pytest.raises(ScreeningError, match="no unfinished run"):
         resumable_run(maker.db, maker.parameters())
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_sites"),
+    [(None, None), (7, 2)],  # a filter that looks at cells needs those of all
+)
+def test_what_was_stored_before_an_interruption_is_not_made_again(
+    maker, limit, max_sites, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("workflows.reading.READ_BATCH", 3)
+    monkeypatch.setattr("workflows.screening.READ_BATCH", 3)
+    maker = replace(maker, limit=limit, filters={"max_sites": max_sites})
+    undisturbed = run(replace(maker, db=str(tmp_path / "undisturbed.sqlite")))
+    made = []
+    block = CandidateReader._block
+
+    def noted(self, judged, passed):
+        made.extend(item.item.material_id for item in judged)
+        return block(self, judged, passed)
+
+    def interrupt(stage, done, total):
+        if stage == "read" and len(made) >= 6:
+            raise StoppedError
+
+    monkeypatch.setattr(CandidateReader, "_block", noted)
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "stopped")
+    with open_store(maker.db) as store:
+        n_stored = sum(store.candidate_counts("stopped").values())
+    assert n_stored == 6
+    before = list(made)
+    made.clear()
+    resumed = run(maker, "stopped")
+    assert resumed["funnel"] == undisturbed["funnel"]
+    assert set(made).isdisjoint(before)
+    expected = documents(str(tmp_path / "undisturbed.sqlite"), undisturbed["run_id"])
+    assert documents(maker.db, "stopped") == expected
 
 
 def test_a_run_is_resumed_with_the_same_model_wherever_it_lies(maker, tmp_path):
