@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from models.distances import has_isolated_atoms
@@ -152,7 +153,7 @@ class Domain:
             "in_domain": self.in_domain,
         }
 
-    @property
+    @cached_property
     def reasons(self) -> list[str]:
         """Why the material is out of the domain, in words; empty if nothing says so.
 
@@ -160,7 +161,7 @@ class Domain:
         """
         return self._plain_reasons or ([self._unlikeness()] if self.is_only_distant else [])
 
-    @property
+    @cached_property
     def _plain_reasons(self) -> list[str]:
         reasons = []
         if self.unseen_elements:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,10 @@ from models.training.materials import load_training_materials
 from models.zoo import ZOO, model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
+from screening.filters import ScreeningFilters
+from screening.funnel import Funnel
 from screening.gap import GapCriteria, find_gaps
+from screening.sources import open_source
 from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
@@ -433,6 +438,31 @@ def test_a_run_from_before_cells_were_reduced_goes_on_without(maker, structure_t
         found = {c.material_id: c for c in store.candidates("old")}
     assert found["conventional"].nsites == 8
     assert found["conventional"].cell_multiplicity is None
+
+
+def test_what_a_process_of_its_own_reads_is_the_same(maker):
+    source, filters = open_source(Path(maker.source)), ScreeningFilters()
+    reader = CandidateReader("r", filters, 3, limit=6, keep_cell=False, trained=None)
+    funnel, other = Funnel.of(filters), Funnel.of(filters)
+    here = list(reader.blocks(source, funnel))
+    assert here == list(reader.blocks_from_process(source, other))
+    assert other == funnel
+    assert source.can_move
+
+
+def test_a_run_whose_predictions_are_known_loads_no_torch(maker, structure_table):
+    rows = good_rows() + REJECTED_ROWS + UNREADABLE_ROWS
+    maker.source = str(structure_table(rows, "good.parquet"))
+    run(maker)
+    code = (
+        "import sys\n"
+        "from workflows.local import run_flow\n"
+        "from workflows.screening import ScreeningFlowMaker\n"
+        f"maker = ScreeningFlowMaker(db={maker.db!r}, source={maker.source!r})\n"
+        "assert run_flow(maker.make())['counts']['reused'] == 7\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):
