@@ -52,7 +52,7 @@ def test_the_hash_is_the_same_in_every_process() -> None:
 
 def test_many_hashes_are_those_of_each() -> None:
     crystals = [rocksalt(), *random_crystals(20), rocksalt()]
-    crystals += [permuted(crystal, np.random.default_rng(1)) for crystal in crystals]
+    crystals += [permuted(crystal, np.arange(len(crystal))[::-1]) for crystal in crystals]
     assert structure_hashes(crystals) == [crystal.structure_hash for crystal in crystals]
     assert structure_hashes([]) == []
     assert rocksalt().structure_hash == "a31c63d422627f841bba416eedc09c8f"
