@@ -327,6 +327,7 @@ class _ReadAndScored:
         if self.is_new:
             yield from read(self.source, self.funnel, 0)
             return
+        self._count(0)  # it goes on, if only to the end
         stored = self.store.count(Query(CANDIDATES, conditions(run_id=self.run.run_id)))
         pending = replace(awaiting(self.run, self.model), with_structure=True)
         for documents in batched(self.store.find(pending), READ_BATCH):
