@@ -287,7 +287,7 @@ def test_the_second_model_may_lie_elsewhere_but_not_change(maker, tmp_path):
     stopped(maker, "again", ("scored", 0))
 
     def change(stage, done, total):
-        if stage == "scored":
+        if stage == "read":
             with_card(copy, weights_sha256="0" * 64)
 
     with pytest.raises(ScreeningError, match="has changed since it began"), reporting_to(change):
