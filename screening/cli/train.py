@@ -45,6 +45,13 @@ def train(
         Literal["32-true", "bf16-mixed"],
         typer.Option(help="Single precision, or matrix products in bfloat16, for GPUs."),
     ] = "32-true",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--fast",
+            help="Same weights for a seed to the last bit, or sums in any order on a GPU.",
+        ),
+    ] = True,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
@@ -74,7 +81,7 @@ def train(
             training,
             announce=remarks.print,
             progress=not quiet,
-            hardware=Hardware(accelerator, devices, precision),
+            hardware=Hardware(accelerator, devices, precision, deterministic),
             folder=folder / ".progress",
             resume=resume,
         )

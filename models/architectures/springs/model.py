@@ -186,9 +186,9 @@ class SpringModel(RegressedEnsemble):
         self.bond_center, self.bond_scale = scales(bonds.features[bonds.within > 0])
         super().fit(batch, target)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Logits, shape (B, K')."""
-        return self._logits(self.member_spectra(batch), batch)
+    @override
+    def forward(self, batch: GraphBatch, regression: Tensor | None = None) -> Tensor:
+        return self._logits(self.member_spectra(batch), batch, regression)
 
     @override
     def embedding(self, batch: GraphBatch) -> Tensor:
@@ -206,8 +206,12 @@ class SpringModel(RegressedEnsemble):
         spectra = self.member_spectra(batch)
         return self._logits(spectra, batch), Insights(self.embedding(batch), member_spread(spectra))
 
-    def _logits(self, member_spectra: Tensor, batch: GraphBatch) -> Tensor:
-        return logits_of(self.averaged(member_spectra.mean(0), self.standardized(batch)))
+    def _logits(
+        self, member_spectra: Tensor, batch: GraphBatch, regression: Tensor | None = None
+    ) -> Tensor:
+        if regression is None:
+            regression = self.regression(self.standardized(batch))
+        return logits_of(self.averaged(member_spectra.mean(0), regression))
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""

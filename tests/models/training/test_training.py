@@ -23,12 +23,12 @@ from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID
 from models.training import train as training
+from models.training.batches import GraphLoader
 from models.training.callbacks import SaveState
 from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint
 from models.training.config import TrainingConfig, read_training_config
 from models.training.fit import Hardware, label_branch_losses, train_setting
-from models.training.module import GraphLoader
 from models.training.train import train_predictor
 from models.zoo import ZOO
 from tests.models.model_examples import (
