@@ -53,10 +53,10 @@ class KeepBest(lightning.Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Bar that reads loss and error once a second: each time, the host waits for the device."""
+    """Bar that reads loss and error once a second: each time the host waits for the device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(refresh_rate=2)  # a second; drawing takes the interpreter from the steps
         self._read_at = -float("inf")
         self._metrics: dict[str, Any] = {}
 
