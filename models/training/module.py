@@ -129,11 +129,13 @@ class SpectrumModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the random numbers: dropout and sampling go on where they were."""
         checkpoint["random_state"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            checkpoint["device_random_state"] = torch.cuda.get_rng_state(self.device)
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda":
+            checkpoint["device_random_state"] = torch.cuda.get_rng_state(device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state of the random numbers."""
         torch.set_rng_state(checkpoint["random_state"].cpu())
-        if self.device.type == "cuda" and "device_random_state" in checkpoint:
-            torch.cuda.set_rng_state(checkpoint["device_random_state"].cpu(), self.device)
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda" and "device_random_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["device_random_state"].cpu(), device)
