@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.architectures.parts.eigenvalues import eigenvalues, padded_size
 from models.graphs.graph import GraphBatch
 
 WAVENUMBER = 130.28
@@ -149,24 +150,6 @@ class Modes:
     crystal: Tensor
 
 
-PADDED = sorted({n * 2**power for power in range(10) for n in (1, 3)})  # atoms
-
-
-def padded_size(n_atoms: int, device: torch.device) -> int:
-    """Atoms that the matrices of a crystal are filled up to.
-
-    A GPU diagonalises many equal matrices in the time of one; a CPU one after the other.
-
-    Parameters
-    ----------
-    n_atoms : int
-    device : torch.device
-    """
-    if device.type == "cpu":
-        return n_atoms
-    return next((size for size in PADDED if size >= n_atoms), n_atoms)
-
-
 def modes(
     batch: GraphBatch,
     springs: Springs,
@@ -186,7 +169,7 @@ def modes(
         Of the atoms, in u.
     waves : Waves
     padded : callable
-        See :func:`padded_size`.
+        See :func:`models.architectures.parts.eigenvalues.padded_size`.
     """
     device, n_atoms = batch.distance.device, batch.n_nodes.tolist()
     sizes = [padded(n, device) for n in n_atoms]
@@ -195,13 +178,11 @@ def modes(
         some = waves.of(size_of_each == size)
         matrices = dynamical_matrices(batch, springs, masses, some, size)
         n_modes = 3 * batch.n_nodes[some.crystal][:, None]
-        mode = torch.arange(3 * size, device=device)
         if any(n < size for n, padded_to in zip(n_atoms, sizes, strict=True) if padded_to == size):
-            # Missing atoms get the negative of the largest element, where no eigenvalue is.
-            largest = matrices.detach().diagonal(dim1=-2, dim2=-1).real.amax(-1, keepdim=True)
-            missing = (largest * (mode >= n_modes)).to(matrices.dtype)
-            matrices = matrices - torch.diag_embed(missing)
-        squares = torch.linalg.eigvalsh(matrices)
+            squares = eigenvalues(matrices, 3 * size - n_modes[:, 0])
+        else:
+            squares = torch.linalg.eigvalsh(matrices)
+        mode = torch.arange(3 * size, device=device)
         share = (mode >= 3 * size - n_modes) / (n_modes * some.counts[some.crystal][:, None])
         frequency = WAVENUMBER * squares.clamp_min(_SMALLEST).sqrt()
         yield Modes(frequency, share.to(frequency), some.crystal)

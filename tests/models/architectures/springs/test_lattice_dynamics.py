@@ -19,7 +19,6 @@ from models.architectures.springs.lattice_dynamics import (
     dynamical_matrices,
     half_meshes,
     modes,
-    padded_size,
     smeared,
     waves_of,
 )
@@ -259,15 +258,6 @@ def test_filled_up_matrices_have_the_same_modes_and_derivatives(size: int) -> No
             atol=1e-9,
             rtol=1e-8,
         )
-
-
-def test_a_gpu_gets_matrices_of_few_sizes() -> None:
-    sizes = {padded_size(n, torch.device("cuda")) for n in range(1, 257)}
-    assert len(sizes) == 16
-    for n in range(1, 257):
-        assert n <= padded_size(n, torch.device("cuda")) <= 1.5 * n
-        assert padded_size(n, torch.device("cpu")) == n
-    assert padded_size(5000, torch.device("cuda")) == 5000
 
 
 def test_the_derivative_by_a_spring_is_that_of_small_changes() -> None:
