@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.architectures.parts.eigenvalues import eigenvalues, padded_size
+from models.architectures.parts.eigenvalues import at_once, eigenvalues, padded_size
 from models.graphs.graph import GraphBatch
 
 WAVENUMBER = 130.28
@@ -171,14 +171,17 @@ def modes(
     padded : callable
         See :func:`models.architectures.parts.eigenvalues.padded_size`.
     """
-    device, n_atoms = batch.distance.device, batch.n_nodes.tolist()
+    device, n_networks = batch.distance.device, springs.longitudinal[..., 0].numel()
+    n_atoms, n_waves = torch.stack([batch.n_nodes, waves.counts]).tolist()
     sizes = [padded(n, device) for n in n_atoms]
-    size_of_each = torch.tensor(sizes, device=device)
-    for size in sorted(set(sizes)):
-        some = waves.of(size_of_each == size)
+    groups = list(at_once([3 * size for size in sizes], [n_networks * n for n in n_waves]))
+    number_of = {crystal: number for number, group in enumerate(groups) for crystal in group}
+    numbers = torch.tensor([number_of[crystal] for crystal in range(len(batch))], device=device)
+    for number, group in enumerate(groups):
+        size, some = sizes[group[0]], waves.of(numbers == number)
         matrices = dynamical_matrices(batch, springs, masses, some, size)
         n_modes = 3 * batch.n_nodes[some.crystal][:, None]
-        if any(n < size for n, padded_to in zip(n_atoms, sizes, strict=True) if padded_to == size):
+        if any(n_atoms[crystal] < size for crystal in group):
             squares = eigenvalues(matrices, 3 * size - n_modes[:, 0])
         else:
             squares = torch.linalg.eigvalsh(matrices)
