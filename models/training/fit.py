@@ -89,7 +89,7 @@ def label_branch_losses(
         return {}
     n = len(dataset)
     target = setting.target(dataset.spectra, dataset.graphs.n_atoms)
-    own = torch.arange(n)
+    own = torch.arange(n, device=target.device)
     losses = {}
     for name, order in {"true": own, "shuffled": own.roll(n // 2)}.items():
         total = 0.0
@@ -231,8 +231,9 @@ def _train(
     if not best.weights:
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
-    model, setting = model.cpu().eval(), setting.cpu().eval()
-    label_branch = label_branch_losses(model, setting, validation.to("cpu"), config.batch_size)
+    model, setting = model.to(home).eval(), setting.to(home).eval()
+    label_branch = label_branch_losses(model, setting, validation, config.batch_size)
+    model, setting = model.cpu(), setting.cpu()
     card = CheckpointCard(
         architecture=config.architecture,
         config=model.config.model_dump(),

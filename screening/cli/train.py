@@ -58,7 +58,7 @@ def train(
     import numpy as np
 
     from models.predictor import usable_device
-    from models.training.config import load_dataset, read_training_config
+    from models.training.config import read_training_config
     from models.training.fit import Hardware, is_main_process
     from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
@@ -94,7 +94,7 @@ def train(
         console.print(f"{name}: {value}")
     remarks.print(f"Checkpoints and model card in {folder}")
     if np.isfinite(trained.predicted).all():  # in states/eV/cell
-        remarks.print(calibrate_trained(folder, load_dataset(training)))
+        remarks.print(calibrate_trained(folder, trained.dataset))
 
 
 def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:
