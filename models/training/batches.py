@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import torch
@@ -114,6 +115,7 @@ def home_of(
     host = torch.device("cpu")
     if device.type != "cuda":
         return host
+    gc.collect()  # the data sets of the training before
     size = sum(tensor.nbytes for dataset in datasets for tensor in dataset.tensors)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if size <= RESIDENT_SHARE * (torch.cuda.mem_get_info(device)[0] + unused):

@@ -230,12 +230,12 @@ def dynamical_matrices(
     phase = (vector[wave] * vectors[edge]).sum(1)
     factor = torch.polar(torch.ones_like(phase), phase)[:, None, None]
     half = factor.new_zeros(*force.shape[:-3], len(waves.points) * size**2, 3, 3)
-    row, column = (wave * size + place[center][edge], place[neighbor][edge])
-    half = half.index_add(-3, row * size + column, between.index_select(-3, edge) * factor)
+    block = (wave * size + place[center][edge]) * size + place[neighbor][edge]
+    half = half.index_add(-3, block, between.index_select(-3, edge) * factor)
     atom, wave = waves.each(graph[atoms])
     atom = atoms[atom]
-    row = (wave * size + place[atom]) * size + place[atom]
-    half = half.index_add(-3, row, own.index_select(-3, atom).to(half.dtype))
+    block = (wave * size + place[atom]) * size + place[atom]
+    half = half.index_add(-3, block, own.index_select(-3, atom).to(half.dtype))
     half = half.unflatten(-3, (len(waves.points), size, size)).transpose(-3, -2)
     half = half.reshape(*force.shape[:-3], len(waves.points), 3 * size, 3 * size)
     return half + half.mH
