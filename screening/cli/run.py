@@ -186,7 +186,9 @@ def _source_options(
     from screening.errors import ScreeningError
     from screening.sources import is_database, is_path
     from screening.sources.optimade import is_optimade
+    from screening.sources.optimade.providers import check_address
 
+    check_address(source)
     given: dict[str, Any] = {}
     if known_edos is not None:
         given["known_edos"] = str(known_edos.resolve())

@@ -6,11 +6,15 @@ A document is recognised by its keys:
 kind           recognised by                                    properties that are used
 ============== ================================================ ==============================
 pymatgen       `lattice` and `sites`, or these in `structure`   those beside `structure`
+CIF            text in `structure` or `cif`                     those beside it
 MP summary     `has_props` or `builder_meta` beside `structure` the same, `deprecated`
 OPTIMADE [1]_  `attributes`                                     those of some providers
 JARVIS [2]_    `lattice_mat`, or this in `atoms`                `ehull`, `optb88vdw_bandgap`
 ASE            `numbers`, `positions` and `cell`                those beside them
 ============== ================================================ ==============================
+
+Beside a structure, hull energies (eV/atom) are called `energy_above_hull` or `e_above_hull`, and
+band gaps (eV) `band_gap` or, in matbench, `gap pbe`.
 
 A file of JSON holds one document, a list, a dict of them by material id, the response of an API
 (`data`), a table as pandas splits it (`columns` and `data`), or an ASE database; it is in memory
@@ -42,6 +46,8 @@ from screening.sources.periodic import from_cartesian, periodic_in
 from screening.sources.properties import flag, number
 
 NO_STRUCTURES = "it holds no structure document, and no list or dict of them"
+HULLS = ("energy_above_hull", "e_above_hull")
+BAND_GAPS = ("band_gap", "gap pbe")
 JARVIS_FUNCTIONAL = "OptB88vdW"
 MAGNETIC = 0.1  # Bohr magnetons of a cell that are more than noise
 
@@ -79,7 +85,10 @@ def read_json_lines(file: StructureFile) -> Iterator[SourceItem]:
         if _is_other_entry(document):
             continue
         n += 1
-        yield item_of(document, nth(file.stem, n), file.label)
+        item = item_of(document, nth(file.stem, n), file.label)
+        if isinstance(item, Unreadable):
+            item = replace(item, reason=f"line {at}: {item.reason}")
+        yield item
 
 
 def _is_other_entry(document: Any) -> bool:
@@ -148,8 +157,8 @@ def _documents(data: Any, stem: str) -> Iterator[tuple[str, Any]]:
 def _is_document(data: Any) -> bool:
     if not isinstance(data, dict):
         return False
-    is_structure = {"lattice", "sites"} <= data.keys() or "structure" in data or _is_ase(data)
-    return is_structure or is_entry(data) or _is_jarvis(data)
+    is_structure = {"lattice", "sites"} <= data.keys() or "structure" in data or "cif" in data
+    return is_structure or _is_ase(data) or is_entry(data) or _is_jarvis(data)
 
 
 # --- documents ------------------------------------------------------------------------------
@@ -210,12 +219,17 @@ def candidate_of(
     return Candidate(
         material_id,
         crystal,
-        energy_above_hull=number(properties, "energy_above_hull"),
-        band_gap=number(properties, "band_gap"),
+        energy_above_hull=_first_number(properties, HULLS),
+        band_gap=_first_number(properties, BAND_GAPS),
         is_magnetic=_is_magnetic(properties),
         has_edos=known_props if has_edos is None else has_edos,
         origin=origin,
     )
+
+
+def _first_number(properties: dict[str, Any], names: tuple[str, ...]) -> float | None:
+    """The number under the first of some names that the document has."""
+    return number(properties, next((name for name in names if name in properties), names[0]))
 
 
 def _is_magnetic(properties: dict[str, Any]) -> bool | None:
@@ -226,20 +240,40 @@ def _is_magnetic(properties: dict[str, Any]) -> bool | None:
 
 
 def _of_pymatgen(document: dict[str, Any], material_id: str, label: str) -> Candidate:
-    if "structure" not in document:
+    if "structure" not in document and "cif" not in document:
         return Candidate(material_id, _pymatgen_crystal(document), origin=Origin(label))
     if document.get("deprecated") is True:
         raise ModelError("deprecated by the Materials Project")
-    structure = document["structure"]
+    structure = document.get("structure") or document.get("cif")
     if structure is None:
         raise ModelError("the document has no structure")
     if isinstance(structure, str):  # as tables hold it
+        if structure.lstrip()[:1] not in ("{", "["):
+            return _of_cif(structure, document, material_id, label)
         structure = _loads(structure)
     meta = document.get("builder_meta")
     version = meta.get("database_version") if isinstance(meta, dict) else None
     updated = time_of(document.get("last_updated"))
     origin = Origin(label, version if isinstance(version, str) else None, updated)
     return candidate_of(_pymatgen_crystal(structure), document, material_id, origin)
+
+
+def _of_cif(text: str, document: dict[str, Any], material_id: str, label: str) -> Candidate:
+    from screening.sources.cif.reader import read_cif
+    from screening.sources.cif.tags import CifError
+
+    try:
+        structures = read_cif(text)
+    except CifError as error:
+        raise ModelError(str(error)) from None
+    if len(structures) > 1:
+        raise ModelError(f"its CIF holds {len(structures)} structures")
+    (structure,) = structures
+    if structure.crystal is None:
+        raise ModelError(structure.reason)
+    candidate = candidate_of(structure.crystal, document, material_id, Origin(label))
+    magnetic = structure.is_magnetic if candidate.is_magnetic is None else candidate.is_magnetic
+    return replace(candidate, is_magnetic=magnetic, remarks=structure.remarks)
 
 
 def _pymatgen_crystal(document: Any) -> Crystal:

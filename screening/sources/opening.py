@@ -19,7 +19,21 @@ from typing import IO, Any
 from screening.errors import ScreeningError, one_line
 from screening.sources.base import digest
 
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+def _open_zstd(path: Path, mode: str) -> IO[bytes]:
+    """By Arrow, since Python has it from 3.14 on only."""
+    import pyarrow as pa
+
+    assert mode == "rb"
+    return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+
+
+_OPENERS: dict[str, Any] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstd,
+}
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeError)
 _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -50,7 +64,7 @@ def file_fingerprint(path: Path, label: str | None = None) -> str:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """The content of a file as bytes, unpacked if its name ends in .gz, .bz2 or .xz."""
+    """The content of a file as bytes, unpacked if its name ends in .gz, .bz2, .xz or .zst."""
     opener = _OPENERS.get(path.suffix.lower(), open)
     file: IO[bytes] = opener(path, "rb")
     return file
@@ -78,8 +92,9 @@ def text_of(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
     """
     try:
         with open_binary(path) as file:
-            encoding = encoding_of(file.read(4))
-            file.seek(0)
+            start = file.read(4)
+        with open_binary(path) as file:  # anew, since not all of them can be wound back
+            encoding = encoding_of(start)
             with io.TextIOWrapper(file, encoding=encoding, errors=errors) as text:
                 yield text
     except _BROKEN as error:

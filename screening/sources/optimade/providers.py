@@ -46,6 +46,19 @@ def base_url_of(source: str, sleep: Sleep) -> str:
     return databases[0].base_url
 
 
+def check_address(source: str) -> None:
+    """Refuse the address of a server that cannot be one, before it is written anywhere.
+
+    Raises
+    ------
+    ScreeningError
+        Without what is in the address.
+    """
+    address = source.removeprefix(PREFIX)
+    if "://" in address:
+        _checked(address)
+
+
 def _checked(url: str) -> str:
     """The address with the version of the interface at its end.
 
