@@ -349,7 +349,7 @@ def _in_words(kind: str, names: list[str]) -> str:
 
 def _fingerprint(entry: Entry) -> str:
     try:
-        return file_fingerprint(Path(entry.path), entry.label)
+        return file_fingerprint(entry.path, entry.label)
     except OSError:  # it is not there, which its item says
         return digest(entry.label)
 
@@ -384,22 +384,21 @@ def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterato
             raise ScreeningError(f"cannot read {folder}: {error.strerror}") from None
         unread["folders without permission"].append(prefix.rstrip("/"))
         return
-    files, folders = [], []
+    files: list[tuple[os.DirEntry[str], str]] = []
+    folders = []
     for entry in inside:
         if entry.name.startswith("."):
             unread["hidden"].append(prefix + entry.name)
         elif entry.is_dir():
             folders.append(entry)
-        elif format_of(entry.name) and entry.is_file():
-            if format_of(entry.name) is CSV and not has_structures(Path(entry.path)):
-                unread["tables without structures"].append(prefix + entry.name)
-            else:
-                files.append(entry)
-        else:
+        elif (format := format_of(entry.name)) is None or not entry.is_file():
             unread[_kind_in_words(entry)].append(prefix + entry.name)
-    stems = Counter(stem_of(entry.name) for entry in files)
-    for entry in files:
-        stem = stem_of(entry.name)
+        elif format is CSV and not has_structures(Path(entry.path)):
+            unread["tables without structures"].append(prefix + entry.name)
+        else:
+            files.append((entry, stem_of(entry.name)))
+    stems = Counter(stem for _, stem in files)
+    for entry, stem in files:
         own = stem if stems[stem] == 1 else entry.name
         yield Entry(entry.path, clean_id(prefix + own), prefix + entry.name)
     for entry in folders:
