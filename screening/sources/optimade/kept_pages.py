@@ -68,7 +68,13 @@ class KeptPages:
         return facts if self.read(1) else None
 
     def begin(self, facts: Facts, first: Page) -> None:
-        """Keep the first page, and forget those of an earlier answer."""
+        """Keep the first page, and forget those of an earlier answer.
+
+        Parameters
+        ----------
+        facts : Facts
+        first : Page
+        """
         shutil.rmtree(self._folder, ignore_errors=True)
         self.write(1, first)
         self._write("facts.json", json.dumps(asdict(facts)).encode())
