@@ -152,7 +152,7 @@ class OptimadeServer:
         return link._replace(scheme=own.scheme, netloc=own.netloc, fragment="").geturl()
 
     def _patiently(self, url: str, params: Params, attempts: int) -> dict[str, Any]:
-        from requests.exceptions import RequestException
+        from requests.exceptions import ReadTimeout, RequestException
 
         try:
             return patiently(
@@ -163,6 +163,10 @@ class OptimadeServer:
             )
         except _PassingError as error:
             raise ScreeningError(f"{self.host}: {error}: try again later") from None
+        except ReadTimeout:
+            raise ScreeningError(
+                f"{self.host}: no answer within {TIMEOUT} s: try again later"
+            ) from None
         except RequestException as error:
             why = without_secrets(one_line(error, 120))
             raise ScreeningError(f"cannot reach {self.host}: is there a network? ({why})") from None

@@ -11,6 +11,10 @@ from tests.screening.optimade_server import entry
 
 pytest.importorskip("optimade", reason="the server's own code needs optimade")
 pytest.importorskip("mongomock", reason="the server's own code needs mongomock")
+pytestmark = [  # of the server's own code
+    pytest.mark.filterwarnings("ignore:Structure with attributes"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_fields'"),
+]
 
 CITED = "Data from Example & <b>sons</b> (https://example.org/) by OPTIMADE, licence CC-BY-4.0"
 

@@ -19,6 +19,10 @@ from tests.screening.optimade_server import entry
 
 pytest.importorskip("optimade", reason="the server's own code needs optimade")
 pytest.importorskip("mongomock", reason="the server's own code needs mongomock")
+pytestmark = [  # of the server's own code
+    pytest.mark.filterwarnings("ignore:Structure with attributes"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_fields'"),
+]
 
 PAGE = 20  # structures, the server's own choice when it refuses ours
 SWITCHED_OFF = {"max_energy_above_hull": None, "max_band_gap": None}
@@ -186,6 +190,21 @@ def test_answer_that_broke_off_goes_on_where_it_stopped(opened, server):
     asked = [int(request["page_offset"]) for request in server[1].requests]
     assert asked == sorted(asked)
     assert asked[0] == 2 * PAGE
+
+
+def test_pages_that_come_slowly(opened, server, monkeypatch):
+    server[1].delay = 0.3
+    assert len(list(itertools.islice(opened(), PAGE))) == PAGE
+    monkeypatch.setattr("screening.sources.optimade.server.TIMEOUT", 0.05)
+    monkeypatch.setattr("screening.sources.optimade.server.ATTEMPTS", 2)
+    with pytest.raises(ScreeningError, match=r"127\.0\.0\.1: no answer within 0\.05 s"):
+        list(opened())
+
+
+def test_page_without_an_end_is_not_taken_in(opened, monkeypatch):
+    monkeypatch.setattr("screening.sources.optimade.server.MAX_BYTES", 2000)
+    with pytest.raises(ScreeningError, match="a page of it is larger than"):
+        opened()
 
 
 def test_server_that_is_not_there(opened):
