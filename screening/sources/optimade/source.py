@@ -186,7 +186,7 @@ def open_optimade(
     Parameters
     ----------
     source : str
-        See :func:`screening.sources.optimade.providers.base_url_of`.
+        ``optimade:PROVIDER``, ``optimade:PROVIDER/DATABASE`` or ``optimade:https://...``.
     filters : ScreeningFilters, optional
         Applied by the server as far as it can.
     optimade_filter : str, optional
