@@ -28,7 +28,7 @@ from screening.candidate import (
 from screening.domain import Domain, Training
 from screening.filters import FilterVerdict, ScreeningFilters, switched_on
 from screening.funnel import Funnel
-from screening.sources import Source, mark_known_edos, open_source
+from screening.sources import Source, is_database, mark_known_edos, open_source
 from screening.sources.ids import read_material_ids
 from workflows.progress import advance, steps_of
 
@@ -38,7 +38,7 @@ READ_BATCH = 1000  # candidates that are judged and stored at a time
 
 
 def open_source_of_run(source: str, filters: ScreeningFilters, options: dict[str, Any]) -> Source:
-    """Open the source; the Materials Project applies the filters itself as far as it can.
+    """Open the source; a database on a server applies the filters itself as far as it can.
 
     Parameters
     ----------
@@ -50,10 +50,11 @@ def open_source_of_run(source: str, filters: ScreeningFilters, options: dict[str
     """
     options = dict(options)
     known_edos = options.pop("known_edos", None)
+    if is_database(source):
+        options["filters"] = filters
     if source == "mp":
         key_file = options.pop("api_key_file", None)
         options |= {
-            "filters": filters,
             "api_key_file": Path(key_file) if key_file else None,
             "progress": steps_of("fetched"),
         }

@@ -82,6 +82,7 @@ PORTION = 4000  # candidates of a shard that are in memory at a time
 MANY = 2000  # rows of a source, of which some will need the model
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
+DECISIVE = ("recursive", "optimade_filter")  # options of a source that decide what comes of it
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
 
 
@@ -102,7 +103,7 @@ class ScreeningFlowMaker(Maker):
         Path of the embedded store or MongoDB URI. The URI itself never reaches the flow: workers
         take it from their environment variable ``SCREEN_DB``.
     source : str
-        ``"mp"``, ``"prototypes"`` or a path.
+        See :func:`screening.sources.open_source`.
     source_options : dict
         Passed to :func:`screening.sources.open_source`, and `known_edos`, the path of a list of
         materials whose DOS is known. A key never is among them, only the path of its file.
@@ -181,7 +182,7 @@ class ScreeningFlowMaker(Maker):
             "source": self.source,
             "known_edos": self.source_options.get("known_edos"),
             # Not for other runs, so that older ones can be resumed.
-            **{k: v for k, v in self.source_options.items() if k == "recursive"},
+            **{k: self.source_options[k] for k in DECISIVE if k in self.source_options},
             "filters": filters,
             **parameters_of(find_criterion(self.criterion, self.criteria)),
             "checkpoint": self.checkpoint,
