@@ -289,6 +289,7 @@ class SpectrumPredictor:
 
         Examples
         --------
+        >>> import numpy as np
         >>> predictor = SpectrumPredictor.load("tight-binding-edos", "cpu")
         >>> fcc = 2.82 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
         >>> salt = Crystal(fcc, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])
