@@ -54,7 +54,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub]"
+	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub,optimade]"
 	touch $@
 
 clean:

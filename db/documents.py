@@ -9,8 +9,9 @@ Numbers are strict: a string or a boolean is not a number, NaN and infinity are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -22,11 +23,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StringConstraints,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
+from db.structures import StructureArrays
 from models.spectra.html import html_table, known_rows
 from models.spectra.spectrum import EnergyGrid
 
@@ -102,6 +107,14 @@ def _free_dict(document: dict[str, Any], info: ValidationInfo) -> dict[str, Any]
     except TypeError as error:
         raise ValueError(f"not JSON: {error}") from None
     return document
+
+
+def _structure(structure: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return structure if isinstance(structure, StructureArrays) else check(structure)
+
+
+def _structure_dict(structure: Any) -> Any:
+    return structure.as_dict() if isinstance(structure, StructureArrays) else structure
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -190,6 +203,8 @@ Flag = Annotated[bool, Field(strict=True)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc_milliseconds)]
 SpectrumValues = Annotated[list[Number], BeforeValidator(_in_single_precision)]
 FreeDict = Annotated[dict[str, Any], AfterValidator(_free_dict)]
+# A dict, or what cannot be told from one by its keys and values.
+StructureDict = Annotated[FreeDict, WrapValidator(_structure), PlainSerializer(_structure_dict)]
 Counts = Annotated[dict[str, Count], AfterValidator(_check_keys)]
 Flags = Annotated[dict[str, Flag], AfterValidator(_check_keys)]
 
@@ -199,6 +214,32 @@ class Model(BaseModel):
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @classmethod
+    def of_checked(cls, **values: Any) -> Self:
+        """One of values that are as they would be after all checks, which take 10 times as long.
+
+        Times are in UTC milliseconds, spectra lists of numbers in single precision, and so on:
+        for what this program has computed itself, never for what it has read.
+        """
+        blank, made = _blank(cls)
+        values = blank | {name: make() for name, make in made.items()} | values
+        model = cls.__new__(cls)
+        object.__setattr__(model, "__dict__", values)
+        object.__setattr__(model, "__pydantic_fields_set__", set(values))
+        object.__setattr__(model, "__pydantic_extra__", None)
+        object.__setattr__(model, "__pydantic_private__", None)
+        return model
+
+
+@cache
+def _blank(model: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Default of each field in their order, and what makes those that are made each time."""
+    fields = model.model_fields.items()
+    return (
+        {name: None if info.is_required() else info.default for name, info in fields},
+        {name: info.default_factory for name, info in fields if info.default_factory},  # type: ignore[misc]
     )
 
 
@@ -370,7 +411,7 @@ class CandidateDoc(Document, Judged):
         there is a `first_verdict`; ``"screened"``; ``"rejected"`` and ``"failed"``, both with a
         `reason`.
     structure : dict or None
-        Dict of a pymatgen structure.
+        Dict of a pymatgen structure, or :class:`db.structures.StructureArrays` with its content.
     remarks : list of str or None
         What a person should know of how the structure was read, such as a repair of its file,
         and why the run's second model did not judge it.
@@ -427,7 +468,7 @@ class CandidateDoc(Document, Judged):
     shard: Count | None = None
     state: CandidateState = "pending"
     reason: Text | None = None
-    structure: FreeDict | None = None
+    structure: StructureDict | None = None
     remarks: list[Text] | None = None
     unseen_elements: list[Identifier] | None = None
     has_isolated_atoms: Flag | None = None
@@ -528,7 +569,7 @@ class PredictionDoc(Document):
         Of `gap`.
     member_spread : float or None
         How far the model's members are from each other, in eV; see
-        :class:`models.predictor.PredictedSpectra`. None if there is one.
+        :class:`models.predicted_spectra.PredictedSpectra`. None if there is one.
     training_distance : float or None
         To the nearest training materials in the model's embedding; None if it is not known.
 

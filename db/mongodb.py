@@ -60,6 +60,7 @@ from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, check_version, mask_uri
+from db.structures import StructureArrays
 from db.waiting import Watch
 
 DEFAULT_DATABASE = "screening"
@@ -81,12 +82,11 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
     "candidates": (
         ("run_id", "state", "shard"),
         ("run_id", "is_positive", "score"),
-        ("run_id", "energy_above_hull"),
         ("run_id", "chemsys"),
         ("run_id", "elements"),
         ("material_id",),
     ),
-    "predictions": (("model_id", "score"),),
+    "predictions": (("model_id",),),
     "validations": (("state",), ("run_ids",)),
     "rounds": (),
 }
@@ -202,11 +202,11 @@ class MongoStore(ScreeningStore):
         return {raw.pop("_id"): raw for raw in cursor.batch_size(len(ids) + 1)}
 
     def _lookup(
-        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+        self, collection: Collection[Any], keys: list[Key], without: frozenset[str]
     ) -> Iterator[Raw]:
         def read() -> list[Raw]:
             cursor = self._collection(collection).find(
-                _key_filter(collection, keys), _projection(with_structure)
+                _key_filter(collection, keys), dict.fromkeys(without, 0) or None
             )
             return list(cursor.batch_size(len(keys) + 1))
 
@@ -562,6 +562,8 @@ def _plain(value: Any) -> Any:
     """BSON-able value of a field."""
     if isinstance(value, BaseModel):
         return value.model_dump()
+    if isinstance(value, StructureArrays):
+        return value.as_dict()
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return [item.model_dump() for item in value]
     return value

@@ -143,9 +143,9 @@ class ScreeningStore(ABC):
 
     @abstractmethod
     def _lookup(
-        self, collection: Collection[Any], keys: list[Key], with_structure: bool
+        self, collection: Collection[Any], keys: list[Key], without: frozenset[str]
     ) -> Iterator[dict[str, Any]]:
-        """What is stored under the given keys."""
+        """What is stored under the given keys, without some fields."""
 
     @abstractmethod
     def _has(self, collection: Collection[Any], keys: list[Key]) -> set[Key]:
@@ -227,7 +227,12 @@ class ScreeningStore(ABC):
         return self._values(query, fields)
 
     def lookup(
-        self, collection: Collection[D], keys: Iterable[Key], *, with_structure: bool = False
+        self,
+        collection: Collection[D],
+        keys: Iterable[Key],
+        *,
+        with_structure: bool = False,
+        without: Sequence[str] = (),
     ) -> Iterator[D]:
         """Stream the documents with the given keys in any order; unknown keys give none.
 
@@ -238,9 +243,12 @@ class ScreeningStore(ABC):
             Values of the collection's `key_fields`.
         with_structure : bool
             Read the structures of candidates too.
+        without : sequence of str
+            Fields that are not read and have their defaults, which is faster.
         """
+        left_out = frozenset(without if with_structure else (*without, "structure"))
         for batch in _batches_of_keys(collection, keys):
-            for raw in self._lookup(collection, batch, with_structure):
+            for raw in self._lookup(collection, batch, left_out):
                 document = self._read(collection, raw)
                 if document is not None:
                     yield document
@@ -337,7 +345,7 @@ class ScreeningStore(ABC):
             If there is none, or if it cannot be read.
         """
         for batch in _batches_of_keys(RUNS, [(run_id,)]):
-            for raw in self._lookup(RUNS, batch, with_structure=False):
+            for raw in self._lookup(RUNS, batch, frozenset()):
                 try:
                     return Run.model_validate(raw, context=STORED)
                 except ValidationError as error:
@@ -439,9 +447,18 @@ class ScreeningStore(ABC):
         """Write predictions by (material_id, structure_hash, model_id); first created_at stays."""
         return self.upsert(PREDICTIONS, documents)
 
-    def predictions(self, keys: Iterable[PredictionKey]) -> Iterator[PredictionDoc]:
-        """Stream the predictions with the given (material_id, structure_hash, model_id)."""
-        return self.lookup(PREDICTIONS, keys)
+    def predictions(
+        self, keys: Iterable[PredictionKey], *, without: Sequence[str] = ()
+    ) -> Iterator[PredictionDoc]:
+        """Stream the predictions with the given (material_id, structure_hash, model_id).
+
+        Parameters
+        ----------
+        keys : iterable of tuple of str
+        without : sequence of str
+            As of :meth:`lookup`.
+        """
+        return self.lookup(PREDICTIONS, keys, without=without)
 
     def has_predictions(self, keys: Iterable[PredictionKey]) -> set[PredictionKey]:
         """Those of the keys for which there is a prediction."""
@@ -546,11 +563,11 @@ class ScreeningStore(ABC):
         )
 
 
-def check_version(location: str, version: object) -> None:
+def check_version(location: str, version: object, known: int = SCHEMA_VERSION) -> None:
     """Refuse a store of another schema version.
 
     Within a version the documents may get fields that can be None; both stores make room for
-    them when they are opened. There has been no other version yet, so nothing to migrate from.
+    them when they are opened.
 
     Parameters
     ----------
@@ -558,19 +575,20 @@ def check_version(location: str, version: object) -> None:
         Of the store, without credentials.
     version : object
         What the store says.
+    known : int
+        The present version.
 
     Raises
     ------
     StoreError
         If it is not the present version.
     """
-    if version == SCHEMA_VERSION:
+    if version == known:
         return
-    older = isinstance(version, int) and version < SCHEMA_VERSION
+    older = isinstance(version, int) and version < known
     advice = "restore it from a copy" if older else "install a newer version of it"
     raise StoreError(
-        f"{location} has schema version {version!r:.20}, this program knows {SCHEMA_VERSION}; "
-        + advice
+        f"{location} has schema version {version!r:.20}, this program knows {known}; " + advice
     )
 
 

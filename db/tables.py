@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from db.collections import nested_models
 from db.errors import StoreError
+from db.structures import StructureArrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +113,7 @@ def _columns(model: type[BaseModel], prefix: str) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
-    return value
+    return value.as_dict() if isinstance(value, StructureArrays) else value
 
 
 def _fields(row: Any) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _fields(row: Any) -> dict[str, Any]:
 
 
 def _is_dataclass(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.is_dataclass(value) and not isinstance(value, (type, StructureArrays))
 
 
 def _without_dicts(value: Any) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 
 import numpy as np
-from vesin import NeighborList
 
 from models.crystal import Crystal
 
@@ -16,8 +17,17 @@ from models.crystal import Crystal
 OVERLAP = 0.6
 ISOLATED = 1.5  # times the sum of the covalent radii
 LAWRENCIUM = 103  # the last element whose radius is known
-SMALL = 128  # atoms; in larger cells a neighbour list is faster than all pairs
+SMALL = 512  # atoms; larger cells have too many pairs
+PAIRS = 10_000  # of atoms, in arrays that are made at a time
 _BOX = 2.0  # Å; vesin divides space into boxes as wide as the cutoff, far too many if it is small
+
+
+def _images(*counts: int) -> np.ndarray:
+    """Lattice vectors up to so many of each basis vector, shape (m, 3)."""
+    return np.array(list(product(*(range(-n, n + 1) for n in counts))), float)
+
+
+_NEAREST, _AROUND = _images(0, 0, 0), _images(1, 1, 1)
 
 
 def overlapping(
@@ -71,7 +81,7 @@ def isolated_atoms(crystal: Crystal) -> np.ndarray:
     covalent, contact = (radii[numbers] for radii in _radii())
     reach = 2 * max(ISOLATED * covalent.max(), contact.max())
     i, j, distance = close_pairs(crystal, float(reach))
-    near = distance <= np.maximum(ISOLATED * (covalent[i] + covalent[j]), contact[i] + contact[j])
+    near = distance <= _reach(covalent[i] + covalent[j], contact[i] + contact[j])
     return np.bincount(i[near], minlength=len(numbers)) == 0
 
 
@@ -79,26 +89,91 @@ def has_isolated_atoms(crystal: Crystal) -> bool | None:
     """Whether an atom touches no other; see :func:`isolated_atoms`.
 
     None if an element has no known radius (beyond Lr).
+    """
+    return have_isolated_atoms([crystal])[0]
+
+
+def have_isolated_atoms(crystals: Sequence[Crystal]) -> list[bool | None]:
+    """:func:`has_isolated_atoms` of each.
 
     Of most small cells the nearest images of the pairs already show that every atom touches
-    another, ten times faster than a neighbour list does.
+    another, and of all cells of a size together; of most others the images around these do. That
+    is faster than a neighbour list by vesin, which loads torch where it is installed.
     """
+    touching = [False] * len(crystals)
+    of_size: dict[int, list[int]] = {}
+    for i, crystal in enumerate(crystals):
+        if len(crystal) <= SMALL and crystal.atomic_numbers.max() <= LAWRENCIUM:
+            of_size.setdefault(len(crystal), []).append(i)
+    for n, places in of_size.items():
+        for some in _batched(places, max(PAIRS // n**2, 1)):
+            near = _every_atom_touches([crystals[i] for i in some], _NEAREST)
+            for i, is_near in zip(some, near, strict=True):
+                touching[i] = is_near
+    return [_isolated(*pair) for pair in zip(crystals, touching, strict=True)]
+
+
+def _batched(places: list[int], size: int) -> Iterator[list[int]]:
+    return (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _isolated(crystal: Crystal, is_touching: bool) -> bool | None:
     if crystal.atomic_numbers.max() > LAWRENCIUM:
         return None
-    if len(crystal) <= SMALL and _every_atom_has_a_near_image(crystal):
+    if is_touching:
         return False
-    return bool(isolated_atoms(crystal).any())
+    if len(crystal) > SMALL:
+        return bool(isolated_atoms(crystal).any())
+    every = (_every_atom_touches([crystal], images)[0] for images in (_AROUND, _all(crystal)))
+    return not any(every)
 
 
-def _every_atom_has_a_near_image(crystal: Crystal) -> bool:
-    """Sufficient, not necessary: a skewed cell may have images that are nearer still."""
-    radii = _radii()[0][crystal.atomic_numbers]
-    apart = crystal.frac_coords[:, None] - crystal.frac_coords
-    apart -= np.round(apart)
-    distance = np.linalg.norm(apart @ crystal.lattice, axis=-1)
-    np.fill_diagonal(distance, np.linalg.norm(crystal.lattice, axis=1).min())
-    touches = distance <= ISOLATED * (radii[:, None] + radii)
-    return bool(touches.any(axis=1).all())
+def _all(crystal: Crystal) -> np.ndarray:
+    """Every image, from the nearest in fractional coordinates, that an atom could touch."""
+    reach = 2 * max(ISOLATED * _radii()[0].max(), _radii()[1].max())
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    counts = np.floor(reach / heights + 0.5).astype(int).tolist()
+    return _images(*counts)
+
+
+def _every_atom_touches(crystals: list[Crystal], images: np.ndarray) -> list[bool]:
+    """Of cells of one size, as far as some images of each pair tell: no may be a yes.
+
+    Parameters
+    ----------
+    crystals : list of Crystal
+    images : ndarray, shape (m, 3)
+        Lattice vectors from that image of an atom that is nearest in fractional coordinates.
+    """
+    numbers = np.array([crystal.atomic_numbers for crystal in crystals])
+    covalent, contact = (radii[numbers] for radii in _radii())
+    coordinates = np.array([crystal.frac_coords for crystal in crystals])
+    lattices = np.array([crystal.lattice for crystal in crystals])
+    n_cells, n = numbers.shape
+    i, j = np.triu_indices(n, 1)
+    apart = coordinates[:, i] - coordinates[:, j]
+    apart -= np.rint(apart)
+    nearest = _shortest([(apart + image) @ lattices for image in images])
+    touching = np.zeros((n_cells, n, n), bool)
+    touching[:, i, j] = nearest <= _reach(
+        covalent[:, i] + covalent[:, j], contact[:, i] + contact[:, j]
+    )
+    # An atom and its own image are one basis vector or another lattice vector apart.
+    own = [image @ lattices for image in (*np.eye(3), *images) if image.any()]
+    itself = _shortest([vectors[:, None] for vectors in own]) <= _reach(2 * covalent, 2 * contact)
+    touch = touching.any(1) | touching.any(2) | itself
+    return [bool(np.all(of_cell)) for of_cell in touch]
+
+
+def _shortest(vectors: list[np.ndarray]) -> np.ndarray:
+    """Length of the shortest of some vectors (..., 3) at each place."""
+    squares = [np.einsum("...k,...k", v, v) for v in vectors]
+    return np.sqrt(np.minimum.reduce(squares))
+
+
+def _reach(covalent: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """How far atoms may be apart that touch, from the sums of their radii."""
+    return np.maximum(ISOLATED * covalent, contact)
 
 
 def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,6 +190,8 @@ def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray
     i, j : ndarray, shape (p,), int64
     distance : ndarray, shape (p,)
     """
+    from vesin import NeighborList  # loads torch
+
     i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
         points=crystal.frac_coords @ crystal.lattice,
         box=crystal.lattice,

@@ -34,6 +34,7 @@ STAND_INS = dict.fromkeys(("Pr", "Nd", "Pm", "Sm"), "La") | dict.fromkeys(
 electrons, that takes their place where the 4f shell is left out: in DFT as in a Hamiltonian. The
 Materials Project freezes the 4f shell of all of them but Gd, and that of Yb and Lu, too. Lu needs
 none, since its shell is full; of Ce, Eu and Yb the 4f electrons take part in the bonds."""
+_HAVE_STAND_INS = ("tight-binding",)  # architectures; named here to be known without torch
 _OUTLIER = 4.0  # standard deviations at which a property is cut off
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)
 
@@ -65,6 +66,17 @@ class KnownElements:
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.stand_ins.get(e, e) for e in self.trained)
+
+
+def stand_ins_of(architecture: str) -> Mapping[str, str]:
+    """Elements to which an architecture gives the parameters of another one; mostly none.
+
+    Examples
+    --------
+    >>> stand_ins_of("tight-binding")["Pr"], stand_ins_of("mat2spec")
+    ('La', {})
+    """
+    return STAND_INS if architecture in _HAVE_STAND_INS else {}
 
 
 def stand_ins_among(elements: Iterable[str]) -> dict[str, str]:

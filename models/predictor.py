@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from models.architectures.interface import Insights, StatesArchitecture
+from models.chunks import CHUNK, STATES_CHUNK, are_worth_processes, chunks
 from models.crystal import Crystal
 from models.elements import KnownElements
 from models.errors import ModelError
@@ -25,6 +24,7 @@ from models.graphs.graph import (
     collate,
     edge_budget_batches,
 )
+from models.predicted_spectra import PredictedSpectra
 from models.processes import WorkerPool
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
@@ -39,79 +39,6 @@ log = logging.getLogger(__name__)
 
 # Messages of a batch should fit the processor's cache, or fill the GPU.
 EDGE_BUDGET = {"cpu": 4_000, "cuda": 1_000_000}
-CHUNK = 256  # structures that a process gets at a time,
-CHUNK_ATOMS = 8_000  # or fewer, if they are large: a chunk is about a second of a core's work,
-STATES_CHUNK = 32  # as is this of a model that diagonalises matrices
-IN_PROCESS = 200  # fewer structures than this are not worth starting processes
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedSpectra:
-    """Spectra of n structures.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, K'), float32
-        In states/eV/cell, or as the setting of a single model decodes them; a row is NaN where
-        there is no prediction.
-    grid : EnergyGrid
-    band_gaps : ndarray, shape (n,)
-        In eV, 0 in a metal; NaN where there is no prediction, and everywhere if the model does not
-        know levels.
-    member_spread : ndarray, shape (n,)
-        Mean Wasserstein distance of the SumNorm spectra of the model's members from their mean, in
-        the unit of the grid; NaN where there is no prediction, and everywhere if there is one
-        member.
-    training_distance : ndarray, shape (n,)
-        Mean distance to the nearest training materials in the model's own embedding, see
-        :meth:`models.training.materials.TrainingMaterials.distances`; NaN if it is not known.
-    failures : dict
-        Reason by row.
-    """
-
-    values: np.ndarray
-    grid: EnergyGrid
-    band_gaps: np.ndarray
-    member_spread: np.ndarray
-    training_distance: np.ndarray
-    failures: dict[int, str] = field(default_factory=dict)
-
-    @classmethod
-    def unknown(cls, n: int, grid: EnergyGrid) -> PredictedSpectra:
-        """Nothing but NaN.
-
-        Parameters
-        ----------
-        n : int
-            Structures.
-        grid : EnergyGrid
-        """
-        gaps, spread, distance = np.full((3, n), np.nan, np.float32)
-        values = np.full((n, grid.size), np.nan, np.float32)
-        return cls(values, grid, gaps, spread, distance)
-
-    @classmethod
-    def joined(cls, parts: Sequence[PredictedSpectra]) -> PredictedSpectra:
-        """Spectra of all parts, of which there is one at least, in order."""
-        failures: dict[int, str] = {}
-        start = 0
-        for part in parts:
-            failures |= {start + i: reason for i, reason in part.failures.items()}
-            start += len(part.values)
-        return cls(
-            np.concatenate([part.values for part in parts]),
-            parts[0].grid,
-            np.concatenate([part.band_gaps for part in parts]),
-            np.concatenate([part.member_spread for part in parts]),
-            np.concatenate([part.training_distance for part in parts]),
-            failures,
-        )
-
-    def rows(self, places: Sequence[int]) -> PredictedSpectra:
-        """Those at some `places`, of which none is a failure."""
-        of_structure = self.band_gaps, self.member_spread, self.training_distance
-        gaps, spread, distance = (numbers[places] for numbers in of_structure)
-        return PredictedSpectra(self.values[places], self.grid, gaps, spread, distance)
 
 
 def usable_device(name: str) -> str:
@@ -252,16 +179,16 @@ class SpectrumPredictor:
         return PredictedSpectra.joined(parts)
 
     def predict_parts(
-        self, structures: Sequence[Crystal | Structure], *, workers: int = 1
+        self, structures: Iterable[Crystal | Structure], *, workers: int = 1
     ) -> Generator[PredictedSpectra]:
         """Predict like :meth:`predict`, and give the spectra of some structures as they are done.
 
-        The parts come in the order of the structures. A caller that stops early, or is
-        interrupted, ends the worker processes.
+        The parts come in the order of the structures, which are taken as they are needed. A caller
+        that stops early, or is interrupted, ends the worker processes.
 
         Parameters
         ----------
-        structures : sequence of Crystal or Structure
+        structures : iterable of Crystal or Structure
         workers : int
             Processes.
 
@@ -270,12 +197,25 @@ class SpectrumPredictor:
         ModelError
             If a worker process dies.
         """
-        try:
-            yield from self._predict_chunks(structures, workers)
-        except BaseException:  # Ctrl-C does not wait for what the workers have begun
-            if self._pool:
-                self._pool.kill()
-            raise
+        graph, on_cpu = self.shape.card.graph, self.device.type == "cpu"
+        is_slow = on_cpu and isinstance(self.shape.model, StatesArchitecture)
+        size = STATES_CHUNK if is_slow else CHUNK
+        are_many = False
+        if workers > 1:
+            are_many, structures = are_worth_processes(structures)
+        if not are_many:
+            with _threads(1 if on_cpu else None):
+                for chunk in chunks(structures, size):
+                    yield self._predict_graphs(build_graphs(chunk, graph))
+            return
+        if self._pool is None:
+            folder = self.folder if on_cpu else None
+            self._pool = WorkerPool(workers, prepare_worker, (folder,))
+        if on_cpu:
+            yield from self._pool.in_order(predict_in_worker, chunks(structures, size))
+        else:
+            graphs = self._pool.in_order(partial(build_graphs, config=graph), chunks(structures))
+            yield from map(self._predict_graphs, graphs)
 
     def refusals(self, structures: Sequence[Crystal | Structure]) -> dict[int, str]:
         """Which structures :meth:`predict` would fail on, and why, without predicting any."""
@@ -287,26 +227,6 @@ class SpectrumPredictor:
         if self._pool:
             self._pool.close()
             self._pool = None
-
-    def _predict_chunks(
-        self, structures: Sequence[Crystal | Structure], workers: int
-    ) -> Iterator[PredictedSpectra]:
-        on_cpu = self.device.type == "cpu"
-        is_slow = on_cpu and isinstance(self.shape.model, StatesArchitecture)
-        chunks = list(_chunks(structures, STATES_CHUNK if is_slow else CHUNK))
-        graph = self.shape.card.graph
-        if workers < 2 or len(structures) < IN_PROCESS:
-            with _threads(1 if on_cpu else None):
-                yield from (self._predict_graphs(build_graphs(chunk, graph)) for chunk in chunks)
-            return
-        if self._pool is None:
-            folder = self.folder if on_cpu else None
-            self._pool = WorkerPool(workers, _prepare_worker, (folder,))
-        if on_cpu:
-            yield from self._pool.in_order(_predict_in_worker, chunks)
-        else:
-            graphs = self._pool.in_order(partial(build_graphs, config=graph), chunks)
-            yield from map(self._predict_graphs, graphs)
 
     def _predict_graphs(self, graphs: list[CrystalGraph | str]) -> PredictedSpectra:
         return _predict_in_batches(
@@ -369,6 +289,7 @@ class SpectrumPredictor:
 
         Examples
         --------
+        >>> import numpy as np
         >>> predictor = SpectrumPredictor.load("tight-binding-edos", "cpu")
         >>> fcc = 2.82 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
         >>> salt = Crystal(fcc, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])
@@ -382,21 +303,6 @@ class SpectrumPredictor:
         batch = self._batch_of(structure)
         with _threads(1 if self.device.type == "cpu" else None):
             return model.electronic_structure(batch)
-
-
-def _chunks(
-    structures: Sequence[Crystal | Structure], size: int
-) -> Iterator[Sequence[Crystal | Structure]]:
-    """Consecutive structures, at most `size` with `CHUNK_ATOMS` together."""
-    start, atoms = 0, 0
-    for i, structure in enumerate(structures):
-        n = len(structure)
-        if i > start and (i - start == size or atoms + n > CHUNK_ATOMS):
-            yield structures[start:i]
-            start, atoms = i, 0
-        atoms += n
-    if start < len(structures):
-        yield structures[start:]
 
 
 def predict_spectra(
@@ -506,14 +412,16 @@ def _threads(n: int | None) -> Iterator[None]:
 _in_worker: SpectrumPredictor | None = None
 
 
-def _prepare_worker(folder: Path | None) -> None:
+def prepare_worker(folder: Path | None) -> None:
+    """Load a predictor into a worker process, for one core; one that builds graphs needs none."""
     global _in_worker
     torch.set_num_threads(1)
     if folder is not None:
         _in_worker = SpectrumPredictor.load(folder, device="cpu")
 
 
-def _predict_in_worker(structures: Sequence[Crystal | Structure]) -> PredictedSpectra:
+def predict_in_worker(structures: Sequence[Crystal | Structure]) -> PredictedSpectra:
+    """Spectra by the predictor of :func:`prepare_worker`."""
     assert _in_worker is not None
     graphs = build_graphs(structures, _in_worker.shape.card.graph)
     return _in_worker._predict_graphs(graphs)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 from models.errors import ModelError
 
+AHEAD = 4  # tasks that a process finds waiting while the caller does other things
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -63,7 +65,7 @@ class WorkerPool:
     def in_order(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """Results in the order of the tasks, all of which are submitted at once.
+        """Results in the order of the tasks, of which `AHEAD` for each process are taken ahead.
 
         Unlike `Executor.map` it cancels nothing when it is left early: a pool that is killed then
         ends with a traceback (CPython 3.11).
@@ -80,9 +82,17 @@ class WorkerPool:
             If a process is killed.
         """
         with self._ending_early():
-            waiting = deque(self._submitted(function, tasks))
+            waiting: deque[Future[Result]] = deque()
+            for task in tasks:
+                waiting.append(self._submit(function, task))
+                while waiting and (len(waiting) >= AHEAD * self.workers or waiting[0].done()):
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def start(self) -> None:
+        """Start a process, and let it prepare itself; the others start with the tasks."""
+        self._submit(_nothing)
 
     def as_done(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
@@ -101,8 +111,7 @@ class WorkerPool:
             If a process is killed.
         """
         with self._ending_early():
-            tasks = list(tasks)
-            futures = dict(zip(self._submitted(function, tasks), tasks, strict=True))
+            futures = {self._submit(function, task): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
 
@@ -118,15 +127,13 @@ class WorkerPool:
             kill_workers(self._executor)
             self._executor = None
 
-    def _submitted(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task]
-    ) -> list[Future[Result]]:
+    def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         if self._executor is None:
             # Forked processes would inherit torch's threads in an unknown state.
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.workers, context, _begin, self._prepare)
         with deaf_to_interrupts():
-            return [self._executor.submit(function, task) for task in tasks]
+            return self._executor.submit(function, *arguments)
 
     @contextmanager
     def _ending_early(self) -> Iterator[None]:
@@ -140,6 +147,67 @@ class WorkerPool:
         except BaseException:  # nothing waits for what the workers have begun
             self.kill()
             raise
+
+
+def streamed(function: Callable[..., Iterable[Result]], *arguments: Any) -> Iterator[Result]:
+    """What a generator gives, each item made in another process while the one before is used.
+
+    The process ends with the iterator, and with this process.
+
+    Parameters
+    ----------
+    function : callable
+        Returns an iterable; like its arguments and what it gives, it must be picklable.
+    *arguments
+
+    Raises
+    ------
+    WorkerDiedError
+        If the process is killed. What the generator raises is raised here.
+
+    Examples
+    --------
+    >>> list(streamed(range, 3))
+    [0, 1, 2]
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, function, arguments), daemon=True)
+    with deaf_to_interrupts():
+        process.start()
+    sender.close()
+    try:
+        while (message := _received(receiver)) is not None:
+            yield message[0]
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _send(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    _end_with_parent()
+    try:
+        for item in function(*arguments):
+            sender.send((item,))
+        sender.send(None)
+    except Exception as error:
+        sender.send(error)
+
+
+def _received(receiver: Connection) -> tuple[Any] | None:
+    """An item, or None after the last one."""
+    try:
+        message = receiver.recv()
+    except EOFError:
+        raise WorkerDiedError("a process that reads died; out of memory?") from None
+    if isinstance(message, Exception):
+        raise message
+    return message
+
+
+def _nothing() -> None:
+    """A task for a process that is to start."""
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from db.structures import StructureArrays
 from models.crystal import Crystal
 from models.primitive import reduce_cell
 from models.spectra.html import html_table, known_rows
@@ -161,3 +163,21 @@ def id_problem(material_id: str | None) -> str | None:
     if not material_id.isprintable():
         return "material_id has characters that cannot be printed"
     return None
+
+
+def structure_document(crystal: Crystal) -> StructureArrays:
+    """A crystal as the structure of a document."""
+    return StructureArrays(crystal.lattice, crystal.frac_coords, crystal.atomic_numbers)
+
+
+def crystal_of(structure: Mapping[str, Any] | None) -> Crystal:
+    """Crystal of the structure of a document.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is not an ordered structure.
+    """
+    if isinstance(structure, StructureArrays):
+        return Crystal(structure.lattice, structure.frac_coords, structure.atomic_numbers)
+    return Crystal.from_dict(dict(structure or {}))

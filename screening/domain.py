@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from models.distances import has_isolated_atoms
 from models.elements import stand_ins_among
@@ -77,7 +78,11 @@ class Domain:
 
     @classmethod
     def of_candidate(
-        cls, candidate: Candidate, training: Training, distance: float | None = None
+        cls,
+        candidate: Candidate,
+        training: Training,
+        distance: float | None = None,
+        isolated: bool | Literal["look"] | None = "look",
     ) -> Self:
         """Look at a candidate, with what the model was trained on.
 
@@ -87,8 +92,11 @@ class Domain:
         training : Training
         distance : float, optional
             To the nearest training materials, which is known with a prediction.
+        isolated : bool or None
+            Whether it has isolated atoms, where somebody has looked at many together.
         """
-        isolated = has_isolated_atoms(candidate.structure)
+        if isolated == "look":
+            isolated = has_isolated_atoms(candidate.structure)
         seen = cls(None, isolated, candidate.is_magnetic, candidate.elements)
         return seen._of_model(training, candidate.nsites, distance)
 
@@ -126,11 +134,13 @@ class Domain:
         if materials is not None:
             exceeds = n_atoms > materials.largest_cell
             percentile = None if distance is None else materials.percentile(distance)
-        return replace(
-            self,
-            unseen_elements=None if known is None else known.unseen(self.elements),
-            training_percentile=percentile,
-            exceeds_training_cells=exceeds,
+        return type(self)(
+            None if known is None else known.unseen(self.elements),
+            self.has_isolated_atoms,
+            self.is_magnetic,
+            self.elements,
+            percentile,
+            exceeds,
         )
 
     def as_fields(self) -> dict[str, Any]:
@@ -143,7 +153,7 @@ class Domain:
             "in_domain": self.in_domain,
         }
 
-    @property
+    @cached_property
     def reasons(self) -> list[str]:
         """Why the material is out of the domain, in words; empty if nothing says so.
 
@@ -151,7 +161,7 @@ class Domain:
         """
         return self._plain_reasons or ([self._unlikeness()] if self.is_only_distant else [])
 
-    @property
+    @cached_property
     def _plain_reasons(self) -> list[str]:
         reasons = []
         if self.unseen_elements:

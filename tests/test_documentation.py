@@ -38,6 +38,7 @@ SKIPPED = {
     ".venv/bin/pip install": "installs GPAW",
     "python -m tests.benchmarks.gpaw_reference": "needs hours of DFT and reference spectra",
     "screen fetch": "needs a Materials Project key",
+    "--source optimade:": "needs a network; tested against OPTIMADE's own server on loopback",
     "screen train": "needs what `screen fetch` gets",
     "screen distill structures.parquet": "needs structures that no page has",
     "screen learn": "needs structures of the labelled materials",

@@ -208,7 +208,6 @@ def learn(
         If the checkpoint of the run is gone, the calculations are of recipes unlike those of the
         old labels, or there is nothing to test on.
     """
-    from models.training.config import load_dataset
     from models.training.train import train_predictor
 
     folder = checkpoint_of(run)
@@ -235,12 +234,11 @@ def learn(
         config = _training(folder, card, learning, [*learning.files, file], structures, name)
         start = None if learning.from_scratch else _checkpoints(folder)
         trained = train_predictor(config, announce, start=start)
-        dataset = load_dataset(config)
     if not np.isfinite(trained.predicted).all():
         raise ScreeningError(f"{learning.from_scratch}: trains no predictor of the eDOS")
     counts = Counter(part(*item) for item in allowed.crystals.items())
     counts["test"] = len(tested)
-    return _compared(folder, card, trained, dataset, allowed, dict(counts))
+    return _compared(folder, card, trained, trained.dataset, allowed, dict(counts))
 
 
 def _part(name: str, crystal: Crystal, card: ModelCard) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, JobStore, run_locally
 from maggma.stores import MemoryStore
@@ -19,10 +19,11 @@ from models.errors import ModelError
 from models.processes import WorkerDiedError, WorkerPool
 from models.zoo import model_id
 from screening.errors import ScreeningError
-from workflows.dos.errors import DosError
 from workflows.screening import candidate_counts, find_run
 from workflows.stores import open_reference, store_reference
-from workflows.validation import ValidationFlowMaker, key_of, store_failure
+
+if TYPE_CHECKING:
+    from workflows.validation import ValidationFlowMaker
 
 FOLDER = "screen-validate-"  # prefix of the folders in which engines run
 
@@ -132,6 +133,9 @@ def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[s
     StoreError
         If the store cannot be used.
     """
+    from workflows.dos.errors import DosError  # with half of SciPy, which screening does without
+    from workflows.validation import key_of, store_failure
+
     try:
         with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
             outcome: dict[str, Any] = run_flow(maker.make(candidate), folder)

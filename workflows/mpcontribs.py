@@ -202,7 +202,7 @@ def _contribution(
         "formula": candidate.formula,
         "is_public": False,
         "data": _nested(values),
-        "structures": [candidate.structure] if candidate.structure else [],
+        "structures": [dict(candidate.structure)] if candidate.structure else [],
         "tables": [_table(prediction, validation)],
     }
 

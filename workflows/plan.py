@@ -12,8 +12,8 @@ from db.collections import VALIDATIONS, Condition, Query, batched, conditions
 from db.documents import CandidateDoc, Run, ValidationDoc
 from db.questions import candidate_query
 from db.store import BATCH, ScreeningStore
-from models.crystal import Crystal
 from screening.acquisition import Pool, choose, shuffled
+from screening.candidate import crystal_of
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from screening.families import family_of
@@ -179,9 +179,7 @@ def _pool(store: ScreeningStore, maker: DosMaker, candidates: Sequence[Candidate
         scores=np.array([c.score for c in candidates], float),
         probabilities=np.array([c.probability for c in candidates], float),
         seconds=np.array(_estimate(store, maker, candidates).seconds),
-        families=[
-            family_of(Crystal.from_dict(c.structure)) if c.structure else None for c in candidates
-        ],
+        families=[family_of(crystal_of(c.structure)) if c.structure else None for c in candidates],
         paid=np.array(calculated, bool),
     )
 

@@ -22,6 +22,7 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID, Spectrum
 from models.zoo import find_predictor, predictor_parts
+from screening.candidate import crystal_of
 from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
@@ -81,7 +82,7 @@ class MaterialView:
     def crystal(self) -> Crystal | None:
         """The cell that was judged; None of a material that could not be read."""
         try:
-            return Crystal.from_dict(self.candidate.structure or {})
+            return crystal_of(self.candidate.structure)
         except ModelError:
             return None
 

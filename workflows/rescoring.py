@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from db.collections import CANDIDATES, Condition, Query, batched, conditions
 from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdict
 from db.store import BATCH, ScreeningStore
-from models.crystal import Crystal
 from models.zoo import ZOO, model_name
+from screening.candidate import crystal_of
 
 if TYPE_CHECKING:
-    from models.predictor import SpectrumPredictor
+    from models.deferred_predictor import DeferredPredictor
 
 RESCORED = 0  # candidates that are judged again by default
 RESCORE_WITH = ZOO / "tight-binding-edos"
@@ -54,7 +54,7 @@ def n_to_choose(store: ScreeningStore, run: Run) -> int:
     return wanted - store.count(judged) - store.count(awaiting(run, second))
 
 
-def choose(store: ScreeningStore, run: Run, predictor: SpectrumPredictor, n: int) -> None:
+def choose(store: ScreeningStore, run: Run, predictor: DeferredPredictor, n: int) -> None:
     """Let the `n` best candidates await the second model that are not chosen yet.
 
     Those that it refuses do not count; they keep their verdict, with the reason as a remark. After
@@ -64,7 +64,7 @@ def choose(store: ScreeningStore, run: Run, predictor: SpectrumPredictor, n: int
     ----------
     store : ScreeningStore
     run : Run
-    predictor : SpectrumPredictor
+    predictor : DeferredPredictor
         The second model.
     n : int
         One at least.
@@ -102,11 +102,11 @@ def _chosen(
 
 
 def _with_refusals(
-    candidates: Iterable[CandidateDoc], predictor: SpectrumPredictor, n: int
+    candidates: Iterable[CandidateDoc], predictor: DeferredPredictor, n: int
 ) -> Iterator[tuple[CandidateDoc, str | None]]:
     """Candidates, and why a predictor refuses them; looked at about `n` at a time."""
     for batch in batched(candidates, min(n, BATCH)):
-        refusals = predictor.refusals([Crystal.from_dict(c.structure or {}) for c in batch])
+        refusals = predictor.refusals([crystal_of(c.structure) for c in batch])
         for i, candidate in enumerate(batch):
             yield candidate, refusals.get(i)
 

@@ -1,5 +1,7 @@
 """The screening graph: prepare -> score in shards -> finish; or -> rescore in shards -> finish.
 
+In one process `prepare` scores what it reads at once, so that no shard is left.
+
 Jobs hand each other references and counts only; structures, spectra and verdicts go to the
 store. Every job can be run again: it finds what is done and does the rest.
 """
@@ -9,11 +11,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -21,14 +23,24 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker, Response, job
 
-from db.collections import CANDIDATES, RUNS, Query, batched, conditions
-from db.documents import CandidateDoc, PredictionDoc, PredictionKey, Run, Verdict, utc_now
+from db.collections import CANDIDATES, PREDICTIONS, RUNS, Query, batched, conditions
+from db.documents import (
+    VERDICT_FIELDS,
+    CandidateDoc,
+    PredictionDoc,
+    PredictionKey,
+    Run,
+    Verdict,
+    utc_now,
+)
 from db.store import ScreeningStore
-from models.crystal import Crystal
+from models.deferred_predictor import deferred_predictor as _predictor
+from models.predicted_spectra import PredictedSpectra
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
 from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from screening.candidate import crystal_of
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
     CRITERION,
@@ -50,7 +62,7 @@ from workflows.hardware import (
     worker_processes,
 )
 from workflows.progress import advance
-from workflows.reading import CandidateReader, open_source_of_run
+from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
     RESCORE_WITH,
     RESCORED,
@@ -65,14 +77,16 @@ from workflows.stores import store_of_run, store_reference
 from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra, SpectrumPredictor
+    from models.crystal import Crystal
 
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 2000  # candidates of a scoring job in this process
 PORTION = 4000  # candidates of a shard that are in memory at a time
+MANY = 2000  # rows of a source, of which some will need the model
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
+DECISIVE = ("recursive", "optimade_filter")  # options of a source that decide what comes of it
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
 
 
@@ -93,7 +107,7 @@ class ScreeningFlowMaker(Maker):
         Path of the embedded store or MongoDB URI. The URI itself never reaches the flow: workers
         take it from their environment variable ``SCREEN_DB``.
     source : str
-        ``"mp"``, ``"prototypes"`` or a path.
+        See :func:`screening.sources.open_source`.
     source_options : dict
         Passed to :func:`screening.sources.open_source`, and `known_edos`, the path of a list of
         materials whose DOS is known. A key never is among them, only the path of its file.
@@ -172,7 +186,7 @@ class ScreeningFlowMaker(Maker):
             "source": self.source,
             "known_edos": self.source_options.get("known_edos"),
             # Not for other runs, so that older ones can be resumed.
-            **{k: v for k, v in self.source_options.items() if k == "recursive"},
+            **{k: self.source_options[k] for k in DECISIVE if k in self.source_options},
             "filters": filters,
             **parameters_of(find_criterion(self.criterion, self.criteria)),
             "checkpoint": self.checkpoint,
@@ -203,7 +217,10 @@ def prepare(
     parameters: dict[str, Any],
     hardware: dict[str, Any],
 ) -> Response:
-    """Begin a run, or go on with it, and replace itself by one scoring job for each open shard.
+    """Begin a run: score what passes the filters while the source is read.
+
+    If it was interrupted, what has a verdict is left out; if after all was read, replace itself by
+    one scoring job for each shard with candidates that have none.
 
     Parameters
     ----------
@@ -220,15 +237,135 @@ def prepare(
     Response
         Whose output is what the scoring jobs return.
     """
+    checkpoint = parameters["checkpoint"]
     source = _source_of(parameters, source_options)
     with store_of_run(db, run_id) as store:
+        is_new = find_run(store, run_id) is None
         run = _begin(store, run_id, parameters, source)
-        if not run.funnel:
-            funnel, documents = _candidates_of(source, run, parameters)
-            # Of an interrupted run the same candidates come again; their verdicts stay.
-            store.upsert_candidates(documents, keep_existing=True)
-            _note_funnel(store, run, source, funnel)
-        return in_shards(store, run, db, parameters["checkpoint"], hardware)
+        if run.funnel:
+            return in_shards(store, run, db, checkpoint, hardware)
+        scored = _ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
+        return Response(output=[scored])
+
+
+class _ReadAndScored:
+    """Candidates that are scored while the source is read; those that wait are in memory.
+
+    What is read is stored at once, with the verdict if the prediction is known. The rest awaits
+    the model, and the store is not asked for it again.
+
+    Parameters
+    ----------
+    store : ScreeningStore
+    run : Run
+    source : Source
+    parameters : dict
+        Of the run.
+    is_new : bool
+        It was not interrupted before, so that none of its candidates is stored.
+    """
+
+    def __init__(
+        self,
+        store: ScreeningStore,
+        run: Run,
+        source: Source,
+        parameters: dict[str, Any],
+        is_new: bool,
+    ) -> None:
+        self.store, self.run, self.source, self.is_new = store, run, source, is_new
+        self.checkpoint = parameters["checkpoint"]
+        self.reader, self.funnel = _reader_of(run, parameters)
+        self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
+        self.counts = Counter(predicted=0, reused=0, failed=0)
+        self._waiting: deque[CandidateDoc] = deque()
+        self._asked_again: set[str] = set()  # what an interruption left without a verdict
+
+    def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
+        """Do it all; as :func:`score_shard`."""
+        device, workers = device or worker_device(), workers or worker_processes()
+        predictor = _predictor(self.checkpoint, device)
+        read = self.reader.blocks
+        if workers > 1 and (self.source.total or 0) >= MANY:
+            if not self._has_predictions():
+                predictor.start(workers)  # while this is made ready, and the first rows are read
+                trust_in(Path(self.checkpoint), criterion_of(self.run.parameters))
+            elif self.source.can_move:  # the cores have less to predict, or nothing
+                read = self.reader.blocks_from_process
+        missing = self._missing(self._blocks(read))
+        with closing(predictor.predict_parts(missing, workers=workers)) as parts:
+            for part in _timely(parts):
+                _model_of(self.run, self.checkpoint)  # it may have been replaced under way
+                batch = [self._waiting.popleft() for _ in part.values]
+                failed = _keep(self.store, self.run, batch, part, self.model, self.training)
+                self._count(len(batch), predicted=len(batch) - len(part.failures), failed=failed)
+        return dict(self.counts)
+
+    def _count(self, judged: int, **counts: int) -> None:
+        self.counts.update(counts)
+        total = _stage(self.run, self.model)[1] if self.run.funnel else None  # all are read
+        advance("scored", judged, total)
+        log.debug("%s", dict(self.counts))
+
+    def _has_predictions(self) -> bool:
+        asked = Query(PREDICTIONS, conditions(model_id=self.model), limit=1)
+        return bool(self.store.values(asked, ["model_id"]))
+
+    def _missing(self, blocks: Iterator[list[CandidateDoc]]) -> Iterator[Crystal]:
+        """Crystals that pass the filters and have no prediction, as they are needed."""
+        for documents in blocks:
+            missing = self._stored(documents)
+            if missing and not self._waiting:
+                _model_of(self.run, self.checkpoint)  # which is loaded now
+            for candidate in missing:
+                self._waiting.append(candidate)
+                yield crystal_of(candidate.structure)
+        self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
+
+    def _blocks(
+        self, read: Callable[[Source, Funnel, int], Iterator[list[CandidateDoc]]]
+    ) -> Iterator[list[CandidateDoc]]:
+        """What is left of an interrupted run, and then what had not been read of its source.
+
+        Its candidates are stored in the order of the source.
+        """
+        if self.is_new:
+            yield from read(self.source, self.funnel, 0)
+            return
+        self._count(0)  # it goes on, if only to the end
+        stored = self.store.count(Query(CANDIDATES, conditions(run_id=self.run.run_id)))
+        pending = replace(awaiting(self.run, self.model), with_structure=True)
+        for documents in batched(self.store.find(pending), READ_BATCH):
+            yield documents
+            self._asked_again.update(document.material_id for document in documents)
+        yield from read(self.source, self.funnel, stored)
+
+    def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
+        """Store documents, those that have a prediction with their verdicts; return the others."""
+        candidates = self._without_verdict([d for d in documents if d.state == "pending"])
+        verdicts, missing = _known(self.store, self.run, candidates, self.model, self.training)
+        by_id = {verdict.material_id: verdict for verdict in verdicts}
+        judged = (_with_verdict(d, by_id.get(d.material_id)) for d in documents)
+        self.store.upsert_candidates(judged, keep_existing=True)
+        if not self.is_new:
+            self.store.apply_verdicts(verdicts)
+        self._count(len(verdicts), reused=len(verdicts), failed=_n_failed(verdicts))
+        return missing
+
+    def _without_verdict(self, candidates: list[CandidateDoc]) -> list[CandidateDoc]:
+        """Those that an interruption left without a verdict."""
+        if self.is_new:
+            return candidates
+        stored = self.store.lookup(CANDIDATES, [candidate.key for candidate in candidates])
+        judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
+        done = judged | self._asked_again
+        return [c for c in candidates if c.material_id not in done]
+
+
+def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:
+    if verdict is None:
+        return candidate
+    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
 
 
 @job
@@ -396,8 +533,13 @@ def _candidates_of(
     source: Source, run: Run, parameters: dict[str, Any]
 ) -> tuple[Funnel, Iterator[CandidateDoc]]:
     """Stream the source through the filters; the funnel counts what each of them does."""
+    reader, funnel = _reader_of(run, parameters)
+    return funnel, reader.documents(source, funnel)
+
+
+def _reader_of(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, Funnel]:
+    """What streams a source through the filters, and counts what each of them does."""
     filters = ScreeningFilters(**parameters["filters"])
-    funnel = Funnel.of(filters)
     reader = CandidateReader(
         run_id=run.run_id,
         filters=filters,
@@ -407,20 +549,22 @@ def _candidates_of(
         keep_cell=run.parameters.get("keep_cell", True),
         trained=trained_elements(parameters["checkpoint"]),
     )
-    return funnel, reader.documents(source, funnel)
+    return reader, Funnel.of(filters)
 
 
-def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> None:
+def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> Run:
     """Note what each filter did to a source that was read to its end."""
     stages = funnel.stages
     if source.applied:
         stages = funnel.stages_behind(source.name, source.applied)
     noted = run.source | {"notes": list(source.notes)}
     changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
-    store.put_run(Run.model_validate(run.model_dump() | changes))
+    run = Run.model_validate(run.model_dump() | changes)
+    store.put_run(run)
     for stage in stages:
         counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
         log.info("%s: %d in, %d dropped, %d unknown", *counts)
+    return run
 
 
 @job
@@ -461,8 +605,7 @@ def score_shard(
                 _predictor(checkpoint, worker_device())
                 workers = workers or worker_processes()
         model = _model_of(run, checkpoint)
-        materials = load_training_materials(Path(checkpoint))
-        training = Training(trained_elements(checkpoint), materials)
+        training = _training_of(checkpoint)
         predict = partial(_predict, checkpoint=checkpoint, device=device, workers=workers)
         for portion in batched(store.find(awaiting(run, model, shard)), PORTION):
             counts.update(_score(store, run, portion, model, training, predict))
@@ -479,24 +622,21 @@ def _score(
     predict: Callable[[list[Crystal]], Generator[PredictedSpectra]],
 ) -> dict[str, int]:
     """Judge some candidates; predict the spectra that are missing."""
-    pending = {prediction_key(c, model): c for c in portion}
-    known = [p for p in store.predictions(pending) if _says_all(p, training)]
-    verdicts = list(_verdicts(run, known, pending, training))
-    write_verdicts(store, run, pending.values(), verdicts)
-    predicted_before = {prediction.key for prediction in known}
-    missing = [c.material_id for key, c in pending.items() if key not in predicted_before]
+    verdicts, missing = _known(store, run, portion, model, training)
+    write_verdicts(store, run, portion, verdicts)
     stage, total = _stage(run, model)
-    advance(stage, len(known), total)
-    counts = {"predicted": 0, "reused": len(known), "failed": _n_failed(verdicts)}
-    log.info("%d to predict, %d known", len(missing), len(known))
+    advance(stage, len(verdicts), total)
+    counts = {"predicted": 0, "reused": len(verdicts), "failed": _n_failed(verdicts)}
+    log.info("%d to predict, %d known", len(missing), len(verdicts))
     if not missing:
         return counts
+    names = [candidate.material_id for candidate in missing]
     shard = portion[0].shard
     candidates = list(
-        store.candidates(run.run_id, shard=shard, material_ids=missing, with_structure=True)
+        store.candidates(run.run_id, shard=shard, material_ids=names, with_structure=True)
     )
     remaining = iter(candidates)
-    with closing(predict([Crystal.from_dict(c.structure or {}) for c in candidates])) as parts:
+    with closing(predict([crystal_of(c.structure) for c in candidates])) as parts:
         for part in _timely(parts):
             batch = list(islice(remaining, len(part.values)))
             counts["failed"] += _keep(store, run, batch, part, model, training)
@@ -511,6 +651,28 @@ def _predict(
     """Predict by the model of this process; what is not given, the worker brings."""
     predictor = _predictor(checkpoint, device or worker_device())
     return predictor.predict_parts(crystals, workers=workers or worker_processes())
+
+
+def _training_of(checkpoint: str) -> Training:
+    return Training(trained_elements(checkpoint), load_training_materials(Path(checkpoint)))
+
+
+def _known(
+    store: ScreeningStore,
+    run: Run,
+    candidates: Sequence[CandidateDoc],
+    model: str,
+    training: Training,
+) -> tuple[list[Verdict], list[CandidateDoc]]:
+    """Verdicts on those candidates that have a prediction, and the others."""
+    by_key = {prediction_key(candidate, model): candidate for candidate in candidates}
+    # The gap in it is by the paper's criteria, which the run's own may be or not.
+    predictions = store.predictions(by_key, without=["gap"])
+    known = [p for p in predictions if _says_all(p, training)]
+    verdicts = list(_verdicts(run, known, by_key, training))
+    for prediction in known:
+        del by_key[prediction.key]
+    return verdicts, list(by_key.values())
 
 
 def _says_all(prediction: PredictionDoc, training: Training) -> bool:
@@ -528,8 +690,6 @@ def _stage(run: Run, model: str) -> tuple[str, int]:
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
     """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill."""
-    from models.predictor import PredictedSpectra
-
     waiting: list[PredictedSpectra] = []
     since = time.monotonic()
     for part in parts:
@@ -621,14 +781,6 @@ def _model_of(run: Run, checkpoint: str) -> str:
             f"machine has it ({model}); copy {run.model_id} here, or start a new run"
         )
     return model
-
-
-@lru_cache(maxsize=1)
-def _predictor(checkpoint: str, device: str) -> SpectrumPredictor:
-    """The predictor of this process; loading torch takes seconds, so only when it is needed."""
-    from models.predictor import SpectrumPredictor
-
-    return SpectrumPredictor.load(Path(checkpoint), device)
 
 
 @job

@@ -25,6 +25,7 @@ from models.data.label_files import (
     STAND_INS,
     recipes_of,
 )
+from screening.candidate import crystal_of
 from screening.errors import ScreeningError
 from workflows.dos.document import DosDocument, recipe_without_stand_ins
 from workflows.dos.engines import dos_maker
@@ -118,7 +119,7 @@ def labels_of(store: ScreeningStore, runs: Sequence[Run], files: Sequence[Path])
         elif candidate is None or validation.raw_dos is None:
             left_out[name] = "its structure or its DOS is not in the database"
         else:
-            crystals[name] = Crystal.from_dict(candidate.structure or {})
+            crystals[name] = crystal_of(candidate.structure)
             document = document_of(store.raw_dos(validation.raw_dos))
             rows.append(_row(validation, crystals[name], document))
     return ValidatedLabels(rows, crystals, left_out)

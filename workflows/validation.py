@@ -12,10 +12,10 @@ from jobflow import Flow, Maker, OnMissing, job
 from db.collections import CANDIDATES, VALIDATIONS, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc, ValidationDoc, utc_now
 from db.store import ScreeningStore
-from models.crystal import Crystal
 from models.errors import ModelError
 from models.spectra.metrics import mae, wasserstein
 from models.spectra.spectrum import EDOS_GRID
+from screening.candidate import crystal_of
 from screening.criteria.interface import Criterion, Verdicts
 from screening.criteria.registry import criterion_of
 from workflows.dos.base import DosMaker
@@ -63,7 +63,7 @@ class ValidationFlowMaker(Maker):
         DosError
             If the engine cannot calculate the structure.
         """
-        structure = Crystal.from_dict(candidate.structure or {}).to_structure()
+        structure = crystal_of(candidate.structure).to_structure()
         source = SourceFacts(candidate.band_gap, candidate.origin.get("functional"))
         calculation = self.dos_maker.make(structure, candidate.material_id, source)
         key = key_of(candidate, self.dos_maker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from db.documents import (
     CandidateDoc,
     GapDoc,
+    MarginsDoc,
     PredictionDoc,
     PredictionKey,
     Run,
@@ -23,7 +25,7 @@ from screening.criteria.registry import criterion_of
 from screening.gap import GapCriteria, Gaps, find_gaps
 
 if TYPE_CHECKING:
-    from models.predictor import PredictedSpectra
+    from models.predicted_spectra import PredictedSpectra
     from screening.trust import Trust
 
 
@@ -50,10 +52,14 @@ def gap_document(gaps: Gaps, i: int) -> GapDoc:
     i : int
         Position of the spectrum.
     """
-    criteria = gaps.criteria
-    return GapDoc(
-        **gaps.row(i), per_atom=criteria.per_atom, criteria=criteria.model_dump(mode="json")
-    )
+    criteria, row = gaps.criteria, gaps.row(i)
+    row["margins"] = MarginsDoc.of_checked(**row["margins"])
+    return GapDoc.of_checked(**row, per_atom=criteria.per_atom, criteria=dict(_limits(criteria)))
+
+
+@lru_cache(maxsize=8)
+def _limits(criteria: GapCriteria) -> dict[str, Any]:
+    return criteria.model_dump(mode="json")
 
 
 def prediction_key(candidate: CandidateDoc, model: str) -> PredictionKey:
@@ -83,17 +89,20 @@ def prediction_documents(
     grid : EnergyGrid
     """
     spectra, gaps = predicted.values, None
+    # What has NaN is left to the document's checks, which refuse it.
+    document = PredictionDoc.of_checked if np.isfinite(spectra).all() else PredictionDoc
+    rounded = spectra.astype(np.float32, copy=False).tolist()
     if predicted.grid == EDOS_GRID:
         gaps = judge(spectra, [candidate.nsites for candidate in candidates], GapCriteria())
     for i, candidate in enumerate(candidates):
-        yield PredictionDoc(
+        yield document(
             material_id=candidate.material_id,
             structure_hash=candidate.structure_hash or "",
             model_id=model,
             formula=candidate.formula,
             nsites=candidate.nsites,
             grid=predicted.grid,
-            spectrum=spectra[i],  # the document makes a list of it
+            spectrum=rounded[i],
             gap=None if gaps is None else gap_document(gaps, i),
             score=None if gaps is None else float(gaps.score[i]),
             member_spread=_known(predicted.member_spread[i]),
@@ -134,7 +143,7 @@ def verdicts_on(
     for i, prediction in enumerate(predictions):
         candidate = candidates[prediction.key]
         refusal = verdicts.refusal(i)
-        yield Verdict(
+        yield Verdict.of_checked(
             run_id=candidate.run_id,
             material_id=candidate.material_id,
             state="failed" if refusal else "screened",

@@ -238,19 +238,35 @@ class Mat2SpecPlus(RegressedEnsemble):
         super().__init__(size, config, members, config.kernel_share)
         self.basis = GaussianBasis(config.gaussians, config.cutoff)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Logits, shape (B, K')."""
-        return self.logits_and_insights(batch)[0]
+    @property
+    @override
+    def makes_shapes(self) -> bool:
+        return self.config.output == "sum-normalized"
+
+    @override
+    def forward(self, batch: GraphBatch, regression: Tensor | None = None) -> Tensor:
+        return self._logits(batch, self._shared(batch), regression)[0]
 
     @override
     def logits_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
         """Logits, shape (B, K'); the members' embeddings side by side, and their spread."""
-        shared = self._shared(batch)
-        of_members, embedding = self._of_members(batch, shared)
-        makes_shapes = self.config.output == "sum-normalized"
-        spread = member_spread(of_members.softmax(-1)) if makes_shapes else None
-        logits = self._averaged(of_members.mean(0), shared)
+        logits, of_members, embedding = self._logits(batch, self._shared(batch), None)
+        spread = member_spread(of_members.softmax(-1)) if self.makes_shapes else None
         return logits, Insights(embedding, spread)
+
+    def _logits(
+        self, batch: GraphBatch, shared: _Shared, regression: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K') with the share of the regression, of each member, and embeddings."""
+        of_members, embedding = self._of_members(batch, shared)
+        logits = of_members.mean(0)
+        if regression is None:
+            regression = self.regression(shared.statistics)
+        if regression is not None:
+            spectra = logits.softmax(-1) if self.makes_shapes else logits
+            averaged = self.averaged(spectra, regression)
+            logits = logits_of(averaged) if self.makes_shapes else averaged
+        return logits, of_members, embedding
 
     @override
     def embedding(self, batch: GraphBatch) -> Tensor:
@@ -265,14 +281,6 @@ class Mat2SpecPlus(RegressedEnsemble):
         """Logits, shape (members, B, K'), and embeddings, shape (B, members * width)."""
         logits, crystals = zip(*(member(batch, shared) for member in self.members), strict=True)
         return torch.stack(logits), torch.cat(crystals, 1)
-
-    def _averaged(self, logits: Tensor, shared: _Shared) -> Tensor:
-        """The members' mean logits (B, K') with the share of the regression."""
-        if not self.regresses:
-            return logits
-        if self.config.output == "absolute":
-            return self.averaged(logits, shared.statistics, shapes=False)
-        return logits_of(self.averaged(logits.softmax(-1), shared.statistics))
 
     def _shared(self, batch: GraphBatch) -> _Shared:
         reach = (batch.distance / self.config.cutoff).clamp_max(1.0)

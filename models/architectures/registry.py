@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -132,17 +131,6 @@ def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
     True
     """
     return _known(architecture).graphs(graph)
-
-
-def stand_ins_of(architecture: str) -> Mapping[str, str]:
-    """Elements to which an architecture gives the parameters of another one; none if it is unknown.
-
-    Examples
-    --------
-    >>> stand_ins_of("tight-binding")["Pr"], stand_ins_of("mat2spec")
-    ('La', {})
-    """
-    return ARCHITECTURES[architecture].stand_ins if architecture in ARCHITECTURES else {}
 
 
 def _known(architecture: str) -> type[Architecture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,20 @@ class SpectrumDataset:
                 composition[ELEMENTS[z]] += round(n)
             formulas.append(Composition(composition).reduced_formula)
         return tuple(formulas)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Those of graphs and labels."""
+        parts = (self.graphs, self.bands)
+        own = (getattr(p, f.name) for p in parts if p is not None for f in fields(p))
+        return (self.spectra, *(tensor for tensor in own if tensor is not None))
+
+    def to(self, device: torch.device | str) -> SpectrumDataset:
+        """The same data set on another device."""
+        bands = None if self.bands is None else self.bands.to(device)
+        return replace(
+            self, graphs=self.graphs.to(device), spectra=self.spectra.to(device), bands=bands
+        )
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> SpectrumDataset:
         """The materials with these indices."""

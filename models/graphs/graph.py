@@ -273,14 +273,28 @@ class GraphBatch:
         moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in tensors)
         return GraphBatch(*moved)
 
-    def select(self, graphs: torch.Tensor) -> GraphBatch:
-        """Batch of some of the graphs, in the order of `graphs` (shape (b,), int64)."""
+    def pin_memory(self) -> GraphBatch:
+        """The same batch in memory from which a GPU is sent to while the processor goes on."""
+        tensors = (getattr(self, f.name) for f in fields(self))
+        return GraphBatch(*(t if t is None else t.pin_memory() for t in tensors))
+
+    def select(self, graphs: torch.Tensor, totals: tuple[int, int] | None = None) -> GraphBatch:
+        """Batch of some of the graphs, in their order.
+
+        Parameters
+        ----------
+        graphs : Tensor, shape (b,), int64
+        totals : tuple of int, optional
+            Nodes and edges of the batch, where they are known: then no device is waited for.
+        """
         n_nodes, n_edges = self.n_nodes[graphs], self.n_edges[graphs]
+        all_nodes, all_edges = totals or (int(n_nodes.sum()), int(n_edges.sum()))
         old_first = self.n_nodes.cumsum(0)[graphs] - n_nodes
-        nodes = _ranges(old_first, n_nodes)
-        edges = _ranges(self.n_edges.cumsum(0)[graphs] - n_edges, n_edges)
+        nodes = _ranges(old_first, n_nodes, all_nodes)
+        edges = _ranges(self.n_edges.cumsum(0)[graphs] - n_edges, n_edges, all_edges)
         # A node index moves by as much as the first node of its graph does.
-        shift = (n_nodes.cumsum(0) - n_nodes - old_first).repeat_interleave(n_edges)
+        shift = n_nodes.cumsum(0) - n_nodes - old_first
+        shift = shift.repeat_interleave(n_edges, output_size=all_edges)
         return GraphBatch(
             self.atomic_numbers[nodes],
             self.multiplicity[nodes],
@@ -296,11 +310,11 @@ class GraphBatch:
         )
 
 
-def _ranges(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Concatenation of ``arange(start, start + length)``."""
+def _ranges(starts: torch.Tensor, lengths: torch.Tensor, total: int) -> torch.Tensor:
+    """Concatenation of ``arange(start, start + length)``, `total` numbers in all."""
     offset = starts - (lengths.cumsum(0) - lengths)
-    positions = torch.arange(int(lengths.sum()), device=starts.device)
-    return positions + offset.repeat_interleave(lengths)
+    positions = torch.arange(total, device=starts.device)
+    return positions + offset.repeat_interleave(lengths, output_size=total)
 
 
 def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:

@@ -33,6 +33,10 @@ class BandLabels:
         """Of some of the materials."""
         return BandLabels(self.gap[rows], self.occupied[rows])
 
+    def pin_memory(self) -> BandLabels:
+        """The same labels in memory from which a GPU is sent to while the processor goes on."""
+        return BandLabels(self.gap.pin_memory(), self.occupied.pin_memory())
+
     def to(self, device: Any, non_blocking: bool = False) -> BandLabels:
         """The same labels on another device.
 

@@ -77,9 +77,13 @@ def displaced(spectrum: np.ndarray, ways: np.ndarray, grid: EnergyGrid) -> np.nd
     below = np.concatenate([-low * steps[::-1], inside, inside[-1] + high * steps])
     edges = grid.start + grid.width * np.arange(-margin, len(spectrum) + 1 + margin)
     level = np.clip(below / inside[-1], 0.0, 1.0)
-    moved = edges + _at_levels(ways, level)
-    moved = np.maximum.accumulate(moved, axis=1)
-    return np.diff([np.interp(grid.edges, row, below) for row in moved], axis=1)
+    moved = _at_levels(ways, level)
+    moved += edges[:, None]
+    np.maximum.accumulate(moved, axis=0, out=moved)
+    grid_edges = grid.edges
+    at_edges = np.array([np.interp(grid_edges, row, below) for row in moved.T.copy()])
+    result: np.ndarray = at_edges[:, 1:] - at_edges[:, :-1]
+    return result
 
 
 def _quantiles(spectra: np.ndarray, grid: EnergyGrid) -> np.ndarray:
@@ -91,9 +95,13 @@ def _quantiles(spectra: np.ndarray, grid: EnergyGrid) -> np.ndarray:
 
 
 def _at_levels(ways: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Displacements (D, QUANTILES) at levels (M,) between 0 and 1, linear between quantiles."""
+    """Displacements (D, QUANTILES) at levels (M,) between 0 and 1, linear between them; (M, D)."""
     place = np.clip(level * QUANTILES - 0.5, 0.0, QUANTILES - 1)
     left = np.minimum(place.astype(int), QUANTILES - 2)
-    share = place - left
-    result: np.ndarray = ways[:, left] * (1 - share) + ways[:, left + 1] * share
+    share = (place - left)[:, None]
+    by_level = ways.T.copy()
+    result, to_right = by_level.take(left, 0), by_level.take(left + 1, 0)
+    result *= 1 - share
+    to_right *= share
+    result += to_right
     return result

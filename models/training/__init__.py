@@ -3,7 +3,8 @@
 - `config`: what is trained, on what, and how
 - `train`: a predictor, all its settings one after another, and its test figures
 - `fit`: one model under one setting
-- `module`, `callbacks`: batches, optimiser, best weights and saved states, for Lightning
+- `batches`: a data set, kept where it is trained on
+- `module`, `callbacks`: optimiser, best weights and saved states, for Lightning
 - `resume`: what is on disk of a training that is not finished
 - `checkpoint`: weights and what they are
 - `card`: the model card

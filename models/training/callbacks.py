@@ -10,11 +10,14 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint as SavingCallback
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
+from typing_extensions import override
 
 from models.training.module import SpectrumModule
 from models.writing import replacing
 
+READ_EVERY = 1.0  # seconds between two readings of the loss
 SAVE_EVERY = 30.0  # seconds between two states of an unfinished training
 
 
@@ -47,6 +50,24 @@ class KeepBest(lightning.Callback):
         """Go on from :meth:`state_dict`."""
         self.error, self.epoch = state_dict["error"], state_dict["epoch"]
         self.weights = state_dict["weights"]
+
+
+class ProgressBar(RichProgressBar):
+    """Bar that reads loss and error once a second: each time the host waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=2)  # a second; drawing takes the interpreter from the steps
+        self._read_at = -float("inf")
+        self._metrics: dict[str, Any] = {}
+
+    @override
+    def get_metrics(self, trainer: lightning.Trainer, module: SpectrumModule) -> dict[str, Any]:
+        """Loss of the last batch and error of the last epoch, by name."""
+        if time.monotonic() - self._read_at >= READ_EVERY:
+            errors = {k: v.item() for k, v in trainer.callback_metrics.items()}
+            self._metrics = {"loss": module.last_loss.item(), **errors}
+            self._read_at = time.monotonic()
+        return self._metrics
 
 
 class SaveState(SavingCallback):

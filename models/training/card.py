@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.elements import KnownElements
+from models.elements import KnownElements, stand_ins_of
 from models.errors import ModelError, describe
 from models.writing import write_whole
 from models.zoo import predictor_folder
@@ -192,8 +192,6 @@ def trained_elements(folder: str | Path | None) -> KnownElements | None:
     folder : str, Path or None
         As in :func:`models.zoo.predictor_folder`.
     """
-    from models.architectures.registry import stand_ins_of  # torch, which a card does without
-
     try:
         card = ModelCard.read(predictor_folder(folder))
     except ModelError:

@@ -23,7 +23,8 @@ from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
 from models.spectra.settings import SETTINGS, Setting
-from models.training.callbacks import KeepBest, SaveState
+from models.training.batches import home_of
+from models.training.callbacks import KeepBest, ProgressBar, SaveState
 from models.training.checkpoint import Checkpoint, CheckpointCard
 from models.training.config import TrainingConfig
 from models.training.module import SpectrumModule
@@ -44,11 +45,15 @@ class Hardware:
     precision : {'32-true', 'bf16-mixed'}
         Mixed precision computes matrix products in bfloat16, and keeps the weights in single
         precision.
+    deterministic : bool
+        The same weights to the last bit from the same seed. A GPU then sorts what it adds up; a
+        CPU does so in either case.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     precision: Precision = "32-true"
+    deterministic: bool = True
 
 
 def is_main_process() -> bool:
@@ -84,7 +89,7 @@ def label_branch_losses(
         return {}
     n = len(dataset)
     target = setting.target(dataset.spectra, dataset.graphs.n_atoms)
-    own = torch.arange(n)
+    own = torch.arange(n, device=target.device)
     losses = {}
     for name, order in {"true": own, "shuffled": own.roll(n // 2)}.items():
         total = 0.0
@@ -155,7 +160,7 @@ def train_setting(
     start : Checkpoint, optional
         Fine-tune its weights, with its statistics of the labels, instead of random ones.
     announce : callable
-        Gets one line when the training begins again.
+        Gets one line when the training begins again, or the data set stays off the GPU.
 
     Raises
     ------
@@ -175,7 +180,9 @@ def train_setting(
         raise ModelError(f"{setting_name}: the model to fine-tune is for another grid")
     while True:
         try:
-            return _train(config, setting_name, dataset, split, progress, hardware, state, start)
+            return _train(
+                config, setting_name, dataset, split, progress, hardware, state, start, announce
+            )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or hardware.devices > 1:
                 raise
@@ -197,18 +204,12 @@ def _train(
     hardware: Hardware,
     state: Path | None,
     start: Checkpoint | None,
+    announce: Callable[[str], None],
 ) -> Trained:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    train, validation = dataset.subset(split.train), dataset.subset(split.validation)
     setting = SETTINGS[setting_name](dataset.grid.size, dataset.extensive)
     fields = config_for(config.architecture, config.model, setting, dataset.grid)
     model = build_model(config.architecture, dataset.grid.size, fields)
-    if start is None:
-        setting.fit(train.spectra, train.graphs.n_atoms)
-        model.fit(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
-    else:
-        model.load_state_dict(start.model.state_dict())
-        setting.load_state_dict(start.setting.state_dict())
     started, best = time.perf_counter(), KeepBest()
     callbacks: list[lightning.Callback] = [best]
     if config.patience:
@@ -216,13 +217,23 @@ def _train(
     if state is not None:
         callbacks.append(SaveState(state))
     trainer = _trainer(config.epochs, callbacks, hardware, progress)
+    train, validation = dataset.subset(split.train), dataset.subset(split.validation)
+    home = home_of(trainer.strategy.root_device, train, validation, announce=announce)
+    train, validation = train.to(home), validation.to(home)
+    model, setting = model.to(home), setting.to(home)
+    if start is None:
+        _fit(model, setting, train)
+    else:
+        model.load_state_dict(start.model.state_dict())
+        setting.load_state_dict(start.setting.state_dict())
     module = SpectrumModule(model, setting, config, train, validation)
     _run(trainer, module, state, fine_tunes=start is not None)
     if not best.weights:
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
-    model, setting = model.cpu().eval(), setting.cpu().eval()
+    model, setting = model.to(home).eval(), setting.to(home).eval()
     label_branch = label_branch_losses(model, setting, validation, config.batch_size)
+    model, setting = model.cpu(), setting.cpu()
     card = CheckpointCard(
         architecture=config.architecture,
         config=model.config.model_dump(),
@@ -236,6 +247,18 @@ def _train(
     )
     checkpoint = Checkpoint(model, setting, card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
+
+
+def _fit(model: Architecture, setting: Setting, train: SpectrumDataset) -> None:
+    """Fit what is not trained where the data are, or on the host if a GPU has no room for it."""
+    setting.fit(train.spectra, train.graphs.n_atoms)
+    target = setting.target(train.spectra, train.graphs.n_atoms)
+    try:
+        model.fit(train.graphs, target)
+    except torch.OutOfMemoryError:
+        if not target.is_cuda:
+            raise
+        model.cpu().fit(train.graphs.to("cpu"), target.cpu())
 
 
 def _run(
@@ -285,10 +308,12 @@ def _trainer(
     """Trainer without log files, checkpoints and advice about them."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    # Memory that nothing was written to is never read; to fill it takes a kernel each time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return lightning.Trainer(
         max_epochs=epochs,
-        callbacks=callbacks,
-        deterministic="warn",
+        callbacks=[*callbacks, *([ProgressBar()] if progress else [])],
+        deterministic="warn" if hardware.deterministic else False,
         enable_progress_bar=progress,
         accelerator=hardware.accelerator,
         devices=hardware.devices,

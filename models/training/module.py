@@ -1,72 +1,21 @@
-"""What Lightning trains: batches of a data set, and a model with its setting and optimiser."""
+"""What Lightning trains: a model with its setting, optimiser and data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from models.architectures.interface import Architecture, StatesArchitecture
+from models.architectures.parts.ensemble import RegressedEnsemble
 from models.data.dataset import SpectrumDataset
 from models.graphs.graph import GraphBatch
-from models.spectra.band_labels import BandLabels
 from models.spectra.settings import Setting
+from models.training.batches import Batch, GraphLoader, KeptBatches, moved
 from models.training.config import TrainingConfig
-
-Batch = tuple[GraphBatch, Tensor] | tuple[GraphBatch, Tensor, BandLabels]
-
-
-class GraphLoader:
-    """Batches of a data set that is in memory.
-
-    Parameters
-    ----------
-    dataset : SpectrumDataset
-    batch_size : int
-        Of all processes together.
-    seed : int, optional
-        Shuffle anew each epoch; the order follows from the seed and the epoch alone, so that a
-        resumed training sees the same batches as an undisturbed one.
-    epoch : callable
-        Gives the number of the epoch.
-    rank, world_size : int
-        This process and the number of processes: each takes its share of every batch. The first
-        materials of an epoch fill up the last batch, since all processes need as many batches.
-    """
-
-    def __init__(
-        self,
-        dataset: SpectrumDataset,
-        batch_size: int,
-        seed: int | None = None,
-        epoch: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.dataset, self.seed, self.epoch = dataset, seed, epoch
-        self.rank, self.world_size = rank, world_size
-        self.share = max(1, batch_size // world_size)
-
-    def __len__(self) -> int:
-        per_process = -(-len(self.dataset) // self.world_size)
-        return -(-per_process // self.share)
-
-    def __iter__(self) -> Iterator[Batch]:
-        bands = self.dataset.bands
-        for index in self._order().split(self.share):
-            graphs, spectra = self.dataset.graphs.select(index), self.dataset.spectra[index]
-            yield (graphs, spectra) if bands is None else (graphs, spectra, bands.select(index))
-
-    def _order(self) -> Tensor:
-        order = torch.arange(len(self.dataset))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-            order = torch.randperm(len(self.dataset), generator=generator)
-        missing = -len(order) % self.world_size
-        return torch.cat([order, order[:missing]])[self.rank :: self.world_size]
 
 
 class SpectrumModule(lightning.LightningModule):
@@ -93,6 +42,9 @@ class SpectrumModule(lightning.LightningModule):
         super().__init__()
         self.model, self.setting, self.training_config = model, setting, config
         self.train_set, self.validation_set = train, validation
+        self.last_loss = torch.tensor(torch.nan)
+        self._errors: list[tuple[Tensor, int]] = []
+        self._regressions: dict[int, Tensor | None] = {}
 
     def train_dataloader(self) -> GraphLoader:
         """The share of this process of the training materials, in another order each epoch."""
@@ -106,9 +58,14 @@ class SpectrumModule(lightning.LightningModule):
             world_size=self.trainer.world_size,
         )
 
-    def val_dataloader(self) -> GraphLoader:
+    def val_dataloader(self) -> KeptBatches:
         """All validation materials; every process measures them for itself."""
-        return GraphLoader(self.validation_set, self.training_config.batch_size)
+        return KeptBatches(GraphLoader(self.validation_set, self.training_config.batch_size))
+
+    @override
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        """Where the model is; Lightning's own way takes a batch apart in Python."""
+        return moved(batch, device)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Total loss of a batch."""
@@ -118,15 +75,31 @@ class SpectrumModule(lightning.LightningModule):
             losses = self.model.losses(graphs, target, self.setting, spectra, *bands)
         else:
             losses = self.model.losses(graphs, target, self.setting, spectra)
-        self.log("loss", losses["total"], prog_bar=True, batch_size=len(graphs))
+        self.last_loss = losses["total"].detach()
         return losses["total"]
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, number: int) -> None:
         """Mean absolute error in the space of the targets."""
         graphs, spectra = batch[:2]
         target = self.setting.target(spectra, graphs.n_atoms)
-        error = (self.setting.activate(self.model(graphs)) - target).abs().mean()
-        self.log("validation_mae", error, prog_bar=True, batch_size=len(graphs))
+        error = (self.setting.activate(self._logits(graphs, number)) - target).abs().mean()
+        self._errors.append((error, len(graphs)))
+
+    def _logits(self, graphs: GraphBatch, number: int) -> Tensor:
+        """Of a validation batch; what training does not change is computed in the first epoch."""
+        if not isinstance(self.model, RegressedEnsemble):
+            return self.model(graphs)
+        if number not in self._regressions:
+            statistics = self.model.standardized(graphs)
+            self._regressions[number] = self.model.regression(statistics)
+        return self.model(graphs, self._regressions[number])
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """The mean over all materials, logged once: each time costs as much as a small layer."""
+        total = sum(error * n for error, n in self._errors)
+        self.log("validation_mae", total / sum(n for _, n in self._errors))
+        self._errors = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, and how its rate changes."""
@@ -156,7 +129,13 @@ class SpectrumModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the random numbers: dropout and sampling go on where they were."""
         checkpoint["random_state"] = torch.get_rng_state()
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda":
+            checkpoint["device_random_state"] = torch.cuda.get_rng_state(device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state of the random numbers."""
         torch.set_rng_state(checkpoint["random_state"].cpu())
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda" and "device_random_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["device_random_state"].cpu(), device)

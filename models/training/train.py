@@ -19,6 +19,7 @@ from models.data.dataset import SpectrumDataset, edos_dataset, refuse_settings
 from models.data.label_files import teacher_of
 from models.data.splits import Split, split_of
 from models.errors import ModelError
+from models.graphs.graph import GraphBatch
 from models.spectra.metrics import spectrum_metrics, standard_errors
 from models.training.card import LessonsCard, ModelCard, label_branch_in_words
 from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -29,6 +30,7 @@ from models.training.resume import TrainingProgress
 from models.zoo import SCALE, SHAPE
 
 BATCH = 32  # materials that are embedded at a time
+PART = 512  # materials that are predicted at a time: 1.5 GB, cells of 27 atoms
 TAUGHT = "-taught"  # behind the name of a setting: what it has learned of a teacher
 
 
@@ -38,8 +40,10 @@ class TrainedPredictor:
 
     Parameters
     ----------
+    dataset : SpectrumDataset
+        All materials with labels.
     test : SpectrumDataset
-        Materials that no training step has seen; labels in states/eV/cell.
+        Those that no training step has seen; labels in states/eV/cell.
     predicted : ndarray, shape (n_test, K')
         Their predicted spectra in states/eV/cell, NaN unless both parts of the pair were trained.
     trained_on : TrainingMaterials or None
@@ -49,6 +53,7 @@ class TrainedPredictor:
     config: TrainingConfig
     checkpoints: dict[str, Checkpoint]
     card: ModelCard
+    dataset: SpectrumDataset
     test: SpectrumDataset
     predicted: np.ndarray
     trained_on: TrainingMaterials | None = None
@@ -163,7 +168,7 @@ def train_predictor(
         earlier.clear()
     shape = checkpoints.get(SHAPE)
     trained_on = None if shape is None else embedded(shape, dataset.subset(split.train))
-    return TrainedPredictor(config, checkpoints, card, test, predicted, trained_on)
+    return TrainedPredictor(config, checkpoints, card, dataset, test, predicted, trained_on)
 
 
 @torch.inference_mode()
@@ -328,13 +333,13 @@ def evaluate(
     figures, decoded = {}, {}
     for name, checkpoint in checkpoints.items():
         setting = checkpoint.setting
-        decoded[name] = setting.decode(checkpoint.model(test.graphs), n_atoms).numpy()
+        decoded[name] = setting.decode(_in_parts(checkpoint.model, test.graphs), n_atoms).numpy()
         normalized = setting.output != "absolute"
         reference = setting.target(test.spectra, n_atoms).numpy() if normalized else label
         figures[name] = _figures(decoded[name], reference, width)
     shape = checkpoints.get(SHAPE)
     if shape is not None and isinstance(shape.model, StatesArchitecture):
-        predicted = shape.model.states(test.graphs).numpy()
+        predicted = _in_parts(shape.model.states, test.graphs).numpy()
         figures["states/eV/cell"] = _figures(predicted, label, width)
         return figures, predicted
     if not test.extensive or not {SHAPE, SCALE} <= decoded.keys():
@@ -342,6 +347,12 @@ def evaluate(
     predicted = decoded[SHAPE] * decoded[SCALE].sum(-1, keepdims=True)
     figures[f"{SHAPE} x sum of {SCALE} (states/eV/cell)"] = _figures(predicted, label, width)
     return figures, predicted
+
+
+def _in_parts(predict: Callable[[GraphBatch], torch.Tensor], graphs: GraphBatch) -> torch.Tensor:
+    """Predictions for many crystals, as many at a time as the memory of a workstation holds."""
+    parts = torch.arange(len(graphs)).split(PART)
+    return torch.cat([predict(graphs.select(rows)) for rows in parts])
 
 
 def _figures(prediction: np.ndarray, label: np.ndarray, width: float) -> dict[str, float]:

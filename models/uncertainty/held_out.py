@@ -41,7 +41,7 @@ class HeldOut:
     n_atoms : ndarray, shape (n,)
         Atoms of each cell.
     member_spread, training_distance : ndarray, shape (n,)
-        See :class:`models.predictor.PredictedSpectra`; NaN where not known.
+        See :class:`models.predicted_spectra.PredictedSpectra`; NaN where not known.
     grid : EnergyGrid
     """
 

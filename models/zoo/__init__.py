@@ -70,11 +70,15 @@ def predictor_parts(folder: Path) -> tuple[str, ...]:
         for part in PHONON_SHAPES:
             if (folder / f"{part}.json").exists():
                 return (part,)
+    return (SHAPE,) if gives_states(folder) else (SHAPE, SCALE)
+
+
+def gives_states(folder: Path) -> bool:
+    """Whether one model of the predictor knows shape and scale, as those that diagonalise do."""
     try:
-        states = _files(folder, SHAPE).read_card().states
+        return _files(folder, SHAPE).read_card().states
     except ModelError:  # whoever reads the checkpoint says what is wrong
-        states = False
-    return (SHAPE,) if states else (SHAPE, SCALE)
+        return False
 
 
 def pulled_folder() -> Path:

@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,7 +152,20 @@ class _Formatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The log file of the command, not one of somebody else."""
+    """The log file of the command, not one of somebody else.
+
+    On a full disk it goes without some lines: the command says in its own line what it lacks.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Print a traceback of what went wrong, but for a disk that takes no more."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, the last lines of which may not be kept."""
+        with suppress(OSError):
+            super().close()
 
 
 class _ScreenHandler(logging.Handler):

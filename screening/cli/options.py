@@ -49,7 +49,7 @@ Out = Annotated[
 MpApiKeyFile = Annotated[
     Path | None, typer.Option("--mp-api-key-file", help="File with the Materials Project key.")
 ]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the Materials Project again.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the database again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Wide = Annotated[
     bool,

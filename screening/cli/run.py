@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
 NAMED = 3  # failures in one line
+LARGE = 1_000_000  # bytes of a table with some thousand rows
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
 
@@ -36,8 +37,9 @@ def run(
     source: Annotated[
         str | None,
         typer.Option(
-            help="mp (Materials Project), prototypes (pymatgen's AFLOW prototypes), or a path: "
-            ".parquet, .cif, POSCAR, .json, .xyz, ..., or a folder of them. "
+            help="mp (Materials Project), optimade:PROVIDER or optimade:https://... (any OPTIMADE "
+            "database), prototypes (pymatgen's AFLOW prototypes), or a path: .parquet, .csv, "
+            ".cif, POSCAR, .json, .xyz, ..., or a folder of them. "
             "Default: mp if there is a key, else prototypes."
         ),
     ] = None,
@@ -48,6 +50,13 @@ def run(
         typer.Option(
             rich_help_panel=_FILTERS,
             help="File of the material_ids whose DFT DOS is known: .parquet, .csv, .json or text.",
+        ),
+    ] = None,
+    optimade_filter: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FILTERS,
+            help='For optimade: sources, in OPTIMADE\'s language: \'elements HAS ANY "Nb","O"\'.',
         ),
     ] = None,
     recursive: options.Recursive = False,
@@ -104,6 +113,7 @@ def run(
     from screening.cli.console import stderr
     from screening.criteria.gap_criterion import VB_GAP
     from screening.criteria.registry import default_predictor, find_criterion
+    from screening.sources import is_path
     from workflows.hardware import worker_processes
 
     if criterion != VB_GAP:
@@ -115,10 +125,19 @@ def run(
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
+    if where == "local" and criterion == VB_GAP:
+        _start_worker(checkpoint, device, workers or worker_processes(), source, db)
     maker = _maker(
         db=db,
-        source=source if source in ("mp", PROTOTYPES) else str(Path(source).resolve()),
-        source_options=_source_options(source, known_edos, mp_api_key_file, refresh, recursive),
+        source=str(Path(source).resolve()) if is_path(source) else source,
+        source_options=_source_options(
+            source,
+            known_edos=known_edos,
+            key_file=mp_api_key_file,
+            refresh=refresh,
+            recursive=recursive,
+            optimade_filter=optimade_filter,
+        ),
         filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
         criteria=criteria,
         criterion=criterion,
@@ -141,6 +160,17 @@ def run(
     logs.write_to(logs.log_file_of_run(db, run_id))
     _execute(maker, run_id, quiet)
     _report(db, run_id, top, as_json, quiet)
+
+
+def _start_worker(checkpoint: str | None, device: str, workers: int, source: str, db: str) -> None:
+    """Let a worker load torch, where all is new and much, while this process loads the rest."""
+    table = Path(source)
+    if Path(db).exists() or "://" in db or not table.is_file() or table.stat().st_size < LARGE:
+        return
+    from models.deferred_predictor import deferred_predictor
+    from models.zoo import predictor_folder
+
+    deferred_predictor(str(predictor_folder(checkpoint)), device).start(workers)
 
 
 def _shard_size(where: str) -> int:
@@ -169,18 +199,36 @@ def _default_source(key_file: Path | None, remark: Any) -> str:
 
 
 def _source_options(
-    source: str, known_edos: Path | None, key_file: Path | None, refresh: bool, recursive: bool
+    source: str,
+    *,
+    known_edos: Path | None,
+    key_file: Path | None,
+    refresh: bool,
+    recursive: bool,
+    optimade_filter: str | None,
 ) -> dict[str, Any]:
     """Options as plain values: they become part of the job specifications."""
+    from screening.errors import ScreeningError
+    from screening.sources import is_database, is_path
+    from screening.sources.optimade import is_optimade
+    from screening.sources.optimade.providers import check_address
+
+    check_address(source)
     given: dict[str, Any] = {}
     if known_edos is not None:
         given["known_edos"] = str(known_edos.resolve())
-    if recursive and source not in ("mp", PROTOTYPES):
+    if recursive and is_path(source):
         given["recursive"] = True
-    if source == "mp":
+    if is_database(source):
         given["refresh"] = refresh
-        if key_file is not None:
-            given["api_key_file"] = str(key_file.resolve())
+    if source == "mp" and key_file is not None:
+        given["api_key_file"] = str(key_file.resolve())
+    if optimade_filter is not None:
+        if not is_optimade(source):
+            raise ScreeningError(
+                f"--optimade-filter is for --source optimade:PROVIDER, not for {source}"
+            )
+        given["optimade_filter"] = optimade_filter
     return given
 
 

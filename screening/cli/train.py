@@ -45,13 +45,20 @@ def train(
         Literal["32-true", "bf16-mixed"],
         typer.Option(help="Single precision, or matrix products in bfloat16, for GPUs."),
     ] = "32-true",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--fast",
+            help="Same weights for a seed to the last bit, or sums in any order on a GPU.",
+        ),
+    ] = True,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
     import numpy as np
 
     from models.predictor import usable_device
-    from models.training.config import load_dataset, read_training_config
+    from models.training.config import read_training_config
     from models.training.fit import Hardware, is_main_process
     from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
@@ -74,7 +81,7 @@ def train(
             training,
             announce=remarks.print,
             progress=not quiet,
-            hardware=Hardware(accelerator, devices, precision),
+            hardware=Hardware(accelerator, devices, precision, deterministic),
             folder=folder / ".progress",
             resume=resume,
         )
@@ -87,7 +94,7 @@ def train(
         console.print(f"{name}: {value}")
     remarks.print(f"Checkpoints and model card in {folder}")
     if np.isfinite(trained.predicted).all():  # in states/eV/cell
-        remarks.print(calibrate_trained(folder, load_dataset(training)))
+        remarks.print(calibrate_trained(folder, trained.dataset))
 
 
 def gap_figures(trained: TrainedPredictor) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import Origin, SourceItem, Unreadable
+from screening.errors import one_line
 from screening.sources.ids import clean_id, nth
 from screening.sources.json_documents import candidate_of
 from screening.sources.opening import StructureFile
@@ -24,9 +27,9 @@ from screening.sources.opening import StructureFile
 if TYPE_CHECKING:
     from ase import Atoms
 
+ROWS = 100  # of a database that are in memory
+EXTENDED_XYZ = (".xyz", ".extxyz")
 FORMATS = {
-    ".xyz": "extxyz",
-    ".extxyz": "extxyz",
     ".traj": "traj",
     ".xsf": "xsf",
     ".gen": "gen",
@@ -56,14 +59,61 @@ def read_ase(file: StructureFile) -> Iterator[SourceItem]:
             yield _item(atoms, atoms.info, nth(file.stem, n), file.label)
 
 
+def read_extended_xyz(file: StructureFile) -> Iterator[SourceItem]:
+    """The frames of an extended XYZ file, one at a time; a bad one is named by its line."""
+    from ase.io.extxyz import read_xyz
+
+    for n, (line, frame) in enumerate(_frames(file.lines()), 1):
+        name = nth(file.stem, n)
+        try:
+            (atoms,) = read_xyz(StringIO(frame), index=slice(None))
+            yield _item(atoms, atoms.info, name, file.label)
+        except Exception as error:  # whatever the parser raises on whatever is in the frame
+            yield Unreadable(name, f"line {line}: does not parse: {one_line(error)}")
+
+
+def _frames(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Number of the first line and text of each frame: the number of atoms, a comment, the atoms.
+
+    Raises
+    ------
+    ValueError
+        Where a frame should begin and does not, or if the file ends within one.
+    """
+    at = 1
+    for first in lines:
+        begin = at
+        at += 1
+        if not first.strip():
+            continue
+        if not first.strip().isdecimal():
+            raise ValueError(
+                f"line {begin} should be a number of atoms, it is {first.strip()!r:.40}"
+            )
+        n = int(first) + 1
+        frame = [first, *islice(lines, n)]
+        if len(frame) <= n:
+            raise ValueError(f"line {begin}: there are {max(len(frame) - 2, 0)} of {n - 1} atoms")
+        at += n
+        yield begin, "".join(frame)
+
+
 def read_ase_database(file: StructureFile) -> Iterator[SourceItem]:
     """The rows of an ASE database (SQLite), with their key-value pairs as properties."""
     from ase.db import connect
 
     with file.unpacked() as path:
         _check_database(path)
-        for n, row in enumerate(connect(path, type="db", append=True).select(), 1):
+        for n, row in enumerate(_rows(connect(path, type="db", append=True)), 1):
             yield _item(row.toatoms(), row.key_value_pairs, nth(file.stem, n), file.label)
+
+
+def _rows(database: Any) -> Iterator[Any]:
+    """The rows in the order of their numbers; ASE itself gets all that are asked for at once."""
+    last = 0
+    while rows := list(database.select(f"id>{last}", sort="id", limit=ROWS)):
+        yield from rows
+        last = rows[-1].id
 
 
 def _check_database(path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from screening.candidate import Candidate, SourceItem, Unreadable
 
@@ -38,6 +38,9 @@ class Source(ABC):
 
     applied: Funnel | None = None
     """What filters that the source has applied itself did, before its candidates came out."""
+
+    can_move: ClassVar[bool] = False
+    """Whether a copy in another process gives the same, and nothing is to be known of this one."""
 
     @property
     @abstractmethod

@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from screening.candidate import Candidate, Origin, SourceItem, Unreadable
+from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError, one_line
+from screening.sources.ase_formats import (
+    EXTENDED_XYZ,
+    read_ase,
+    read_ase_database,
+    read_extended_xyz,
+)
 from screening.sources.ase_formats import FORMATS as ASE_FORMATS
-from screening.sources.ase_formats import read_ase, read_ase_database
 from screening.sources.base import Source, digest
+from screening.sources.csv_tables import has_structures, read_csv_table
 from screening.sources.ids import clean_id, name_uniquely, nth
 from screening.sources.json_documents import read_json, read_json_lines
 from screening.sources.opening import StructureFile, file_fingerprint, unpacked_name
@@ -31,20 +37,9 @@ NAMED = 3  # files of a kind that is not read whose names are told
 
 
 def _read_cif(file: StructureFile) -> Iterator[SourceItem]:
-    from screening.sources.cif.reader import read_cif
+    from screening.sources.cif.candidates import read_cif_file
 
-    for n, found in enumerate(read_cif(file.text()), 1):
-        name = nth(file.stem, n)
-        if found.crystal is None:
-            yield Unreadable(name, found.reason)
-        else:
-            yield Candidate(
-                name,
-                found.crystal,
-                is_magnetic=found.is_magnetic,
-                origin=Origin(file.label),
-                remarks=found.remarks,
-            )
+    return read_cif_file(file)
 
 
 def _read_parquet(file: StructureFile) -> Iterator[SourceItem]:
@@ -70,7 +65,7 @@ class Format:
     holds_many : bool
         Whether a file of it usually holds more than one structure.
     may_be_packed : bool
-        Whether it may be compressed: .gz, .bz2, .xz.
+        Whether it may be compressed: .gz, .bz2, .xz, .zst.
     """
 
     words: str
@@ -82,17 +77,20 @@ class Format:
 
 
 TABLE = Format(".parquet", _read_parquet, (".parquet",), holds_many=True, may_be_packed=False)
+CSV = Format(".csv", read_csv_table, (".csv", ".tsv"), holds_many=True)
 FORMATS = (
     TABLE,
     Format(".cif", _read_cif, (".cif",)),
     Format(".json", read_json, (".json",), holds_many=True),
     Format(".jsonl", read_json_lines, (".jsonl", ".ndjson"), holds_many=True),
+    CSV,
     Format(
         ".vasp, POSCAR*, CONTCAR*",
         read_poscar,
         (".vasp", ".poscar", ".contcar"),
         ("POSCAR", "CONTCAR"),
     ),
+    Format(", ".join(EXTENDED_XYZ), read_extended_xyz, EXTENDED_XYZ, holds_many=True),
     Format(", ".join(ASE_FORMATS), read_ase, tuple(ASE_FORMATS), holds_many=True),
     Format(".db", read_ase_database, (".db",), holds_many=True),
 )
@@ -128,11 +126,11 @@ def stem_of(name: str) -> str:
 def open_path(path: Path, recursive: bool = False) -> Source:
     """Source that reads a file or a folder.
 
-    A ``.parquet`` file is a table of structures (:mod:`screening.sources.parquet`). CIFs, JSON
-    (:mod:`screening.sources.json_documents`), and the formats of ASE
-    (:mod:`screening.sources.ase_formats`) may hold several structures, a POSCAR holds one. All
-    but parquet may be compressed by gzip, bzip2, or xz. A structure without an id of its own is
-    called after its file, the second one ``FILE#2``.
+    A ``.parquet`` file is a table of structures (:mod:`screening.sources.parquet`), so is CSV
+    (:mod:`screening.sources.csv_tables`). CIFs, JSON (:mod:`screening.sources.json_documents`),
+    and the formats of ASE (:mod:`screening.sources.ase_formats`) may hold several structures, a
+    POSCAR holds one. All but parquet may be compressed by gzip, bzip2, xz, or Zstandard. A
+    structure without an id of its own is called after its file, the second one ``FILE#2``.
 
     A folder is read file by file, in alphabetical order. Structures in its subfolders are called
     after the path from there: ``run1/CONTCAR``. What is of another kind is counted and named in
@@ -351,7 +349,7 @@ def _in_words(kind: str, names: list[str]) -> str:
 
 def _fingerprint(entry: Entry) -> str:
     try:
-        return file_fingerprint(Path(entry.path), entry.label)
+        return file_fingerprint(entry.path, entry.label)
     except OSError:  # it is not there, which its item says
         return digest(entry.label)
 
@@ -386,19 +384,21 @@ def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterato
             raise ScreeningError(f"cannot read {folder}: {error.strerror}") from None
         unread["folders without permission"].append(prefix.rstrip("/"))
         return
-    files, folders = [], []
+    files: list[tuple[os.DirEntry[str], str]] = []
+    folders = []
     for entry in inside:
         if entry.name.startswith("."):
             unread["hidden"].append(prefix + entry.name)
         elif entry.is_dir():
             folders.append(entry)
-        elif format_of(entry.name) and entry.is_file():
-            files.append(entry)
-        else:
+        elif (format := format_of(entry.name)) is None or not entry.is_file():
             unread[_kind_in_words(entry)].append(prefix + entry.name)
-    stems = Counter(stem_of(entry.name) for entry in files)
-    for entry in files:
-        stem = stem_of(entry.name)
+        elif format is CSV and not has_structures(Path(entry.path)):
+            unread["tables without structures"].append(prefix + entry.name)
+        else:
+            files.append((entry, stem_of(entry.name)))
+    stems = Counter(stem for _, stem in files)
+    for entry, stem in files:
         own = stem if stems[stem] == 1 else entry.name
         yield Entry(entry.path, clean_id(prefix + own), prefix + entry.name)
     for entry in folders:

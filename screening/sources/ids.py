@@ -125,7 +125,8 @@ def _id_in(path: Path, entry: Any) -> str:
 
 def clean_id(text: str) -> str:
     """The text as a material id: printable and not too long."""
-    printable = "".join(c if c.isprintable() else "_" for c in text.strip())
+    text = text.strip()
+    printable = text if text.isprintable() else "".join(c if c.isprintable() else "_" for c in text)
     return printable[: MAX_ID_LENGTH - ROOM] or "structure"
 
 

@@ -6,11 +6,15 @@ A document is recognised by its keys:
 kind           recognised by                                    properties that are used
 ============== ================================================ ==============================
 pymatgen       `lattice` and `sites`, or these in `structure`   those beside `structure`
+CIF            text in `structure` or `cif`                     those beside it
 MP summary     `has_props` or `builder_meta` beside `structure` the same, `deprecated`
-OPTIMADE [1]_  `attributes`                                     none: they have no common names
+OPTIMADE [1]_  `attributes`                                     those of some providers
 JARVIS [2]_    `lattice_mat`, or this in `atoms`                `ehull`, `optb88vdw_bandgap`
 ASE            `numbers`, `positions` and `cell`                those beside them
 ============== ================================================ ==============================
+
+Beside a structure, hull energies (eV/atom) are called `energy_above_hull` or `e_above_hull`, and
+band gaps (eV) `band_gap` or, in matbench, `gap pbe`.
 
 A file of JSON holds one document, a list, a dict of them by material id, the response of an API
 (`data`), a table as pandas splits it (`columns` and `data`), or an ASE database; it is in memory
@@ -37,9 +41,13 @@ from screening.errors import one_line
 from screening.sources.ids import clean_id, nth
 from screening.sources.materials_project.documents import has_dos, is_magnetic, time_of
 from screening.sources.opening import StructureFile
+from screening.sources.optimade.entries import candidate_of_entry, is_entry
+from screening.sources.periodic import from_cartesian, periodic_in
 from screening.sources.properties import flag, number
 
 NO_STRUCTURES = "it holds no structure document, and no list or dict of them"
+HULLS = ("energy_above_hull", "e_above_hull")
+BAND_GAPS = ("band_gap", "gap pbe")
 JARVIS_FUNCTIONAL = "OptB88vdW"
 MAGNETIC = 0.1  # Bohr magnetons of a cell that are more than noise
 
@@ -77,7 +85,10 @@ def read_json_lines(file: StructureFile) -> Iterator[SourceItem]:
         if _is_other_entry(document):
             continue
         n += 1
-        yield item_of(document, nth(file.stem, n), file.label)
+        item = item_of(document, nth(file.stem, n), file.label)
+        if isinstance(item, Unreadable):
+            item = replace(item, reason=f"line {at}: {item.reason}")
+        yield item
 
 
 def _is_other_entry(document: Any) -> bool:
@@ -146,8 +157,8 @@ def _documents(data: Any, stem: str) -> Iterator[tuple[str, Any]]:
 def _is_document(data: Any) -> bool:
     if not isinstance(data, dict):
         return False
-    is_structure = {"lattice", "sites"} <= data.keys() or "structure" in data or _is_ase(data)
-    return is_structure or _is_optimade(data) or _is_jarvis(data)
+    is_structure = {"lattice", "sites"} <= data.keys() or "structure" in data or "cif" in data
+    return is_structure or _is_ase(data) or is_entry(data) or _is_jarvis(data)
 
 
 # --- documents ------------------------------------------------------------------------------
@@ -171,8 +182,8 @@ def item_of(document: Any, material_id: str, label: str) -> SourceItem:
     if isinstance(own, str | int):
         material_id = clean_id(str(own))
     try:
-        if _is_optimade(document):
-            return _of_optimade(document, material_id, label)
+        if is_entry(document):
+            return candidate_of_entry(document, material_id, label)
         if _is_jarvis(document):
             return _of_jarvis(document, material_id, label)
         if _is_ase(document):
@@ -208,12 +219,17 @@ def candidate_of(
     return Candidate(
         material_id,
         crystal,
-        energy_above_hull=number(properties, "energy_above_hull"),
-        band_gap=number(properties, "band_gap"),
+        energy_above_hull=_first_number(properties, HULLS),
+        band_gap=_first_number(properties, BAND_GAPS),
         is_magnetic=_is_magnetic(properties),
         has_edos=known_props if has_edos is None else has_edos,
         origin=origin,
     )
+
+
+def _first_number(properties: dict[str, Any], names: tuple[str, ...]) -> float | None:
+    """The number under the first of some names that the document has."""
+    return number(properties, next((name for name in names if name in properties), names[0]))
 
 
 def _is_magnetic(properties: dict[str, Any]) -> bool | None:
@@ -224,20 +240,40 @@ def _is_magnetic(properties: dict[str, Any]) -> bool | None:
 
 
 def _of_pymatgen(document: dict[str, Any], material_id: str, label: str) -> Candidate:
-    if "structure" not in document:
+    if "structure" not in document and "cif" not in document:
         return Candidate(material_id, _pymatgen_crystal(document), origin=Origin(label))
     if document.get("deprecated") is True:
         raise ModelError("deprecated by the Materials Project")
-    structure = document["structure"]
+    structure = document.get("structure") or document.get("cif")
     if structure is None:
         raise ModelError("the document has no structure")
     if isinstance(structure, str):  # as tables hold it
+        if structure.lstrip()[:1] not in ("{", "["):
+            return _of_cif(structure, document, material_id, label)
         structure = _loads(structure)
     meta = document.get("builder_meta")
     version = meta.get("database_version") if isinstance(meta, dict) else None
     updated = time_of(document.get("last_updated"))
     origin = Origin(label, version if isinstance(version, str) else None, updated)
     return candidate_of(_pymatgen_crystal(structure), document, material_id, origin)
+
+
+def _of_cif(text: str, document: dict[str, Any], material_id: str, label: str) -> Candidate:
+    from screening.sources.cif.reader import read_cif
+    from screening.sources.cif.tags import CifError
+
+    try:
+        structures = read_cif(text)
+    except CifError as error:
+        raise ModelError(str(error)) from None
+    if len(structures) > 1:
+        raise ModelError(f"its CIF holds {len(structures)} structures")
+    (structure,) = structures
+    if structure.crystal is None:
+        raise ModelError(structure.reason)
+    candidate = candidate_of(structure.crystal, document, material_id, Origin(label))
+    magnetic = structure.is_magnetic if candidate.is_magnetic is None else candidate.is_magnetic
+    return replace(candidate, is_magnetic=magnetic, remarks=structure.remarks)
 
 
 def _pymatgen_crystal(document: Any) -> Crystal:
@@ -247,7 +283,7 @@ def _pymatgen_crystal(document: Any) -> Crystal:
         raise ModelError("it is a molecule: there is no lattice")
     lattice = document.get("lattice")
     if isinstance(lattice, dict) and not all(lattice.get("pbc", [True])):
-        raise ModelError(_periodic_in(lattice["pbc"]))
+        raise ModelError(periodic_in(lattice["pbc"]))
     if not isinstance(lattice, dict) or "matrix" in lattice:
         return Crystal.from_dict(document)
     from pymatgen.core import Structure  # for lattices that are given by lengths and angles
@@ -256,14 +292,6 @@ def _pymatgen_crystal(document: Any) -> Crystal:
         return Crystal.from_structure(Structure.from_dict(document))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"not a structure document: {one_line(error)}") from None
-
-
-def _periodic_in(pbc: Any) -> str:
-    """Why a structure that is not periodic in all directions is not read."""
-    n = sum(bool(p) for p in pbc)
-    if n == 0:
-        return "it is a molecule: it is not periodic"
-    return f"it is periodic in {n} of 3 directions: only crystals are judged"
 
 
 def _is_jarvis(document: dict[str, Any]) -> bool:
@@ -283,7 +311,7 @@ def _of_jarvis(document: dict[str, Any], material_id: str, label: str) -> Candid
     coordinates = np.array(atoms["coords"], float).reshape(-1, 3)
     crystal = Crystal(lattice, coordinates, numbers)
     if str(atoms.get("cartesian", False)).lower() == "true":
-        crystal = _from_cartesian(lattice, coordinates, numbers)
+        crystal = from_cartesian(lattice, coordinates, numbers)
     known = {key: value for key, value in document.items() if value != "na"}
     hull, gap = number(known, "ehull"), number(known, "optb88vdw_bandgap")
     moments = [number(known, key) for key in ("magmom_oszicar", "magmom_outcar")]
@@ -302,12 +330,6 @@ def _of_jarvis(document: dict[str, Any], material_id: str, label: str) -> Candid
     )
 
 
-def _from_cartesian(lattice: Any, positions: Any, numbers: Any) -> Crystal:
-    lattice, positions = np.array(lattice, float), np.array(positions, float)
-    cell = Crystal(lattice, np.zeros_like(positions), np.array(numbers))  # checks the cell
-    return Crystal(cell.lattice, np.linalg.solve(cell.lattice.T, positions.T).T, numbers)
-
-
 def _is_ase(document: dict[str, Any]) -> bool:
     return {"numbers", "positions", "cell"} <= document.keys()
 
@@ -318,91 +340,5 @@ def _ase_crystal(document: dict[str, Any]) -> Crystal:
         cell = cell["array"]
     pbc = document.get("pbc", [True])
     if not all(pbc):
-        raise ModelError(_periodic_in(pbc))
-    return _from_cartesian(cell, document["positions"], np.array(document["numbers"]))
-
-
-# --- OPTIMADE -------------------------------------------------------------------------------
-
-FEATURES = {
-    "disorder": "it is disordered",
-    "implicit_atoms": "it has atoms without positions",
-    "site_attachments": "atoms are attached to sites without positions of their own",
-    "assemblies": "it is disordered: its sites are occupied in groups",
-}
-
-
-def _is_optimade(document: dict[str, Any]) -> bool:
-    return isinstance(document.get("attributes"), dict)
-
-
-def _of_optimade(document: dict[str, Any], material_id: str, label: str) -> Candidate:
-    attributes = document["attributes"]
-    for feature in attributes.get("structure_features") or ():
-        raise ModelError(FEATURES.get(feature, f"it has {feature!r:.40}, which is not understood"))
-    if attributes.get("assemblies"):
-        raise ModelError(FEATURES["assemblies"])
-    names = _needed(attributes, "species_at_sites")
-    positions = _needed(attributes, "cartesian_site_positions")
-    lattice = _needed(attributes, "lattice_vectors")
-    periodic = attributes.get("dimension_types") or [1, 1, 1]
-    if not all(periodic):
-        raise ModelError(_periodic_in(periodic))
-    species = _needed(attributes, "species")
-    symbols = {entry["name"]: _symbol(entry) for entry in species}
-    missing = next((name for name in names if name not in symbols), None)
-    if missing is not None:
-        raise ModelError(f"the species {missing!r:.40} of a site is not described")
-    numbers = np.array([ATOMIC_NUMBERS[symbols[name]] for name in names])
-    if np.size(positions) != 3 * len(names):
-        raise ModelError(f"{np.size(positions)} coordinates for {len(names)} atoms")
-    crystal = _from_cartesian(lattice, positions, numbers)
-    _check_against(attributes, crystal)
-    updated = attributes.get("last_modified")
-    return Candidate(material_id, crystal, origin=Origin(label, last_updated=time_of(updated)))
-
-
-def _needed(attributes: dict[str, Any], key: str) -> Any:
-    value = attributes.get(key)
-    if value is None:
-        raise ModelError(f"the entry has no {key}; ask the provider for it (response_fields)")
-    return value
-
-
-def _symbol(species: dict[str, Any]) -> str:
-    """The one element of a species.
-
-    Raises
-    ------
-    ModelError
-        If there are several, vacancies, or attached atoms.
-    """
-    name, symbols = species["name"], species["chemical_symbols"]
-    if any(species.get("nattached") or ()) or species.get("attached"):
-        raise ModelError(f"species {name!r:.40}: {FEATURES['site_attachments']}")
-    shares = species.get("concentration") or [1.0]
-    if "vacancy" in symbols or len(symbols) != 1 or abs(shares[0] - 1) > 1e-6:
-        raise ModelError(f"species {name!r:.40} has partial occupancies; order it first")
-    if ATOMIC_NUMBERS.get(symbols[0], 0) < 1:
-        raise ModelError(f"species {name!r:.40}: {symbols[0]!r:.20} is no element")
-    return str(symbols[0])
-
-
-def _check_against(attributes: dict[str, Any], crystal: Crystal) -> None:
-    """What the entry says of itself must fit its sites.
-
-    Raises
-    ------
-    ModelError
-        If it does not.
-    """
-    nsites, elements = attributes.get("nsites"), attributes.get("elements")
-    if nsites is not None and nsites != len(crystal):
-        raise ModelError(
-            f"the entry has {nsites} sites by its own account, {len(crystal)} are there"
-        )
-    if elements is not None and sorted(elements) != sorted(crystal.elements):
-        raise ModelError(
-            f"the entry is of {', '.join(elements)} by its own account, its sites are of "
-            f"{', '.join(crystal.elements)}"
-        )
+        raise ModelError(periodic_in(pbc))
+    return from_cartesian(cell, document["positions"], np.array(document["numbers"]))

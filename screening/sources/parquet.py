@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.crystal import Crystal
+from models.crystal import ELEMENTS, MIN_VOLUME, Crystal
 from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable, id_problem
 from screening.errors import ScreeningError, one_line
@@ -120,6 +120,8 @@ class ParquetSource(Source):
     ScreeningError
         If the file is not parquet, or a column is missing or of a wrong type.
     """
+
+    can_move = True
 
     def __init__(self, path: Path, origin: str | None = None, stem: str | None = None) -> None:
         self.name = path.name
@@ -219,6 +221,7 @@ class _Ragged:
         if values.null_count:
             values = values.fill_null(fill)
         self.values = np.array(values)  # a copy, since Arrow's own memory is read-only
+        self.lengths = np.diff(column.offsets.to_numpy())
         self.offsets = column.offsets.to_numpy().tolist()
         if column.null_count:
             self.is_null = column.is_null().to_numpy(zero_copy_only=False).tolist()
@@ -227,6 +230,11 @@ class _Ragged:
 
     def __getitem__(self, k: int) -> np.ndarray:
         return self.values[self.offsets[k] : self.offsets[k + 1]]
+
+    def has_only(self, good: np.ndarray) -> np.ndarray:
+        """Rows all of whose values are good, as an array of the same length says of each."""
+        n_bad = np.concatenate([[0], np.cumsum(~good)])[self.offsets]
+        return n_bad[1:] == n_bad[:-1]
 
 
 class _Rows:
@@ -255,6 +263,25 @@ class _Rows:
         self._problem = _python(cast.get("problem"), nothing)
         self._origin, self._version = origin, version
         self._plain_origin = Origin(origin, version)
+        self._is_sound = self._sound().tolist()
+
+    def _sound(self) -> np.ndarray:
+        """Rows that pass all checks of :class:`Crystal`, which alone says what is wrong."""
+        lattice, species, coords = self._lattice, self._species, self._coords
+        good_numbers = (species.values >= 1) & (species.values <= len(ELEMENTS) - 1)
+        sound = (
+            (lattice.lengths == 9)
+            & (species.lengths > 0)
+            & (coords.lengths == 3 * species.lengths)
+            & lattice.has_only(np.isfinite(lattice.values))
+            & coords.has_only(np.isfinite(coords.values))
+            & species.has_only(good_numbers)
+        )
+        rows = np.flatnonzero(sound)
+        first = np.array(lattice.offsets)[rows]
+        cells = lattice.values[first[:, None] + np.arange(9)].reshape(-1, 3, 3)
+        sound[rows] = np.abs(np.linalg.det(cells)) >= MIN_VOLUME
+        return sound
 
     def candidate(self, k: int) -> Candidate:
         """Candidate of row `k`.
@@ -264,14 +291,10 @@ class _Rows:
         ModelError
             If there is no usable structure in it.
         """
-        null = [self._lattice.is_null[k], self._species.is_null[k], self._coords.is_null[k]]
-        species = self._species[k]
-        if all(null) or not len(species):
-            raise ModelError(self._problem[k] or "no structure")
         more = (self._updated[k], self._functional[k])
         return Candidate(
             material_id=self.ids[k],
-            structure=Crystal(self._lattice[k], self._coords[k], species),
+            structure=self._crystal(k),
             energy_above_hull=self._hull[k],
             band_gap=self._band_gap[k],
             is_magnetic=self._magnetic[k],
@@ -279,6 +302,15 @@ class _Rows:
             source_formula=self._formula[k],
             origin=Origin(self._origin, self._version, *more) if any(more) else self._plain_origin,
         )
+
+    def _crystal(self, k: int) -> Crystal:
+        lattice, coords, species = self._lattice[k], self._coords[k], self._species[k]
+        if self._is_sound[k]:
+            return Crystal.of_checked(lattice.reshape(3, 3), coords.reshape(-1, 3), species)
+        null = [self._lattice.is_null[k], self._species.is_null[k], self._coords.is_null[k]]
+        if all(null) or not len(species):
+            raise ModelError(self._problem[k] or "no structure")
+        return Crystal(lattice, coords, species)
 
 
 def _python(column: pa.Array | None, nothing: list[None]) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from screening.errors import ScreeningError, one_line
-from screening.sources.materials_project.retries import patiently
+from screening.sources.retries import patiently
 
 PUBLIC_STORE = {"AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1", "timeout": "300s"}
 ATTEMPTS = 4  # to read one file of a table

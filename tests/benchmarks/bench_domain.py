@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from models.crystal import Crystal
 from models.data.label_files import edos_labels
 from models.errors import ModelError
-from models.predictor import PredictedSpectra, SpectrumPredictor
+from models.predicted_spectra import PredictedSpectra
+from models.predictor import SpectrumPredictor
 from models.spectra.metrics import wasserstein_distances
 from models.zoo import shipped_predictors
 from screening.candidate import Candidate

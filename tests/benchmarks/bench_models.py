@@ -47,7 +47,7 @@ from models.graphs.graph import (
 from models.predictor import EDGE_BUDGET
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EnergyGrid
-from models.training.module import GraphLoader
+from models.training.batches import GraphLoader
 from tests.models import straightforward
 from tests.models.model_examples import random_crystals
 

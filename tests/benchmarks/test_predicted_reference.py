@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.predictor import PredictedSpectra
+from models.predicted_spectra import PredictedSpectra
 from models.spectra.spectrum import EDOS_GRID, align_edos
 from tests.benchmarks.predicted_reference import element_distances, paper_verdicts
 

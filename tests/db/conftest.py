@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from db.collections import COLLECTIONS
-from db.embedded import COLUMNS, JSON
+from db.embedded import COLUMNS, JSON, TABLES
 from db.open import open_store
 from db.store import ScreeningStore
 
@@ -106,8 +106,10 @@ def spoil(uri: str) -> Spoil:
         key = "run_id" if collection == "runs" else "material_id"
         connection = sqlite3.connect(uri)
         with connection:
+            parts = TABLES[collection].fields[field].inner  # which a hand would have to spoil, too
+            nothing = "".join(f", {c.name} = NULL" for part in parts for c in part.flat)
             changed = connection.execute(
-                f"UPDATE {collection} SET {field} = ? WHERE {key} = ?", (value, identifier)
+                f"UPDATE {collection} SET {field} = ?{nothing} WHERE {key} = ?", (value, identifier)
             ).rowcount
         connection.close()
         assert changed

@@ -18,12 +18,19 @@ import numpy as np
 import pytest
 
 from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, RUNS, Condition, Query
-from db.documents import SCHEMA_VERSION
-from db.embedded import COLUMNS, JSON, EmbeddedStore
+from db.embedded import COLUMNS, FILE_VERSION, JSON, EmbeddedStore
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH
-from tests.db.db_examples import candidate, prediction, round_document, run, verdict
+from tests.db.db_examples import (
+    candidate,
+    gap,
+    prediction,
+    round_document,
+    run,
+    validation,
+    verdict,
+)
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 KILLS = 200 if FULL else 10
@@ -75,6 +82,107 @@ def test_a_file_from_before_a_field_existed_is_read_and_written(tmp_path: Path) 
             assert list(store.candidates("run-1", with_structure=True)) == [candidate(1), reduced]
 
 
+def of_version_1(path: Path) -> Path:
+    """A file with the documents of `documents_of_version_1`, as version 1 wrote it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(Path(__file__).with_name("version_1.sql").read_text())
+    return path
+
+
+def documents_of_version_1(path: Path) -> dict[str, list]:
+    with open_store(path) as store:
+        read = {c.name: list(store.find(Query(c, with_structure=True))) for c in COLLECTIONS}
+        assert not store.problems
+        return read
+
+
+def test_a_file_of_version_1_is_converted(tmp_path: Path) -> None:
+    path = of_version_1(tmp_path / "store.sqlite")
+    judged = candidate(1).model_copy(update=verdict(1).model_dump(exclude={"gap"}))
+    rejected = {"state": "rejected", "reason": "band gap", "structure": None, "shard": None}
+    expected = {
+        "runs": [run()],
+        "candidates": [
+            judged.model_copy(update={"gap": gap()}),
+            candidate(2),
+            candidate(3, gap=gap(margins=None)),
+            candidate(4, **rejected),
+        ],
+        "predictions": [prediction(1), prediction(2, gap=None)],
+        "validations": [validation(1)],
+        "rounds": [round_document()],
+    }
+    assert documents_of_version_1(path) == expected
+    assert documents_of_version_1(path) == expected  # opened again
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        schema = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == FILE_VERSION
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    open_store(tmp_path / "new.sqlite").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.sqlite")) as connection:
+        new = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+    assert schema == new
+    with open_store(path) as store:
+        assert [c.material_id for c in store.find(Query(CANDIDATES, sort_by="gap.width"))] == [
+            *("mp-2", "mp-4"),
+            *("mp-1", "mp-3"),
+        ]
+        assert store.count_by(Query(CANDIDATES), "model_id") == {None: 3, "mat2spec-1": 1}
+
+
+def test_a_reader_does_not_convert_a_file_of_version_1(tmp_path: Path) -> None:
+    path = of_version_1(tmp_path / "store.sqlite")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="older version of this program; run `screen db migrate"):
+        open_store(path, read_only=True)
+    assert path.read_bytes() == before
+
+
+def test_a_conversion_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    path = of_version_1(tmp_path / "store.sqlite")
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("db.embedded._take_over", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            open_store(path)
+    assert len(documents_of_version_1(path)["candidates"]) == 4
+
+
+def test_what_is_shared_by_a_batch_that_was_not_kept_is_no_trap(embedded) -> None:
+    """Its texts are undone with it, so that nobody may remember their numbers."""
+    connection = embedded._connected()
+    connection.execute("PRAGMA max_page_count = 30")
+    with pytest.raises(StoreError, match="full"):
+        embedded.upsert_candidates(candidate(i, run_id="lost") for i in range(BATCH))
+    connection.execute("PRAGMA max_page_count = 100000")
+    embedded.upsert_candidates([candidate(1, run_id="run-2"), candidate(1, run_id="run-1")])
+    assert [c.run_id for c in embedded.find(Query(CANDIDATES))] == ["run-2", "run-1"]
+    assert embedded.count_by(Query(CANDIDATES), "run_id") == {"run-1": 1, "run-2": 1}
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "expected"),
+    [
+        ("==", "mat2spec-1", ["mp-1"]),
+        ("==", "unknown", []),
+        ("==", None, ["mp-2"]),
+        ("!=", "mat2spec-1", ["mp-2", "mp-3"]),
+        ("!=", "unknown", ["mp-1", "mp-2", "mp-3"]),
+        ("!=", None, ["mp-1", "mp-3"]),
+        ("in", ["mat2spec-1", "unknown"], ["mp-1"]),
+        (">", "mat2spec-1", ["mp-3"]),
+    ],
+)
+def test_conditions_on_a_text_that_is_kept_once(store, operator, value, expected) -> None:
+    store.upsert_candidates([candidate(i) for i in (1, 2, 3)])
+    store.apply_verdicts([verdict(1), verdict(3, model_id="other")])
+    asked = Query(CANDIDATES, (Condition("model_id", operator, value),), sort_by="material_id")
+    assert [c.material_id for c in store.find(asked)] == expected
+
+
 def test_folders_are_made(tmp_path: Path) -> None:
     with open_store(tmp_path / "a" / "b" / "store.sqlite") as store:
         store.put_run(run())
@@ -123,8 +231,8 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (SCHEMA_VERSION + 1, "install a newer version"),
-        (SCHEMA_VERSION - 1, "restore it from a copy"),
+        (FILE_VERSION + 1, "install a newer version"),
+        (0, "restore it from a copy"),
     ],
 )
 def test_another_schema_version(tmp_path: Path, version: int, message: str) -> None:
@@ -192,12 +300,9 @@ def test_a_document_that_mongodb_could_not_keep_is_refused(embedded, monkeypatch
         Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("state", "==", "pending"))),
         Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("is_positive", "==", True))),
         Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("chemsys", "==", "Cl-Na"))),
-        Query(
-            CANDIDATES,
-            (Condition("run_id", "==", "r"), Condition("energy_above_hull", "<=", 0.1)),
-        ),
         Query(CANDIDATES, (Condition("material_id", "==", "mp-1"),)),
-        Query(PREDICTIONS, (Condition("model_id", "==", "m"),), sort_by="score"),
+        Query(CANDIDATES, (Condition("run_id", "==", "r"),), sort_by="material_id"),
+        Query(PREDICTIONS, (Condition("material_id", "==", "mp-1"),)),
     ],
 )
 def test_queries_use_an_index(embedded: EmbeddedStore, asked: Query) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from models.crystal import Crystal
+from models.crystal import Crystal, structure_hashes
 from models.errors import ModelError
-from tests.models.model_examples import permuted, random_crystal, rocksalt
+from tests.models.model_examples import permuted, random_crystal, random_crystals, rocksalt
 
 EYE = 4 * np.eye(3)
 
@@ -47,6 +47,14 @@ def test_the_hash_sees_every_change(change: str) -> None:
 
 
 def test_the_hash_is_the_same_in_every_process() -> None:
+    assert rocksalt().structure_hash == "a31c63d422627f841bba416eedc09c8f"
+
+
+def test_many_hashes_are_those_of_each() -> None:
+    crystals = [rocksalt(), *random_crystals(20), rocksalt()]
+    crystals += [permuted(crystal, np.arange(len(crystal))[::-1]) for crystal in crystals]
+    assert structure_hashes(crystals) == [crystal.structure_hash for crystal in crystals]
+    assert structure_hashes([]) == []
     assert rocksalt().structure_hash == "a31c63d422627f841bba416eedc09c8f"
 
 

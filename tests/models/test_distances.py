@@ -14,7 +14,14 @@ from ase.data.vdw_alvarez import vdw_radii
 
 from models.crystal import Crystal
 from models.data.label_files import read_crystals
-from models.distances import OVERLAP, close_pairs, has_isolated_atoms, isolated_atoms, overlap
+from models.distances import (
+    OVERLAP,
+    close_pairs,
+    has_isolated_atoms,
+    have_isolated_atoms,
+    isolated_atoms,
+    overlap,
+)
 from models.errors import ModelError
 from models.graphs.graph import build_graph
 from tests.models.model_examples import random_crystals, rocksalt
@@ -91,6 +98,22 @@ def test_isolated_atoms_equal_brute_force() -> None:
         contact = van_der_waals[numbers][:, None] + van_der_waals[numbers][None]
         near = images(crystal) <= np.maximum(covalent, contact)[:, :, None]
         np.testing.assert_array_equal(isolated_atoms(crystal), ~near.any((1, 2)))
+
+
+def test_many_crystals_together_have_the_isolated_atoms_of_each() -> None:
+    rng = np.random.default_rng(3)
+    shear = np.array([[1, 0, 0], [2.6, 1, 0], [0, -1.7, 1]])  # the nearest image is not the nearest
+    crystals = [
+        Crystal(
+            scale * (c.lattice if i % 2 else shear @ c.lattice), c.frac_coords, c.atomic_numbers
+        )
+        for i, c in enumerate(random_crystals(60, seed=4))
+        for scale in rng.uniform(0.7, 2.0, 2)
+    ]
+    alone = [bool(isolated_atoms(crystal).any()) for crystal in crystals]
+    assert have_isolated_atoms(crystals) == alone
+    assert 5 < sum(alone) < 115
+    assert have_isolated_atoms([]) == []
 
 
 def test_one_isolated_atom_is_enough() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 from pymatgen.core import Element
 
+from models.architectures.registry import ARCHITECTURES
 from models.crystal import ELEMENTS
 from models.elements import (
     PROPERTIES,
@@ -10,6 +11,7 @@ from models.elements import (
     KnownElements,
     element_descriptors,
     element_properties,
+    stand_ins_of,
 )
 
 # First and last column of each property.
@@ -94,3 +96,9 @@ def test_elements_are_known_by_any_element_with_the_same_parameters() -> None:
     known = KnownElements(frozenset({"Ho", "N"}), STAND_INS)
     assert known.unseen(["Dy", "Ho", "La", "N", "Nd", "Y"]) == ["La", "Nd"]
     assert KnownElements(frozenset({"Ho", "N"})).unseen(["Dy", "Ho", "N"]) == ["Dy"]
+
+
+def test_stand_ins_are_those_of_the_architecture():
+    own = {name: architecture.stand_ins for name, architecture in ARCHITECTURES.items()}
+    assert {name: stand_ins_of(name) for name in ARCHITECTURES} == own
+    assert any(own.values())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from models import chunks
 from models import predictor as predictor_module
 from models.architectures.interface import Insights
 from models.crystal import Crystal
@@ -142,7 +143,7 @@ def test_only_failures(folder: Path) -> None:
 @pytest.mark.slow
 def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor_module, "CHUNK", 7)
-    monkeypatch.setattr(predictor_module, "IN_PROCESS", 10)
+    monkeypatch.setattr(chunks, "IN_PROCESS", 10)
     lonely = Crystal(20 * np.eye(3), [[0, 0, 0]], [3])
     structures = [*random_crystals(12), lonely, *random_crystals(8, seed=1)]
     predictor = SpectrumPredictor.load(folder, device="cpu")
@@ -163,7 +164,7 @@ def test_two_workers_give_what_one_gives(folder: Path, monkeypatch: pytest.Monke
 def test_a_killed_worker_is_one_line_and_the_next_call_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor_module, "IN_PROCESS", 1)
+    monkeypatch.setattr(chunks, "IN_PROCESS", 1)
     predictor = SpectrumPredictor.load(folder, device="cpu")
     structures = random_crystals(4)
     expected = predictor.predict(structures, workers=2).values

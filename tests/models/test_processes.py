@@ -16,7 +16,15 @@ from typing import Any
 
 import pytest
 
-from models.processes import WorkerPool, deaf_to_interrupts, kill_workers
+from models.errors import ModelError
+from models.processes import (
+    AHEAD,
+    WorkerDiedError,
+    WorkerPool,
+    deaf_to_interrupts,
+    kill_workers,
+    streamed,
+)
 
 
 def use_flag(flag: Any) -> None:
@@ -95,3 +103,44 @@ def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew() -> Non
         assert sorted(pool.as_done(fail_at_three, [2, 1, 0])) == [(0, 0), (1, 1), (2, 2)]
     assert not living(others)
     assert time.monotonic() - began < 30
+
+
+def count_or_fail(n: int, how: str) -> Iterator[int]:
+    yield from range(n)
+    if how == "error":
+        raise ModelError("not a number")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_stream_ends_as_its_generator_does() -> None:
+    assert list(streamed(count_or_fail, 3, "well")) == [0, 1, 2]
+    items = streamed(count_or_fail, 2, "error")
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(ModelError, match="not a number"):
+        next(items)
+    with pytest.raises(WorkerDiedError):
+        list(streamed(count_or_fail, 1, "killed"))
+
+
+def test_a_stream_that_is_left_early_leaves_no_process() -> None:
+    items = streamed(count_or_fail, 1000, "well")
+    assert next(items) == 0
+    assert multiprocessing.active_children()
+    items.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_no_more_tasks_are_taken_than_wait() -> None:
+    taken = []
+
+    def tasks() -> Iterator[int]:
+        for i in range(-50, 0):
+            taken.append(i)
+            yield i
+
+    with WorkerPool(1) as pool:
+        results = pool.in_order(abs, tasks())
+        assert next(results) == 50
+        assert len(taken) <= AHEAD
+        assert list(results) == list(range(49, 0, -1))

@@ -1,6 +1,9 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,10 @@ from models.training.materials import load_training_materials
 from models.zoo import ZOO, model_id
 from screening.candidate import Candidate
 from screening.errors import ScreeningError
+from screening.filters import ScreeningFilters
+from screening.funnel import Funnel
 from screening.gap import GapCriteria, find_gaps
+from screening.sources import open_source
 from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
@@ -29,6 +35,7 @@ from workflows.domains import Domains, domains
 from workflows.hardware import worker_processes
 from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
+from workflows.reading import CandidateReader
 from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 
@@ -171,7 +178,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [("read", 0), ("scored", 0), ("scored", 2)])
+@pytest.mark.parametrize("stop_at", [("read", 0), ("scored", 0), ("scored", 1)])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path):
     undisturbed = run(maker, "whole")
     whole, maker.db = maker.db, str(tmp_path / "broken.sqlite")
@@ -194,6 +201,43 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path)
         assert store.run("broken").state == "done"
     with pytest.raises(ScreeningError, match="no unfinished run"):
         resumable_run(maker.db, maker.parameters())
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_sites"),
+    [(None, None), (7, 2)],  # a filter that looks at cells needs those of all
+)
+def test_what_was_stored_before_an_interruption_is_not_made_again(
+    maker, limit, max_sites, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("workflows.reading.READ_BATCH", 3)
+    monkeypatch.setattr("workflows.screening.READ_BATCH", 3)
+    maker = replace(maker, limit=limit, filters={"max_sites": max_sites})
+    undisturbed = run(replace(maker, db=str(tmp_path / "undisturbed.sqlite")))
+    made = []
+    block = CandidateReader._block
+
+    def noted(self, judged, passed):
+        made.extend(item.item.material_id for item in judged)
+        return block(self, judged, passed)
+
+    def interrupt(stage, done, total):
+        if stage == "read" and len(made) >= 6:
+            raise StoppedError
+
+    monkeypatch.setattr(CandidateReader, "_block", noted)
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "stopped")
+    with open_store(maker.db) as store:
+        n_stored = sum(store.candidate_counts("stopped").values())
+    assert n_stored == 6
+    before = list(made)
+    made.clear()
+    resumed = run(maker, "stopped")
+    assert resumed["funnel"] == undisturbed["funnel"]
+    assert set(made).isdisjoint(before)
+    expected = documents(str(tmp_path / "undisturbed.sqlite"), undisturbed["run_id"])
+    assert documents(maker.db, "stopped") == expected
 
 
 def test_a_run_is_resumed_with_the_same_model_wherever_it_lies(maker, tmp_path):
@@ -394,6 +438,31 @@ def test_a_run_from_before_cells_were_reduced_goes_on_without(maker, structure_t
         found = {c.material_id: c for c in store.candidates("old")}
     assert found["conventional"].nsites == 8
     assert found["conventional"].cell_multiplicity is None
+
+
+def test_what_a_process_of_its_own_reads_is_the_same(maker):
+    source, filters = open_source(Path(maker.source)), ScreeningFilters()
+    reader = CandidateReader("r", filters, 3, limit=6, keep_cell=False, trained=None)
+    funnel, other = Funnel.of(filters), Funnel.of(filters)
+    here = list(reader.blocks(source, funnel))
+    assert here == list(reader.blocks_from_process(source, other))
+    assert other == funnel
+    assert source.can_move
+
+
+def test_a_run_whose_predictions_are_known_loads_no_torch(maker, structure_table):
+    rows = good_rows() + REJECTED_ROWS + UNREADABLE_ROWS
+    maker.source = str(structure_table(rows, "good.parquet"))
+    run(maker)
+    code = (
+        "import sys\n"
+        "from workflows.local import run_flow\n"
+        "from workflows.screening import ScreeningFlowMaker\n"
+        f"maker = ScreeningFlowMaker(db={maker.db!r}, source={maker.source!r})\n"
+        "assert run_flow(maker.make())['counts']['reused'] == 7\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_pending_candidates_have_structures_and_rejected_ones_do_not(maker):

@@ -93,23 +93,45 @@ class RegressedEnsemble(Ensemble):
         """Statistics with mean 0 and deviation 1 over the training set, shape (B, size)."""
         return standardized(self.statistics(batch), self.center, self.scale, self.outlier)
 
-    def averaged(self, spectra: Tensor, statistics: Tensor, shapes: bool = True) -> Tensor:
+    @property
+    def makes_shapes(self) -> bool:
+        """Whether its spectra have the sum 1."""
+        return True
+
+    def regression(self, statistics: Tensor) -> Tensor | None:
+        """What the regression predicts, shape (B, K'); None if there is none, or it is not fitted.
+
+        Parameters
+        ----------
+        statistics : Tensor, shape (B, size)
+            Standardised.
+        """
+        if not self.regresses:
+            return None
+        spectra = self.kernel(statistics)
+        return distribution(spectra.clamp_min(0)) if self.makes_shapes else spectra
+
+    def averaged(self, spectra: Tensor, regression: Tensor | None) -> Tensor:
         """The members' prediction with the share of the regression, shape (B, K').
 
         Parameters
         ----------
-        spectra : Tensor, shape (B, K')
-        statistics : Tensor, shape (B, size)
-            Standardised.
-        shapes : bool
-            Of spectra with the sum 1, as which the regression then is.
+        spectra, regression : Tensor, shape (B, K')
         """
-        if not self.regresses:
+        if regression is None:
             return spectra
-        regression = self.kernel(statistics)
-        if shapes:
-            regression = distribution(regression.clamp_min(0))
         return (1 - self.share) * spectra + self.share * regression
+
+    @abstractmethod
+    def forward(self, batch: GraphBatch, regression: Tensor | None = None) -> Tensor:
+        """Logits, shape (B, K').
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        regression : Tensor, shape (B, K'), optional
+            That of :meth:`regression`, where it is known: training does not change it.
+        """
 
 
 def member_spread(shapes: Tensor) -> Tensor | None:

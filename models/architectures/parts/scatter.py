@@ -37,7 +37,8 @@ def scatter(
         total = empty.index_add(0, group, rows)
         if reduce == "sum":
             return total
-        count = torch.bincount(group, minlength=n_groups).clamp_min(1)
+        one = torch.ones_like(group, dtype=torch.float32)
+        count = one.new_zeros(n_groups).index_add(0, group, one).clamp_min(1).to(rows.dtype)
         return total / count.reshape(-1, *[1] * (rows.dim() - 1))
     index = group.reshape(-1, *[1] * (rows.dim() - 1)).expand_as(rows)
     return empty.scatter_reduce(0, index, rows, f"a{reduce}", include_self=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from pydantic import Field
@@ -25,10 +25,9 @@ from models.architectures.parts.layers import register_tables
 from models.architectures.parts.scatter import scatter
 from models.architectures.springs.lattice_dynamics import (
     Springs,
-    alike,
-    frequencies,
-    half_mesh,
+    modes,
     smeared,
+    waves_of,
 )
 from models.elements import N_PROPERTIES, atomic_masses, element_properties
 from models.errors import ModelError
@@ -56,7 +55,7 @@ class SpringsConfig(ArchitectureConfig):
         covalent radii.
     mesh : float
         Size in Å of the supercell whose modes are computed, see
-        :func:`models.architectures.springs.lattice_dynamics.alike`.
+        :func:`models.architectures.springs.lattice_dynamics.waves_of`.
     kernel : float
         Share of a kernel regression on the crystal's
         :class:`~models.architectures.parts.crystal_statistics.CrystalStatistics` in the
@@ -186,9 +185,9 @@ class SpringModel(RegressedEnsemble):
         self.bond_center, self.bond_scale = scales(bonds.features[bonds.within > 0])
         super().fit(batch, target)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Logits, shape (B, K')."""
-        return self._logits(self.member_spectra(batch), batch)
+    @override
+    def forward(self, batch: GraphBatch, regression: Tensor | None = None) -> Tensor:
+        return self._logits(self.member_spectra(batch), batch, regression)
 
     @override
     def embedding(self, batch: GraphBatch) -> Tensor:
@@ -206,8 +205,12 @@ class SpringModel(RegressedEnsemble):
         spectra = self.member_spectra(batch)
         return self._logits(spectra, batch), Insights(self.embedding(batch), member_spread(spectra))
 
-    def _logits(self, member_spectra: Tensor, batch: GraphBatch) -> Tensor:
-        return logits_of(self.averaged(member_spectra.mean(0), self.standardized(batch)))
+    def _logits(
+        self, member_spectra: Tensor, batch: GraphBatch, regression: Tensor | None = None
+    ) -> Tensor:
+        if regression is None:
+            regression = self.regression(self.standardized(batch))
+        return logits_of(self.averaged(member_spectra.mean(0), regression))
 
     def member_logits(self, batch: GraphBatch) -> Tensor:
         """Logits of each member, shape (members, B, K')."""
@@ -223,31 +226,36 @@ class SpringModel(RegressedEnsemble):
         """
         if batch.vector is None:
             raise ModelError("the architecture springs needs graphs with edge vectors")
-        spectra, order = [], []
-        for graphs, sizes in alike(batch, self.config.mesh):
-            spectra.append(self._spectra_of_alike(batch.select(graphs), half_mesh(*sizes)))
-            order.append(graphs)
-        return torch.cat(spectra, dim=1)[:, torch.cat(order).argsort()]
+        masses, waves = self.masses[batch.atomic_numbers], waves_of(batch, self.config.mesh)
+        springs = self.springs(batch)
+        with torch.autocast(batch.distance.device.type, enabled=False):
+            together = Springs(
+                torch.stack([s.longitudinal for s in springs]),
+                torch.stack([s.transverse for s in springs]),
+            )
+            smearing = torch.stack([member.smearing for member in self.members])
+            smearing = self.config.grid.width * smearing.exp().clamp(0.2, 3)
+            spectra = (
+                smeared(some, len(batch), self.edges, smearing)
+                for some in modes(batch, together, masses, waves)
+            )
+            return distribution(torch.stack(list(spectra)).sum(0))
 
     def springs(self, batch: GraphBatch) -> list[Springs]:
         """The springs that each member sees in the edges."""
         bonds, statistics = self._standardized_bonds(self._bonds(batch)), self.standardized(batch)
-        graph = batch.graph_index[batch.center]
-        return [member(bonds, statistics, graph) for member in self.members]
+        some = bonds.within.nonzero().flatten()  # half of the edges are too long for a spring
+        bonds = _Bonds(*(getattr(bonds, f.name).index_select(0, some) for f in fields(bonds)))
+        graph = batch.graph_index.index_select(0, batch.center[some])
+        none = bonds.within.new_zeros(len(batch.center))
+        return [
+            Springs(*(none.index_add(0, some, k) for k in (found.longitudinal, found.transverse)))
+            for found in (member(bonds, statistics, graph) for member in self.members)
+        ]
 
     def _standardized_bonds(self, bonds: _Bonds) -> _Bonds:
         features = standardized(bonds.features, self.bond_center, self.bond_scale, self.outlier)
         return replace(bonds, features=features)
-
-    def _spectra_of_alike(self, batch: GraphBatch, mesh: Tensor) -> Tensor:
-        """Spectra (members, B, K') of crystals with as many atoms and the same mesh."""
-        masses, spectra = self.masses[batch.atomic_numbers], []
-        for member, springs in zip(self.members, self.springs(batch), strict=True):
-            with torch.autocast(batch.distance.device.type, enabled=False):
-                modes = frequencies(batch, springs, masses, mesh)
-                smearing = self.config.grid.width * member.smearing.exp().clamp(0.2, 3)
-                spectra.append(smeared(modes, self.edges, smearing))
-        return distribution(torch.stack(spectra))
 
     def _bonds(self, batch: GraphBatch) -> _Bonds:
         relative, n_nodes = self.statistics.relative_distance(batch), len(batch.atomic_numbers)

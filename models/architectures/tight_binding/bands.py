@@ -13,12 +13,15 @@ the integrals.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from models.architectures.parts.eigenvalues import at_once, eigenvalues, padded_size
 from models.architectures.tight_binding.slater_koster import N_ORBITALS
 from models.spectra.electronic_structure import SMALLEST_GAP
 
@@ -169,7 +172,46 @@ def levels(integrals: Integrals, points: Tensor) -> Tensor:
         In units of the reciprocal vectors.
     """
     matrices = (hamiltonians(integrals, some) for some in _chunks(integrals, points))
-    bands = torch.cat([torch.linalg.eigvalsh(some) for some in matrices])
+    return _with_flat(torch.cat([torch.linalg.eigvalsh(some) for some in matrices]), integrals)
+
+
+def levels_together(
+    crystals: Sequence[Integrals],
+    points: Sequence[Tensor],
+    padded: Callable[[int, torch.device], int] = padded_size,
+) -> list[Tensor]:
+    """Levels of each crystal, as :func:`levels`; those of equal size are diagonalised at once.
+
+    For GPUs, since many matrices are in memory together.
+
+    Parameters
+    ----------
+    crystals : sequence of Integrals
+    points : sequence of Tensor, shape (Q, 3)
+        Wave vectors of each.
+    padded : callable
+        See :func:`models.architectures.parts.eigenvalues.padded_size`.
+    """
+    sizes = [padded(len(c.orbitals), c.onsite.device) for c in crystals]
+    found: dict[int, Tensor] = {}
+    for some in at_once(sizes, [len(p) for p in points]):
+        more = [sizes[i] - len(crystals[i].orbitals) for i in some]
+        matrices = torch.cat(
+            [
+                F.pad(hamiltonians(crystals[i], points[i]), (0, n, 0, n))
+                for i, n in zip(some, more, strict=True)
+            ]
+        )
+        n_points = [len(points[i]) for i in some]
+        missing = torch.tensor(np.repeat(more, n_points), device=matrices.device)
+        bands = eigenvalues(matrices, missing).split(n_points)
+        for i, n, own in zip(some, more, bands, strict=True):
+            found[i] = _with_flat(own[:, n:], crystals[i])
+    return [found[i] for i in range(len(crystals))]
+
+
+def _with_flat(bands: Tensor, integrals: Integrals) -> Tensor:
+    """Bands (Q, M) and the levels that are the same everywhere, rising, shape (Q, M + F)."""
     if not len(integrals.flat):
         return bands
     flat = integrals.flat.expand(len(bands), -1)
@@ -282,8 +324,9 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
     """
     with torch.no_grad():
         counted = weights > 0
-        flat = levels[counted].double()
-        weight = 2 * weights[counted].double()[:, None]
+        # On the host: a GPU would be waited for in each of the steps.
+        flat = levels[counted].double().cpu()
+        weight = 2 * weights[counted].double().cpu()[:, None]
         weight = 2 * weight / weight.sum()
 
         def count(energy: float) -> float:

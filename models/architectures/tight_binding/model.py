@@ -30,6 +30,7 @@ from models.architectures.tight_binding.bands import (
     fill,
     from_edges,
     levels,
+    levels_together,
     mesh_sizes,
     shifted_mesh,
     states_below,
@@ -421,11 +422,18 @@ class TightBinding(StatesArchitecture):
         """
         electrons = self.n_electrons(batch).tolist()
         gaps = [math.nan] * len(batch) if labels is None else labels.gap.tolist()
-        for i, integrals in enumerate(self.integrals(batch, member)):
-            mesh = self.mesh(batch, i).to(integrals.onsite)
-            energies = levels(integrals, mesh.points)
-            insulator = None if math.isnan(gaps[i]) else gaps[i] > 0
-            yield Bands(energies, mesh, fill(energies, mesh.weights, electrons[i], insulator))
+        crystals = list(self.integrals(batch, member))
+        meshes = [self.mesh(batch, i).to(self.edges) for i in range(len(batch))]
+        points = [mesh.points for mesh in meshes]
+        # A CPU gains nothing from many crystals at once, but their matrices take memory.
+        found = (
+            levels_together(crystals, points)
+            if self.edges.is_cuda
+            else map(levels, crystals, points)
+        )
+        for energies, mesh, n, gap in zip(found, meshes, electrons, gaps, strict=True):
+            insulator = None if math.isnan(gap) else gap > 0
+            yield Bands(energies, mesh, fill(energies, mesh.weights, n, insulator))
 
     def n_electrons(self, batch: GraphBatch) -> Tensor:
         """Electrons of each crystal in its orbitals, shape (B,)."""

@@ -370,11 +370,7 @@ def _read(tags: Tags, sites: _Sites, setting: SpaceGroupSetting, lattice: np.nda
     CifError
         If atoms overlap, or the file says something else of its content.
     """
-    orbits, moved = [], 0.0
-    for label, coordinate in zip(sites.labels, sites.coordinates, strict=True):
-        orbit, shift = _orbit(label, coordinate, setting, lattice)
-        orbits.append(orbit)
-        moved = max(moved, shift)
+    orbits, moved = _orbits(sites, setting, lattice)
     remarks = (
         [f"sites were moved onto special positions by {moved:.2f} Å"] if moved > _MOVED else []
     )
@@ -401,6 +397,20 @@ def _read(tags: Tags, sites: _Sites, setting: SpaceGroupSetting, lattice: np.nda
     if sites.unsure and not confirmed:
         raise CifError(f"occupancy of {sites.unsure} is not given; add it, or formula and Z")
     return _Reading(setting, crystal, confirmed, remarks)
+
+
+def _orbits(
+    sites: _Sites, setting: SpaceGroupSetting, lattice: np.ndarray
+) -> tuple[list[np.ndarray], float]:
+    """All images of each site in the cell, and the farthest by which one was moved, in Å."""
+    if setting.is_trivial:  # as :func:`_orbit` would do, for all sites at once
+        return list(sites.coordinates[:, None] % 1.0), 0.0
+    orbits, moved = [], 0.0
+    for label, coordinate in zip(sites.labels, sites.coordinates, strict=True):
+        orbit, shift = _orbit(label, coordinate, setting, lattice)
+        orbits.append(orbit)
+        moved = max(moved, shift)
+    return orbits, moved
 
 
 def _orbit(

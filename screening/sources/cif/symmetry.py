@@ -65,6 +65,12 @@ class SpaceGroupSetting:
         lengths = np.sqrt(np.diag(metric))
         return float(np.abs((turned - metric) / np.outer(lengths, lengths)).max() / 2)
 
+    @property
+    def is_trivial(self) -> bool:
+        """Whether it is P1, without a shift: each site stands for itself."""
+        is_one = len(self.rotations) == 1 and not self.translations.any()
+        return is_one and bool((self.rotations[0] == np.eye(3, dtype=int)).all())
+
     def equals(self, other: SpaceGroupSetting) -> bool:
         """Whether both have the same operations, up to lattice translations."""
         if len(self.rotations) != len(other.rotations):

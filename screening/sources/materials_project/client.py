@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from screening.errors import ScreeningError
 from screening.secrets import keep_secret
 from screening.sources.materials_project.documents import usual_id
-from screening.sources.materials_project.retries import patiently
+from screening.sources.retries import patiently
 
 KEY_PAGE = "https://next-gen.materialsproject.org/api"
 ATTRIBUTION = (

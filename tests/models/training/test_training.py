@@ -23,12 +23,12 @@ from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID
 from models.training import train as training
+from models.training.batches import GraphLoader
 from models.training.callbacks import SaveState
 from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint
 from models.training.config import TrainingConfig, read_training_config
 from models.training.fit import Hardware, label_branch_losses, train_setting
-from models.training.module import GraphLoader
 from models.training.train import train_predictor
 from models.zoo import ZOO
 from tests.models.model_examples import (
@@ -684,3 +684,16 @@ def test_a_copy_of_a_shipped_configuration_needs_no_file_that_is_not_given(path:
     read = read_training_config(path, labels=(Path("edos.parquet"),), teacher_labels=taught)
     assert read.structures is None
     assert read.teacher is None or read.teacher.labels == taught
+
+
+def test_many_test_materials_are_predicted_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    trained = train_predictor(config(labels=[labels], structures=structures))
+    assert len(trained.test) > 2
+    monkeypatch.setattr(training, "PART", 2)
+    figures, predicted = training.evaluate(trained.checkpoints, trained.test)
+    np.testing.assert_allclose(predicted, trained.predicted, rtol=1e-5)
+    assert figures.keys() == trained.card.figures.keys()
+    assert {*trained.test.material_ids} < {*trained.dataset.material_ids}

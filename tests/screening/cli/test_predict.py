@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Candidate
 from screening.sources import files
-from screening.sources.cif import reader as cif
+from screening.sources.cif import candidates as cif
 
 EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
 

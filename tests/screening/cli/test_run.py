@@ -362,7 +362,7 @@ def _predicted(store):
 
 @pytest.mark.parametrize(
     ("n", "at_least", "rescored"),
-    [(400, 40, 0), pytest.param(200, 220, 150, marks=pytest.mark.slow)],
+    [(2000, 20, 0), pytest.param(200, 220, 150, marks=pytest.mark.slow)],
 )
 def test_kill_9_and_resume_give_the_same_documents(
     screen, tmp_path, structure_table, n, at_least, rescored

@@ -176,3 +176,34 @@ def test_shelx_files_with_a_symmetry_are_refused(tmp_path, line):
     path.write_text(text.replace("LATT -1", line))
     (found,) = open_source(tmp_path)
     assert f"it has a symmetry ({line})" in found.reason
+
+
+def test_bad_frames_are_named_by_line_and_stop_nothing(tmp_path):
+    path = tmp_path / "a.xyz"
+    good = '1\nLattice="2 2 0 2 0 2 0 2 2" pbc="T T T"\nAl 0 0 0\n'
+    path.write_text(
+        good + good.replace("0 0 0\n", "0 0 x\n") + "\n" + good.replace("Al", "Xy") + good
+    )
+    first, bad, worse, last = open_source(path)
+    assert isinstance(first, Candidate)
+    assert isinstance(last, Candidate)
+    assert bad.reason.startswith("line 4: does not parse: ")
+    assert worse.reason.startswith("line 8: does not parse: ")
+    assert last.material_id == "a#4"
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        ("Al 1 1 1\n", "line 4 should be a number of atoms, it is 'Al 1 1 1'"),
+        ('3\nLattice="2 2 0 2 0 2 0 2 2"\nAl 0 0 0\n', "line 4: there are 1 of 3 atoms"),
+        ("3\n", "line 4: there are 0 of 3 atoms"),
+    ],
+)
+def test_a_file_of_frames_that_breaks_off(tmp_path, rest, reason):
+    path = tmp_path / "a.xyz"
+    path.write_text('1\nLattice="2 2 0 2 0 2 0 2 2" pbc="T T T"\nAl 0 0 0\n' + rest)
+    first, bad = open_source(path)
+    assert isinstance(first, Candidate)
+    assert reason in bad.reason
+    assert bad.reason.endswith("; what follows in the file is not read")

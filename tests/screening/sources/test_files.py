@@ -200,7 +200,8 @@ def test_packed_files(tmp_path, name, text, ending, pack):
 @pytest.mark.parametrize("name", ["a.cif.gz", "a.vasp.gz", "a.json.xz", "a.jsonl.bz2", "a.xyz.gz"])
 def test_packed_files_that_are_broken(tmp_path, name):
     good = gzip.compress(cif().encode())
-    (tmp_path / name).write_bytes(good[: len(good) // 2] if name.endswith("gz") else b"plain")
+    packed = gzip.compress(("8\n" + "Al 0 0 0\n" * 9).encode()) if ".xyz" in name else good
+    (tmp_path / name).write_bytes(packed[: len(packed) // 2] if name.endswith("gz") else b"plain")
     (tmp_path / "good.cif.gz").write_bytes(good)
     bad, fine = open_source(tmp_path)
     assert "cannot be unpacked" in bad.reason

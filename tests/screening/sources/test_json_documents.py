@@ -130,7 +130,9 @@ def test_lines_of_optimade_with_header_and_other_entries(tmp_path):
     lines = [header, info, ENTRY, reference, entry(nsites=3)]
     good, bad = items(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
     assert same(good.structure)
-    assert bad == Unreadable("x/1#2", "the entry has 3 sites by its own account, 2 are there")
+    assert bad == Unreadable(
+        "x/1#2", "line 5: the entry has 3 sites by its own account, 2 are there"
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_lines_of_json_with_bad_ones_among_them(tmp_path):
     found = items(tmp_path / "a.jsonl", "\n".join(lines))
     assert [i.material_id for i in found] == ["a", "a#2", "a#3", "mp-22862"]
     assert "line 3 does not parse" in found[1].reason
-    assert found[2].reason == "a list is not a structure"
+    assert found[2].reason == "line 4: a list is not a structure"
 
 
 def test_slabs_of_pymatgen_are_no_crystals():

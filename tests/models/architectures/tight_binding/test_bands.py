@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from models.architectures.tight_binding.bands import (
     from_edges,
     hamiltonians,
     levels,
+    levels_together,
     mesh_sizes,
     projected_levels,
     shifted_mesh,
@@ -227,6 +230,31 @@ def test_the_derivative_of_the_fermi_level() -> None:
     assert energies.grad is not None
     numeric = float(higher - lower) / 2e-5
     assert float((energies.grad * direction).sum()) == pytest.approx(numeric, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [None, 48])
+def test_crystals_together_have_the_levels_of_each_alone(size: int | None) -> None:
+    """And the same derivatives, also of a symmetric crystal with levels that are equal."""
+    flat = torch.tensor([-7.0, 3.0]).double()
+    crystals = [
+        random_integrals(0, 2),
+        integrals_of(FCC, 2.8, [S, *D], {S: -3.0}),
+        replace(random_integrals(1, 2), flat=flat),
+        random_integrals(3, 3),
+    ]
+    points = [shifted_mesh((2, 2, n)).points.double() for n in (1, 2, 3, 4)]
+    derivatives = []
+    for together in (False, True):
+        own = [replace(c, hopping=c.hopping.clone().requires_grad_()) for c in crystals]
+        if together:
+            found = levels_together(own, points, lambda n, _: size or n)
+        else:
+            found = [levels(c, p) for c, p in zip(own, points, strict=True)]
+        sum(energies.sin().sum() for energies in found).backward()
+        derivatives.append((found, [c.hopping.grad for c in own]))
+    for one, other in zip(*derivatives, strict=True):
+        for alone, among in zip(one, other, strict=True):
+            torch.testing.assert_close(among, alone, atol=1e-9, rtol=1e-7)
 
 
 def test_shares_of_orbitals_add_up_to_the_levels() -> None:
