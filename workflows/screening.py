@@ -601,8 +601,7 @@ def score_shard(
         run = store.run(run_id)
         if device is None:
             with what_only_this_machine_lacks():
-                _model_of(run, checkpoint)
-                _predictor(checkpoint, worker_device())
+                _check_here(run, checkpoint)
                 workers = workers or worker_processes()
         model = _model_of(run, checkpoint)
         training = _training_of(checkpoint)
@@ -611,6 +610,17 @@ def score_shard(
             counts.update(_score(store, run, portion, model, training, predict))
             log.debug("shard %d: %s", shard, dict(counts))
     return dict(counts)
+
+
+def _check_here(run: Run, checkpoint: str) -> None:
+    """Refuse what would end a scoring job on this machine, and perhaps on no other."""
+    _model_of(run, checkpoint)
+    folder = Path(checkpoint)
+    check_predictor(folder, needed_grid(criterion_of(run.parameters), folder))
+    if (device := worker_device()) not in ("auto", "cpu"):
+        from models.predictor import usable_device  # torch, which the workers load anyway
+
+        usable_device(device)
 
 
 def _score(

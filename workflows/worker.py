@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from fireworks import FWorker
@@ -75,7 +75,7 @@ def work(
             _replace_the_dead(launchpad, lost_after)
             if not _is_more_to_come(launchpad, worker):
                 return done
-            time.sleep(SLEEP)
+            sleep(SLEEP)
 
 
 def _outcome(launchpad: LaunchPad, name: str) -> str:

@@ -154,7 +154,8 @@ def run(
     run_id = _run_id(maker, db, resume)
     if where == "launchpad":
         _submit(maker, run_id, launchpad)
-        remarks.print(f"Run {run_id} submitted; `rlaunch -l {launchpad} rapidfire` works it off")
+        work = f"`{program()} worker` or `rlaunch -l {launchpad} rapidfire`"
+        remarks.print(f"Run {run_id} submitted; {work} works it off")
         return
     remarks.print(f"Run {run_id} ({'resumed' if resume else 'new'})")
     logs.write_to(logs.log_file_of_run(db, run_id))

@@ -40,14 +40,15 @@ from jobflow.core.job import store_inputs
 
 from db.collections import batched
 from db.open import open_store
+from models.chunks import CHUNK
 from models.crystal import Crystal
-from models.predictor import CHUNK, PredictedSpectra
+from models.predicted_spectra import PredictedSpectra
 from models.spectra.spectrum import EDOS_GRID
 from models.zoo import predictor_folder
 from tests.benchmarks.bench_store import candidates, predictions, verdicts
 from tests.workflows.launchpads import Site, make_site, new_database
 from workflows.launchpad import open_launchpad, submit_flow, submit_screening
-from workflows.screening import ScreeningFlowMaker, candidate_counts, score_shard
+from workflows.screening import ScreeningFlowMaker, candidate_counts, read_shard, score_shard
 from workflows.stores import FROM_ENVIRONMENT
 
 RUN = "bench"
@@ -253,12 +254,11 @@ def host_work(table: Path, n: int) -> tuple[float, float, int]:
     with tempfile.TemporaryDirectory() as folder, new_database() as uri:
         os.environ["SCREEN_DB"] = uri
         maker = ScreeningFlowMaker(db=uri, source=str(table), limit=n, shard_size=n)
-        maker.shard_by_shard = True
-        reading = maker.make(RUN).jobs[0]
-        reading.function.original(*reading.function_args, **reading.function_kwargs)
+        read = read_shard.original
+        read(RUN, FROM_ENVIRONMENT, {}, maker.parameters(), {"device": "cpu", "workers": 1})
         with patch("workflows.screening._predict", guess), chdir(folder):
             began, cpu = time.perf_counter(), time.process_time()
-            counts = score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint)
+            counts = score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint, "cpu", 1)
             return time.perf_counter() - began, time.process_time() - cpu, counts["predicted"]
 
 

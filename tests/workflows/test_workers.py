@@ -230,7 +230,7 @@ def submitted(site, maker, pad, folder):
     shutil.copytree(maker.checkpoint, checkpoint)
     maker.db, maker.checkpoint = site.db, str(checkpoint)
     submit_screening(pad, maker, "run-1")
-    work(pad, ["reading"])
+    rapidfire(pad, FWorker(category="reading"), sleep_time=1)
     return checkpoint
 
 
@@ -293,7 +293,7 @@ def interrupted(monkeypatch):
     def sleep(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("workflows.worker.time.sleep", sleep)
+    monkeypatch.setattr("workflows.worker.sleep", sleep)
     return print
 
 
@@ -326,6 +326,7 @@ def no_room(*_):
 
 
 @pytest.mark.mongo
+@pytest.mark.slow
 def test_workers_that_rlaunch_packs_share_gpus_and_cores(site, pad):
     (site.folder / "probe.py").write_text(PROBE)
     for _ in range(3):

@@ -1,0 +1,35 @@
+"""`screen worker` on a real launchpad."""
+
+import json
+
+import pytest
+
+from tests.screening.cli.conftest import one_line
+from tests.workflows.launchpads import make_site, new_database
+
+
+@pytest.fixture
+def site(tmp_path, screen, monkeypatch):
+    with new_database() as uri:
+        site = make_site(tmp_path, uri)
+        monkeypatch.setenv("SCREEN_DB", site.db)
+        monkeypatch.delenv("SCREEN_DEVICE", raising=False)
+        monkeypatch.delenv("SCREEN_WORKERS", raising=False)
+        yield site
+
+
+@pytest.mark.mongo
+def test_a_submitted_run_is_worked_off(screen, site, monkeypatch):
+    outcome = screen("run", "--source", "prototypes", "--limit", 3, "--where", "launchpad")
+    assert outcome.code == 0, outcome.err
+    assert "`screen worker` or `rlaunch -l launchpad.yaml rapidfire` works it off" in outcome.err
+    one_line(screen("worker", "--device", "cuda"), "device cuda: torch finds none here")
+    monkeypatch.setenv("SCREEN_WORKERS", "many")
+    one_line(screen("worker"), "SCREEN_WORKERS: 'many' is no number of processes")
+    outcome = screen("worker", "--workers", 1, "--device", "cpu")
+    assert "Nothing is left to do; 3 jobs done" in outcome.err
+    found = json.loads(screen("status", "--json").out)
+    done = {"COMPLETED": 1}
+    assert found["screening"] == {"read_shard": done, "score_shard": done, "finish": done}
+    assert "score_shard" in screen("status").out
+    one_line(screen("worker", "--launchpad", "no.yaml"), "no.yaml: No such file")
