@@ -242,8 +242,27 @@ def writes(n_writers: int) -> Iterator[tuple[str, float, float]]:
                 yield kind, total / seconds, 1e3 * sum(cpu for *_, cpu, _ in done) / total
 
 
-def host_work(table: Path, n: int) -> tuple[float, float, int]:
-    """Seconds and processor time of scoring besides graphs and network, and candidates scored."""
+@dataclass(frozen=True)
+class Spent:
+    """What something took for one candidate, in ms: by the clock, and of the processor."""
+
+    what: str
+    clock: float
+    processor: float
+
+
+@contextmanager
+def spent(what: str, n: int) -> Iterator[list[Spent]]:
+    """Measure a block that handles `n` candidates; the list has the result afterwards."""
+    measured: list[Spent] = []
+    began, cpu = time.perf_counter(), time.process_time()
+    yield measured
+    clock, processor = time.perf_counter() - began, time.process_time() - cpu
+    measured.append(Spent(what, 1e3 * clock / n, 1e3 * processor / n))
+
+
+def host_work(table: Path, n: int) -> list[Spent]:
+    """What reading `n` candidates takes, and scoring them besides graphs and network."""
     grid, generator = EDOS_GRID, np.random.default_rng(0)
 
     def guess(crystals: list[Crystal], **_: object) -> Iterator[PredictedSpectra]:
@@ -251,15 +270,16 @@ def host_work(table: Path, n: int) -> tuple[float, float, int]:
             nothing = PredictedSpectra.unknown(len(part), grid)
             yield replace(nothing, values=generator.random(nothing.values.shape, np.float32))
 
-    with tempfile.TemporaryDirectory() as folder, new_database() as uri:
+    with new_database() as uri:
         os.environ["SCREEN_DB"] = uri
         maker = ScreeningFlowMaker(db=uri, source=str(table), limit=n, shard_size=n)
-        read = read_shard.original
-        read(RUN, FROM_ENVIRONMENT, {}, maker.parameters(), {"device": "cpu", "workers": 1})
-        with patch("workflows.screening._predict", guess), chdir(folder):
-            began, cpu = time.perf_counter(), time.process_time()
-            counts = score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint, "cpu", 1)
-            return time.perf_counter() - began, time.process_time() - cpu, counts["predicted"]
+        parameters, hardware = maker.parameters(), {"device": "cpu", "workers": 1}
+        with spent("reading, filtering and storing a candidate", n) as reading:
+            read_shard.original(RUN, FROM_ENVIRONMENT, {}, parameters, hardware)
+        unpredicted = patch("workflows.screening._predict", guess)
+        with unpredicted, spent("scoring one without graphs and network", n) as scoring:
+            score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint, "cpu", 1)
+        return [*reading, *scoring]
 
 
 def overhead(n_jobs: int) -> tuple[float, float]:
@@ -314,11 +334,9 @@ def main() -> None:
     for n in options.workers:
         for kind, rate, cpu in writes(n):
             print(f"| {kind} | {n} | {rate:,.0f} | {rate / n:,.0f} | {cpu:.3f} |", flush=True)
-    seconds, cpu, n = host_work(options.table, WRITTEN)
-    print(
-        f"\nScoring {n:,} candidates without graphs and network: {1e3 * seconds / n:.2f} ms each,"
-    )
-    print(f"{1e3 * cpu / n:.2f} ms of it of the worker's processor.", flush=True)
+    print("\n| one job alone | ms | of its processor |\n| --- | --- | --- |")
+    for row in host_work(options.table, WRITTEN):
+        print(f"| {row.what} | {row.clock:.2f} | {row.processor:.2f} |", flush=True)
     print("\n| jobs of a workflow | ms for one | ms of the processor |\n| --- | --- | --- |")
     for n in options.jobs:
         seconds, cpu = overhead(n)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.screening.cli.conftest import one_line
+from tests.screening.cli.test_search import one_line
 from tests.workflows.launchpads import make_site, new_database
 
 
@@ -13,8 +13,8 @@ def site(tmp_path, screen, monkeypatch):
     with new_database() as uri:
         site = make_site(tmp_path, uri)
         monkeypatch.setenv("SCREEN_DB", site.db)
-        monkeypatch.delenv("SCREEN_DEVICE", raising=False)
-        monkeypatch.delenv("SCREEN_WORKERS", raising=False)
+        for name in ("SCREEN_DEVICE", "SCREEN_WORKERS"):
+            monkeypatch.setenv(name, "")  # so that what a command sets is forgotten afterwards
         yield site
 
 
@@ -26,6 +26,7 @@ def test_a_submitted_run_is_worked_off(screen, site, monkeypatch):
     one_line(screen("worker", "--device", "cuda"), "device cuda: torch finds none here")
     monkeypatch.setenv("SCREEN_WORKERS", "many")
     one_line(screen("worker"), "SCREEN_WORKERS: 'many' is no number of processes")
+    monkeypatch.setattr("workflows.worker.SLEEP", 0.1)
     outcome = screen("worker", "--workers", 1, "--device", "cpu")
     assert "Nothing is left to do; 3 jobs done" in outcome.err
     found = json.loads(screen("status", "--json").out)
