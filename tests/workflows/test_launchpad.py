@@ -139,9 +139,9 @@ def test_the_worker_and_the_queue_of_the_guide():
 
     (block,) = shown("my_fworker.yaml")
     assert FWorker.from_dict(yaml.safe_load(block)).query["spec._category"] == {"$in": ["gpaw"]}
-    for name, category in (("cpu", "screening"), ("gpu", "prediction")):
+    for name, categories in (("cpu", ["reading", "screening"]), ("gpu", ["prediction"])):
         (block,) = shown(f"{name}_fworker.yaml")
-        assert FWorker.from_dict(yaml.safe_load(block)).category == [category]
+        assert FWorker.from_dict(yaml.safe_load(block)).category == categories
     (block,) = shown("my_qadapter.yaml")
     script = CommonAdapter.from_dict(yaml.safe_load(block)).get_script_str("/launches")
     for line in (
