@@ -16,6 +16,7 @@ from models.architectures.interface import ArchitectureConfig, Insights
 from models.architectures.parts.crystal_statistics import CrystalStatistics
 from models.architectures.parts.ensemble import RegressedEnsemble, logits_of, member_spread
 from models.architectures.parts.layers import GaussianBasis, register_tables, share_of_group
+from models.architectures.parts.neighbor_sums import FastInference, Neighbors
 from models.architectures.parts.scatter import scatter
 from models.elements import element_descriptors, element_properties
 from models.graphs.graph import GraphBatch
@@ -115,6 +116,26 @@ class GatedConvolution(nn.Module):
         messages = torch.sigmoid(gate) * F.silu(message) * weight[:, None]
         return atoms + scatter(messages, batch.center, len(atoms))
 
+    def predicted(
+        self, atoms: Tensor, edges: Tensor, weight: Tensor, neighbors: Neighbors
+    ) -> Tensor:
+        """:meth:`forward` where nothing is learned.
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        edges : Tensor, shape (D, width)
+            Of the distances of `neighbors`.
+        weight : Tensor, shape (E,)
+            Of the edges' messages.
+        neighbors : Neighbors
+        """
+        normed = self.norm(atoms)
+        parts = torch.cat([self.center(normed), self.neighbor(normed), self.edge(edges)])
+        gate, message = F.embedding_bag(neighbors.parts, parts, mode="sum").chunk(2, dim=1)
+        messages = torch.sigmoid(gate).mul_(F.silu(message))
+        return atoms + neighbors.summed(messages, neighbors.numbers, weight)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Shared:
@@ -125,17 +146,20 @@ class _Shared:
     graph : Tensor, shape (N,), int64
         Crystal of each node.
     basis : Tensor, shape (E, gaussians)
-        Distances of the edges.
+        Distances of the edges, or of `neighbors`.
     weight : Tensor, shape (E,)
         Of the edges' messages.
     statistics : Tensor, shape (B, size)
         Standardised.
+    neighbors : Neighbors, optional
+        Where the faster way is gone.
     """
 
     graph: Tensor
     basis: Tensor
     weight: Tensor
     statistics: Tensor
+    neighbors: Neighbors | None
 
 
 class _Member(nn.Module):
@@ -191,7 +215,10 @@ class _Member(nn.Module):
         atoms = self.embed_element(self.descriptors).index_select(0, batch.atomic_numbers)
         edges = self.embed_distance(shared.basis)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, edges, shared.weight, batch)
+            if shared.neighbors is None:
+                atoms = convolution(atoms, edges, shared.weight, batch)
+            else:
+                atoms = convolution.predicted(atoms, edges, shared.weight, shared.neighbors)
         return self.norm(atoms)
 
 
@@ -208,7 +235,7 @@ def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Ten
     return logits_of(scatter(share * logits.softmax(-1), graph, n_graphs))
 
 
-class Mat2SpecPlus(RegressedEnsemble):
+class Mat2SpecPlus(RegressedEnsemble, FastInference):
     """Crystal graphs to spectra; a variant of Mat2Spec for small training sets.
 
     Of Mat2Spec it keeps the input, the settings and the interface. What differs, and what each
@@ -285,11 +312,13 @@ class Mat2SpecPlus(RegressedEnsemble):
     def _shared(self, batch: GraphBatch) -> _Shared:
         reach = (batch.distance / self.config.cutoff).clamp_max(1.0)
         envelope = 0.5 * (torch.cos(math.pi * reach) + 1)
+        neighbors = Neighbors.of(batch) if self.goes_fast(batch) else None
         return _Shared(
             batch.graph_index,
-            self.basis(batch.distance),
+            self.basis(batch.distance if neighbors is None else neighbors.distances),
             envelope * batch.edge_multiplicity / self.config.neighbors,
             self.standardized(batch),
+            neighbors,
         )
 
     @override
