@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -699,9 +700,12 @@ def _stage(run: Run, model: str) -> tuple[str, int]:
 
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
-    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill."""
+    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill.
+
+    The first part is not waited with: there is soon something to see.
+    """
     waiting: list[PredictedSpectra] = []
-    since = time.monotonic()
+    since = -inf
     for part in parts:
         waiting.append(part)
         if time.monotonic() - since >= KEEP_EVERY:
