@@ -117,21 +117,32 @@ class GatedConvolution(nn.Module):
         return atoms + scatter(messages, batch.center, len(atoms))
 
     def predicted(
-        self, atoms: Tensor, edges: Tensor, weight: Tensor, neighbors: Neighbors
+        self,
+        atoms: Tensor,
+        basis: Tensor,
+        embed_distance: nn.Linear,
+        weight: Tensor,
+        neighbors: Neighbors,
     ) -> Tensor:
         """:meth:`forward` where nothing is learned.
 
         Parameters
         ----------
         atoms : Tensor, shape (N, width)
-        edges : Tensor, shape (D, width)
+        basis : Tensor, shape (D, gaussians)
             Of the distances of `neighbors`.
+        embed_distance : Linear
+            Makes features of edges of it; together with :attr:`edge` that is one linear map.
         weight : Tensor, shape (E,)
             Of the edges' messages.
         neighbors : Neighbors
         """
-        normed = self.norm(atoms)
-        parts = torch.cat([self.center(normed), self.neighbor(normed), self.edge(edges)])
+        normed, n, edge = self.norm(atoms), len(atoms), self.edge.weight
+        parts = atoms.new_empty(2 * n + len(basis), len(edge))
+        torch.addmm(self.center.bias, normed, self.center.weight.T, out=parts[:n])
+        torch.mm(normed, self.neighbor.weight.T, out=parts[n : 2 * n])
+        of_basis = edge @ embed_distance.weight, edge @ embed_distance.bias
+        torch.addmm(of_basis[1], basis, of_basis[0].T, out=parts[2 * n :])
         gate, message = F.embedding_bag(neighbors.parts, parts, mode="sum").chunk(2, dim=1)
         messages = torch.sigmoid(gate).mul_(F.silu(message))
         return atoms + neighbors.summed(messages, neighbors.numbers, weight)
@@ -213,12 +224,15 @@ class _Member(nn.Module):
     def _atoms(self, batch: GraphBatch, shared: _Shared) -> Tensor:
         """Features of the atoms, shape (N, width)."""
         atoms = self.embed_element(self.descriptors).index_select(0, batch.atomic_numbers)
-        edges = self.embed_distance(shared.basis)
-        for convolution in self.convolutions:
-            if shared.neighbors is None:
+        if shared.neighbors is None:
+            edges = self.embed_distance(shared.basis)
+            for convolution in self.convolutions:
                 atoms = convolution(atoms, edges, shared.weight, batch)
-            else:
-                atoms = convolution.predicted(atoms, edges, shared.weight, shared.neighbors)
+            return self.norm(atoms)
+        for convolution in self.convolutions:
+            atoms = convolution.predicted(
+                atoms, shared.basis, self.embed_distance, shared.weight, shared.neighbors
+            )
         return self.norm(atoms)
 
 
