@@ -37,6 +37,7 @@ from db.documents import (
 from db.store import ScreeningStore
 from models.deferred_predictor import deferred_predictor as _predictor
 from models.predicted_spectra import PredictedSpectra
+from models.processes import drop_prepared
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
@@ -293,6 +294,8 @@ class _ReadAndScored:
                 trust_in(Path(self.checkpoint), criterion_of(self.run.parameters))
             elif self.source.can_move:  # the cores have less to predict, or nothing
                 read = self.reader.blocks_from_process
+        if read == self.reader.blocks:
+            drop_prepared()  # a process that the command line started to read
         missing = self._missing(self._blocks(read))
         with closing(predictor.predict_parts(missing, workers=workers)) as parts:
             for part in _timely(parts):

@@ -116,7 +116,7 @@ def run(
 
         raise ScreeningError(f"--limit {limit}: must be 1 or more")
     if where == "local" and criterion == CRITERION and source is not None:
-        _start_worker(checkpoint, device, workers, source, db)  # before anything is imported here
+        _start_process(checkpoint, device, workers, source, db)  # before anything is imported here
     from screening.cli.console import stderr
     from screening.criteria.registry import default_predictor, find_criterion
     from screening.sources import is_path
@@ -163,19 +163,27 @@ def run(
     _report(db, run_id, top, as_json, quiet)
 
 
-def _start_worker(
+def _start_process(
     checkpoint: str | None, device: str, workers: int | None, source: str, db: str
 ) -> None:
-    """Let a worker load torch, where all is new and much, while this process loads the rest."""
-    table = Path(source)
-    if Path(db).exists() or "://" in db or not table.is_file() or table.stat().st_size < LARGE:
+    """Let another process load what much work begins with, while this one loads the rest.
+
+    That is the model where all is new, and what reads where much is known.
+    """
+    from workflows.hardware import worker_processes
+
+    table, n = Path(source), workers or worker_processes()
+    if "://" in db or not table.is_file() or table.stat().st_size < LARGE or n < 2:
+        return
+    if Path(db).exists():
+        from models.processes import prepare_streamed
+
+        prepare_streamed("workflows.reading", "pyarrow.parquet")
         return
     from models.deferred_predictor import deferred_predictor
     from models.zoo import predictor_folder
-    from workflows.hardware import worker_processes
 
-    predictor = deferred_predictor(str(predictor_folder(checkpoint)), device)
-    predictor.start(workers or worker_processes())
+    deferred_predictor(str(predictor_folder(checkpoint)), device).start(n)
 
 
 def _shard_size(where: str) -> int:
