@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.architectures.interface import Insights, StatesArchitecture
+from models.architectures.parts.neighbor_sums import predict_fast
 from models.chunks import CHUNK, STATES_CHUNK, are_worth_processes, chunks
 from models.crystal import Crystal
 from models.elements import KnownElements
@@ -133,6 +134,8 @@ class SpectrumPredictor:
         folder = predictor_folder(folder)
         device = usable_device(device)
         parts = [load_checkpoint(folder / name, device) for name in predictor_parts(folder)]
+        for part in parts:
+            predict_fast(part.model)
         trained_on = load_training_materials(folder)
         predictor = cls(parts[0], parts[-1], folder.resolve(), trained_on)
         if grid is not None:

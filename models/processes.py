@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Self, TypeVar
 
 from models.errors import ModelError
@@ -170,36 +172,75 @@ def streamed(function: Callable[..., Iterable[Result]], *arguments: Any) -> Iter
     >>> list(streamed(range, 3))
     [0, 1, 2]
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, function, arguments), daemon=True)
-    with deaf_to_interrupts():
-        process.start()
-    sender.close()
+    process, connection = _PREPARED.pop() if _PREPARED else _started()
     try:
-        while (message := _received(receiver)) is not None:
+        with suppress(BrokenPipeError):  # of one that died, which is found out below
+            connection.send((function, arguments))
+        while (message := _received(connection)) is not None:
             yield message[0]
     finally:
-        process.kill()
-        process.join()
-        receiver.close()
+        _end(process, connection)
 
 
-def _send(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def prepare_streamed(*modules: str) -> None:
+    """Start the process of the next :func:`streamed`, which imports what it will need meanwhile.
+
+    Parameters
+    ----------
+    *modules : str
+        Their names.
+    """
+    if not _PREPARED:
+        _PREPARED.append(_started(*modules))
+
+
+def drop_prepared() -> None:
+    """End the process of :func:`prepare_streamed` if it is not used."""
+    while _PREPARED:
+        _end(*_PREPARED.pop())
+
+
+_PREPARED: list[tuple[BaseProcess, Connection]] = []
+
+
+def _started(*modules: str) -> tuple[BaseProcess, Connection]:
+    """A process that waits for what it is to do, and the connection to it."""
+    context = multiprocessing.get_context("spawn")
+    connection, other_end = context.Pipe()
+    process = context.Process(target=_serve, args=(other_end, modules), daemon=True)
+    with deaf_to_interrupts():
+        process.start()
+    other_end.close()
+    return process, connection
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    process.kill()
+    process.join()
+    connection.close()
+
+
+def _serve(connection: Connection, modules: tuple[str, ...]) -> None:
     _end_with_parent()
+    for name in modules:
+        import_module(name)
+    try:
+        function, arguments = connection.recv()
+    except EOFError:  # nothing is wanted any more
+        return
     try:
         for item in function(*arguments):
-            sender.send((item,))
-        sender.send(None)
+            connection.send((item,))
+        connection.send(None)
     except Exception as error:
-        sender.send(error)
+        connection.send(error)
 
 
 def _received(receiver: Connection) -> tuple[Any] | None:
     """An item, or None after the last one."""
     try:
         message = receiver.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         raise WorkerDiedError("a process that reads died; out of memory?") from None
     if isinstance(message, Exception):
         raise message

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from db.documents import (
 from db.store import ScreeningStore
 from models.deferred_predictor import deferred_predictor as _predictor
 from models.predicted_spectra import PredictedSpectra
+from models.processes import drop_prepared
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
@@ -292,6 +294,8 @@ class _ReadAndScored:
                 trust_in(Path(self.checkpoint), criterion_of(self.run.parameters))
             elif self.source.can_move:  # the cores have less to predict, or nothing
                 read = self.reader.blocks_from_process
+        if read == self.reader.blocks:
+            drop_prepared()  # a process that the command line started to read
         missing = self._missing(self._blocks(read))
         with closing(predictor.predict_parts(missing, workers=workers)) as parts:
             for part in _timely(parts):
@@ -699,9 +703,12 @@ def _stage(run: Run, model: str) -> tuple[str, int]:
 
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
-    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill."""
+    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill.
+
+    The first part is not waited with: there is soon something to see.
+    """
     waiting: list[PredictedSpectra] = []
-    since = time.monotonic()
+    since = -inf
     for part in parts:
         waiting.append(part)
         if time.monotonic() - since >= KEEP_EVERY:

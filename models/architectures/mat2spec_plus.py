@@ -16,6 +16,7 @@ from models.architectures.interface import ArchitectureConfig, Insights
 from models.architectures.parts.crystal_statistics import CrystalStatistics
 from models.architectures.parts.ensemble import RegressedEnsemble, logits_of, member_spread
 from models.architectures.parts.layers import GaussianBasis, register_tables, share_of_group
+from models.architectures.parts.neighbor_sums import FastInference, Neighbors
 from models.architectures.parts.scatter import scatter
 from models.elements import element_descriptors, element_properties
 from models.graphs.graph import GraphBatch
@@ -115,6 +116,37 @@ class GatedConvolution(nn.Module):
         messages = torch.sigmoid(gate) * F.silu(message) * weight[:, None]
         return atoms + scatter(messages, batch.center, len(atoms))
 
+    def predicted(
+        self,
+        atoms: Tensor,
+        basis: Tensor,
+        embed_distance: nn.Linear,
+        weight: Tensor,
+        neighbors: Neighbors,
+    ) -> Tensor:
+        """:meth:`forward` where nothing is learned.
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        basis : Tensor, shape (D, gaussians)
+            Of the distances of `neighbors`.
+        embed_distance : Linear
+            Makes features of edges of it; together with :attr:`edge` that is one linear map.
+        weight : Tensor, shape (E,)
+            Of the edges' messages.
+        neighbors : Neighbors
+        """
+        normed, n, edge = self.norm(atoms), len(atoms), self.edge.weight
+        parts = atoms.new_empty(2 * n + len(basis), len(edge))
+        torch.addmm(self.center.bias, normed, self.center.weight.T, out=parts[:n])
+        torch.mm(normed, self.neighbor.weight.T, out=parts[n : 2 * n])
+        of_basis = edge @ embed_distance.weight, edge @ embed_distance.bias
+        torch.addmm(of_basis[1], basis, of_basis[0].T, out=parts[2 * n :])
+        gate, message = F.embedding_bag(neighbors.parts, parts, mode="sum").chunk(2, dim=1)
+        messages = torch.sigmoid(gate).mul_(F.silu(message))
+        return atoms + neighbors.summed(messages, neighbors.numbers, weight)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Shared:
@@ -125,17 +157,20 @@ class _Shared:
     graph : Tensor, shape (N,), int64
         Crystal of each node.
     basis : Tensor, shape (E, gaussians)
-        Distances of the edges.
+        Distances of the edges, or of `neighbors`.
     weight : Tensor, shape (E,)
         Of the edges' messages.
     statistics : Tensor, shape (B, size)
         Standardised.
+    neighbors : Neighbors, optional
+        Where the faster way is gone.
     """
 
     graph: Tensor
     basis: Tensor
     weight: Tensor
     statistics: Tensor
+    neighbors: Neighbors | None
 
 
 class _Member(nn.Module):
@@ -189,9 +224,15 @@ class _Member(nn.Module):
     def _atoms(self, batch: GraphBatch, shared: _Shared) -> Tensor:
         """Features of the atoms, shape (N, width)."""
         atoms = self.embed_element(self.descriptors).index_select(0, batch.atomic_numbers)
-        edges = self.embed_distance(shared.basis)
+        if shared.neighbors is None:
+            edges = self.embed_distance(shared.basis)
+            for convolution in self.convolutions:
+                atoms = convolution(atoms, edges, shared.weight, batch)
+            return self.norm(atoms)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, edges, shared.weight, batch)
+            atoms = convolution.predicted(
+                atoms, shared.basis, self.embed_distance, shared.weight, shared.neighbors
+            )
         return self.norm(atoms)
 
 
@@ -208,7 +249,7 @@ def _mixture(logits: Tensor, share: Tensor, graph: Tensor, n_graphs: int) -> Ten
     return logits_of(scatter(share * logits.softmax(-1), graph, n_graphs))
 
 
-class Mat2SpecPlus(RegressedEnsemble):
+class Mat2SpecPlus(RegressedEnsemble, FastInference):
     """Crystal graphs to spectra; a variant of Mat2Spec for small training sets.
 
     Of Mat2Spec it keeps the input, the settings and the interface. What differs, and what each
@@ -285,11 +326,13 @@ class Mat2SpecPlus(RegressedEnsemble):
     def _shared(self, batch: GraphBatch) -> _Shared:
         reach = (batch.distance / self.config.cutoff).clamp_max(1.0)
         envelope = 0.5 * (torch.cos(math.pi * reach) + 1)
+        neighbors = Neighbors.of(batch) if self.goes_fast(batch) else None
         return _Shared(
             batch.graph_index,
-            self.basis(batch.distance),
+            self.basis(batch.distance if neighbors is None else neighbors.distances),
             envelope * batch.edge_multiplicity / self.config.neighbors,
             self.standardized(batch),
+            neighbors,
         )
 
     @override

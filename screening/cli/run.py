@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
+CRITERION = "vb-gap"
 NAMED = 3  # failures in one line
 LARGE = 1_000_000  # bytes of a table with some thousand rows
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
@@ -71,7 +72,7 @@ def run(
         typer.Option(
             help="What is looked for: one of `screen criteria`, or a .yaml file of your own.",
         ),
-    ] = "vb-gap",
+    ] = CRITERION,
     criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
@@ -110,23 +111,22 @@ def run(
 
     What could not be judged is named at the end; the command exits with 1 if that is all of it.
     """
-    from screening.cli.console import stderr
-    from screening.criteria.gap_criterion import VB_GAP
-    from screening.criteria.registry import default_predictor, find_criterion
-    from screening.sources import is_path
-    from workflows.hardware import worker_processes
-
-    if criterion != VB_GAP:
-        criteria = options.typed(context, criteria)
     if limit is not None and limit < 1:
         from screening.errors import ScreeningError
 
         raise ScreeningError(f"--limit {limit}: must be 1 or more")
+    if where == "local" and criterion == CRITERION and source is not None:
+        _start_process(checkpoint, device, workers, source, db)  # before anything is imported here
+    from screening.cli.console import stderr
+    from screening.criteria.registry import default_predictor, find_criterion
+    from screening.sources import is_path
+    from workflows.hardware import worker_processes
+
+    if criterion != CRITERION:
+        criteria = options.typed(context, criteria)
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
-    if where == "local" and criterion == VB_GAP:
-        _start_worker(checkpoint, device, workers or worker_processes(), source, db)
     maker = _maker(
         db=db,
         source=str(Path(source).resolve()) if is_path(source) else source,
@@ -163,15 +163,27 @@ def run(
     _report(db, run_id, top, as_json, quiet)
 
 
-def _start_worker(checkpoint: str | None, device: str, workers: int, source: str, db: str) -> None:
-    """Let a worker load torch, where all is new and much, while this process loads the rest."""
-    table = Path(source)
-    if Path(db).exists() or "://" in db or not table.is_file() or table.stat().st_size < LARGE:
+def _start_process(
+    checkpoint: str | None, device: str, workers: int | None, source: str, db: str
+) -> None:
+    """Let another process load what much work begins with, while this one loads the rest.
+
+    That is the model where all is new, and what reads where much is known.
+    """
+    from workflows.hardware import worker_processes
+
+    table, n = Path(source), workers or worker_processes()
+    if "://" in db or not table.is_file() or table.stat().st_size < LARGE or n < 2:
+        return
+    if Path(db).exists():
+        from models.processes import prepare_streamed
+
+        prepare_streamed("workflows.reading", "pyarrow.parquet")
         return
     from models.deferred_predictor import deferred_predictor
     from models.zoo import predictor_folder
 
-    deferred_predictor(str(predictor_folder(checkpoint)), device).start(workers)
+    deferred_predictor(str(predictor_folder(checkpoint)), device).start(n)
 
 
 def _shard_size(where: str) -> int:

@@ -22,7 +22,9 @@ from models.processes import (
     WorkerDiedError,
     WorkerPool,
     deaf_to_interrupts,
+    drop_prepared,
     kill_workers,
+    prepare_streamed,
     streamed,
 )
 
@@ -129,6 +131,36 @@ def test_a_stream_that_is_left_early_leaves_no_process() -> None:
     assert multiprocessing.active_children()
     items.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+def test_a_prepared_process_makes_the_next_stream() -> None:
+    prepare_streamed("models.spectra.metrics")
+    prepare_streamed()  # there is one
+    (waiting,) = multiprocessing.active_children()
+    assert list(streamed(pid_and_modules)) == [waiting.pid, True]
+    assert not multiprocessing.active_children()
+    assert list(streamed(pid_and_modules))[1] is False
+
+
+def test_a_prepared_process_that_is_not_needed_ends() -> None:
+    drop_prepared()
+    prepare_streamed()
+    drop_prepared()
+    assert not multiprocessing.active_children()
+
+
+def test_a_prepared_process_that_died() -> None:
+    prepare_streamed()
+    (waiting,) = multiprocessing.active_children()
+    waiting.kill()
+    waiting.join()
+    with pytest.raises(WorkerDiedError):
+        list(streamed(range, 3))
+
+
+def pid_and_modules() -> Iterator[Any]:
+    yield os.getpid()
+    yield "models.spectra.metrics" in sys.modules
 
 
 def test_no_more_tasks_are_taken_than_wait() -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.architectures.parts.neighbor_sums import FastInference, Neighbors, softplus_of_pairs
 from models.architectures.parts.scatter import grouped_softmax, scatter
 from models.elements import N_DESCRIPTORS, N_ELEMENTS, element_descriptors
 from models.graphs.graph import GraphBatch
@@ -214,21 +215,56 @@ class GraphAttention(nn.Module):
         edges : Tensor, shape (E, width)
         batch : GraphBatch
         """
-        h, u = self.atom(atoms), self.edge(edges)
-        if hasattr(self, "context"):
-            h = h + self.context(batch.composition())[batch.graph_index]
+        h, u = self._of_atoms(atoms, batch), self.edge(edges)
         from_center = F.softplus(h.index_select(0, batch.center).add_(u))
         from_neighbor = F.softplus(h.index_select(0, batch.neighbor).add_(u))
         # One product with block-diagonal vectors is much faster than a batch of dot products.
         score = from_center @ torch.block_diag(*self.attend_center).T
         score = score + from_neighbor @ torch.block_diag(*self.attend_neighbor).T
-        edges_in_all = batch.multiplicity[batch.center] * batch.edge_multiplicity
-        score = F.softplus(self.score_norm(F.softplus(score), edges_in_all))
-        weight = share_of_group(score, batch.edge_multiplicity, batch.center, len(atoms))
-        weight = self.dropout(weight) / self.heads
+        weight = self._weights(score, batch)
         heads = zip(weight.split(1, dim=1), from_neighbor.chunk(self.heads, dim=1), strict=True)
         messages = sum(w * message for w, message in heads)
         return scatter(messages, batch.center, len(atoms)) + self.bias
+
+    def predicted(self, atoms: Tensor, edges: Tensor, neighbors: Neighbors) -> Tensor:
+        """:meth:`forward` where nothing is learned.
+
+        Parameters
+        ----------
+        atoms : Tensor, shape (N, width)
+        edges : Tensor, shape (D, width)
+            Of the distances of `neighbors`.
+        neighbors : Neighbors
+        """
+        batch, heads = neighbors.batch, self.heads
+        attend = [torch.block_diag(*v) for v in (self.attend_center, self.attend_neighbor)]
+        messages_and_scores = softplus_of_pairs(
+            self._of_atoms(atoms, batch), self.edge(edges), neighbors, torch.cat(attend).T
+        )
+        if messages_and_scores is None:
+            return self(atoms, edges[neighbors.of_edge], batch)
+        messages, scores = messages_and_scores
+        center, neighbor = neighbors.pairs[2]
+        score = scores[:, :heads].index_select(0, center)
+        score += scores[:, heads:].index_select(0, neighbor)
+        message_of_edge = heads * neighbor[:, None] + torch.arange(heads)
+        messages = messages.view(-1, atoms.shape[1])
+        return neighbors.summed(messages, message_of_edge, self._weights(score, batch)) + self.bias
+
+    def _of_atoms(self, atoms: Tensor, batch: GraphBatch) -> Tensor:
+        """What the atoms, and the composition, give to messages, shape (N, heads * width)."""
+        h = self.atom(atoms)
+        if hasattr(self, "context"):
+            h = h + self.context(batch.composition())[batch.graph_index]
+        return h
+
+    def _weights(self, score: Tensor, batch: GraphBatch) -> Tensor:
+        """Weights of the heads' messages, shape (E, heads)."""
+        edges_in_all = batch.multiplicity[batch.center] * batch.edge_multiplicity
+        score = F.softplus(self.score_norm(F.softplus(score), edges_in_all))
+        n_nodes = len(batch.atomic_numbers)
+        weight = share_of_group(score, batch.edge_multiplicity, batch.center, n_nodes)
+        return self.dropout(weight) / self.heads
 
 
 class CompositionAttention(nn.Module):
@@ -261,7 +297,7 @@ class CompositionAttention(nn.Module):
         return share_of_group(score, batch.multiplicity, graph, len(batch))
 
 
-class GraphEncoder(nn.Module):
+class GraphEncoder(FastInference):
     """Crystal graphs to embeddings of shape (B, width) (eqs. 1-5).
 
     With attention pooling, a supercell has the embedding of its primitive cell.
@@ -287,9 +323,15 @@ class GraphEncoder(nn.Module):
     def forward(self, batch: GraphBatch) -> Tensor:
         """Embeddings, shape (B, width)."""
         atoms = self.embed_element(self.descriptors)[batch.atomic_numbers]
-        edges = F.leaky_relu(self.embed_distance(self.basis(batch.distance)), 0.2)
+        neighbors = Neighbors.of(batch) if self.goes_fast(batch) else None
+        distance = batch.distance if neighbors is None else neighbors.distances
+        edges = F.leaky_relu(self.embed_distance(self.basis(distance)), 0.2)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            atoms = F.softplus(norm(layer(atoms, edges, batch), batch.multiplicity))
+            if neighbors is None:
+                received = layer(atoms, edges, batch)
+            else:
+                received = layer.predicted(atoms, edges, neighbors)
+            atoms = F.softplus(norm(received, batch.multiplicity))
         weighted = atoms * self.pool(atoms, batch)
         pooled = scatter(weighted, batch.graph_index, len(batch))
         return pooled / batch.n_atoms[:, None] if self.mean_pooling else pooled

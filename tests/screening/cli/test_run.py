@@ -15,6 +15,8 @@ import torch
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
 from models.zoo import DEFAULT_EDOS
+from screening.cli.run import CRITERION, LARGE
+from screening.criteria.gap_criterion import VB_GAP
 from screening.gap import find_gaps
 from tests.conftest import crystal_row
 from workflows.rescoring import RESCORED
@@ -337,6 +339,27 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_worker_loads_the_model_before_this_process_imports_the_rest(tmp_path):
+    (tmp_path / "large.parquet").write_bytes(bytes(LARGE))
+    code = (
+        "import os, sys; sys.argv = ['screen', 'run', '--source', 'large.parquet']\n"
+        "from models.deferred_predictor import DeferredPredictor\n"
+        "def start(predictor, workers):\n"
+        "    heavy = {'torch', 'scipy', 'pymatgen', 'jobflow', 'pyarrow'} & set(sys.modules)\n"
+        "    os._exit(1 if heavy else 42)\n"
+        "DeferredPredictor.start = start\n"
+        "from screening.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True)
+    assert ended.returncode == 42
+
+
+def test_the_default_criterion_is_the_gap():
+    assert CRITERION == VB_GAP
 
 
 def wait_for_predictions(db: Path, process: subprocess.Popen, at_least: int) -> None:
