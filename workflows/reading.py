@@ -109,13 +109,13 @@ class CandidateReader:
         ----------
         source : Source
         funnel : Funnel
-            Counts what the filters do to them.
+            Counts what the filters do to them; what it has counted already is not read again.
         stored : int
             Items at the beginning that have their documents: these are only counted.
         """
-        passed = n_read = 0
-        items: Iterator[SourceItem] = iter(source)
-        while batch := list(islice(items, READ_BATCH)):
+        n_read, passed = funnel.entered, funnel.passed
+        items = source.items_from(n_read)
+        while passed != self.limit and (batch := list(islice(items, READ_BATCH))):
             n_read += len(batch)
             is_stored = n_read <= stored
             reader = self._counting if is_stored else self
@@ -125,8 +125,6 @@ class CandidateReader:
             if not is_stored:
                 yield self._block(judged, passed)
             passed += sum(item.passed for item in judged)
-            if passed == self.limit:
-                return
 
     def blocks_from_process(
         self, source: Source, funnel: Funnel, stored: int = 0
