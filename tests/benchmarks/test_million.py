@@ -29,7 +29,7 @@ def test_rows_are_repeated_and_strained_under_ids_of_their_own(structure_table, 
 def test_a_killed_run_and_its_rest_are_one_run():
     first = [Sample(0, 0, 0, 0, 1, 1), Sample(10, 5, 10_000, 4, 1, 1)]
     rest = [Sample(0, 0, 10_000, 4, 1, 1), Sample(30, 20, 20_000, 8, 1, 1)]
-    rows = list(points(one_after_the_other([first, rest]), "rows", 20_000))
+    rows = list(points(one_after_the_other([first, rest]), "rows", 20_000, 10_000))
     assert rows == [
         ("rows 0 to 10,000", "1,000/s", "0.50 ms"),
         ("rows 10,000 to 20,000", "333/s", "2.00 ms"),
