@@ -62,12 +62,16 @@ MILLISECOND = timedelta(milliseconds=1)
 
 INDEXES = (
     "CREATE INDEX runs_newest ON runs (created_at)",
-    "CREATE INDEX candidates_work ON candidates (run_id, state, shard)",
     "CREATE INDEX candidates_best ON candidates (run_id, is_positive, score)",
     "CREATE INDEX candidates_chemsys ON candidates (run_id, chemsys)",
+    "CREATE INDEX candidates_work ON candidates (run_id, state, shard)",
     "CREATE INDEX validations_state ON validations (state)",
 )
-"""Those that a query of this program needs beside the keys: each costs bytes and time by row."""
+"""Those that a query of this program needs beside the keys: each costs bytes and time by row.
+
+Of several that lead to a run, SQLite takes the one that was made last. That of the work has the
+rows nearly as they lie in the file: a sort by hull energy is 2 to 10 times as fast by it.
+"""
 
 CREATE_SHARED = "CREATE TABLE shared (id INTEGER PRIMARY KEY, body TEXT NOT NULL UNIQUE)"
 SHARED = {"candidates": ("run_id", "model_id", "origin"), "predictions": ("model_id", "grid")}

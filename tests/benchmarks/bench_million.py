@@ -136,7 +136,7 @@ class Watched:
     def __init__(self, command: Sequence[object], db: Path) -> None:
         self.db, self.samples = db, [Sample(0, 0, *_progress(db), 0, _bytes(db))]
         self.began, self.cpu = time.perf_counter(), {}
-        self.first: float | None = None
+        self.first: Sample | None = None  # with a candidate that was judged
         self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
 
     def watch(self, until: Callable[[Sample], bool] = lambda sample: False) -> None:
@@ -151,7 +151,7 @@ class Watched:
             sample = Sample(seconds, sum(self.cpu.values()), *progress, memory, _bytes(self.db))
             self.samples.append(sample)
             if self.first is None and sample.judged > before:
-                self.first = seconds
+                self.first = sample
             if until(sample):
                 for pid in family:
                     os.kill(pid, signal.SIGKILL)
@@ -240,12 +240,19 @@ def measure_run(options: argparse.Namespace, folder: Path) -> None:
         (f"{rows:,} rows, {judged:,} judged", f"{last.seconds:.0f} s", f"{last.cpu:.0f} s"),
         *points(samples, "rows", rows, step),
         *points(samples, "judged", judged, step),
-        ("candidate judged after --resume", f"{resumed.first or 0:.1f} s", ""),
+        *resuming(resumed.first),
         ("largest memory of a process", f"{max(s.memory for s in samples) / 1e9:.2f} GB", ""),
         *sizes(db),
     ]
     print_table(figures)
     print_table(by_parts(parts.read_text().splitlines(), step), ("rows", *PARTS, SAME))
+
+
+def resuming(first: Sample | None) -> Iterator[tuple[str, ...]]:
+    """Row of a table: what it takes to go on, until something is judged."""
+    if first is not None:
+        what = "candidate judged after --resume"
+        yield what, f"{first.seconds:.1f} s", f"{first.cpu:.1f} s of all processes"
 
 
 def by_parts(lines: Iterable[str], step: int) -> Iterator[tuple[str, ...]]:
