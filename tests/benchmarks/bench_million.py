@@ -235,7 +235,7 @@ def measure_run(options: argparse.Namespace, folder: Path) -> None:
     samples = one_after_the_other([killed.samples, resumed.samples])
     last = samples[-1]
     rows, judged = _progress(db)
-    step = min(STEP, max(1, rows // 4))
+    step = min(STEP, max(1000, rows // 4000 * 1000))  # blocks of rows are noted
     figures = [
         (f"{rows:,} rows, {judged:,} judged", f"{last.seconds:.0f} s", f"{last.cpu:.0f} s"),
         *points(samples, "rows", rows, step),
