@@ -200,7 +200,6 @@ def streamed(function: Callable[..., Iterable[Result]], *arguments: Any) -> Iter
         receiver.close()
 
 
-@rare_collections()
 def _send(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     _end_with_parent()
     try:

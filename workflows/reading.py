@@ -16,7 +16,7 @@ from db.documents import CandidateDoc
 from models.crystal import structure_hashes
 from models.distances import have_isolated_atoms
 from models.elements import KnownElements
-from models.processes import streamed
+from models.processes import rare_collections, streamed
 from screening.candidate import (
     Candidate,
     Origin,
@@ -254,8 +254,9 @@ def _counted_blocks(
     reader: CandidateReader, source: Source, funnel: Funnel, stored: int
 ) -> Iterator[tuple[list[CandidateDoc], tuple[int, Counter[str], Counter[str]]]]:
     """Blocks, and the counts of the funnel after each."""
-    for documents in reader.blocks(source, funnel, stored):
-        yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
+    with rare_collections():
+        for documents in reader.blocks(source, funnel, stored):
+            yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
 
 
 def _log_unreadable(material_id: str, reason: str | None) -> None:
