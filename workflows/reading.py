@@ -16,7 +16,7 @@ from db.documents import CandidateDoc
 from models.crystal import structure_hashes
 from models.distances import have_isolated_atoms
 from models.elements import KnownElements
-from models.processes import streamed
+from models.processes import rare_collections, streamed
 from screening.candidate import (
     Candidate,
     Origin,
@@ -109,13 +109,13 @@ class CandidateReader:
         ----------
         source : Source
         funnel : Funnel
-            Counts what the filters do to them.
+            Counts what the filters do to them; what it has counted already is not read again.
         stored : int
             Items at the beginning that have their documents: these are only counted.
         """
-        passed = n_read = 0
-        items: Iterator[SourceItem] = iter(source)
-        while batch := list(islice(items, READ_BATCH)):
+        n_read, passed = funnel.entered, funnel.passed
+        items = source.items_from(n_read)
+        while passed != self.limit and (batch := list(islice(items, READ_BATCH))):
             n_read += len(batch)
             is_stored = n_read <= stored
             reader = self._counting if is_stored else self
@@ -125,8 +125,6 @@ class CandidateReader:
             if not is_stored:
                 yield self._block(judged, passed)
             passed += sum(item.passed for item in judged)
-            if passed == self.limit:
-                return
 
     def blocks_from_process(
         self, source: Source, funnel: Funnel, stored: int = 0
@@ -256,8 +254,9 @@ def _counted_blocks(
     reader: CandidateReader, source: Source, funnel: Funnel, stored: int
 ) -> Iterator[tuple[list[CandidateDoc], tuple[int, Counter[str], Counter[str]]]]:
     """Blocks, and the counts of the funnel after each."""
-    for documents in reader.blocks(source, funnel, stored):
-        yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
+    with rare_collections():
+        for documents in reader.blocks(source, funnel, stored):
+            yield documents, (funnel.entered, funnel.dropped, funnel.unknown)
 
 
 def _log_unreadable(material_id: str, reason: str | None) -> None:

@@ -37,7 +37,7 @@ from db.documents import (
 from db.store import ScreeningStore
 from models.deferred_predictor import deferred_predictor as _predictor
 from models.predicted_spectra import PredictedSpectra
-from models.processes import drop_prepared
+from models.processes import drop_prepared, rare_collections
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
 from models.uncertainty.held_out import read_held_out
@@ -89,6 +89,7 @@ MANY = 2000  # rows of a source, of which some will need the model
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
 DECISIVE = ("recursive", "optimade_filter")  # options of a source that decide what comes of it
+READ = "read"  # what a run that is not read to the end notes of its source: the funnel so far
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
 
 
@@ -278,11 +279,15 @@ class _ReadAndScored:
         self.store, self.run, self.source, self.is_new = store, run, source, is_new
         self.checkpoint = parameters["checkpoint"]
         self.reader, self.funnel = _reader_of(run, parameters)
+        noted = Funnel.from_dicts(run.source.get(READ, []))
+        if noted.names == self.funnel.names:
+            self.funnel = noted
         self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
         self.counts = Counter(predicted=0, reused=0, failed=0)
         self._waiting: deque[CandidateDoc] = deque()
         self._asked_again: set[str] = set()  # what an interruption left without a verdict
 
+    @rare_collections()
     def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
         """Do it all; as :func:`score_shard`."""
         device, workers = device or worker_device(), workers or worker_processes()
@@ -342,6 +347,7 @@ class _ReadAndScored:
         for documents in batched(self.store.find(pending), READ_BATCH):
             yield documents
             self._asked_again.update(document.material_id for document in documents)
+        advance("read", self.funnel.entered, self.source.total)
         yield from read(self.source, self.funnel, stored)
 
     def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
@@ -354,7 +360,15 @@ class _ReadAndScored:
         if not self.is_new:
             self.store.apply_verdicts(verdicts)
         self._count(len(verdicts), reused=len(verdicts), failed=_n_failed(verdicts))
+        self._note_read()
         return missing
+
+    def _note_read(self) -> None:
+        """Note what the filters did to what is stored, so that a resumed run does not ask them."""
+        if not self.run.funnel:
+            read = {READ: self.funnel.as_dicts()}
+            self.run = self.run.model_copy(update={"source": self.run.source | read})
+            self.store.put_run(self.run)
 
     def _without_verdict(self, candidates: list[CandidateDoc]) -> list[CandidateDoc]:
         """Those that an interruption left without a verdict."""
@@ -561,7 +575,7 @@ def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel
     stages = funnel.stages
     if source.applied:
         stages = funnel.stages_behind(source.name, source.applied)
-    noted = run.source | {"notes": list(source.notes)}
+    noted = {k: v for k, v in run.source.items() if k != READ} | {"notes": list(source.notes)}
     changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
     run = Run.model_validate(run.model_dump() | changes)
     store.put_run(run)

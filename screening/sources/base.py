@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from screening.candidate import Candidate, SourceItem, Unreadable
@@ -72,6 +73,10 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[SourceItem]:
         """Stream the materials, one at a time."""
+
+    def items_from(self, first: int) -> Iterator[SourceItem]:
+        """Stream the materials behind the first ones, of which there are so many."""
+        return islice(iter(self), first, None)
 
 
 def mark_known_edos(source: Source, ids: Collection[str]) -> Source:

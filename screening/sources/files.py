@@ -137,7 +137,7 @@ def open_path(path: Path, recursive: bool = False) -> Source:
     the source's notes.
 
     All of it streams, but a CIF or a JSON file is in memory as long as it is read, and of a
-    folder the names of its files, the ids, and about 2 kB of each structure.
+    folder the names of its files, the ids, and about 1 kB of each structure.
 
     Parameters
     ----------

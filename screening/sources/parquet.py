@@ -23,8 +23,11 @@ from the file's metadata (``database_version``, ``attribution``).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -150,22 +153,55 @@ class ParquetSource(Source):
         """Stream the rows in the order of the file."""
         return self.items(set())
 
-    def items(self, seen: set[str]) -> Iterator[SourceItem]:
-        """Stream the rows; ids in `seen` count as duplicates, and those of the rows are added."""
-        first_row = 1
+    def items_from(self, first: int) -> Iterator[SourceItem]:
+        """Stream the rows behind the first ones, of which nothing but the ids is read."""
         with self._open() as file:
-            batches = file.iter_batches(BATCH_ROWS, columns=list(self._columns))
-            while True:
-                try:
-                    batch = next(batches, None)
-                    if batch is None:
-                        return
+            batches = self._batches(file, ["material_id"])
+            before = takewhile(lambda numbered: numbered[0] < first, batches)
+            ids = [name for _, batch in before for name in batch.column(0).to_pylist()][:first]
+        return self.items({name for name in ids if not id_problem(name)}, first)
+
+    def items(self, seen: set[str], first: int = 0) -> Iterator[SourceItem]:
+        """Stream the rows; ids in `seen` count as duplicates, and those of the rows are added.
+
+        Parameters
+        ----------
+        seen : set of str
+        first : int
+            So many rows at the beginning are left out.
+        """
+        with self._open() as file:
+            for start, batch in self._batches(file, list(self._columns), first):
+                with self._errors_in_words():
                     rows = _Rows(batch, self._columns, self._origin, self.database_version)
-                except (pa.ArrowException, OSError) as error:
-                    raise ScreeningError(f"{self._path}: cannot read: {one_line(error)}") from None
-                for k in range(batch.num_rows):
-                    yield self._item(rows, k, first_row + k, seen)
-                first_row += batch.num_rows
+                for k in range(max(0, first - start), batch.num_rows):
+                    yield self._item(rows, k, start + k + 1, seen)
+
+    def _batches(
+        self, file: pq.ParquetFile, columns: list[str], first: int = 0
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches with rows behind the first ones, and how many rows are before each."""
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        starts = [0, *accumulate(sizes)]
+        group = bisect_right(starts, first) - 1  # the one with the first row that is wanted
+        start = starts[group]
+        groups = list(range(group, len(sizes)))
+        batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns)
+        while True:
+            with self._errors_in_words():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if start + batch.num_rows > first:
+                yield start, batch
+            start += batch.num_rows
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise ScreeningError(f"{self._path}: cannot read: {one_line(error)}") from None
 
     def _item(self, rows: _Rows, k: int, row: int, seen: set[str]) -> SourceItem:
         material_id = rows.ids[k]

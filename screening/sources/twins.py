@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from db.structures import StructureArrays
 from models.crystal import Crystal
 from screening.candidate import Candidate
 
@@ -26,7 +27,7 @@ class Twins:
     None of these depends on the choice of the cell, its origin, or its orientation. A crystal is
     not told from its mirror image, whose DOS is the same; the same material relaxed by another
     functional counts as another. Cells of more than 200 atoms are not compared. Of each crystal
-    about 2 kB are kept, and nothing is calculated before another one has its composition and
+    about 1 kB is kept, and nothing is calculated before another one has its composition and
     density.
 
     References
@@ -36,24 +37,25 @@ class Twins:
     """
 
     found: int = 0
-    _known: dict[tuple[object, int], list[_Known]] = field(default_factory=dict)
+    _known: dict[str, list[_Known]] = field(default_factory=dict)
 
     def remarked(self, candidate: Candidate) -> Candidate:
         """The candidate, with a remark if it is the same crystal as an earlier one."""
         crystal = candidate.structure
         if len(crystal) > MAX_ATOMS:
             return candidate
-        composition = tuple((e, n / len(crystal)) for e, n in crystal.composition.items())
+        parts = (f"{e}{n / len(crystal)}" for e, n in crystal.composition.items())
+        composition = " ".join(parts)  # a text, which takes less memory than what it says
         # The densities of equal crystals lie in the same bin or in the next one.
         density = round(np.log(crystal.volume / len(crystal)) / DENSITY_STEP)
         new = _Known.of(candidate)
         for step in (0, -1, 1):
-            for known in self._known.get((composition, density + step), ()):
+            for known in self._known.get(f"{composition} {density + step}", ()):
                 if known.is_same_as(new):
                     self.found += 1
                     remark = f"the same crystal as {known.name}"
                     return replace(candidate, remarks=(*candidate.remarks, remark))
-        self._known.setdefault((composition, density), []).append(new)
+        self._known.setdefault(f"{composition} {density}", []).append(new)
         return candidate
 
 
@@ -62,17 +64,15 @@ class _Known:
     """A crystal that came before, in little memory."""
 
     name: str
-    lattice: np.ndarray
-    frac_coords: np.ndarray
-    atomic_numbers: np.ndarray
+    structure: bytes
     distances: np.ndarray | None = None
 
     @classmethod
     def of(cls, candidate: Candidate) -> _Known:
         crystal = candidate.structure
         wrapped = (crystal.frac_coords % 1.0).astype(np.float32)
-        numbers = crystal.atomic_numbers.astype(np.uint8)
-        return cls(candidate.material_id, crystal.lattice, wrapped, numbers)
+        arrays = StructureArrays(crystal.lattice, wrapped, crystal.atomic_numbers)
+        return cls(candidate.material_id, arrays.to_bytes())
 
     def is_same_as(self, other: _Known) -> bool:
         """Whether the distances, and if so all atoms, agree."""
@@ -84,7 +84,8 @@ class _Known:
         return bool(matcher.fit(self._crystal().to_structure(), other._crystal().to_structure()))
 
     def _crystal(self) -> Crystal:
-        return Crystal(self.lattice, self.frac_coords, self.atomic_numbers)
+        arrays = StructureArrays.from_bytes(self.structure)
+        return Crystal(arrays.lattice, arrays.frac_coords, arrays.atomic_numbers)
 
     def _distances(self) -> np.ndarray:
         if self.distances is None:

@@ -88,7 +88,8 @@ def measured(*command: object) -> str:
     wall = time.perf_counter() - begun
     if status:
         raise SystemExit(f"{command[0]} failed")
-    return f"{wall:.0f} s, processor {usage.ru_utime:.0f} s, {usage.ru_maxrss / 1e6:.2f} GB"
+    processor = usage.ru_utime + usage.ru_stime
+    return f"{wall:.0f} s, processor {processor:.0f} s, {usage.ru_maxrss / 1e6:.2f} GB"
 
 
 def main() -> None:

@@ -11,6 +11,11 @@ new file; in the middle it is killed (`kill -9`), all its processes at once, and
 some numbers of them, the largest memory of one process (proportional set size), the bytes of the
 file, and how long after `--resume` a candidate was judged.
 
+A second table divides the processor time of the main process: reading (waiting for another process
+that reads, after `--resume`), verdicts with their documents, the store, the search for garbage in
+cycles, and all else. Beside it is what a piece of work took that is always the same: it
+tells a program that becomes slower from a machine that does.
+
 `--network none`: instead of the model, spectra that cost nothing, without graphs: what reading,
 criteria and store cost. `--store`: the store alone, which is given a million documents made from
 the rows, and asked what `screen` asks it; the largest size in the least time.
@@ -19,6 +24,9 @@ the rows, and asked what `screen` asks it; the largest size in the least time.
 from __future__ import annotations
 
 import argparse
+import gc
+import inspect
+import json
 import os
 import platform
 import resource
@@ -28,8 +36,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -44,11 +53,16 @@ from models.chunks import CHUNK
 from models.deferred_predictor import DeferredPredictor
 from models.predicted_spectra import PredictedSpectra
 from models.spectra.spectrum import EDOS_GRID
+from screening.sources import Source
 from tests.benchmarks.bench_screening import _family, _memory
 
 ROW_GROUPS = 8
 STRAIN = 0.02
 EVERY = 1.0  # s between two looks at a run
+STEP = 50_000  # rows of a line of the tables
+SAME = "same work"
+SAME_EVERY = 5_000  # rows
+PARTS = ("reading", "verdicts", "store", "garbage", "others")
 TICKS = os.sysconf("SC_CLK_TCK")
 RUN = "million"
 
@@ -122,7 +136,7 @@ class Watched:
     def __init__(self, command: Sequence[object], db: Path) -> None:
         self.db, self.samples = db, [Sample(0, 0, *_progress(db), 0, _bytes(db))]
         self.began, self.cpu = time.perf_counter(), {}
-        self.first: float | None = None
+        self.first: Sample | None = None  # with a candidate that was judged
         self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
 
     def watch(self, until: Callable[[Sample], bool] = lambda sample: False) -> None:
@@ -137,7 +151,7 @@ class Watched:
             sample = Sample(seconds, sum(self.cpu.values()), *progress, memory, _bytes(self.db))
             self.samples.append(sample)
             if self.first is None and sample.judged > before:
-                self.first = seconds
+                self.first = sample
             if until(sample):
                 for pid in family:
                     os.kill(pid, signal.SIGKILL)
@@ -176,9 +190,11 @@ def _cpu_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def points(samples: Sequence[Sample], what: str, until: int) -> Iterator[tuple[str, ...]]:
+def points(
+    samples: Sequence[Sample], what: str, until: int, step: int = STEP
+) -> Iterator[tuple[str, ...]]:
     """Rows of a table: the cost of rows or candidates between some numbers of them."""
-    marks = [n for n in (0, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000) if n < until]
+    marks = range(0, until, step)
     number = [getattr(sample, what) for sample in samples]
     for first, last in zip(marks, [*marks[1:], until], strict=True):
         a = samples[int(np.searchsorted(number, first, "right")) - 1]
@@ -207,11 +223,9 @@ def measure_run(options: argparse.Namespace, folder: Path) -> None:
     began = time.perf_counter()
     make_table(options.table, table, options.rows)
     print(f"table of {options.rows:,} rows made in {time.perf_counter() - began:.0f} s", flush=True)
-    start = ["-m", "screening.cli"]
-    if options.network == "none":
-        start = [__file__, "--screen"]
-    command = [sys.executable, *start, "run", "--source", table, "--db", db, "--quiet", "--json"]
-    command += ["--top", 1, "--workers", options.workers]
+    parts = folder / "parts.jsonl"
+    command = [sys.executable, __file__, "--screen", options.network, parts, "run", "--quiet"]
+    command += ["--source", table, "--db", db, "--json", "--top", 1, "--workers", options.workers]
     killed = Watched(command, db)
     expected = _fraction(options.table) * options.rows
     killed.watch(lambda sample: sample.judged >= expected / 2)
@@ -221,15 +235,38 @@ def measure_run(options: argparse.Namespace, folder: Path) -> None:
     samples = one_after_the_other([killed.samples, resumed.samples])
     last = samples[-1]
     rows, judged = _progress(db)
+    step = min(STEP, max(1000, rows // 4000 * 1000))  # blocks of rows are noted
     figures = [
         (f"{rows:,} rows, {judged:,} judged", f"{last.seconds:.0f} s", f"{last.cpu:.0f} s"),
-        *points(samples, "rows", rows),
-        *points(samples, "judged", judged),
-        ("candidate judged after --resume", f"{resumed.first or 0:.1f} s", ""),
+        *points(samples, "rows", rows, step),
+        *points(samples, "judged", judged, step),
+        *resuming(resumed.first),
         ("largest memory of a process", f"{max(s.memory for s in samples) / 1e9:.2f} GB", ""),
         *sizes(db),
     ]
     print_table(figures)
+    print_table(by_parts(parts.read_text().splitlines(), step), ("rows", *PARTS, SAME))
+
+
+def resuming(first: Sample | None) -> Iterator[tuple[str, ...]]:
+    """Row of a table: what it takes to go on, until something is judged."""
+    if first is not None:
+        what = "candidate judged after --resume"
+        yield what, f"{first.seconds:.1f} s", f"{first.cpu:.1f} s of all processes"
+
+
+def by_parts(lines: Iterable[str], step: int) -> Iterator[tuple[str, ...]]:
+    """Rows of a table: ms of processor time a row in each part, and of each piece of same work."""
+    rows: Counter[int] = Counter()
+    seconds: dict[int, Counter[str]] = defaultdict(Counter)
+    for line in map(json.loads, lines):
+        at = max(0, line["rows"] - 1) // step
+        rows[at] += line["new"]
+        seconds[at].update(line["seconds"])
+    for at in sorted(n for n in rows if rows[n]):
+        of_row = [f"{1e3 * seconds[at][part] / rows[at]:.3f} ms" for part in PARTS]
+        same = 1e3 * seconds[at][SAME] / max(1, seconds[at]["times"])
+        yield f"{at * step:,} to {at * step + rows[at]:,}", *of_row, f"{same:.1f} ms"
 
 
 def _fraction(table: Path) -> float:
@@ -261,11 +298,122 @@ def sizes(db: Path) -> Iterator[tuple[str, ...]]:
     yield "file for a screened candidate", f"{rest / max(1, others):,.0f} bytes", ""
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(
+    rows: Iterable[Sequence[str]], head: Sequence[str] = ("what", "wall", "processor")
+) -> None:
     """A Markdown table of what was measured."""
-    print("\n| what | wall | processor |\n| --- | --- | --- |")
-    for row in rows:
-        print("| " + " | ".join([*row, ""][:3]) + " |")
+    print()
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join([*row, ""][: len(head)]) + " |")
+
+
+# a run that looks at itself
+
+
+class Clock:
+    """Divides the processor time of this process among the parts of its work.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file that takes a line with each block of rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self.since = path, -1, time.process_time()
+        self.seconds: Counter[str] = Counter()
+        self.within = ["others"]
+        gc.callbacks.append(self._collecting)
+
+    @contextmanager
+    def during(self, part: str) -> Iterator[None]:
+        """Count what is done inside as that part's, unless it is that of one inside it."""
+        self._count()
+        self.within.append(part)
+        try:
+            yield
+        finally:
+            self._count()
+            self.within.pop()
+
+    def _count(self) -> None:
+        now = time.process_time()
+        self.seconds[self.within[-1]] += now - self.since
+        self.since = now
+
+    def _collecting(self, phase: str, _: object) -> None:
+        self._count()
+        if phase == "start":
+            self.within.append("garbage")
+        elif self.within[-1] == "garbage":
+            self.within.pop()
+
+    def times(self, owner: Any, name: str, part: str) -> None:
+        """Count what a function does, or a generator from one item to the next."""
+        function = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.during(part):
+                return function(*arguments, **named)
+
+        def items(*arguments: Any, **named: Any) -> Iterator[Any]:
+            iterator = function(*arguments, **named)
+            while True:
+                with self.during(part):
+                    item = next(iterator, self)
+                if item is self:
+                    return
+                yield item
+
+        setattr(owner, name, items if inspect.isgeneratorfunction(function) else timed)
+
+    def note(self, rows: int) -> None:
+        """Write down what was done since the last time, and that so many rows are read."""
+        before, self.rows = self.rows if self.rows >= 0 else rows, rows
+        if before // SAME_EVERY != rows // SAME_EVERY:
+            with self.during(SAME):
+                _same_work()
+            self.seconds["times"] += 1
+        self._count()
+        line = {"rows": rows, "new": rows - before, "seconds": self.seconds}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.seconds.clear()
+
+
+def _same_work() -> None:
+    """Some work as that of the program: many small objects, and a little arithmetic."""
+    rows = [{"id": str(i), "values": [i, i + 1.0]} for i in range(10_000)]
+    np.sort(np.array([row["values"] for row in rows]).ravel())
+
+
+def screen(network: str, parts: Path, arguments: list[str]) -> None:
+    """`screen` that says what its parts cost, and perhaps in which each predictor is no network."""
+    import workflows.screening
+    from db.embedded import EmbeddedStore
+    from screening.cli import script
+    from workflows.reading import CandidateReader
+
+    clock, run = Clock(parts), workflows.screening._ReadAndScored
+    clock.times(CandidateReader, "blocks", "reading")
+    clock.times(CandidateReader, "blocks_from_process", "reading")
+    clock.times(workflows.screening, "_keep", "verdicts")
+    for name in ("_write", "_update_verdicts", "_lookup", "_find"):
+        clock.times(EmbeddedStore, name, "store")
+    stored = run._stored
+
+    def noted(self: Any, documents: list[Any]) -> Any:
+        if clock.rows < 0:
+            clock.note(self.funnel.entered - len(documents) * self.is_new)
+        missing = stored(self, documents)
+        clock.note(self.funnel.entered)
+        return missing
+
+    run._stored = noted  # type: ignore[method-assign]
+    if network == "none":
+        _without_network()
+    sys.argv = ["screen", *arguments]
+    script()
 
 
 # without a network
@@ -288,17 +436,13 @@ class NoNetwork:
             yield PredictedSpectra(values, self.grid, gaps, *self.generator.random((2, n)))
 
 
-def screen_without_network() -> None:
-    """`screen` in which each predictor is that."""
-    from screening.cli import script
-
+def _without_network() -> None:
+    """From now on each predictor is that."""
     network = NoNetwork()
     DeferredPredictor.start = lambda self, workers: None  # type: ignore[method-assign]
     DeferredPredictor.predict_parts = (  # type: ignore[method-assign]
         lambda self, structures, *, workers=1: network.predict_parts(structures)
     )
-    sys.argv = ["screen", *sys.argv[2:]]
-    script()
 
 
 # the store alone
@@ -375,8 +519,8 @@ def _written(store: Any, options: argparse.Namespace) -> Iterator[tuple[str, ...
     yield from _in_steps("candidate judged and stored", len(shards), judge, reader.shard_size)
 
 
-class _Items:
-    total = None
+class _Items(Source):
+    name = description = fingerprint = "items"
 
     def __init__(self, items: list[Any]) -> None:
         self.items = items
@@ -469,6 +613,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--screen"]:
-        screen_without_network()
+        screen(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
     else:
         main()

@@ -5,13 +5,15 @@
 Times the embedded store in a temporary folder and, with a URI, MongoDB in a database of its own
 that is dropped afterwards, there next to raw pymongo doing the same on a database with the same
 indexes and validators, in turns. Each figure is the best of some repetitions where repeating is
-harmless, else one measurement.
+harmless, else one measurement. Beside the time by the clock is that of the processor in this
+process, without that of a server.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 import tempfile
@@ -56,32 +58,37 @@ class Figure:
     store: str
     what: str
     seconds: float
+    cpu_seconds: float
     count: int
     raw: float | None = None
 
     def __str__(self) -> str:
         ratio = "" if self.raw is None else f"{self.raw:>10.3f}{self.seconds / self.raw:>8.2f}"
         rate = self.count / self.seconds
-        return f"{self.store:<10}{self.what:<44}{self.seconds:>10.3f}{rate:>12,.0f}{ratio}"
+        times = f"{self.seconds:>10.3f}{self.cpu_seconds:>10.3f}"
+        return f"{self.store:<10}{self.what:<44}{times}{rate:>12,.0f}{ratio}"
 
 
 Work = Callable[[], Any]
 
 
-def timed(work: Work, raw: Work | None = None, repeat: int = 1) -> tuple[float, float | None]:
-    """Shortest times in seconds of some work and of the raw work, done in turns."""
+def timed(work: Work, raw: Work | None = None, repeat: int = 1) -> tuple[float, float, float]:
+    """Shortest times in seconds of some work, also of the processor, and of the raw work.
+
+    The work and the raw one are done in turns; without a raw one its time is NaN.
+    """
     ours, theirs = [], []
     for _ in range(repeat):
         ours.append(_seconds(work))
         if raw is not None:
-            theirs.append(_seconds(raw))
-    return min(ours), min(theirs, default=None)
+            theirs.append(_seconds(raw)[0])
+    return *map(min, zip(*ours, strict=True)), min(theirs, default=math.nan)
 
 
-def _seconds(work: Work) -> float:
-    start = time.perf_counter()
+def _seconds(work: Work) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def gap(generator: np.random.Generator) -> GapDoc:
@@ -218,8 +225,8 @@ def measure(
     """All figures of one store."""
 
     def figure(what: str, size: int, ours: Work, theirs: Work | None, repeat: int = 1) -> Figure:
-        seconds, other = timed(ours, theirs, repeat)
-        return Figure(name, what, seconds, size, other)
+        *seconds, other = timed(ours, theirs, repeat)
+        return Figure(name, what, *seconds, size, other if theirs else None)
 
     documents = predictions()
     keys = [document.key for document in documents]
@@ -268,14 +275,14 @@ def measure(
 
 def upsert_candidates(store: ScreeningStore, name: str, count: int, raw: RawMongo | None) -> Figure:
     """Candidates are made, ten batches at a time, outside the measured time."""
-    total, other = 0.0, 0.0
+    total = np.zeros(3)
     for batch in batched(candidates(count), 10 * BATCH):
-        ours, theirs = timed(
+        total += timed(
             partial(store.upsert_candidates, batch), raw and raw.upsert(CANDIDATES, batch)
         )
-        total, other = total + ours, other + (theirs or 0.0)
+    wall, cpu, other = total.tolist()
     what = f"upsert {count:,} candidates with structures"
-    return Figure(name, what, total, count, other if raw else None)
+    return Figure(name, what, wall, cpu, count, other if raw else None)
 
 
 def question(*more: Condition, **options: Any) -> Query[CandidateDoc]:
@@ -333,7 +340,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     print(f"{platform.machine()}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d')}")
-    print(f"{'store':<10}{'what':<44}{'s':>10}{'1/s':>12}{'pymongo s':>10}{'ratio':>8}")
+    print(
+        f"{'store':<10}{'what':<44}{'s':>10}{'CPU s':>10}{'1/s':>12}{'pymongo s':>10}{'ratio':>8}"
+    )
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.sqlite"

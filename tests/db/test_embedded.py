@@ -306,14 +306,28 @@ def test_a_document_that_mongodb_could_not_keep_is_refused(embedded, monkeypatch
     ],
 )
 def test_queries_use_an_index(embedded: EmbeddedStore, asked: Query) -> None:
+    assert "USING" in plan_of(embedded, asked)
+    assert "INDEX" in plan_of(embedded, asked)
+
+
+def plan_of(embedded: EmbeddedStore, asked: Query) -> str:
+    """What SQLite does first to answer a query."""
     traced: list[str] = []
     connection = embedded._connected()
     connection.set_trace_callback(traced.append)
     list(embedded.find(asked))
     connection.set_trace_callback(None)
     plan = connection.execute(f"EXPLAIN QUERY PLAN {traced[0]}").fetchall()
-    assert "USING" in plan[0][3]
-    assert "INDEX" in plan[0][3]
+    return plan[0][3]
+
+
+@pytest.mark.parametrize("field", ["energy_above_hull", "gap.width", "formula"])
+def test_a_run_is_sorted_in_the_order_of_the_file(tmp_path: Path, field: str) -> None:
+    path = of_version_1(tmp_path / "store.sqlite")
+    asked = Query(CANDIDATES, (Condition("run_id", "==", "run-1"),), sort_by=field, limit=10)
+    for file in (path, tmp_path / "new.sqlite"):
+        with EmbeddedStore(file) as store:
+            assert "candidates_work" in plan_of(store, asked)
 
 
 # a full disk

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.gap import GapCriteria, find_gaps
-from screening.sources import open_source
+from screening.sources import Source, open_source
+from screening.sources.parquet import ParquetSource
 from tests.conftest import crystal_row
 from tests.models.cells import all_cells
 from tests.models.model_examples import structure_row
@@ -36,7 +38,7 @@ from workflows.hardware import worker_processes
 from workflows.local import resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
 from workflows.reading import CandidateReader
-from workflows.screening import ScreeningFlowMaker
+from workflows.screening import READ, ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 
 PASSWORD = "correct-horse"
@@ -203,6 +205,18 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path)
         resumable_run(maker.db, maker.parameters())
 
 
+def parquet_rows(monkeypatch):
+    """Numbers of the rows of tables that are looked at from now on."""
+    rows, item = [], ParquetSource._item
+
+    def noted(self, table, k, row, seen):
+        rows.append(row - 1)
+        return item(self, table, k, row, seen)
+
+    monkeypatch.setattr(ParquetSource, "_item", noted)
+    return rows
+
+
 @pytest.mark.parametrize(
     ("limit", "max_sites"),
     [(None, None), (7, 2)],  # a filter that looks at cells needs those of all
@@ -233,11 +247,58 @@ def test_what_was_stored_before_an_interruption_is_not_made_again(
     assert n_stored == 6
     before = list(made)
     made.clear()
+    rows = parquet_rows(monkeypatch)
     resumed = run(maker, "stopped")
     assert resumed["funnel"] == undisturbed["funnel"]
     assert set(made).isdisjoint(before)
+    assert rows[0] == 6
     expected = documents(str(tmp_path / "undisturbed.sqlite"), undisturbed["run_id"])
     assert documents(maker.db, "stopped") == expected
+
+
+def counted(maker, n):
+    """Funnel of the first items of a source."""
+    filters = ScreeningFilters()
+    funnel = Funnel.of(filters)
+    for candidate in islice(open_source(Path(maker.source)), n):
+        funnel.add(filters.judge(candidate))
+    return funnel.as_dicts()
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [("noted by an older program", 0), ("of other filters", 0), ("killed before it was noted", 3)],
+)
+def test_a_run_goes_on_from_what_it_has_noted(maker, tmp_path, monkeypatch, what, first):
+    monkeypatch.setattr("workflows.reading.READ_BATCH", 3)
+    undisturbed = run(replace(maker, db=str(tmp_path / "undisturbed.sqlite")))
+
+    def interrupt(stage, done, total):
+        seen[stage] += done
+        if seen["read"] >= 9:
+            raise StoppedError
+
+    seen = Counter()
+    with pytest.raises(StoppedError), reporting_to(interrupt):
+        run(maker, "stopped")
+    with open_store(maker.db) as store:
+        stopped = store.run("stopped")
+        assert stopped.source[READ] == counted(maker, 6)
+        assert stopped.funnel == []
+        noted = {
+            "noted by an older program": [],
+            "of other filters": counted(maker, 6)[:-1],
+            "killed before it was noted": counted(maker, 3),
+        }
+        source = stopped.source | {READ: noted[what]}
+        store.put_run(stopped.model_copy(update={"source": source}))
+    rows = parquet_rows(monkeypatch)
+    assert run(maker, "stopped")["funnel"] == undisturbed["funnel"]
+    assert rows == list(range(first, 14))
+    expected = documents(str(tmp_path / "undisturbed.sqlite"), undisturbed["run_id"])
+    assert documents(maker.db, "stopped") == expected
+    with open_store(maker.db) as store:
+        assert READ not in store.run("stopped").source
 
 
 def test_a_run_is_resumed_with_the_same_model_wherever_it_lies(maker, tmp_path):
@@ -542,9 +603,8 @@ def test_reasons_are_counted_in_words():
 def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_known(
     maker, monkeypatch
 ):
-    class Reader:
-        name, description, provenance, fingerprint = "files", "a file", {}, "f"
-        total, applied, notes = None, (), ()
+    class Reader(Source):
+        name, description, fingerprint = "files", "a file", "f"
 
         def __iter__(self):
             crystal = Crystal(np.eye(3) * 3.4, [[0, 0, 0]], np.array([13]))

@@ -50,6 +50,31 @@ def same(a, b):
 # --- parquet --------------------------------------------------------------------------------
 
 
+def test_any_rows_at_the_beginning_can_be_left_out(tmp_path, monkeypatch):
+    """Also where ids come again, batches end inside row groups, or there are none."""
+    monkeypatch.setattr(parquet_module, "BATCH_ROWS", 3)
+    rows = [row(f"m-{i % 9}" if i != 4 else None) for i in range(14)]
+    for size in (2, 4, 5, 14):
+        source = open_source(write(tmp_path / "a.parquet", rows, row_group_size=size))
+        whole = [(type(i), i.material_id) for i in source]
+        for first in range(16):
+            rest = [(type(i), i.material_id) for i in source.items_from(first)]
+            assert rest == whole[first:]
+
+
+def test_of_what_is_left_out_nothing_but_ids_is_read(tmp_path, monkeypatch):
+    read, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def noted(self, size, *, row_groups, columns):
+        read.append((row_groups, len(columns)))
+        return iter_batches(self, size, row_groups=row_groups, columns=columns)
+
+    path = write(tmp_path / "a.parquet", [row(f"m-{i}") for i in range(12)], row_group_size=4)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
+    assert len(list(open_source(path).items_from(9))) == 3
+    assert read == [([0, 1, 2], 1), ([2], 4)]
+
+
 def test_parquet_rows_become_candidates(tmp_path):
     known = {
         "energy_above_hull": 0.02,
