@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from models.architectures.tight_binding.bands import (
     levels_together,
     mesh_sizes,
     shifted_mesh,
-    states_below,
+    states_of,
 )
 from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
 from models.architectures.tight_binding.projections import projections
@@ -316,7 +316,7 @@ class TightBinding(StatesArchitecture):
         spectra, gaps = [], []
         for member in self.networks:
             for bands in self.bands(batch, member):
-                spectra.append(self._spectrum(bands, member))
+                spectra.append(self._spectra([bands], member)[0])
                 gaps.append(bands.edges.gap)
         shape = len(self.networks), len(batch)
         states, band_gaps = torch.stack(spectra).unflatten(0, shape), torch.stack(gaps).view(shape)
@@ -397,13 +397,11 @@ class TightBinding(StatesArchitecture):
         """
         totals, electrons = [], self.n_electrons(batch)
         for member in self.networks:
-            of_crystals = zip(self.bands(batch, member, bands), target, electrons, strict=True)
-            for row, (crystal, label, n) in enumerate(of_crystals):
-                loss = self._shape_loss(self._spectrum(crystal, member), label)
-                if bands is not None:
-                    gap, occupied = bands.gap[row], bands.occupied[row]
-                    loss = loss + self._band_loss(crystal, member, n, gap, occupied)
-                totals.append(loss)
+            crystals = list(self.bands(batch, member, bands))
+            loss = self._shape_loss(self._spectra(crystals, member), target)
+            if bands is not None:
+                loss = loss + self._band_loss(crystals, member, electrons, bands)
+            totals.append(loss)
         total = torch.stack(totals).mean()
         return {"total": total, "prediction": total}
 
@@ -423,7 +421,7 @@ class TightBinding(StatesArchitecture):
         electrons = self.n_electrons(batch).tolist()
         gaps = [math.nan] * len(batch) if labels is None else labels.gap.tolist()
         crystals = list(self.integrals(batch, member))
-        meshes = [self.mesh(batch, i).to(self.edges) for i in range(len(batch))]
+        meshes = [self.mesh(batch, i, gap != 0).to(self.edges) for i, gap in enumerate(gaps)]
         points = [mesh.points for mesh in meshes]
         # A CPU gains nothing from many crystals at once, but their matrices take memory.
         found = (
@@ -439,7 +437,7 @@ class TightBinding(StatesArchitecture):
         """Electrons of each crystal in its orbitals, shape (B,)."""
         return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, len(batch))
 
-    def mesh(self, batch: GraphBatch, crystal: int) -> Mesh:
+    def mesh(self, batch: GraphBatch, crystal: int, edges: bool = True) -> Mesh:
         """Wave vectors of a crystal; in training their mesh has a random shift.
 
         Parameters
@@ -447,12 +445,14 @@ class TightBinding(StatesArchitecture):
         batch : GraphBatch
         crystal : int
             Which one of the batch.
+        edges : bool
+            With those where band edges often are, which a metal has not.
         """
         assert batch.lattice is not None
         length = self.config.training_mesh if self.training else self.config.mesh
         finer = max(1.0, (4 / int(batch.n_nodes[crystal])) ** (1 / 3))  # it costs little
         sizes = mesh_sizes(batch.lattice[crystal].cpu().numpy(), length * finer)
-        return shifted_mesh(sizes, torch.rand(3).numpy() if self.training else None)
+        return shifted_mesh(sizes, torch.rand(3).numpy() if self.training else None, edges)
 
     def integrals(self, batch: GraphBatch, member: _Member | None = None) -> Iterator[Integrals]:
         """Hamiltonian of each crystal in real space.
@@ -489,7 +489,8 @@ class TightBinding(StatesArchitecture):
             strict=True,
         )
         for z, own_of, flat_of, hop, center, neighbor, steps, first in parts:
-            shells = flat_of[~flat_of.isnan()].repeat_interleave(7)
+            there = ~flat_of.isnan()
+            shells = (flat_of[there] if there.any() else flat_of[:0]).repeat_interleave(7)
             yield Integrals(
                 own_of, hop, center - first, neighbor - first, steps, _orbitals(z), shells
             )
@@ -502,40 +503,43 @@ class TightBinding(StatesArchitecture):
             raise ModelError(f"tight binding has no atomic levels for {ELEMENTS[unknown[0]]}")
         return numbers
 
-    def _spectrum(self, bands: Bands, member: _Member) -> Tensor:
-        """States/eV/cell in each bin, shape (K',)."""
-        counted = bands.mesh.weights > 0
-        relative = from_edges(bands.levels[counted], bands.edges)
-        counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(relative)
-        near = (relative > self.edges[0] - _BEYOND) & (relative < self.edges[-1] + _BEYOND)
-        below = states_below(relative[near], counts[near], self.edges, member.log_width)
+    def _spectra(self, crystals: Sequence[Bands], member: _Member) -> Tensor:
+        """States/eV/cell in each bin, shape (B, K')."""
+        relative = [(from_edges(c.levels, c.edges), c.mesh.weights) for c in crystals]
+        energies = self.config.grid.edges
+        reach = float(energies[0]) - _BEYOND, float(energies[-1]) + _BEYOND
+        below = states_of(relative, self.edges, member.log_width, reach)
         return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
 
-    def _shape_loss(self, spectrum: Tensor, label: Tensor) -> Tensor:
-        scale = 1 / self.config.grid.width
-        difference = spectrum / spectrum.sum().clamp_min(1e-3 * scale) - label
-        distance = difference.cumsum(0).abs().sum() * self.config.grid.width
-        return distance + _L1 * difference.abs().sum()
+    def _shape_loss(self, spectra: Tensor, labels: Tensor) -> Tensor:
+        """Of each crystal, shape (B,)."""
+        width = self.config.grid.width
+        difference = spectra / spectra.sum(1, keepdim=True).clamp_min(1e-3 / width) - labels
+        distance = difference.cumsum(1).abs().sum(1) * width
+        return distance + _L1 * difference.abs().sum(1)
 
     def _band_loss(
-        self, bands: Bands, member: _Member, electrons: Tensor, gap: Tensor, occupied: Tensor
+        self, crystals: Sequence[Bands], member: _Member, electrons: Tensor, labels: BandLabels
     ) -> Tensor:
-        loss = torch.zeros(()).to(electrons)
-        if gap > 0 and bands.edges.filled is not None:
-            loss = loss + _GAP * (bands.edges.gap - gap).abs()
-        if occupied.isfinite().all():
-            depths = torch.from_numpy(DEPTHS).to(occupied)
-            counted = bands.mesh.weights > 0
-            below = bands.levels[counted] - bands.edges.vbm
-            counts = (2 * bands.mesh.weights[counted][:, None]).expand_as(below)
-            if bands.edges.filled is not None:
-                below, counts = (x[:, : bands.edges.filled] for x in (below, counts))
-            near = (below > depths[0] - _BEYOND) & (below < _BEYOND)
-            states = states_below(below[near], counts[near], depths, member.log_width)
-            states = (states[-1] - states).clamp(max=electrons)
-            off = (states - occupied.clamp(max=electrons)).abs().sum() * (DEPTHS[1] - DEPTHS[0])
-            loss = loss + _OCCUPIED * off / electrons
-        return loss
+        """Of each crystal, shape (B,)."""
+        gaps = torch.stack([crystal.edges.gap for crystal in crystals])
+        filled = torch.tensor([c.edges.filled is not None for c in crystals]).to(gaps.device)
+        wanted = torch.where(filled & (labels.gap > 0), labels.gap, gaps.detach())
+        loss = _GAP * (gaps - wanted).abs()
+        known = labels.occupied.isfinite().all(1).nonzero().flatten()
+        if not len(known):
+            return loss
+        occupied = [
+            (c.levels[:, : c.edges.filled] - c.edges.vbm, c.mesh.weights)
+            for c in (crystals[i] for i in known.tolist())
+        ]
+        depths, most = torch.from_numpy(DEPTHS).to(gaps), electrons[known]
+        reach = float(DEPTHS[0]) - _BEYOND, _BEYOND
+        below = states_of(occupied, depths, member.log_width, reach)
+        states = (below[:, -1:] - below).minimum(most[:, None])
+        off = (states - labels.occupied[known].minimum(most[:, None])).abs().sum(1)
+        per_electron = _OCCUPIED * float(DEPTHS[1] - DEPTHS[0]) / most
+        return loss.index_add(0, known, per_electron * off)
 
     def _bonds(self, batch: GraphBatch) -> _Bonds:
         if batch.vector is None or batch.lattice is None:
