@@ -232,6 +232,7 @@ def _train(
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
     model, setting = model.to(home).eval(), setting.to(home).eval()
+    model.fit_trained(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
     label_branch = label_branch_losses(model, setting, validation, config.batch_size)
     model, setting = model.cpu(), setting.cpu()
     card = CheckpointCard(

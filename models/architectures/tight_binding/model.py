@@ -35,6 +35,7 @@ from models.architectures.tight_binding.bands import (
     shifted_mesh,
     states_of,
 )
+from models.architectures.tight_binding.correction import Correction
 from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
 from models.architectures.tight_binding.projections import projections
 from models.architectures.tight_binding.slater_koster import (
@@ -100,6 +101,11 @@ class TightBindingConfig(ArchitectureConfig):
     max_orbitals : int
         Cells with more orbitals are refused: the time of a matrix grows with the cube of them,
         its memory with the square.
+    kernel : float
+        Share of a kernel regression of the residuals of the training materials that is added to
+        the shape of a spectrum, see
+        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. It is not in
+        the DOS of atoms and shells, nor in band edges.
     grid : EnergyGrid
         Of the spectra, in eV; filled in when a model is trained.
     """
@@ -112,6 +118,7 @@ class TightBindingConfig(ArchitectureConfig):
     mesh: float = Field(24.0, gt=0)
     training_mesh: float = Field(11.0, gt=0)
     max_orbitals: int = Field(2500, gt=0)
+    kernel: float = Field(0.0, ge=0, le=1)
     grid: EnergyGrid = EDOS_GRID
 
 
@@ -285,6 +292,7 @@ class TightBinding(StatesArchitecture):
         )
         n_atom = N_PROPERTIES + 3 + 3
         self.members = nn.ModuleList(_Member(n_atom, config) for _ in range(config.members))
+        self.correction = Correction(size, config.kernel) if config.kernel else None
 
     @property
     def networks(self) -> list[_Member]:
@@ -306,8 +314,19 @@ class TightBinding(StatesArchitecture):
             )
         return ""
 
+    @override
+    @torch.no_grad()
+    def fit_trained(self, batch: GraphBatch, target: Tensor) -> None:
+        """Fit the correction, a crystal at a time."""
+        if self.correction is None:
+            return
+        self.correction.kernel.clear()
+        crystals = torch.arange(len(batch), device=target.device).split(1)
+        states = torch.cat([self.states(batch.select(one)) for one in crystals])
+        self.correction.fit(batch, states, target)
+
     def states(self, batch: GraphBatch) -> Tensor:
-        """Spectra in states/eV/cell, the mean of the members', shape (B, K')."""
+        """Spectra in states/eV/cell, the mean of the members', corrected, shape (B, K')."""
         return self.states_and_insights(batch)[0]
 
     @override
@@ -323,7 +342,8 @@ class TightBinding(StatesArchitecture):
         insights = Insights(
             self.embedding(batch), member_spread(distribution(states)), band_gaps.mean(0)
         )
-        return states.mean(0), insights
+        mean = states.mean(0)
+        return mean if self.correction is None else self.correction(batch, mean), insights
 
     @override
     def embedding(self, batch: GraphBatch) -> Tensor:
