@@ -301,8 +301,20 @@ def fill(levels: Tensor, weights: Tensor, electrons: float, insulator: bool | No
         vbm, cbm = levels[:, filled - 1].max(), levels[:, filled].min()
         if insulator or (insulator is None and (cbm - vbm).item() > SMALLEST_GAP):
             return Edges(vbm, cbm, filled)
-    fermi = fermi_level(levels, weights, electrons)
+    fermi = fermi_level(*_partly_filled(levels, weights, electrons))
     return Edges(fermi, fermi, None)
+
+
+def _partly_filled(
+    levels: Tensor, weights: Tensor, electrons: float
+) -> tuple[Tensor, Tensor, float]:
+    """Without the bands that are full or empty wherever the Fermi level may be."""
+    lowest, highest = levels.aminmax(dim=0)
+    last = levels.shape[1] - 1
+    start = lowest[min(max(math.ceil(electrons / 2) - 1, 0), last)] - 40 * FERMI_WIDTH
+    end = highest[min(math.floor(electrons / 2), last)] + 40 * FERMI_WIDTH
+    full, reached = int((highest < start).sum()), int((lowest < end).sum())
+    return levels[:, full:reached], weights, electrons - 2 * full
 
 
 def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
