@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,14 @@ from models.architectures.tight_binding.bands import (
 )
 from models.architectures.tight_binding.correction import Correction
 from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
+from models.architectures.tight_binding.interpolation import (
+    Sample,
+    Smearing,
+    computed,
+    even_sizes,
+    interpolated,
+    with_flat,
+)
 from models.architectures.tight_binding.projections import projections
 from models.architectures.tight_binding.slater_koster import (
     CHANNELS,
@@ -46,6 +54,12 @@ from models.architectures.tight_binding.slater_koster import (
     SHELL_OF_ORBITAL,
     STRENGTHS,
     blocks,
+)
+from models.architectures.tight_binding.symmetry import (
+    IDENTITY,
+    point_group,
+    reduced_mesh,
+    sites,
 )
 from models.crystal import ELEMENTS
 from models.elements import (
@@ -71,6 +85,7 @@ _FADING = 6.0
 _FULL = 1.3  # times the nearest distance: bonds up to here count fully
 _OUTLIER = 4.0
 _LARGEST = 15.0  # eV, of an integral before the network corrects it
+_SMALL = 12  # atoms; smaller cells have finer meshes in a prediction
 _BEYOND = 2.0  # eV; levels farther from a grid than this do not reach it
 # Weights of the loss besides the Wasserstein distance in eV, see `TightBinding.losses`.
 _L1, _OCCUPIED, _GAP = 0.3, 0.3, 0.1
@@ -94,8 +109,13 @@ class TightBindingConfig(ArchitectureConfig):
         Longest bonds, as a multiple of the nearest neighbour's distance; both relative to the
         covalent radii.
     mesh : float
-        Size in Å of the supercell whose levels are computed for a prediction; it decides how
-        finely wave vectors are sampled. Cells of fewer than four atoms get a finer mesh.
+        Size in Å of the supercell whose levels make a prediction; it decides how finely wave
+        vectors are sampled. Small cells get a finer mesh.
+    computed_mesh : float
+        The same of the levels that are computed, of those that a symmetry makes equal one; the
+        others are interpolated. At 17 Å spectra are as near to those of all levels of 30 Å as all
+        levels of 20 Å are, 0.014 eV (Wasserstein distance, 76 structures of up to 20 atoms), in
+        half the time; at 14 Å, 0.02 to 0.03 eV.
     training_mesh : float
         The same in training, where the mesh is shifted at random.
     max_orbitals : int
@@ -116,6 +136,7 @@ class TightBindingConfig(ArchitectureConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     reach: float = Field(1.75, gt=_FULL)
     mesh: float = Field(24.0, gt=0)
+    computed_mesh: float = Field(17.0, gt=0)
     training_mesh: float = Field(11.0, gt=0)
     max_orbitals: int = Field(2500, gt=0)
     kernel: float = Field(0.0, ge=0, le=1)
@@ -332,11 +353,15 @@ class TightBinding(StatesArchitecture):
     @override
     def states_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
         """The same; the embedding, the members' spread, and the mean of their band gaps."""
-        spectra, gaps = [], []
-        for member in self.networks:
-            for bands in self.bands(batch, member):
-                spectra.append(self._spectra([bands], member)[0])
-                gaps.append(bands.edges.gap)
+        spectra, gaps, electrons = [], [], self.n_electrons(batch)
+        of_members = [list(self.integrals(batch, member)) for member in self.networks]
+        samples = self.samples(batch, of_members[0])
+        for member, crystals in zip(self.networks, of_members, strict=True):
+            smearing = Smearing.of(self.edges, member.log_width, _BEYOND)
+            bands = self.interpolated_bands(crystals, samples, electrons)
+            for sample, (energies, edges) in zip(samples, bands, strict=True):
+                spectra.append(self._smeared_spectrum(energies, edges, sample, smearing))
+                gaps.append(edges.gap)
         shape = len(self.networks), len(batch)
         states, band_gaps = torch.stack(spectra).unflatten(0, shape), torch.stack(gaps).view(shape)
         insights = Insights(
@@ -367,13 +392,15 @@ class TightBinding(StatesArchitecture):
         Diffuse s* count as s. Takes 1.5 to 2 times as long as the spectrum alone (2 and 16 atoms,
         one CPU thread).
         """
-        mesh, (electrons,) = self.mesh(batch, 0).to(self.edges), self.n_electrons(batch).tolist()
+        (electrons,) = self.n_electrons(batch).tolist()
+        (sample,) = self.samples(batch, list(self.integrals(batch)), turned=False)
         with_f = ~self.flat_level[self.stand_in[batch.atomic_numbers]].isnan()
         states, levels, ends = [], [], []
         for member in self.networks:
             (integrals,) = self.integrals(batch, member)
+            smearing = Smearing.of(self.edges, member.log_width, _BEYOND)
             broadened, sharp, edges = projections(
-                integrals, mesh, electrons, with_f, self.edges, member.log_width
+                integrals, sample, electrons, with_f, self.edges, smearing
             )
             states.append(broadened)
             levels.append(sharp)
@@ -453,6 +480,57 @@ class TightBinding(StatesArchitecture):
             insulator = None if math.isnan(gap) else gap > 0
             yield Bands(energies, mesh, fill(energies, mesh.weights, n, insulator))
 
+    def interpolated_bands(
+        self, crystals: Sequence[Integrals], samples: Sequence[Sample], electrons: Tensor
+    ) -> Iterator[tuple[Tensor, Edges]]:
+        """Levels (Q, M) of each crystal for a prediction, rising, in eV, and their edges.
+
+        Parameters
+        ----------
+        crystals : sequence of Integrals
+        samples : sequence of Sample
+            Of each crystal.
+        electrons : Tensor, shape (B,)
+        """
+        if self.edges.is_cuda:
+            bands_only = [replace(c, flat=c.flat[:0]) for c in crystals]
+            points = [sample.mesh.points.to(self.edges) for sample in samples]
+            found: Iterable[Tensor] = levels_together(bands_only, points)
+        else:
+            found = map(computed, crystals, samples)
+        per_crystal = zip(found, crystals, samples, electrons.tolist(), strict=True)
+        for bands, crystal, sample, n in per_crystal:
+            energies = with_flat(interpolated(bands, sample), crystal.flat)
+            yield energies, fill(energies, sample.weights.to(energies), n)
+
+    def samples(
+        self, batch: GraphBatch, crystals: Sequence[Integrals], turned: bool = True
+    ) -> list[Sample]:
+        """Where the levels of each crystal are computed and interpolated for a prediction.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+        crystals : sequence of Integrals
+        turned : bool
+            Of wave vectors that a symmetry of the crystal turns into each other compute one only.
+            They have the same levels, but on other atoms.
+        """
+        assert batch.lattice is not None
+        lattices = batch.lattice.cpu().numpy()
+        numbers = batch.atomic_numbers.cpu().split(batch.n_nodes.tolist())
+        samples = []
+        for lattice, z, crystal in zip(lattices, numbers, crystals, strict=True):
+            bonds = (x.cpu().numpy() for x in (crystal.center, crystal.neighbor, crystal.steps))
+            places = sites(len(z), *bonds)
+            rotations = point_group(lattice, places, z.numpy()) if turned else IDENTITY
+            finer = max(1.0, (_SMALL / len(z)) ** (1 / 3))  # it costs little
+            coarse = min(self.config.mesh, self.config.computed_mesh)
+            mesh = reduced_mesh(even_sizes(mesh_sizes(lattice, coarse * finer)), rotations)
+            fine = mesh_sizes(lattice, self.config.mesh * finer)
+            samples.append(Sample.of(crystal, places, mesh, fine))
+        return samples
+
     def n_electrons(self, batch: GraphBatch) -> Tensor:
         """Electrons of each crystal in its orbitals, shape (B,)."""
         return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, len(batch))
@@ -529,6 +607,17 @@ class TightBinding(StatesArchitecture):
         energies = self.config.grid.edges
         reach = float(energies[0]) - _BEYOND, float(energies[-1]) + _BEYOND
         below = states_of(relative, self.edges, member.log_width, reach)
+        return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
+
+    def _smeared_spectrum(
+        self, energies: Tensor, edges: Edges, sample: Sample, smearing: Smearing
+    ) -> Tensor:
+        """States/eV/cell in each bin, shape (K',), of levels on a finer mesh."""
+        counts = 2 * sample.weights.to(energies)
+        counted = counts > 0
+        relative = from_edges(energies[counted], edges)
+        per_level = counts[counted, None].expand_as(relative).flatten()
+        below = smearing.states_below(relative.flatten(), per_level)
         return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
 
     def _shape_loss(self, spectra: Tensor, labels: Tensor) -> Tensor:
