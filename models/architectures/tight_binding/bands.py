@@ -171,7 +171,7 @@ def levels(integrals: Integrals, points: Tensor) -> Tensor:
     """
     bonds, halves = _bloch_sum(integrals), _halves(integrals)
     parts = [levels_of(halves, bonds, some) for some in _chunks(integrals, points)]
-    return _with_flat(torch.cat(parts), integrals)
+    return with_flat(torch.cat(parts), integrals)
 
 
 def levels_together(
@@ -205,12 +205,19 @@ def levels_together(
         missing = torch.tensor(np.repeat(more, n_points), device=matrices.device)
         bands = eigenvalues(matrices, missing).split(n_points)
         for i, n, own in zip(some, more, bands, strict=True):
-            found[i] = _with_flat(own[:, n:], crystals[i])
+            found[i] = with_flat(own[:, n:], crystals[i])
     return [found[i] for i in range(len(crystals))]
 
 
-def _with_flat(bands: Tensor, integrals: Integrals) -> Tensor:
-    """Bands (Q, M) and the levels that are the same everywhere, rising, shape (Q, M + F)."""
+def with_flat(bands: Tensor, integrals: Integrals) -> Tensor:
+    """Bands and the levels that are the same everywhere, rising, shape (Q, M + F).
+
+    Parameters
+    ----------
+    bands : Tensor, shape (Q, M)
+        Rising, in eV.
+    integrals : Integrals
+    """
     if not len(integrals.flat):
         return bands
     flat = integrals.flat.expand(len(bands), -1)

@@ -173,11 +173,6 @@ def _cubic(n: int, n_fine: int) -> Tensor:
         return torch.from_numpy(weights).float()
 
 
-def with_flat(bands: Tensor, flat: Tensor) -> Tensor:
-    """Bands (Q, M) and levels (F,) that are the same everywhere, rising, shape (Q, M + F)."""
-    return torch.cat([bands, flat.expand(len(bands), -1)], dim=1).sort(dim=1).values
-
-
 @dataclass(frozen=True, eq=False)
 class Smearing:
     """Integrated density of states of many levels, which are counted by small steps first.

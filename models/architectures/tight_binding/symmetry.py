@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 SYMPREC = 1e-3  # Å
+_VECTORS = np.stack(np.meshgrid(*[range(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+_AT_ONCE = 300_000  # distances
 IDENTITY = np.eye(3, dtype=int)[None]
 """The rotations of a crystal without symmetry."""
 
@@ -109,7 +111,8 @@ def sites(n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndar
 def point_group(lattice: np.ndarray, places: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Rotations that map a crystal onto itself, for fractional coordinates, shape (R, 3, 3).
 
-    Only the identity where spglib finds none, or two atoms are at one place.
+    A few operations of a cell far from a reduced one may be missing. It is faster than spglib,
+    which finds out much more.
 
     Parameters
     ----------
@@ -119,13 +122,46 @@ def point_group(lattice: np.ndarray, places: np.ndarray, numbers: np.ndarray) ->
         Fractional coordinates.
     numbers : ndarray, shape (n,), int
     """
-    import spglib
+    turns = _turns(lattice.astype(float))
+    turned = places @ turns
+    _, kind, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    order = np.argsort(counts[kind], kind="stable")
+    rare = order[: counts.min()]
+    rare = rare[kind[rare] == kind[rare[0]]]
+    shifts = places[rare] - turned[:, rare[:1]]  # the first of them may go to any
+    turn, shift = np.nonzero(np.ones(shifts.shape[:2], bool))
+    for some in (order[:3], order):  # a few atoms rule most out
+        images = turned[turn][:, some] + shifts[turn, shift][:, None]
+        alike = kind[some][:, None] == kind
+        step = max(1, _AT_ONCE // alike.size)
+        parts = [images[at : at + step] for at in range(0, len(images), step)]
+        stays = np.concatenate([_coincide(part, places, lattice, alike) for part in parts])
+        turn, shift = turn[stays], shift[stays]
+    return turns[np.unique(turn)].transpose(0, 2, 1)
 
-    try:
-        cell = lattice.tolist(), places.tolist(), numbers.tolist()
-        symmetry = spglib.get_symmetry(cell, symprec=SYMPREC)
-    except spglib.SpglibError:
-        symmetry = None
-    if symmetry is None:
-        return IDENTITY
-    return np.unique(symmetry["rotations"], axis=0)
+
+def _coincide(
+    images: np.ndarray, places: np.ndarray, lattice: np.ndarray, alike: np.ndarray
+) -> np.ndarray:
+    """Whether all of the images (S, m, 3) are at places (n, 3) of their kind (m, n), (S,)."""
+    away = images[:, :, None] - places
+    away = (away - np.rint(away)) @ lattice
+    near = np.einsum("smnx,smnx->smn", away, away) < SYMPREC**2
+    return (near & alike).any(2).all(1)
+
+
+def _turns(lattice: np.ndarray) -> np.ndarray:
+    """Integer matrices that turn a lattice into itself, from the left, shape (R, 3, 3)."""
+    metric = lattice @ lattice.T
+    lengths = np.sqrt((_VECTORS @ metric * _VECTORS).sum(1))
+    edges = np.sqrt(metric.diagonal())
+    a, b, c = (_VECTORS[np.abs(lengths - edge) < SYMPREC] for edge in edges)
+
+    def fit(one: np.ndarray, other: np.ndarray, i: int, j: int) -> np.ndarray:
+        off = one @ metric @ other.T - metric[i, j]
+        fits: np.ndarray = np.abs(off) < SYMPREC * (edges[i] + edges[j])
+        return fits
+
+    together = fit(a, b, 0, 1)[:, :, None] & fit(a, c, 0, 2)[:, None] & fit(b, c, 1, 2)
+    i, j, k = np.nonzero(together)
+    return np.stack([a[i], b[j], c[k]], axis=1)

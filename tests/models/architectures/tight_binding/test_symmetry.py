@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import spglib
 import torch
 
 from models.architectures.tight_binding.bands import levels
 from models.architectures.tight_binding.symmetry import (
     IDENTITY,
+    SYMPREC,
     point_group,
     reduced_mesh,
     sites,
@@ -17,6 +19,13 @@ from models.crystal import Crystal
 from tests.models.architectures.tight_binding.test_bands import GRAPHENE
 from tests.models.architectures.tight_binding.test_tight_binding import graphs, small
 from tests.models.model_examples import random_crystal, rocksalt, supercell
+
+TETRAGONAL = Crystal(np.diag([3.0, 3.0, 4.5]), [[0, 0, 0], [0.5, 0.5, 0.4]], [22, 8])
+WURTZITE = Crystal(
+    np.array([[3.25, 0, 0], [-1.625, 3.25 * np.sqrt(0.75), 0], [0, 0, 5.2]]),
+    [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]],
+    [30, 30, 8, 8],
+)
 
 
 def sites_of(crystal: Crystal) -> np.ndarray:
@@ -44,14 +53,34 @@ def test_parts_that_no_bond_joins_begin_at_the_origin() -> None:
     np.testing.assert_array_equal(sites(4, *ends, steps), expected)
 
 
-def test_symmetries_of_crystals() -> None:
-    assert len(rotations_of(rocksalt())) == 48
-    assert len(rotations_of(GRAPHENE)) == 24
-    assert len(rotations_of(random_crystal(np.random.default_rng(0), 4))) == 1
-    two_at_one_place = Crystal(np.diag([4.0, 5.0, 6.0]), np.zeros((2, 3)), [9, 9])
-    places = two_at_one_place.frac_coords
-    found = point_group(two_at_one_place.lattice, places, two_at_one_place.atomic_numbers)
-    np.testing.assert_array_equal(found, IDENTITY)
+CRYSTALS = {
+    "rocksalt": (rocksalt(), 48),
+    "hexagonal": (GRAPHENE, 24),
+    "supercell": (supercell(rocksalt(), (1, 1, 2)), 12),
+    "tetragonal": (TETRAGONAL, 8),
+    "wurtzite": (WURTZITE, 12),
+    "random": (random_crystal(np.random.default_rng(0), 4), 1),
+}
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_symmetries_are_those_that_spglib_finds(name: str) -> None:
+    crystal, n = CRYSTALS[name]
+    cell = crystal.lattice.tolist(), crystal.frac_coords.tolist(), crystal.atomic_numbers.tolist()
+    symmetry = spglib.get_symmetry(cell, symprec=SYMPREC)
+    assert symmetry is not None
+    expected = np.unique(symmetry["rotations"], axis=0)
+    found = rotations_of(crystal)
+    assert len(found) == n
+    np.testing.assert_array_equal(np.unique(found, axis=0), expected)
+
+
+def test_an_atom_that_is_off_its_place_breaks_a_symmetry() -> None:
+    crystal = supercell(rocksalt(), (1, 1, 2))
+    for off, n in ((0.2 * SYMPREC, 12), (20 * SYMPREC, 1)):
+        sites = crystal.frac_coords.copy()
+        sites[0] += off * np.array([0.3, 0.5, 0.8]) @ np.linalg.inv(crystal.lattice)
+        assert len(point_group(crystal.lattice, sites, crystal.atomic_numbers)) == n
 
 
 def test_numbers_of_irreducible_points_of_textbooks() -> None:
@@ -76,9 +105,10 @@ def test_numbers_of_irreducible_points_of_textbooks() -> None:
         (rocksalt(), (2, 4, 4)),
         (GRAPHENE, (6, 6, 2)),
         (supercell(rocksalt(), (1, 1, 2)), (4, 4, 2)),
-        (Crystal(np.diag([3.0, 3.0, 4.5]), [[0, 0, 0], [0.5, 0.5, 0.4]], [22, 8]), (4, 4, 2)),
+        (TETRAGONAL, (4, 4, 2)),
+        (WURTZITE, (4, 4, 2)),
     ],
-    ids=["fcc", "fcc-uneven", "hexagonal", "supercell", "tetragonal"],
+    ids=["fcc", "fcc-uneven", "hexagonal", "supercell", "tetragonal", "wurtzite"],
 )
 def test_points_left_out_have_the_levels_of_those_taken(
     crystal: Crystal, sizes: tuple[int, int, int]
