@@ -9,18 +9,19 @@ levels and is exact for parabolas.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.architectures.tight_binding.bands import Integrals, states_below
+from models.architectures.tight_binding.bands import Integrals, levels, states_below
 from models.architectures.tight_binding.slater_koster import N_ORBITALS
 from models.architectures.tight_binding.symmetry import ReducedMesh
 
 _CHUNK = 4_000_000  # elements of the matrices that are in memory at once
+_MOST = 64_000_000  # elements of the matrices of all cells; above, the bonds are summed up directly
 _STEPS = 4  # in a bin of the grid: levels are counted by such steps before they are broadened
 
 
@@ -95,6 +96,8 @@ def computed(integrals: Integrals, sample: Sample) -> Tensor:
     sample : Sample
     """
     mesh, size = sample.mesh, len(integrals.orbitals)
+    if len(sample.cells) * size**2 > _MOST:
+        return levels(replace(integrals, flat=integrals.flat[:0]), mesh.points.to(integrals.steps))
     numbers = torch.cat([integrals.onsite.flatten(), integrals.hopping.flatten()])
     halves = numbers.new_zeros(len(sample.cells) * size**2 + 1)
     halves = halves.index_add_(0, sample.place, numbers)[:-1].view(-1, size, size)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.architectures.tight_binding import interpolation
 from models.architectures.tight_binding.bands import (
     Integrals,
     fermi_level,
@@ -48,9 +49,12 @@ def mesh_points(sizes: Sizes) -> Tensor:
     return torch.from_numpy((index.reshape(-1, 3) + 0.5) / sizes)
 
 
-@pytest.mark.parametrize("n_atoms", [1, 3])
-def test_computed_levels_are_those_of_the_hamiltonian(n_atoms: int) -> None:
+@pytest.mark.parametrize(("n_atoms", "most"), [(1, 10**9), (3, 10**9), (2, 0)])
+def test_computed_levels_are_those_of_the_hamiltonian(
+    n_atoms: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At Gamma and points like it, where it is real in other phases, and elsewhere."""
+    monkeypatch.setattr(interpolation, "_MOST", most)
     integrals = random_integrals(4, n_atoms)
     sample = sample_of(integrals, (4, 2, 2), (4, 2, 2))
     expected = levels(integrals, sample.mesh.points.double())
