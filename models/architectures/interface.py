@@ -137,6 +137,17 @@ class Architecture(nn.Module, ABC):
             Their scaled labels.
         """
 
+    def fit_trained(self, batch: GraphBatch, target: Tensor) -> None:
+        """Fit what depends on what was trained, after training.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+            All n training materials.
+        target : Tensor, shape (n, K')
+            Their scaled labels.
+        """
+
     @property
     def has_label_branch(self) -> bool:
         """Whether spectra are made of the labels themselves, too, in training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from models.architectures.registry import graphs_for, model_config
@@ -79,8 +80,11 @@ class TrainingConfig(BaseModel):
     schedule : {'halved', 'one-cycle'}
         The rate is halved after each quarter of the epochs, or rises to `learning_rate` during the
         first 15 % of the steps and falls to zero at the end.
+    validate_every : int
+        Epochs from one validation to the next, the last of them included. The weights that are
+        kept are those of a validated epoch.
     patience : int, optional
-        Stop when the validation error has not fallen for so many epochs.
+        Stop when the validation error has not fallen for so many validations.
     half : bool
         Round the trained weights to half precision before they are measured and written.
     seed : int
@@ -111,6 +115,7 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Schedule = "halved"
+    validate_every: int = Field(1, gt=0)
     patience: int | None = Field(None, gt=0)
     half: bool = False
     seed: int = Field(0, ge=0)
@@ -121,6 +126,15 @@ class TrainingConfig(BaseModel):
     attribution: str = ""
     limits: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _validates_the_last(self) -> Self:
+        if self.epochs % self.validate_every:
+            raise ValueError(
+                f"{self.epochs} epochs are no multiple of validate_every ({self.validate_every}), "
+                "and the last ones would be in vain"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the default of a field that came later: earlier trainings are still known."""
@@ -129,6 +143,8 @@ class TrainingConfig(BaseModel):
             fields.pop("schedule", None)
         if self.teacher is None:
             fields.pop("teacher", None)
+        if self.validate_every == 1:
+            fields.pop("validate_every", None)
         return fields
 
 
@@ -206,7 +222,8 @@ def load_dataset(config: TrainingConfig) -> SpectrumDataset:
 def lessons_of(config: TrainingConfig) -> TrainingConfig:
     """How the labels of the teacher, which the configuration names, are learned."""
     assert config.teacher is not None
-    return config.model_copy(update=config.teacher.model_dump(exclude={"labels"}))
+    changes = config.teacher.model_dump(exclude={"labels"})
+    return config.model_copy(update=changes | {"validate_every": 1})
 
 
 def load_taught(config: TrainingConfig) -> SpectrumDataset | None:

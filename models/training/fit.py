@@ -216,7 +216,7 @@ def _train(
         callbacks.append(EarlyStopping("validation_mae", patience=config.patience))
     if state is not None:
         callbacks.append(SaveState(state))
-    trainer = _trainer(config.epochs, callbacks, hardware, progress)
+    trainer = _trainer(config, callbacks, hardware, progress)
     train, validation = dataset.subset(split.train), dataset.subset(split.validation)
     home = home_of(trainer.strategy.root_device, train, validation, announce=announce)
     train, validation = train.to(home), validation.to(home)
@@ -232,6 +232,7 @@ def _train(
         raise ModelError(f"{setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
     model, setting = model.to(home).eval(), setting.to(home).eval()
+    model.fit_trained(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
     label_branch = label_branch_losses(model, setting, validation, config.batch_size)
     model, setting = model.cpu(), setting.cpu()
     card = CheckpointCard(
@@ -303,7 +304,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _trainer(
-    epochs: int, callbacks: list[lightning.Callback], hardware: Hardware, progress: bool
+    config: TrainingConfig,
+    callbacks: list[lightning.Callback],
+    hardware: Hardware,
+    progress: bool,
 ) -> lightning.Trainer:
     """Trainer without log files, checkpoints and advice about them."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -311,7 +315,8 @@ def _trainer(
     # Memory that nothing was written to is never read; to fill it takes a kernel each time.
     torch.utils.deterministic.fill_uninitialized_memory = False
     return lightning.Trainer(
-        max_epochs=epochs,
+        max_epochs=config.epochs,
+        check_val_every_n_epoch=config.validate_every,
         callbacks=[*callbacks, *([ProgressBar()] if progress else [])],
         deterministic="warn" if hardware.deterministic else False,
         enable_progress_bar=progress,

@@ -68,6 +68,10 @@ class KernelRegression(nn.Module):
         """Whether there is something to predict with."""
         return len(self.points) > 0
 
+    def clear(self) -> None:
+        """Forget what was fitted."""
+        self.points, self.coefficients = self.points[:0], self.coefficients[:0]
+
     @torch.no_grad()
     def fit(self, features: Tensor, targets: Tensor) -> None:
         """Solve for the coefficients.

@@ -15,20 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.architectures.parts.eigenvalues import at_once, eigenvalues, padded_size
-from models.architectures.tight_binding.slater_koster import N_ORBITALS
+from models.architectures.tight_binding.derivatives import (
+    BlochSum,
+    levels_of,
+    share_below,
+    smeared,
+)
 from models.spectra.electronic_structure import SMALLEST_GAP
 
 FERMI_WIDTH = 0.05  # eV of the Fermi distribution that finds the Fermi level of a metal
 _EDGE_POINTS = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
 _CHUNK = 6_000_000  # elements of the matrices that are diagonalised at once
-_BISECTIONS = 40
+_EXACT = 1e-11  # eV
+_TAIL = 40 * FERMI_WIDTH  # eV beyond which a level is full or empty
 _SLACK = 1e-9  # electrons
 
 
@@ -79,7 +87,7 @@ def shifted_mesh(
     edges : bool
         Add Gamma and the seven points like it, where band edges often are; they count 0.
     """
-    index = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, 3)
+    index = _indices(sizes)
     points = (index + (0.5 if shift is None else shift)) / np.array(sizes)
     weights = np.full(len(points), 1 / len(points))
     if shift is None:
@@ -90,6 +98,12 @@ def shifted_mesh(
         points = np.concatenate([points, _EDGE_POINTS])
         weights = np.concatenate([weights, np.zeros(len(_EDGE_POINTS))])
     return Mesh(torch.from_numpy(points).float(), torch.from_numpy(weights).float())
+
+
+@lru_cache(maxsize=256)
+def _indices(sizes: tuple[int, ...]) -> np.ndarray:
+    """Of the points of a mesh, shape (Q, 3)."""
+    return np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,38 +142,22 @@ def hamiltonians(integrals: Integrals, points: Tensor) -> Tensor:
     points : Tensor, shape (Q, 3)
         In units of the reciprocal vectors.
     """
+    bonds = _bloch_sum(integrals)
+    return bonds.matrices(_halves(integrals), bonds.phases(points))
+
+
+def _halves(integrals: Integrals) -> Tensor:
+    """What each atom and each bond adds to half of a Hamiltonian, shape (n + E, 100)."""
+    return torch.cat([integrals.onsite, integrals.hopping]).flatten(1)
+
+
+def _bloch_sum(integrals: Integrals) -> BlochSum:
+    """Of an atom's own orbitals, as if it were bound to itself, and of the bonds."""
     n = len(integrals.onsite)
-    own = torch.arange(n, device=points.device)  # an atom is bound to itself, too
+    own = torch.arange(n, device=integrals.center.device)
     center, neighbor = (torch.cat([own, ends]) for ends in (integrals.center, integrals.neighbor))
-    pair, slot = (center * n + neighbor).unique(return_inverse=True)
-    bonds, there = _rows_of(slot, len(pair))  # those between the same two atoms, padded
     steps = torch.cat([integrals.steps.new_zeros(n, 3), integrals.steps])
-    phase = 2 * math.pi * (points @ steps.T)
-    hopping = torch.cat([integrals.onsite, integrals.hopping]).flatten(1)
-    hopping = hopping[bonds] * there[:, :, None]
-    half = torch.complex(
-        torch.matmul(phase.cos().T[bonds].mT, hopping),
-        torch.matmul(phase.sin().T[bonds].mT, hopping),
-    )  # (pairs, Q, 100)
-    whole = half.new_zeros(n * n, *half.shape[1:]).index_copy(0, pair, half)
-    whole = whole.view(n, n, len(points), N_ORBITALS, N_ORBITALS).permute(2, 0, 3, 1, 4)
-    whole = whole.reshape(len(points), n * N_ORBITALS, n * N_ORBITALS)
-    if len(integrals.orbitals) < n * N_ORBITALS:
-        whole = whole[:, integrals.orbitals[:, None], integrals.orbitals]
-    return whole + whole.mH
-
-
-def _rows_of(slot: Tensor, n_slots: int) -> tuple[Tensor, Tensor]:
-    """Rows with the same slot, shape (n_slots, most), padded with row 0, and which are real."""
-    counts = slot.bincount(minlength=n_slots)
-    order = slot.argsort(stable=True)
-    place = torch.arange(len(slot), device=slot.device)
-    place = place - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    rows = slot.new_zeros(n_slots, int(counts.max()))
-    there = torch.zeros(rows.shape, device=slot.device)
-    rows[slot[order], place] = order
-    there[slot[order], place] = 1.0
-    return rows, there
+    return BlochSum.of(n, center, neighbor, steps, integrals.orbitals)
 
 
 def levels(integrals: Integrals, points: Tensor) -> Tensor:
@@ -171,8 +169,9 @@ def levels(integrals: Integrals, points: Tensor) -> Tensor:
     points : Tensor, shape (Q, 3)
         In units of the reciprocal vectors.
     """
-    matrices = (hamiltonians(integrals, some) for some in _chunks(integrals, points))
-    return _with_flat(torch.cat([torch.linalg.eigvalsh(some) for some in matrices]), integrals)
+    bonds, halves = _bloch_sum(integrals), _halves(integrals)
+    parts = [levels_of(halves, bonds, some) for some in _chunks(integrals, points)]
+    return with_flat(torch.cat(parts), integrals)
 
 
 def levels_together(
@@ -206,12 +205,19 @@ def levels_together(
         missing = torch.tensor(np.repeat(more, n_points), device=matrices.device)
         bands = eigenvalues(matrices, missing).split(n_points)
         for i, n, own in zip(some, more, bands, strict=True):
-            found[i] = _with_flat(own[:, n:], crystals[i])
+            found[i] = with_flat(own[:, n:], crystals[i])
     return [found[i] for i in range(len(crystals))]
 
 
-def _with_flat(bands: Tensor, integrals: Integrals) -> Tensor:
-    """Bands (Q, M) and the levels that are the same everywhere, rising, shape (Q, M + F)."""
+def with_flat(bands: Tensor, integrals: Integrals) -> Tensor:
+    """Bands and the levels that are the same everywhere, rising, shape (Q, M + F).
+
+    Parameters
+    ----------
+    bands : Tensor, shape (Q, M)
+        Rising, in eV.
+    integrals : Integrals
+    """
     if not len(integrals.flat):
         return bands
     flat = integrals.flat.expand(len(bands), -1)
@@ -308,47 +314,57 @@ def fill(levels: Tensor, weights: Tensor, electrons: float, insulator: bool | No
 def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
     """Energy up to which the levels hold the electrons, scalar, in eV.
 
-    The levels are filled by a Fermi distribution of the width `FERMI_WIDTH`, by bisection. Where
-    that leaves a range open, because all levels are filled or empty, it is the middle of it. Its
-    derivative follows from the number of electrons, which does not change: each level moves the
-    Fermi level by its share of the density of states there.
+    The levels are filled by a Fermi distribution of the width `FERMI_WIDTH`. Where that leaves a
+    range open, because all levels are filled or empty, it is the middle of it. Its derivative
+    follows from the number of electrons, which does not change: each level moves the Fermi level
+    by its share of the density of states there.
 
     Parameters
     ----------
     levels : Tensor, shape (Q, M)
-        In eV.
+        Rising, in eV.
     weights : Tensor, shape (Q,)
         Of the wave vectors, with the sum 1.
     electrons : float
         Two fill a level.
     """
-    with torch.no_grad():
-        counted = weights > 0
-        # On the host: a GPU would be waited for in each of the steps.
-        flat = levels[counted].double().cpu()
-        weight = 2 * weights[counted].double().cpu()[:, None]
-        weight = 2 * weight / weight.sum()
+    # On the host: a GPU would be waited for in each of the steps.
+    bands = levels.detach().cpu().numpy().astype(float)
+    weight = weights.cpu().numpy().astype(float)[:, None]
+    weight /= weight.sum()
+    lowest, highest = bands.min(0), bands.max(0)
+    # At `start` less than the electrons are there, at `end` more, if the levels hold them.
+    last = bands.shape[1] - 1
+    start = lowest[max(0, min(int(electrons / 2) - 1, last))] - _TAIL
+    end = highest[min(math.ceil(electrons / 2), last)] + _TAIL
+    n_full = int(np.searchsorted(highest, start - _TAIL))
+    some = slice(n_full, int(np.searchsorted(lowest, end + _TAIL)))
+    scaled = bands[:, some].ravel() / (2 * FERMI_WIDTH)
+    # A Fermi distribution is half of 1 + tanh, and a level holds two.
+    weight_of_each = np.broadcast_to(weight, bands[:, some].shape).ravel()
+    sure = 2 * n_full + weight_of_each.sum()
 
-        def count(energy: float) -> float:
-            return (weight * torch.sigmoid((energy - flat) / FERMI_WIDTH)).sum().item()
+    def tanh(energy: float) -> np.ndarray:
+        return np.tanh(energy / (2 * FERMI_WIDTH) - scaled)
 
-        def lowest(number: float) -> float:
-            low, high = start, end
-            for _ in range(_BISECTIONS):
-                middle = (low + high) / 2
-                low, high = (middle, high) if count(middle) < number else (low, middle)
-            return high
+    def count(energy: float) -> float:
+        return float(sure + weight_of_each @ tanh(energy))
 
-        margin = 40 * FERMI_WIDTH
-        start, end = flat.min().item() - margin, flat.max().item() + margin
-        energy = lowest(electrons - _SLACK)
-        if count(energy + FERMI_WIDTH) < electrons + _SLACK:  # nothing there: a range is open
-            energy = (energy + lowest(electrons + _SLACK)) / 2
-        occupation = torch.sigmoid((energy - flat) / FERMI_WIDTH)
-        share = weight * (occupation * (1 - occupation) + 1e-9)
-        share = (share / share.sum()).to(levels)
-    used = levels[counted]
-    return energy + (share * (used - used.detach())).sum()
+    def reached(number: float) -> float:
+        if count(start) >= number:
+            return float(start)
+        if count(end) < number:
+            return float(end)
+        return float(brentq(lambda energy: count(energy) - number, start, end, xtol=_EXACT))
+
+    energy = reached(electrons - _SLACK)
+    if count(energy + FERMI_WIDTH) < electrons + _SLACK:  # nothing there: a range is open
+        energy = (energy + reached(electrons + _SLACK)) / 2
+    share = np.full(bands.shape, 1e-9)
+    share[:, some] += (1 - tanh(energy) ** 2).reshape(len(bands), -1) / 4
+    share *= weight
+    moved = (torch.from_numpy(share / share.sum()).to(levels) * levels).sum()
+    return energy + (moved - moved.detach())
 
 
 def from_edges(levels: Tensor, edges: Edges) -> Tensor:
@@ -362,8 +378,8 @@ def from_edges(levels: Tensor, edges: Edges) -> Tensor:
     """
     if edges.filled is None:
         return levels - edges.vbm
-    below = levels[:, : edges.filled] - edges.vbm
-    return torch.cat([below, levels[:, edges.filled :] - edges.cbm], dim=1)
+    empty = levels.shape[1] - edges.filled
+    return levels - torch.cat([edges.vbm.expand(edges.filled), edges.cbm.expand(empty)])
 
 
 def states_below(levels: Tensor, counts: Tensor, energies: Tensor, log_width: Tensor) -> Tensor:
@@ -382,7 +398,35 @@ def states_below(levels: Tensor, counts: Tensor, energies: Tensor, log_width: Te
     log_width : Tensor, shape (3,)
         Logarithm of the scale in eV at 0, and what it gains to 4 eV below and above that.
     """
-    rise = log_width[1] * (-levels).clamp(0, 4) / 4 + log_width[2] * levels.clamp(0, 4) / 4
-    width = (log_width[0] + rise).exp()
-    below = torch.sigmoid((energies[:, None] - levels) / width)
-    return below @ counts
+    share, _ = share_below(levels, energies.to(levels), log_width.to(levels))
+    return share @ counts
+
+
+def states_of(
+    crystals: Sequence[tuple[Tensor, Tensor]],
+    energies: Tensor,
+    log_width: Tensor,
+    between: tuple[float, float],
+) -> Tensor:
+    """Integrated density of states of B crystals, shape (B, K); may be differentiated.
+
+    Parameters
+    ----------
+    crystals : sequence of (Tensor, Tensor)
+        Levels (Q, M) of each, in eV, and the weights (Q,) of its wave vectors.
+    energies : Tensor, shape (K,)
+        In eV.
+    log_width : Tensor, shape (3,)
+        See :func:`states_below`.
+    between : tuple of float
+        Only levels between these energies are counted.
+    """
+    levels = torch.cat([own.flatten() for own, _ in crystals])
+    counts = [(2 * weights[:, None]).expand_as(own).flatten() for own, weights in crystals]
+    states = torch.cat(counts)
+    some = ((levels > between[0]) & (levels < between[1]) & (states > 0)).nonzero().flatten()
+    ends = torch.tensor([len(own) for own in counts]).cumsum(0).to(some.device)
+    until = torch.searchsorted(some, ends).tolist()
+    sizes = [end - start for start, end in zip([0, *until], until, strict=False)]
+    levels, states = levels.index_select(0, some), states.index_select(0, some)
+    return smeared(levels, states, energies, log_width, sizes)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.architectures.tight_binding.bands import (
     Edges,
     Integrals,
-    Mesh,
     fill,
     from_edges,
     projected_levels,
-    states_below,
 )
+from models.architectures.tight_binding.interpolation import Sample, Smearing, interpolated
 from models.architectures.tight_binding.slater_koster import N_ORBITALS, SHELL_OF_ORBITAL
 from models.spectra.electronic_structure import SHELLS
 
@@ -24,11 +26,11 @@ _BESIDE = 1e-4  # eV
 
 def projections(
     integrals: Integrals,
-    mesh: Mesh,
+    sample: Sample,
     electrons: float,
     with_f: Tensor,
     energies: Tensor,
-    log_width: Tensor,
+    smearing: Smearing,
 ) -> tuple[Tensor, Tensor, Edges]:
     """States of each atom and shell in each bin, broadened and as they are, and the band edges.
 
@@ -36,15 +38,16 @@ def projections(
     ----------
     integrals : Integrals
         Of a crystal of n atoms.
-    mesh : Mesh
+    sample : Sample
+        Wave vectors, none left out because a rotation turns another into it.
     electrons : float
         In the cell.
     with_f : Tensor, shape (n,), bool
         Atoms with seven flat 4f levels.
     energies : Tensor, shape (K' + 1,)
         Edges of the bins in eV, relative to the band edges.
-    log_width : Tensor, shape (3,)
-        See :func:`models.architectures.tight_binding.bands.states_below`.
+    smearing : Smearing
+        Of levels near these energies.
 
     Returns
     -------
@@ -55,11 +58,12 @@ def projections(
     Edges
     """
     n = len(integrals.onsite)
-    levels, shares = projected_levels(integrals, mesh.points, _groups(integrals.orbitals, with_f))
-    edges = fill(levels, mesh.weights, electrons)
+    levels, shares = _interpolated(integrals, sample, _groups(integrals.orbitals, with_f))
+    weights = sample.weights.to(levels)
+    edges = fill(levels, weights, electrons)
     relative = from_edges(levels, edges)
-    counts = (2 * mesh.weights[:, None, None] * shares).flatten(0, 1)
-    below = states_below(relative.flatten(), counts, energies, log_width)
+    counts = (2 * weights[:, None, None] * shares).flatten(0, 1)
+    below = smearing.states_below(relative.flatten(), counts)
     broadened = below.diff(dim=0).clamp_min(0)  # of rounded sums
     if edges.filled is not None:  # both edges are at 0
         filled, empty = relative[:, : edges.filled], relative[:, edges.filled :]
@@ -69,9 +73,24 @@ def projections(
     return _by_atom(broadened, n), _by_atom(sharp, n), edges
 
 
+def _interpolated(integrals: Integrals, sample: Sample, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels, rising, shape (Q, M + F), and shares of the groups, shape (Q, M + F, P)."""
+    orbitals, flat = groups.split([len(integrals.orbitals), len(integrals.flat)])
+    points = sample.mesh.points.to(integrals.steps)
+    bands, shares = projected_levels(replace(integrals, flat=integrals.flat[:0]), points, orbitals)
+    bands, shares = interpolated(bands, sample), interpolated(shares, sample).clamp_min(0)
+    shares = shares / shares.sum(2, keepdim=True)  # cubic interpolation may overshoot
+    n_groups = int(groups.max()) + 1
+    of_flat = F.one_hot(flat, n_groups).to(shares).expand(len(bands), -1, -1)
+    shares = torch.cat([F.pad(shares, (0, n_groups - shares.shape[2])), of_flat], dim=1)
+    bands = torch.cat([bands, integrals.flat.expand(len(bands), -1)], dim=1)
+    levels, order = bands.sort(dim=1)
+    return levels, shares.take_along_dim(order[:, :, None], dim=1)
+
+
 def _by_atom(states: Tensor, n: int) -> Tensor:
     """States (K', P) as (n, 4, K'); groups that no orbital is in are missing at the end."""
-    padded = torch.nn.functional.pad(states, (0, n * len(SHELLS) - states.shape[1]))
+    padded = F.pad(states, (0, n * len(SHELLS) - states.shape[1]))
     return padded.T.reshape(n, len(SHELLS), -1)
 
 

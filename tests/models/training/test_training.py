@@ -264,6 +264,20 @@ def test_training_stops_early_when_asked() -> None:
     assert trained.best_epoch + 2 <= trained.checkpoint.card.training["epochs_run"]
 
 
+def test_not_every_epoch_is_validated() -> None:
+    dataset = small_dataset()
+    chosen = config(epochs=9, validate_every=3, learning_rate=0.02)
+    trained = train_setting(chosen, "sumnorm-kl", dataset, part(dataset))
+    assert trained.best_epoch in (2, 5, 8)
+    assert trained.checkpoint.card.training["epochs_run"] == 9
+    often = train_setting(
+        config(epochs=9, learning_rate=0.02), "sumnorm-kl", dataset, part(dataset)
+    )
+    assert often.validation_mae <= trained.validation_mae
+    with pytest.raises(ValueError, match="10 epochs are no multiple of validate_every"):
+        config(epochs=10, validate_every=3)
+
+
 def test_a_loader_gives_every_material_once_and_another_order_each_epoch() -> None:
     dataset = small_dataset(10)
     orders = []

@@ -275,3 +275,28 @@ def test_states_are_counted_below_an_energy() -> None:
     torch.testing.assert_close(below, torch.tensor([0.0, 2.0, 6.0, 12.0]))
     halfway = states_below(energies, counts, torch.tensor([-1.0]), torch.zeros(3))
     assert 1.0 < halfway.item() < 2.0
+
+
+@pytest.mark.parametrize("electrons", [1.0, 2.0, 7.0, 12.0, 33.999, 34.0])
+def test_the_fermi_level_is_that_of_halving_ranges(electrons: float) -> None:
+    mesh = shifted_mesh((3, 2, 2))
+    energies = levels(random_integrals(6, 2), mesh.points.double()) / 10
+    weights = mesh.weights.double()
+
+    def count(energy: float) -> float:
+        filled = torch.sigmoid((energy - energies) / FERMI_WIDTH)
+        return float(2 * (weights[:, None] * filled).sum() / weights.sum())
+
+    def reached(number: float) -> float:
+        low, high = float(energies.min()) - 3, float(energies.max()) + 3
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if count(middle) < number else (low, middle)
+        return high
+
+    found = float(fermi_level(energies, weights, electrons))
+    if electrons == 34:  # all are filled, and nothing is above
+        assert found > energies.max()
+    else:
+        bounds = reached(electrons - 1.1e-9), reached(electrons + 1.1e-9)
+        assert bounds[0] <= found <= bounds[1]

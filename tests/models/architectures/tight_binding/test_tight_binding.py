@@ -24,6 +24,7 @@ from models.graphs.graph import GraphBatch, GraphConfig, build_graph
 from models.predictor import SpectrumPredictor
 from models.spectra.band_labels import DEPTHS, BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
+from models.spectra.metrics import wasserstein_distances
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, EnergyGrid
 from models.training.checkpoint import save_checkpoint
@@ -165,6 +166,20 @@ def test_an_odd_number_of_electrons_is_a_metal() -> None:
     structure = electronic_structure(small(), isolated("Na"))
     assert structure.band_gap == 0
     assert structure.fermi_level == pytest.approx(free_atoms().levels[11, 0], abs=0.02)
+
+
+def test_few_computed_levels_give_the_spectrum_of_many() -> None:
+    """Against all levels of a much finer mesh in another place, one of them with 4f levels."""
+    model = small(mesh=24.0, computed_mesh=17.0)
+    many = small(mesh=40.0)
+    for crystal in (rocksalt(), rocksalt(6.0, 57, 15), *crystals(3)[1:]):
+        with torch.inference_mode():
+            found = model.states(graphs([crystal]))
+            (bands,) = many.bands(graphs([crystal]))
+            expected = many._spectra([bands], many.networks[0])
+        assert float(found.sum()) == pytest.approx(float(expected.sum()), rel=0.02)
+        distance = wasserstein_distances(found.numpy(), expected.numpy(), EDOS_GRID.width)
+        assert distance[0] < 0.03, crystal.atomic_numbers
 
 
 def test_projections_add_up_to_the_spectrum() -> None:
