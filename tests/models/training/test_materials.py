@@ -152,7 +152,7 @@ def test_labels_that_a_predictor_was_not_trained_on_are_refused(
     from models.training import train
 
     monkeypatch.setattr(train, "edos_dataset", lambda *_: small_dataset(20))
-    with pytest.raises(ModelError, match="trained on 678 materials, but these labels have 1"):
+    with pytest.raises(ModelError, match="trained on 802 materials, but these labels have 1"):
         add_training_materials(DEFAULT_EDOS, [tmp_path / "labels.parquet"])
 
 
