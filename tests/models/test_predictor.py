@@ -90,7 +90,7 @@ def test_a_prediction_says_how_far_the_members_and_the_training_materials_are() 
         np.mean([n.distance for n in predictor.trained_on.nearest(e)]) for e in embeddings
     ]
     np.testing.assert_allclose(found.training_distance, to_nearest, rtol=1e-3)
-    alone = SpectrumPredictor.load("tight-binding-edos", "cpu").predict(crystals[:1])
+    alone = SpectrumPredictor.load("mat2spec-edos", "cpu").predict(crystals[:1])
     assert np.isnan(alone.member_spread).all()
     assert np.isfinite(alone.training_distance).all()
 

@@ -138,7 +138,7 @@ def test_predictions_say_how_far_the_members_and_the_training_materials_are(make
     assert len(first) == 7
     assert len(second) == 2
     assert all(p.member_spread > 0 and p.training_distance > 0 for p in first)
-    assert all(p.member_spread is None and p.training_distance > 0 for p in second)
+    assert all(p.member_spread > 0 and p.training_distance > 0 for p in second)
 
 
 def test_a_prediction_of_an_older_program_is_made_once_more(maker):

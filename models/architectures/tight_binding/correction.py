@@ -13,6 +13,7 @@ from models.graphs.graph import GraphBatch
 OUTLIER = 4.0
 SPECTRAL = 0.7  # of the distance of two materials, the share of their spectra
 LENGTH, RIDGE = 0.2, 0.03  # of the kernel; chosen on validation materials, as `SPECTRAL`
+_EVERYWHERE = 1e-6  # of all states, in each bin: whose states are where the Hamiltonian has none
 
 
 class Correction(nn.Module):
@@ -31,15 +32,18 @@ class Correction(nn.Module):
         Bins K' of the spectrum.
     share : float
         Of the regression that is added.
+    filled : int
+        The first bins, up to the band edge. The electrons in them stay as many.
     """
 
     center: Tensor
     scale: Tensor
     lengths: Tensor
 
-    def __init__(self, size: int, share: float) -> None:
+    def __init__(self, size: int, share: float, filled: int) -> None:
         super().__init__()
-        self.share, n_statistics = share, CrystalStatistics.size
+        self.share, self.filled = share, filled
+        n_statistics = CrystalStatistics.size
         self.statistics = CrystalStatistics()
         self.kernel = KernelRegression(size, n_statistics + size, LENGTH, RIDGE)
         self.register_buffer("center", torch.zeros(n_statistics))
@@ -67,7 +71,7 @@ class Correction(nn.Module):
         self.kernel.fit(self._features(batch, states), target - distribution(states))
 
     def forward(self, batch: GraphBatch, states: Tensor) -> Tensor:
-        """Corrected states/eV/cell, shape (B, K'), as many in all as those given.
+        """Corrected states/eV/cell, shape (B, K'), with as many electrons as those given.
 
         Parameters
         ----------
@@ -78,7 +82,24 @@ class Correction(nn.Module):
             return states
         shift = self.share * self.kernel(self._features(batch, states))
         shape = distribution((distribution(states) + shift).clamp_min(0))
-        return shape * states.sum(1, keepdim=True)
+        below, above = (shape * states.sum(1, keepdim=True)).tensor_split([self.filled], dim=1)
+        electrons = states[:, : self.filled].sum(1, keepdim=True)
+        return torch.cat([distribution(below) * electrons, above], dim=1)
+
+    def of_parts(self, batch: GraphBatch, parts: Tensor) -> Tensor:
+        """Parts of a crystal's spectrum that add up to the corrected one; the shares stay.
+
+        Parameters
+        ----------
+        batch : GraphBatch
+            One crystal.
+        parts : Tensor, shape (n, S, K')
+            Of atoms and shells, in states/eV/cell.
+        """
+        whole = parts.sum((0, 1))
+        parts = parts + _EVERYWHERE * parts.sum(2, keepdim=True)
+        shares = parts / parts.sum((0, 1)).clamp_min(torch.finfo(parts.dtype).tiny)
+        return shares * self(batch, whole[None])[0]
 
     def _features(self, batch: GraphBatch, states: Tensor) -> Tensor:
         statistics = standardized(self.statistics(batch), self.center, self.scale, OUTLIER)

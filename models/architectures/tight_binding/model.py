@@ -124,8 +124,9 @@ class TightBindingConfig(ArchitectureConfig):
     kernel : float
         Share of a kernel regression of the residuals of the training materials that is added to
         the shape of a spectrum, see
-        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. It is not in
-        the DOS of atoms and shells, nor in band edges.
+        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. Atoms and
+        shells keep their shares at each energy. Levels, band edges, and whose the states of an
+        energy range are, are those of the Hamiltonian.
     grid : EnergyGrid
         Of the spectra, in eV; filled in when a model is trained.
     """
@@ -313,7 +314,8 @@ class TightBinding(StatesArchitecture):
         )
         n_atom = N_PROPERTIES + 3 + 3
         self.members = nn.ModuleList(_Member(n_atom, config) for _ in range(config.members))
-        self.correction = Correction(size, config.kernel) if config.kernel else None
+        filled = int((config.grid.centers < 0).sum())
+        self.correction = Correction(size, config.kernel, filled) if config.kernel else None
 
     @property
     def networks(self) -> list[_Member]:
@@ -406,10 +408,13 @@ class TightBinding(StatesArchitecture):
             levels.append(sharp)
             ends.append(torch.stack([edges.vbm, edges.cbm]))
         vbm, cbm = torch.stack(ends).mean(0).tolist()
+        dos = torch.stack(states).mean(0) / self.config.grid.width
+        if self.correction is not None:
+            dos = self.correction.of_parts(batch, dos)
         return ElectronicStructure(
             self.config.grid,
             tuple(ELEMENTS[z] for z in batch.atomic_numbers.tolist()),
-            torch.stack(states).mean(0).cpu().numpy() / self.config.grid.width,
+            dos.cpu().numpy(),
             torch.stack(levels).mean(0).cpu().numpy(),
             (vbm + cbm) / 2,
             vbm,

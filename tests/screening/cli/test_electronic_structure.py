@@ -19,7 +19,7 @@ TIGHT_BINDING = "tight-binding-edos"
 @pytest.fixture
 def salt(structure_table) -> Path:
     """One CsCl-like cell of Na and Cl."""
-    return structure_table([crystal_row("m-0", 3.3, ("Na", "Cl"))])
+    return structure_table([crystal_row("m-0", 3.6, ("Na", "Cl"))])
 
 
 def cells(line: str) -> list[str]:

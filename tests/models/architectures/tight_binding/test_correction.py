@@ -43,7 +43,7 @@ def test_labels_that_differ_in_the_same_way_are_learned() -> None:
     states = 1 + 3 * torch.exp(-((bins - torch.linspace(4, 11, 8)[:, None]) ** 2) / 8)
     shapes = states / states.sum(1, keepdim=True)
     target = 0.8 * shapes + 0.2 * shapes.roll(1, dims=1)
-    correction = Correction(16, 1.0)
+    correction = Correction(16, 1.0, 0)
     assert torch.equal(correction(batch, states), states)  # nothing is learned yet
     correction.fit(batch, states, target)
     found = correction(batch, states)
@@ -51,9 +51,21 @@ def test_labels_that_differ_in_the_same_way_are_learned() -> None:
     assert found.min() >= 0
     errors = [(x / x.sum(1, keepdim=True) - target).abs().sum() for x in (states, found)]
     assert errors[1] < 0.1 * errors[0]
-    half = Correction(16, 0.5)
+    half = Correction(16, 0.5, 0)
     half.load_state_dict(correction.state_dict())
     torch.testing.assert_close(half(batch, states), (states + found) / 2)
+    electrons = Correction(16, 1.0, 8)
+    electrons.load_state_dict(correction.state_dict())
+    kept = electrons(batch, states)
+    torch.testing.assert_close(kept[:, :8].sum(1), states[:, :8].sum(1))
+    torch.testing.assert_close(kept[:, 8:], found[:, 8:])
+    parts = states[:1] * torch.rand(2, 4, 16).softmax(0) / 4
+    parts[:, :, 7] = 0  # the Hamiltonian has no states here
+    told = correction.of_parts(graphs(crystals(1)), parts)
+    whole = correction(graphs(crystals(1)), parts.sum((0, 1))[None])[0]
+    torch.testing.assert_close(told.sum((0, 1)), whole)
+    shares = [x[..., 9] / x[..., 9].sum() for x in (parts, told)]
+    torch.testing.assert_close(*shares, rtol=1e-4, atol=1e-6)
     odd = graphs([rocksalt(4.0, 3, 9)])  # like none of them: only what all have in common
     far = correction(odd, states[:1].flip(1)) - states[:1].flip(1)
     assert far.abs().sum() < (found - states)[:1].abs().sum()
@@ -62,7 +74,7 @@ def test_labels_that_differ_in_the_same_way_are_learned() -> None:
 def test_a_supercell_is_corrected_as_its_cell() -> None:
     batch = graphs(crystals(6))
     states = torch.rand(6, 16)
-    correction = Correction(16, 0.6)
+    correction = Correction(16, 0.6, 8)
     correction.fit(batch, states, torch.rand(6, 16).softmax(1))
     cell, twice = graphs([rocksalt()]), graphs([supercell(rocksalt(), (2, 1, 1))])
     torch.testing.assert_close(
