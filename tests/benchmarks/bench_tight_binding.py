@@ -50,6 +50,7 @@ def main() -> None:
     checkpoint = load_checkpoint(arguments.model)
     model = checkpoint.model.eval()
     assert isinstance(model, TightBinding)
+    model.correction = None  # of the shape, the same for all meshes
     batches = drawn(arguments.structures, arguments.n, model, checkpoint.card.graph)
     sites = " | ".join(f"ms, {low} to {high} sites" for low, high in SIZES)
     print(f"| computed mesh, Å | interpolated to, Å | {sites} | WD, eV | new | lost | metals |")
@@ -86,7 +87,7 @@ def plain(model: TightBinding) -> Callable[[GraphBatch], tuple[torch.Tensor, Ins
         members = []
         for member in model.networks:
             bands = list(model.bands(batch, member))
-            spectra = torch.stack([model._spectrum(crystal, member) for crystal in bands])
+            spectra = model._spectra(bands, member)
             members.append((spectra, torch.stack([crystal.edges.gap for crystal in bands])))
         states, gaps = (torch.stack(parts).mean(0) for parts in zip(*members, strict=True))
         return states, Insights(band_gaps=gaps)
