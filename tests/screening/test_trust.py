@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from screening.gap_criteria import GapCriteria
 from screening.trust import Trust, calibrate, trust_in
 from tests.models.model_examples import write_edos_files
 
+HELD_OUT = Path(__file__).parents[1] / "benchmarks" / "results" / "calibration.csv"
 CALIBRATED = ("mat2spec-edos", "mat2spec-plus-edos", "tight-binding-edos")
 
 
@@ -30,9 +33,20 @@ def test_shipped_figures_are_within_their_bounds(name):
     figures = json.loads((ZOO / name / "held_out.json").read_text())["figures"]
     assert 0.87 <= figures["coverage"] <= 0.93
     assert 0.87 <= figures["coverage_new_systems"] <= 0.93
-    # Of seven gaps; the verdicts of Mat2Spec without a teacher are cautious, and hard to improve.
-    assert figures["brier_probability"] < figures["brier_verdict"] + 0.005
     assert figures["n"] >= 100
+    if name != "mat2spec-edos":  # it calls 4 of 121: nearly always no, which is hard to beat there
+        assert figures["brier_probability"] < figures["brier_verdict"]
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_probabilities_beat_verdicts_on_all_that_was_held_out(name):
+    rows = [row for row in csv.DictReader(HELD_OUT.open()) if row["predictor"] == name]
+    assert len(rows) >= 200
+    true = np.array([row["dft_vb_gap"] == "True" for row in rows])
+    verdicts = np.array([row["predicted_vb_gap"] == "True" for row in rows])
+    probabilities = np.array([float(row["probability"]) for row in rows])
+    errors = [np.mean((said - true) ** 2) for said in (probabilities, verdicts.astype(float))]
+    assert errors[0] < 0.7 * errors[1]
 
 
 def test_trust_is_made_once_for_a_criterion(tmp_path):

@@ -87,7 +87,7 @@ def shifted_mesh(
     edges : bool
         Add Gamma and the seven points like it, where band edges often are; they count 0.
     """
-    index = _indices(sizes)
+    index = mesh_indices(sizes)
     points = (index + (0.5 if shift is None else shift)) / np.array(sizes)
     weights = np.full(len(points), 1 / len(points))
     if shift is None:
@@ -101,8 +101,8 @@ def shifted_mesh(
 
 
 @lru_cache(maxsize=256)
-def _indices(sizes: tuple[int, ...]) -> np.ndarray:
-    """Of the points of a mesh, shape (Q, 3)."""
+def mesh_indices(sizes: tuple[int, ...]) -> np.ndarray:
+    """Of the points of a mesh, shape (Q, 3); kept, not to be changed."""
     return np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, 3)
 
 
