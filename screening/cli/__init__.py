@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
 import sys
-from typing import NoReturn
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from screening.cli.invocation import InterruptionError, program
 
 # On top of all packages: of `screening`, the command line alone may import `workflows`.
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_MEANWHILE = 0.05  # s, until a Ctrl-C that was lost comes again
 
 
 def script() -> None:
@@ -40,10 +45,30 @@ def main() -> None:
     try:
         from screening.cli import logs
 
-        with logs.session():
+        with _no_interrupt_lost(), logs.session():
             _run()
     except KeyboardInterrupt:  # before the command began, or while it ended
         _end("interrupted", INTERRUPTED)
+
+
+@contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """A Ctrl-C that falls into a callback of the interpreter, which ignores it, comes again."""
+    ignore = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            timer = threading.Timer(_MEANWHILE, _thread.interrupt_main)
+            timer.daemon = True
+            timer.start()
+        else:
+            ignore(lost)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = ignore
 
 
 def _run() -> None:

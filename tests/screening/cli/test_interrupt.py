@@ -139,3 +139,34 @@ def test_ctrl_c_in_fetch(tmp_path):
         )
         server.accept()
         interrupt(process, lambda: True)
+
+
+def test_ctrl_c_that_falls_into_a_callback_of_the_interpreter_is_not_lost(tmp_path):
+    """Such as those that end an import: Python prints what they raise, and goes on."""
+    program = """
+import signal, time, weakref
+from screening import cli
+
+class Module: pass
+
+def busy():
+    module = Module()
+    reference = weakref.ref(module, lambda _: signal.raise_signal(signal.SIGINT))
+    del module
+    time.sleep(20)
+    print("went on")
+
+cli._run = busy
+cli.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "screen: interrupted\n"
