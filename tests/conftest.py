@@ -16,6 +16,7 @@ from models.crystal import ATOMIC_NUMBERS
 from tests.browser import chromium, open_page  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["SCREEN_RESCORE"] = "0"  # one model is enough for most tests, and its processes
 
 Row = dict[str, Any]
 

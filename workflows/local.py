@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def run_flow(flow: Flow, folder: str = ".") -> Any:
     return responses[flow.output.uuid][1].output
 
 
-def resumable_run(db: str, parameters: dict[str, Any]) -> str:
+def resumable_run(db: str, parameters: dict[str, Any], may_lack: Collection[str] = ()) -> Run:
     """Newest run that is not done, with these parameters and models, wherever they lie.
 
     Parameters
@@ -62,6 +62,8 @@ def resumable_run(db: str, parameters: dict[str, Any]) -> str:
         Path of the embedded store or MongoDB URI.
     parameters : dict
         See :meth:`workflows.screening.ScreeningFlowMaker.parameters`.
+    may_lack : collection of str
+        Parameters that nobody asked for: if no run has them, it may be one without.
 
     Raises
     ------
@@ -72,9 +74,11 @@ def resumable_run(db: str, parameters: dict[str, Any]) -> str:
         unfinished = [run for run in store.runs() if run.state != "done"]
     folders = {name: parameters[name] for name in _OF_MODELS if name in parameters}
     asked = parameters | {name: model_id(Path(folder)) for name, folder in folders.items()}
-    for run in unfinished:
-        if _asked_of(run) == asked:
-            return run.run_id
+    without = {name: value for name, value in asked.items() if name not in may_lack}
+    for wanted in (asked, without):
+        for run in unfinished:
+            if _asked_of(run) == wanted:
+                return run
     if unfinished:
         of_newest = _asked_of(unfinished[0])
         names = sorted(asked.keys() | of_newest.keys())

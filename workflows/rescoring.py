@@ -8,20 +8,49 @@ second model does not refuse await its verdict (:func:`choose`), which becomes t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db.collections import CANDIDATES, Condition, Query, batched, conditions
 from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdict
 from db.store import BATCH, ScreeningStore
-from models.zoo import ZOO, model_name
+from models.zoo import DEFAULT_EDOS, ZOO, model_id, model_name, predictor_grid
 from screening.candidate import crystal_of
 
 if TYPE_CHECKING:
     from models.deferred_predictor import DeferredPredictor
 
-RESCORED = 0  # candidates that are judged again by default
+RESCORED = 2000  # of the teacher's positives two thirds are among the student's best so many
 RESCORE_WITH = ZOO / "tight-binding-edos"
+RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
 SHARD = 250  # candidates of a job; 19 s of the shipped predictor on one core
+
+
+def n_unless_asked(checkpoint: Path, second: Path, preferred: int | None = None) -> int:
+    """How many candidates are judged again if the options of a run say nothing of it.
+
+    Parameters
+    ----------
+    checkpoint, second : Path
+        Folders of the first and of the second model.
+    preferred : int, optional
+        What a user wants of all runs.
+
+    Returns
+    -------
+    int
+        What is preferred, else :data:`RESCORED` of the default predictor and none of another; none
+        if the second model is the first, or predicts other spectra.
+    """
+    n = preferred
+    if n is None:
+        n = RESCORED if checkpoint.resolve() == DEFAULT_EDOS.resolve() else 0
+    return n if n and _can_judge_again(checkpoint, second) else 0
+
+
+def _can_judge_again(checkpoint: Path, second: Path) -> bool:
+    is_same = model_id(checkpoint) == model_id(second)
+    return not is_same and predictor_grid(checkpoint).unit == predictor_grid(second).unit
 
 
 def awaiting(run: Run, model: str, shard: int | None = None) -> Query[CandidateDoc]:
@@ -39,8 +68,8 @@ def awaiting(run: Run, model: str, shard: int | None = None) -> Query[CandidateD
     return Query(CANDIDATES, (*asked, is_first))
 
 
-def n_to_choose(store: ScreeningStore, run: Run) -> int:
-    """How many candidates more are to be judged again than are or await it.
+def n_chosen(store: ScreeningStore, run: Run) -> int:
+    """How many candidates were judged again or await it.
 
     Parameters
     ----------
@@ -50,8 +79,7 @@ def n_to_choose(store: ScreeningStore, run: Run) -> int:
     """
     second = run.second_model_id or ""
     judged = Query(CANDIDATES, conditions(run_id=run.run_id, model_id=second))
-    wanted: int = run.parameters["rescore"]
-    return wanted - store.count(judged) - store.count(awaiting(run, second))
+    return store.count(judged) + store.count(awaiting(run, second))
 
 
 def choose(store: ScreeningStore, run: Run, predictor: DeferredPredictor, n: int) -> None:

@@ -67,10 +67,10 @@ from workflows.progress import advance
 from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
     RESCORE_WITH,
-    RESCORED,
     awaiting,
     choose,
-    n_to_choose,
+    n_chosen,
+    n_unless_asked,
     rescoring_counts,
     write_verdicts,
 )
@@ -137,7 +137,7 @@ class ScreeningFlowMaker(Maker):
         per cell, does not depend on the cell.
     rescore : int, optional
         So many of the candidates with the best scores are judged again by a second model; 0: none.
-        By default :data:`workflows.rescoring.RESCORED`, or none if `checkpoint` is that model.
+        By default as :func:`workflows.rescoring.n_unless_asked` says.
     rescore_with : str
         Folder of the second model.
     criterion : str
@@ -201,14 +201,12 @@ class ScreeningFlowMaker(Maker):
 
     def _rescoring(self) -> dict[str, Any]:
         """Parameters of runs with a second model; others have none, so that older ones resume."""
-        is_same = Path(self.rescore_with).resolve() == Path(self.checkpoint).resolve()
-        n = self.rescore
-        if n is None:
-            n = 0 if is_same else RESCORED
+        checkpoint, second = Path(self.checkpoint), Path(self.rescore_with)
+        n = n_unless_asked(checkpoint, second) if self.rescore is None else self.rescore
         if n < 0:
             raise ScreeningError(f"--rescore {n}: must be 0 or more")
-        if n and is_same:
-            raise ScreeningError(SAME_MODEL.format(Path(self.rescore_with).name))
+        if n and second.resolve() == checkpoint.resolve():
+            raise ScreeningError(SAME_MODEL.format(second.name))
         return {"rescore": n, "rescore_with": self.rescore_with} if n else {}
 
 
@@ -312,7 +310,7 @@ class _ReadAndScored:
 
     def _count(self, judged: int, **counts: int) -> None:
         self.counts.update(counts)
-        total = _stage(self.run, self.model)[1] if self.run.funnel else None  # all are read
+        total = _n_passed(self.run) if self.run.funnel else None  # all are read
         advance("scored", judged, total)
         log.debug("%s", dict(self.counts))
 
@@ -652,7 +650,7 @@ def _score(
     """Judge some candidates; predict the spectra that are missing."""
     verdicts, missing = _known(store, run, portion, model, training)
     write_verdicts(store, run, portion, verdicts)
-    stage, total = _stage(run, model)
+    stage, total = _stage(store, run, model)
     advance(stage, len(verdicts), total)
     counts = {"predicted": 0, "reused": len(verdicts), "failed": _n_failed(verdicts)}
     log.info("%d to predict, %d known", len(missing), len(verdicts))
@@ -708,12 +706,16 @@ def _says_all(prediction: PredictionDoc, training: Training) -> bool:
     return training.materials is None or prediction.training_distance is not None
 
 
-def _stage(run: Run, model: str) -> tuple[str, int]:
-    """What the progress of a model is called, and how many candidates it judges at most."""
-    total = sum(count.entered - count.dropped for count in run.funnel[-1:])
+def _stage(store: ScreeningStore, run: Run, model: str) -> tuple[str, int]:
+    """What the progress of a model is called, and how many candidates it judges."""
     if model == run.second_model_id:
-        return "rescored", min(total, run.parameters["rescore"])
-    return "scored", total
+        return "rescored", n_chosen(store, run)
+    return "scored", _n_passed(run)
+
+
+def _n_passed(run: Run) -> int:
+    """How many candidates of a run that is read have passed its filters."""
+    return sum(count.entered - count.dropped for count in run.funnel[-1:])
 
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
@@ -846,7 +848,7 @@ def rescore(
         run = store.run(run_id)
         _model_of(run, checkpoint)
         _check_judged(store, run, run.model_id or "")
-        if (n := n_to_choose(store, run)) > 0:
+        if (n := parameters["rescore"] - n_chosen(store, run)) > 0:
             predictor = _predictor(checkpoint, hardware["device"] or worker_device())
             choose(store, run, predictor, n)
         return in_shards(store, run, db, checkpoint, hardware, scored)

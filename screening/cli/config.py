@@ -18,6 +18,7 @@ def config(
     db: options.Db = options.DEFAULT_DB,
     mp_api_key_file: options.MpApiKeyFile = None,
     checkpoint: options.Checkpoint = None,
+    rescore: options.Rescore = None,
     device: options.Device = "auto",
     launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     as_json: options.Json = False,

@@ -69,6 +69,14 @@ Checkpoint = Annotated[
         "(`screen models` lists them).",
     ),
 ]
+Rescore = Annotated[
+    int | None,
+    typer.Option(
+        "--rescore",
+        help="So many candidates with the best scores are judged again by --rescore-with; 0: none. "
+        "Default: 2000 with the default predictor, else 0.",
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="Where predictions run; auto: on a GPU if there is one."),

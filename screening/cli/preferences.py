@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -41,6 +41,8 @@ class Preferences(BaseSettings):
         File with the key of the Materials Project.
     checkpoint : str, optional
         Folder of the predictor, or the name of a shipped one.
+    rescore : int, optional
+        Candidates with the best scores that are judged again, of any predictor that can be.
     device : {'auto', 'cpu', 'cuda'}
         Where predictions run.
     launchpad : Path
@@ -54,6 +56,7 @@ class Preferences(BaseSettings):
     db: str = "screening.sqlite"
     mp_api_key_file: Path | None = None
     checkpoint: str | None = None
+    rescore: Annotated[int, Field(ge=0)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launchpad: Path = Path("launchpad.yaml")
 
@@ -96,7 +99,7 @@ def read_preferences() -> tuple[Preference, ...]:
     return tuple(
         Preference(
             name,
-            value,
+            None if value is None else str(value),
             FILE if name in in_file else _variable(name) if name in in_environment else DEFAULT,
         )
         for name, value in values.items()

@@ -76,13 +76,7 @@ def run(
     criteria: dict[str, Any],
     keep_cell: options.KeepCell = False,
     checkpoint: options.Checkpoint = None,
-    rescore: Annotated[
-        int | None,
-        typer.Option(
-            help="Candidates with the best scores that --rescore-with judges again. "
-            "Default: 0, none."
-        ),
-    ] = None,
+    rescore: options.Rescore = None,
     rescore_with: Annotated[
         str,
         typer.Option(help="Predictor for --rescore, as --checkpoint: slower and nearer to DFT."),
@@ -121,9 +115,11 @@ def run(
     from screening.criteria.registry import default_predictor, find_criterion
     from screening.sources import is_path
     from workflows.hardware import worker_processes
+    from workflows.screening import new_run_id
 
     if criterion != CRITERION:
         criteria = options.typed(context, criteria)
+    is_rescore_typed = bool(options.typed(context, {"rescore": rescore}))
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
@@ -143,6 +139,7 @@ def run(
         criterion=criterion,
         checkpoint=checkpoint or default_predictor(find_criterion(criterion, criteria)),
         rescore=rescore,
+        is_rescore_typed=is_rescore_typed,
         rescore_with=rescore_with,
         device=device,
         workers=workers or worker_processes(),
@@ -151,7 +148,7 @@ def run(
         keep_cell=keep_cell,
     )
     _check(maker, device if where == "local" else "auto")
-    run_id = _run_id(maker, db, resume)
+    run_id = _resumed(maker, is_rescore_typed) if resume else new_run_id()
     if where == "launchpad":
         _submit(maker, run_id, launchpad)
         work = f"`{program()} worker` or `rlaunch -l {launchpad} rapidfire`"
@@ -245,14 +242,23 @@ def _source_options(
     return given
 
 
-def _maker(*, checkpoint: str | None, rescore_with: str, **fields: Any) -> ScreeningFlowMaker:
+def _maker(
+    *,
+    checkpoint: str | None,
+    rescore: int | None,
+    is_rescore_typed: bool,
+    rescore_with: str,
+    **fields: Any,
+) -> ScreeningFlowMaker:
     from models.zoo import predictor_folder
+    from workflows.rescoring import n_unless_asked
     from workflows.screening import ScreeningFlowMaker
 
+    first, second = predictor_folder(checkpoint), predictor_folder(rescore_with)
+    if not is_rescore_typed:
+        rescore = n_unless_asked(first, second, preferred=rescore)
     return ScreeningFlowMaker(
-        checkpoint=str(predictor_folder(checkpoint)),
-        rescore_with=str(predictor_folder(rescore_with)),
-        **fields,
+        checkpoint=str(first), rescore=rescore, rescore_with=str(second), **fields
     )
 
 
@@ -272,11 +278,16 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
         usable_device(device)
 
 
-def _run_id(maker: ScreeningFlowMaker, db: str, resume: bool) -> str:
+def _resumed(maker: ScreeningFlowMaker, is_rescore_typed: bool) -> str:
+    """Id of the run that the maker is to finish; one without a second model goes on without."""
     from workflows.local import resumable_run
-    from workflows.screening import new_run_id
+    from workflows.rescoring import RESCORING
 
-    return resumable_run(db, maker.parameters()) if resume else new_run_id()
+    may_lack = () if is_rescore_typed else RESCORING
+    run = resumable_run(maker.db, maker.parameters(), may_lack)
+    if "rescore" not in run.parameters:
+        maker.rescore = 0
+    return run.run_id
 
 
 def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
@@ -412,14 +423,13 @@ def _rescoring(run: Run, second: str) -> str:
     from models.zoo import model_name
 
     counts = run.counts
-    words = (
-        f"{counts.get('rescored', 0):,} of them judged again by {model_name(second)}: "
-        f"{counts.get('lost', 0):,} no longer positive, {counts.get('won', 0):,} now positive"
-    )
-    if refused := counts.get("refused"):
-        words += (
-            f"; {refused:,} refused, which keep the verdict of {model_name(run.model_id or '')}"
-        )
+    n, lost, won, refused = (counts.get(n, 0) for n in ("rescored", "lost", "won", "refused"))
+    words = f"{n:,} of them judged again by {model_name(second)}"
+    if n:
+        words += f": {lost:,} no longer positive, {won:,} now positive"
+    if refused:
+        first = model_name(run.model_id or "")
+        words += f"; {refused:,} refused, still with the verdict of {first}"
     return words
 
 

@@ -177,6 +177,7 @@ def score(table: Path, n_workers: int, options: argparse.Namespace) -> Scored:
             shard_size=options.shard_size,
             limit=options.candidates,
             checkpoint=str(predictor_folder(options.checkpoint)),
+            rescore=0,
         )
         with open_launchpad(site.launchpad) as pad, open_store(site.db) as store:
             submit_screening(pad, maker, RUN)
@@ -272,7 +273,7 @@ def host_work(table: Path, n: int) -> list[Spent]:
 
     with new_database() as uri:
         os.environ["SCREEN_DB"] = uri
-        maker = ScreeningFlowMaker(db=uri, source=str(table), limit=n, shard_size=n)
+        maker = ScreeningFlowMaker(db=uri, source=str(table), limit=n, shard_size=n, rescore=0)
         parameters, hardware = maker.parameters(), {"device": "cpu", "workers": 1}
         with spent("reading, filtering and storing a candidate", n) as reading:
             read_shard.original(RUN, FROM_ENVIRONMENT, {}, parameters, hardware)

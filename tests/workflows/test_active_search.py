@@ -34,6 +34,7 @@ from workflows.launchpad import open_launchpad, submit_search
 from workflows.learning import Learning
 from workflows.local import run_flow
 from workflows.metrics import run_metrics
+from workflows.rescoring import RESCORE_WITH
 
 N = 10
 embedded = pytest.mark.parametrize("db", ["embedded"], indirect=True)
@@ -147,6 +148,22 @@ def test_a_model_that_is_worse_does_not_judge(maker, run_id, monkeypatch):
         assert after.model_id == before.model_id
         # Nothing is predicted again, and what is left keeps its order.
         assert after.selection == before.selection[2:]
+
+
+@embedded
+def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
+    maker, db, taught, structure_table
+):
+    run_id = screened(db, taught, structure_table, TRAINED[:N], rescore=3)
+    run_flow(replace(maker, rounds=1).make(run_id))
+    (document,) = documents(maker, run_id)
+    with open_store(maker.db) as store:
+        before, after = store.run(run_id), store.run(document.next_run_id)
+        assert document.chosen == before.selection[:2]
+        assert after.second_model_id == before.second_model_id == model_id(RESCORE_WITH)
+        assert before.counts["rescored"] == after.counts["rescored"] == 3
+        judged = Counter(c.model_id for c in store.candidates(after.run_id))
+        assert judged == {document.new_model_id: N - 2 - 3, after.second_model_id: 3}
 
 
 @embedded

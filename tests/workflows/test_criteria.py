@@ -36,9 +36,10 @@ def make(tmp_path, structure_table):
     pairs = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C")]
     table = structure_table([crystal_row(f"m-{i}", 3.3, pairs[i]) for i in range(5)])
 
-    def maker(criterion, **fields):
+    def maker(criterion, rescore=0, **fields):
+        db = str(tmp_path / "s.sqlite")
         return ScreeningFlowMaker(
-            db=str(tmp_path / "s.sqlite"), source=str(table), criterion=criterion, **fields
+            db=db, source=str(table), criterion=criterion, rescore=rescore, **fields
         )
 
     return maker
@@ -99,7 +100,7 @@ def test_a_changed_file_is_another_criterion(make, file, monkeypatch):
         patch.setattr("workflows.screening._keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run_flow(maker.make("stopped"))
-    assert resumable_run(maker.db, make(file()).parameters()) == "stopped"
+    assert resumable_run(maker.db, make(file()).parameters()).run_id == "stopped"
     changed = make(file(parameters={"least": 1.0}))
     with pytest.raises(ScreeningError, match="stopped differs in criterion"):
         resumable_run(maker.db, changed.parameters())

@@ -28,7 +28,7 @@ from tests.workflows.screened_run import plan_validation
 from workflows import rescoring
 from workflows.local import note_interruption, resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
-from workflows.rescoring import RESCORE_WITH
+from workflows.rescoring import RESCORE_WITH, RESCORED, RESCORING, n_unless_asked
 from workflows.screening import ScreeningFlowMaker, candidate_counts
 from workflows.validation import ValidationFlowMaker
 from workflows.verdicts import prediction_key
@@ -189,6 +189,58 @@ def test_a_run_without_a_second_model_is_what_it_was(maker):
     assert [job.name for job in maker.make().jobs] == ["prepare", "rescore", "finish"]
 
 
+# what is judged again if nobody says so
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "criterion", "n"),
+    [
+        (FIRST, "vb-gap", RESCORED),
+        (FIRST, "steep-edge", RESCORED),
+        (SECOND, "vb-gap", 0),
+        (str(ZOO / "mat2spec-edos"), "vb-gap", 0),
+        (str(ZOO / "springs-phdos"), "phonon-gap", 0),
+    ],
+)
+def test_by_default_it_is_the_default_predictor_whose_best_are_judged_again(
+    checkpoint, criterion, n
+):
+    maker = ScreeningFlowMaker(checkpoint=checkpoint, criterion=criterion)
+    assert maker.parameters().get("rescore", 0) == n
+    assert ("rescore" in [job.name for job in maker.make().jobs]) == (n > 0)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "preferred"),
+    [
+        (FIRST, 5),
+        (FIRST, 0),
+        (str(ZOO / "mat2spec-edos"), 5),
+    ],
+)
+def test_what_a_user_prefers_holds_for_all_predictors(checkpoint, preferred):
+    assert n_unless_asked(Path(checkpoint), RESCORE_WITH, preferred) == preferred
+
+
+def test_what_cannot_be_judged_again_is_not(tmp_path):
+    copy = tmp_path / RESCORE_WITH.name
+    shutil.copytree(SECOND, copy)
+    for checkpoint in (RESCORE_WITH, copy, ZOO / "springs-phdos"):
+        assert n_unless_asked(checkpoint, RESCORE_WITH, 5) == 0
+    assert n_unless_asked(Path(FIRST), Path(FIRST)) == 0
+
+
+def test_all_are_judged_again_where_there_are_fewer(maker):
+    maker.rescore = None
+    seen = []
+    with reporting_to(lambda stage, done, total: seen.append((stage, done, total))):
+        counts = run(maker)["counts"]
+    assert (counts["rescored"], counts["refused"], counts["screened"]) == (10, 2, 12)
+    again = [(done, total) for stage, done, total in seen if stage == "rescored"]
+    assert sum(done for done, _ in again) == 10
+    assert {total for _, total in again} == {10}  # the bar ends, whatever was refused
+
+
 # interruptions
 
 
@@ -214,7 +266,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, undisturbed, at):
     whole = undisturbed(n=N)
     stopped(maker, "broken", at)
     note_interruption(maker.db, "broken")
-    assert resumable_run(maker.db, maker.parameters()) == "broken"
+    assert resumable_run(maker.db, maker.parameters()).run_id == "broken"
     with open_store(maker.db) as store:
         n_pending = store.run("broken").counts["pending"]
         assert n_pending > 0
@@ -257,7 +309,10 @@ def test_a_run_from_before_there_was_a_second_model_goes_on(maker, undisturbed):
     with pytest.raises(ScreeningError, match="old differs in rescore, rescore_with"):
         resumable_run(maker.db, maker.parameters())
     maker.rescore = 0
-    assert resumable_run(maker.db, maker.parameters()) == "old"
+    assert resumable_run(maker.db, maker.parameters()).run_id == "old"
+    maker.rescore = None
+    assert resumable_run(maker.db, maker.parameters(), RESCORING).run_id == "old"
+    maker.rescore = 0
     run(maker, "old")
     assert documents(maker, "old") == documents(undisturbed(), "whole")
 
@@ -282,7 +337,7 @@ def test_the_second_model_may_lie_elsewhere_but_not_change(maker, tmp_path):
     copy = tmp_path / "elsewhere" / Path(SECOND).name
     shutil.copytree(SECOND, copy)
     maker.rescore_with = str(copy)
-    assert resumable_run(maker.db, maker.parameters()) == "broken"
+    assert resumable_run(maker.db, maker.parameters()).run_id == "broken"
     assert run(maker, "broken")["counts"]["rescored"] == N
     stopped(maker, "again", ("scored", 0))
 

@@ -65,7 +65,8 @@ UNREADABLE_ROWS = [crystal_row("nan", 4.0, ["Na"], frac_coords=[float("nan"), 0,
 @pytest.fixture
 def maker(tmp_path, structure_table):
     table = structure_table(good_rows() + BAD_ROWS + REJECTED_ROWS + UNREADABLE_ROWS)
-    return ScreeningFlowMaker(db=str(tmp_path / "s.sqlite"), source=str(table), shard_size=3)
+    db = str(tmp_path / "s.sqlite")
+    return ScreeningFlowMaker(db=db, source=str(table), shard_size=3, rescore=0)
 
 
 def run(maker, run_id=None):
@@ -193,7 +194,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, stop_at, tmp_path)
 
     with pytest.raises(StoppedError), reporting_to(interrupt):
         run(maker, "broken")
-    run_id = resumable_run(maker.db, maker.parameters())
+    run_id = resumable_run(maker.db, maker.parameters()).run_id
     assert run_id == "broken"
     resumed = run(maker, run_id)
     assert resumed["funnel"] == undisturbed["funnel"]
@@ -310,7 +311,7 @@ def test_a_run_is_resumed_with_the_same_model_wherever_it_lies(maker, tmp_path):
     copy = tmp_path / "elsewhere" / Path(maker.checkpoint).name
     shutil.copytree(maker.checkpoint, copy)
     maker.checkpoint = str(copy)
-    assert resumable_run(maker.db, maker.parameters()) == "broken"
+    assert resumable_run(maker.db, maker.parameters()).run_id == "broken"
     assert run(maker, "broken")["counts"]["screened"] == 7
     card = copy / "sumnorm-kl.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"weights_sha256": "0" * 64}))
@@ -519,7 +520,7 @@ def test_a_run_whose_predictions_are_known_loads_no_torch(maker, structure_table
         "import sys\n"
         "from workflows.local import run_flow\n"
         "from workflows.screening import ScreeningFlowMaker\n"
-        f"maker = ScreeningFlowMaker(db={maker.db!r}, source={maker.source!r})\n"
+        f"maker = ScreeningFlowMaker(db={maker.db!r}, source={maker.source!r}, rescore=0)\n"
         "assert run_flow(maker.make())['counts']['reused'] == 7\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -54,7 +54,8 @@ def documents(db, run_id):
 @pytest.fixture
 def maker(tmp_path, structure_table):
     table = structure_table(rows(11))
-    return ScreeningFlowMaker(db=str(tmp_path / "s.sqlite"), source=str(table), shard_size=3)
+    db = str(tmp_path / "s.sqlite")
+    return ScreeningFlowMaker(db=db, source=str(table), shard_size=3, rescore=0)
 
 
 @pytest.mark.parametrize("limit", [None, 6, 7])

@@ -9,7 +9,7 @@ from tests.conftest import crystal_row
 @pytest.fixture
 def settings(screen, monkeypatch):
     """Settings that `screen config` shows: name to value and origin."""
-    for name in ("MP_API_KEY_FILE", "CHECKPOINT", "DEVICE", "LAUNCHPAD"):
+    for name in ("MP_API_KEY_FILE", "CHECKPOINT", "RESCORE", "DEVICE", "LAUNCHPAD"):
         monkeypatch.delenv(f"SCREEN_{name}", raising=False)
 
     def read(*arguments):
@@ -24,6 +24,7 @@ def test_without_settings_there_are_the_defaults(settings):
         "db": ("screening.sqlite", "default"),
         "mp_api_key_file": (None, "default"),
         "checkpoint": (None, "default"),
+        "rescore": (None, "default"),
         "device": ("auto", "default"),
         "launchpad": ("launchpad.yaml", "default"),
     }
@@ -41,6 +42,14 @@ def test_the_command_line_wins_over_the_file_and_that_over_the_environment(
     (tmp_path / "screen.yaml").unlink()
     monkeypatch.setenv("SCREEN_DB", "")
     assert settings()["db"] == ("screening.sqlite", "default")
+
+
+def test_zero_is_a_preference_too(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCREEN_RESCORE", "5")
+    assert settings()["rescore"] == ("5", "SCREEN_RESCORE")
+    (tmp_path / "screen.yaml").write_text("rescore: 0\n")
+    assert settings()["rescore"] == ("0", "screen.yaml")
+    assert settings("--rescore", 7)["rescore"] == ("7", "command line")
 
 
 def test_passwords_are_masked(settings, screen, tmp_path):
@@ -76,6 +85,8 @@ def test_commands_use_the_settings(screen, structure_table, tmp_path, monkeypatc
         ("- db", "not a list of settings"),
         ("{", "not YAML"),
         ("device: gpu", "screen.yaml, device: input should be 'auto', 'cpu' or 'cuda'"),
+        ("rescore: -1", "screen.yaml, rescore: input should be greater than or equal to 0"),
+        ("rescore: many", "screen.yaml, rescore: input should be a valid integer"),
         ("db: [mongodb://ann:hush@host]", "screen.yaml, db: input should be a valid string"),
     ],
 )

@@ -34,3 +34,17 @@ def test_a_submitted_run_is_worked_off(screen, site, monkeypatch):
     assert found["screening"] == {"read_shard": done, "score_shard": done, "finish": done}
     assert "score_shard" in screen("status").out
     one_line(screen("worker", "--launchpad", "no.yaml"), "no.yaml: No such file")
+
+
+@pytest.mark.mongo
+def test_workers_judge_the_best_again_by_default(screen, site, monkeypatch):
+    monkeypatch.delenv("SCREEN_RESCORE")
+    source = ("--source", "prototypes", "--max-sites", 2, "--limit", 3)
+    assert screen("run", *source, "--where", "launchpad").code == 0
+    site.call("screen", "worker", "--workers", 1, "--device", "cpu")
+    jobs = json.loads(screen("status", "--json").out)["screening"]
+    assert jobs.pop("score_shard") == {"COMPLETED": 2}
+    assert jobs["rescore"] == {"COMPLETED": 1}
+    (run,) = json.loads(screen("runs", "--json").out)
+    assert run["state"] == "done"
+    assert run["second_model_id"].startswith("tight-binding-edos-")
