@@ -39,7 +39,7 @@ EXAMPLES = {
         "run --source prototypes --limit 100",
         "run --source structures/ --max-ehull inf --unknown keep",
         "run --elements Mg --max-sites 10 --min-width 1.5",
-        "run --source structures.parquet --rescore 1000",
+        "run --source structures.parquet --rescore 0",
         "run --source structures.parquet --criterion phonon-gap",
         "run --source structures.parquet --resume",
     ),

@@ -5,8 +5,8 @@
     python tests/benchmarks/bench_million.py mp_snapshot.parquet --store --rows 1000000
 
 A table of so many rows is made by repeating and straining those of another one (each copy by up to
-2 %, with ids of its own), a part at a time. `screen run` screens it with the default model into a
-new file; in the middle it is killed (`kill -9`), all its processes at once, and goes on with
+2 %, with ids of its own), a part at a time. `screen run` screens it with the default model alone
+into a new file; in the middle it is killed (`kill -9`), all its processes at once, and goes on with
 `--resume`. Printed are the rows and candidates in a second of wall and of processor time between
 some numbers of them, the largest memory of one process (proportional set size), the bytes of the
 file, and how long after `--resume` a candidate was judged.
@@ -226,6 +226,7 @@ def measure_run(options: argparse.Namespace, folder: Path) -> None:
     parts = folder / "parts.jsonl"
     command = [sys.executable, __file__, "--screen", options.network, parts, "run", "--quiet"]
     command += ["--source", table, "--db", db, "--json", "--top", 1, "--workers", options.workers]
+    command += ["--rescore", 0]
     killed = Watched(command, db)
     expected = _fraction(options.table) * options.rows
     killed.watch(lambda sample: sample.judged >= expected / 2)

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_screening.py mp_snapshot.parquet [--workers 2]
 
-Runs `screen run --max-ehull 0.5` on a table of structures into a new store, and again; says when
-the first prediction was there; times `screen --help`, `screen predict` of one file, and the two
-steps that the hot path is made of. Processor time is that of all processes together. Prints a
-Markdown table.
+Runs `screen run --max-ehull 0.5 --rescore 0` on a table of structures into a new store, and again,
+and with the default into another one; says when the first prediction was there; times
+`screen --help`, `screen predict` of one file, and the two steps that the hot path is made of.
+Processor time is that of all processes together. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -160,16 +160,22 @@ def main() -> None:
     rows = [("`screen --help`", timed(screen, "--help")[0], "")]
     with tempfile.TemporaryDirectory() as folder:
         command = [screen, "run", "--source", options.table, "--max-ehull", 0.5]
-        db = Path(folder) / "s.sqlite"
-        command += ["--workers", options.workers, "--db", db]
-        for label in ("`screen run`, new store", "the same again, predictions kept"):
+        command += ["--workers", options.workers, "--quiet", "--json", "--top", 1]
+        alone, judged = Path(folder) / "alone.sqlite", Path(folder) / "judged.sqlite"
+        for label, db, rescoring in (
+            ("`screen run --rescore 0`, new store", alone, ("--rescore", 0)),
+            ("the same again, predictions kept", alone, ("--rescore", 0)),
+            ("`screen run`, new store, the best judged again", judged, ()),
+        ):
             first = FirstPrediction(db)
             first.start()
-            took, memory, output = timed(*command, "--quiet", "--json", "--top", 1)
+            took, memory, output = timed(*command, "--db", db, *rescoring)
             if not rows[1:]:
                 rows.append(("the first prediction is stored", f"{first.stop():.1f} s", ""))
             counts = json.loads(output)["counts"]
             done = f"{counts['screened']:,} candidates, {counts['positive']} positives"
+            if again := counts.get("rescored"):
+                done += f", {again:,} judged again"
             rows.append((f"{label}: {done}", took, f"{memory / 1e9:.2f} GB"))
         file = Path(folder) / "POSCAR"
         file.write_text(ROCK_SALT)
