@@ -88,6 +88,7 @@ def train_predictor(
     folder: Path | None = None,
     resume: bool = False,
     start: dict[str, Checkpoint] | None = None,
+    workers: int = 1,
 ) -> TrainedPredictor:
     """Train every setting of the configuration and measure it on the test materials.
 
@@ -107,6 +108,9 @@ def train_predictor(
     start : dict of Checkpoint, optional
         By the names of their settings: fine-tune these, instead of what a teacher taught or
         random weights.
+    workers : int
+        Members of an ensemble that are trained at a time, see :func:`train_setting`; the result
+        does not depend on it.
     """
     dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
@@ -137,6 +141,7 @@ def train_predictor(
                     state=earlier.state_file(key) if earlier else None,
                     start=start[name] if start else None,
                     announce=announce,
+                    workers=workers,
                 )
                 if earlier:
                     earlier.finish(key, trained)
@@ -262,11 +267,7 @@ def _of_teacher(
 
 
 def _in_words(setting_name: str, trained: Trained) -> str:
-    took = f"{trained.seconds:.0f} s" if trained.seconds else "trained before"
-    line = (
-        f"{setting_name}: validation MAE {trained.validation_mae:.4g} at epoch "
-        f"{trained.best_epoch + 1}, {took}"
-    )
+    line = f"{setting_name}: {trained.in_words}"
     if not trained.label_branch:
         return line
     return f"{line}; {label_branch_in_words(trained.label_branch)}"
