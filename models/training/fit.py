@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -150,7 +151,9 @@ class Trained:
     def in_words(self) -> str:
         """Error, best epoch and time."""
         took = f"{self.seconds:.0f} s" if self.seconds else "trained before"
-        return f"validation MAE {self.validation_mae:.4g} at epoch {self.best_epoch + 1}, {took}"
+        members = self.checkpoint.card.training.get("members")
+        of = f"of {len(members)} members" if members else f"at epoch {self.best_epoch + 1}"
+        return f"validation MAE {self.validation_mae:.4g} {of}, {took}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,23 +254,25 @@ def train_setting(
         else:
             trained = _train_within_memory(task, config, state, start, announce)
             trained = _completed(task, trained)
+    trained.checkpoint.model.cpu()
+    trained.checkpoint.setting.cpu()
     return replace(trained, seconds=time.perf_counter() - started)
 
 
 def _train_members(
     task: _Task, members: Sequence[Member], workers: int, announce: Announce
 ) -> list[Trained]:
-    """Those that are missing; what a process of its own has trained is read from its files."""
-    trained = {member: Trained.kept(member.stem) for member in members}
-    for member, before in trained.items():
-        if before is not None:
-            announce(f"{member}: {before.in_words}")
-    missing = [member for member in members if trained[member] is None]
+    """All members; those that are kept are trained already."""
+    kept = {member: Trained.kept(member.stem) for member in members}
+    for member, trained in kept.items():
+        if trained is not None:
+            announce(f"{member}: {trained.in_words}")
+    missing = [member for member, trained in kept.items() if trained is None]
     if min(workers, len(missing)) > 1:
-        quiet = replace(task, progress=False)
-        in_processes(partial(_train_member, quiet), missing, workers, announce)
-        return [_read(member) for member in members]
-    return [trained[m] or _train_member(task, m, announce) for m in members]
+        train = partial(_train_member, replace(task, progress=False))
+        in_processes(train, missing, workers, announce)
+        kept |= {member: Trained.kept(member.stem) for member in missing}
+    return [kept[member] or _train_member(task, member, announce) for member in members]
 
 
 def _train_member(task: _Task, member: Member, announce: Announce) -> Trained:
@@ -281,58 +286,50 @@ def _train_member(task: _Task, member: Member, announce: Announce) -> Trained:
     return trained
 
 
-def _read(member: Member) -> Trained:
-    trained = Trained.kept(member.stem)
-    assert trained is not None
-    return trained
-
-
 def _joined(config: TrainingConfig, task: _Task, members: Sequence[Trained]) -> Trained:
-    """One model of all members, which is measured as a whole."""
-    first = members[0].checkpoint
-    setting = first.setting
-    fields = config_for(config.architecture, config.model, setting, task.train.grid)
-    model = build_model(config.architecture, task.train.grid.size, fields)
+    """One model of all members, completed and measured as a whole."""
+    first, each = members[0].checkpoint, [m.checkpoint.card.training for m in members]
+    fields = config_for(config.architecture, config.model, first.setting, first.card.grid)
+    model = build_model(config.architecture, first.card.grid.size, fields).eval()
     model.join([member.checkpoint.model for member in members])
-    best_epoch = max(member.best_epoch for member in members)
-    each = [member.checkpoint.card.training for member in members]
-    facts = {"weights_sha256": "", "config": model.config.model_dump()}
-    checkpoint = Checkpoint(model.eval(), setting, first.card.model_copy(update=facts))
-    whole = _completed(task, Trained(checkpoint, best_epoch, float("nan"), 0.0))
-    error = _validation_error(task, whole.checkpoint)
-    training = whole.checkpoint.card.training | {
+    training = each[0] | {
         "epochs_run": max(one["epochs_run"] for one in each),
-        "best_epoch": best_epoch,
-        "validation_mae": error,
+        "best_epoch": max(one["best_epoch"] for one in each),
         "members": [{name: one[name] for name in MEMBER_FACTS} for one in each],
     }
-    card = whole.checkpoint.card.model_copy(update={"training": training})
-    return replace(whole, checkpoint=replace(whole.checkpoint, card=card), validation_mae=error)
+    facts = {"config": model.config.model_dump(), "training": training, "weights_sha256": ""}
+    checkpoint = Checkpoint(model, first.setting, first.card.model_copy(update=facts))
+    whole = _completed(task, Trained(checkpoint, training["best_epoch"], math.nan, 0.0))
+    error = _validation_error(task, whole.checkpoint)
+    checkpoint = _with_facts(whole.checkpoint, validation_mae=error)
+    return replace(whole, checkpoint=checkpoint, validation_mae=error)
 
 
 def _completed(task: _Task, trained: Trained) -> Trained:
-    """With what is fitted after the training, and measured of it."""
+    """With what is fitted after the training, and measured of it; where the data are."""
     checkpoint, train = trained.checkpoint, task.train
     model, setting = checkpoint.model.to(task.home), checkpoint.setting.to(task.home)
     model.fit_trained(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
-    training = checkpoint.card.training
-    label_branch = label_branch_losses(model, setting, task.validation, training["batch_size"])
-    if label_branch:
-        training = training | {"label_branch": label_branch}
-    card = checkpoint.card.model_copy(update={"training": training})
-    return replace(trained, checkpoint=Checkpoint(model.cpu(), setting.cpu(), card))
+    batch_size = checkpoint.card.training["batch_size"]
+    label_branch = label_branch_losses(model, setting, task.validation, batch_size)
+    facts = {"label_branch": label_branch} if label_branch else {}
+    return replace(trained, checkpoint=_with_facts(checkpoint, **facts))
+
+
+def _with_facts(checkpoint: Checkpoint, **facts: Any) -> Checkpoint:
+    """A checkpoint whose card says more of its training."""
+    training = checkpoint.card.training | facts
+    return replace(checkpoint, card=checkpoint.card.model_copy(update={"training": training}))
 
 
 @torch.inference_mode()
 def _validation_error(task: _Task, checkpoint: Checkpoint) -> float:
-    """Mean absolute error in the space of the targets, as of an epoch."""
-    validation = task.validation.to("cpu")  # where the finished model is
-    total, batch_size = 0.0, checkpoint.card.training["batch_size"]
-    for graphs, spectra, *_ in GraphLoader(validation, batch_size):
-        target = checkpoint.setting.target(spectra, graphs.n_atoms)
-        predicted = checkpoint.setting.activate(checkpoint.model(graphs))
-        total += len(graphs) * float((predicted - target).abs().mean())
-    return total / len(validation)
+    """Mean absolute error in the space of the targets, as that of an epoch."""
+    model, setting, total = checkpoint.model, checkpoint.setting, 0.0
+    for graphs, spectra, *_ in GraphLoader(task.validation, checkpoint.card.training["batch_size"]):
+        target = setting.target(spectra, graphs.n_atoms)
+        total += len(graphs) * float((setting.activate(model(graphs)) - target).abs().mean())
+    return total / len(task.validation)
 
 
 def _train_within_memory(
@@ -397,7 +394,7 @@ def _train(
         states=isinstance(model, StatesArchitecture),
         training=_how(config, best),
     )
-    checkpoint = Checkpoint(model.cpu().eval(), setting.cpu().eval(), card)
+    checkpoint = Checkpoint(model.to(home).eval(), setting.to(home).eval(), card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
 
 

@@ -13,9 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from models.architectures.registry import members_apart
+from models.architectures.registry import members_apart, model_config
 from models.errors import ModelError
 from models.processes import WorkerPool
 from models.training.checkpoint import Checkpoint
@@ -78,41 +76,29 @@ def members_of(
     """
     n = members_apart(config.architecture, config.model)
     if start is not None:
-        refuse_other_members(config, start)
+        _refuse_other_members(config, start)
     if n == 1:
         yield []
         return
     starts = [None] * n if start is None else _apart(start)
+    alone = config.model_copy(update={"model": config.model | {"members": 1}})
     with TemporaryDirectory() as own:
         whole = state or Path(own, "training.state")
         yield [
             Member(
-                i + 1,
+                number,
                 n,
-                config.model_copy(
-                    update={"seed": config.seed + i, "model": config.model | {"members": 1}}
-                ),
-                whole.with_name(f"{whole.stem}.member-{i + 1}"),
-                starts[i],
+                alone.model_copy(update={"seed": config.seed + number - 1}),
+                whole.with_name(f"{whole.stem}.member-{number}"),
+                its_start,
             )
-            for i in range(n)
+            for number, its_start in enumerate(starts, start=1)
         ]
 
 
-def refuse_other_members(config: TrainingConfig, start: Checkpoint) -> None:
-    """Refuse to fine-tune a model with another number of members than the configuration's.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-    start : Checkpoint
-
-    Raises
-    ------
-    ModelError
-    """
+def _refuse_other_members(config: TrainingConfig, start: Checkpoint) -> None:
     own, given = (
-        members_apart(architecture, fields)
+        model_config(architecture, fields).model_dump().get("members")
         for architecture, fields in (
             (config.architecture, config.model),
             (start.card.architecture, start.card.config),
@@ -120,14 +106,13 @@ def refuse_other_members(config: TrainingConfig, start: Checkpoint) -> None:
     )
     if own != given:
         raise ModelError(
-            f"{config.name}: the model to fine-tune has {given} members, the configuration {own}; "
-            f"write members: {given}"
+            f"{config.name}: the model to fine-tune has {given} members, and the configuration "
+            f"{own}; write {given} there"
         )
 
 
 def _apart(start: Checkpoint) -> list[Checkpoint]:
-    models = start.model.apart()
-    return [replace(start, model=model) for model in models]
+    return [replace(start, model=model) for model in start.model.apart()]
 
 
 def in_processes(
@@ -164,7 +149,6 @@ _in_worker: tuple[Callable[[Member, Announce], object], Sequence[Member]] | None
 
 def _prepare(*of_all: Any) -> None:
     global _in_worker
-    torch.set_num_threads(1)
     _in_worker = of_all
 
 

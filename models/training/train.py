@@ -161,12 +161,8 @@ def train_predictor(
             checkpoint.model.half().float()
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
-    label_branch = {
-        name: checkpoint.card.training["label_branch"]
-        for name, checkpoint in checkpoints.items()
-        if "label_branch" in checkpoint.card.training
-    }
-    card = _card(config, dataset, split, figures, label_branch, seconds)
+    how = {name: checkpoint.card.training for name, checkpoint in checkpoints.items()}
+    card = _card(config, dataset, split, figures, how, seconds)
     if taught is not None:
         card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
     if earlier:
@@ -278,7 +274,7 @@ def _card(
     dataset: SpectrumDataset,
     split: Split,
     figures: dict[str, dict[str, float]],
-    label_branch: dict[str, dict[str, float]],
+    how: dict[str, dict[str, Any]],
     seconds: float,
 ) -> ModelCard:
     return ModelCard(
@@ -295,7 +291,14 @@ def _card(
         split_by=config.split_by,
         elements=dataset.subset(split.train).elements,
         figures=figures,
-        label_branch=label_branch,
+        label_branch={
+            n: facts["label_branch"] for n, facts in how.items() if "label_branch" in facts
+        },
+        members={
+            name: tuple(member["validation_mae"] for member in facts["members"])
+            for name, facts in how.items()
+            if "members" in facts
+        },
         unit=dataset.grid.unit,
         limits=config.limits,
         versions={p: version(p) for p in ("torch", "lightning", "edos-screening")},
