@@ -137,11 +137,21 @@ def in_processes(
     ------
     WorkerDiedError
         If a process is killed.
+    ModelError
+        If the data do not fit into shared memory, of which a container may have little.
     """
     with WorkerPool(min(workers, len(members)), _prepare, (train, members)) as pool:
-        for _, lines in pool.as_done(_train_in_worker, range(len(members))):
-            for line in lines:
-                announce(line)
+        try:
+            for _, lines in pool.as_done(_train_in_worker, range(len(members))):
+                for line in lines:
+                    announce(line)
+        except RuntimeError as error:
+            if "shared memory" not in str(error):  # torch has no type of its own for it
+                raise
+            raise ModelError(
+                "the shared memory of this machine has no room for the data set; train the members "
+                "with one worker"
+            ) from None
 
 
 _in_worker: tuple[Callable[[Member, Announce], object], Sequence[Member]] | None = None

@@ -20,12 +20,13 @@ import yaml
 from models.data.dataset import SpectrumDataset
 from models.data.splits import Split, split_dataset
 from models.errors import ModelError
+from models.processes import WorkerPool
 from models.spectra.spectrum import EDOS_GRID
 from models.training import resume as resuming
 from models.training.callbacks import SaveState
 from models.training.card import ModelCard
 from models.training.checkpoint import Checkpoint, load_checkpoint
-from models.training.config import TrainingConfig
+from models.training.config import TrainingConfig, load_dataset
 from models.training.fit import Trained, train_setting
 from models.training.resume import TrainingProgress
 from models.training.train import train_predictor
@@ -136,6 +137,24 @@ def test_a_predictor_says_how_far_its_members_are_apart(tmp_path: Path) -> None:
     assert "each member" not in one.to_markdown()
 
 
+def test_trainings_with_one_member_each_are_joined(tmp_path: Path) -> None:
+    """Put where a training of all of them would have left its members."""
+    labels, structures = write_edos_files(tmp_path, 20)
+    files = {"labels": [labels], "structures": structures, "epochs": 1}
+    progress, lines = tmp_path / ".progress", list[str]()
+    TrainingProgress(progress, config(2, **files), load_dataset(config(2, **files)), resume=False)
+    for number, seed in enumerate((3, 4), start=1):
+        train_predictor(config(1, seed=seed, **files)).save(tmp_path / "one")
+        for file in (tmp_path / "one").glob(f"{NAME}.*"):
+            file.rename(progress / f"{NAME}.member-{number}{file.suffix}")
+    joined = train_predictor(config(2, **files), lines.append, folder=progress, resume=True)
+    assert sum("trained before" in line for line in lines) == 2
+    whole = train_predictor(config(2, **files))
+    assert same(joined.checkpoints[NAME].model, whole.checkpoints[NAME].model)
+    assert joined.checkpoints[NAME].card == whole.checkpoints[NAME].card
+    assert joined.card.members == whole.card.members
+
+
 class InterruptionError(Exception):
     pass
 
@@ -225,6 +244,17 @@ def test_fine_tuned_networks_are_compared_without_the_correction_of_before(membe
         assert abs(plain - corrected) > 1e-3 * plain
     assert len(tuned.checkpoint.model.correction.kernel.points) == len(fewer.train)
     assert len(start.model.correction.kernel.points) == len(SPLIT.train)  # and keeps its own
+
+
+def test_data_that_shared_memory_does_not_hold_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> Any:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>")
+
+    monkeypatch.setattr(WorkerPool, "as_done", full)
+    with pytest.raises(ModelError, match=r"no room for the data set; train .* with one worker$"):
+        train(2, workers=2)
 
 
 def command(folder: Path, out: str, *more: str) -> list[str]:
