@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from models.predicted_spectra import PredictedSpectra
 from models.processes import WorkerPool
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EnergyGrid
+from models.threads import torch_threads
 from models.training.checkpoint import Checkpoint, load_checkpoint
 from models.training.materials import Neighbor, TrainingMaterials, load_training_materials
 from models.zoo import check_grid, model_id, predictor_folder, predictor_parts
@@ -207,7 +207,7 @@ class SpectrumPredictor:
         if workers > 1:
             are_many, structures = are_worth_processes(structures)
         if not are_many:
-            with _threads(1 if on_cpu else None):
+            with torch_threads(1 if on_cpu else None):
                 for chunk in chunks(structures, size):
                     yield self._predict_graphs(build_graphs(chunk, graph))
             return
@@ -304,7 +304,7 @@ class SpectrumPredictor:
         if not isinstance(model, StatesArchitecture):
             return None
         batch = self._batch_of(structure)
-        with _threads(1 if self.device.type == "cpu" else None):
+        with torch_threads(1 if self.device.type == "cpu" else None):
             return model.electronic_structure(batch)
 
 
@@ -399,17 +399,6 @@ def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[C
 
 def _failures(graphs: list[CrystalGraph | str]) -> dict[int, str]:
     return {i: graph for i, graph in enumerate(graphs) if isinstance(graph, str)}
-
-
-@contextmanager
-def _threads(n: int | None) -> Iterator[None]:
-    """Let torch use `n` threads: on small batches its threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _in_worker: SpectrumPredictor | None = None

@@ -34,6 +34,7 @@ from screening.classification import ConfusionMatrix
 from screening.errors import ScreeningError
 from screening.gap import GapCriteria
 from screening.trust import calibrate_trained
+from workflows.hardware import worker_processes
 from workflows.validated_labels import (
     NothingToLearnError,
     ValidatedLabels,
@@ -233,7 +234,7 @@ def learn(
         write_labels(file, allowed.rows)
         config = _training(folder, card, learning, [*learning.files, file], structures, name)
         start = None if learning.from_scratch else _checkpoints(folder)
-        trained = train_predictor(config, announce, start=start)
+        trained = train_predictor(config, announce, start=start, workers=worker_processes())
     if not np.isfinite(trained.predicted).all():
         raise ScreeningError(f"{learning.from_scratch}: trains no predictor of the eDOS")
     counts = Counter(part(*item) for item in allowed.crystals.items())

@@ -7,7 +7,7 @@ A new one is a file with an :class:`Architecture` and its :class:`ArchitectureCo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -80,6 +80,9 @@ class Architecture(nn.Module, ABC):
     stand_ins : mapping of str to str
         Elements to which it gives the parameters of another one; see
         :data:`models.elements.STAND_INS`.
+    members_apart : bool
+        Its members, as many as the field `members` of its configuration says, are trained each on
+        its own, and are all that is trained of it; see :meth:`apart` and :meth:`join`.
     """
 
     Config: ClassVar[type[ArchitectureConfig]]
@@ -89,6 +92,7 @@ class Architecture(nn.Module, ABC):
     predicts: ClassVar[str] = "all spectra"
     single_precision: ClassVar[str] = ""
     stand_ins: ClassVar[Mapping[str, str]] = {}
+    members_apart: ClassVar[bool] = False
 
     def __init__(self, size: int, config: ArchitectureConfig) -> None:
         super().__init__()
@@ -147,6 +151,23 @@ class Architecture(nn.Module, ABC):
         target : Tensor, shape (n, K')
             Their scaled labels.
         """
+
+    def forget_trained(self) -> None:
+        """Undo :meth:`fit_trained`: what is trained further is compared without it."""
+
+    def apart(self) -> Sequence[Architecture]:
+        """A model of each member alone, where :attr:`members_apart`."""
+        raise NotImplementedError
+
+    def join(self, models: Sequence[Architecture]) -> None:
+        """Take the members of as many models of one member each, where :attr:`members_apart`.
+
+        Parameters
+        ----------
+        models : sequence of Architecture
+            Of the same class. What :meth:`fit_trained` fitted of them is left behind.
+        """
+        raise NotImplementedError
 
     @property
     def has_label_branch(self) -> bool:

@@ -116,6 +116,26 @@ def config_for(
     return config | {name: value for name, value in facts.items() if name in fields}
 
 
+def members_apart(architecture: str, config: dict[str, Any]) -> int:
+    """How many members are trained each on its own; 1 of what is trained as a whole.
+
+    Parameters
+    ----------
+    architecture : str
+    config : dict
+        Fields of the architecture's configuration.
+
+    Examples
+    --------
+    >>> members_apart("tight-binding", {"members": 2}), members_apart("springs", {"members": 2})
+    (2, 1)
+    """
+    if not _known(architecture).members_apart:
+        return 1
+    n: int = model_config(architecture, config).model_dump()["members"]
+    return n
+
+
 def graphs_for(architecture: str, graph: GraphConfig) -> GraphConfig:
     """The graphs that an architecture needs, such as with edge vectors.
 

@@ -61,6 +61,9 @@ class ModelCard(BaseModel):
     label_branch : dict
         By setting, the loss of Mat2Spec's label branch on the validation materials with the
         ``"true"`` and with ``"shuffled"`` labels.
+    members : dict
+        By setting, the validation MAE of each member that was trained apart, by itself and without
+        what was fitted to all of them.
     unit : str
         Of the energy axis, and so of WD.
     split_by : str
@@ -87,6 +90,7 @@ class ModelCard(BaseModel):
     elements: tuple[str, ...]
     figures: dict[str, dict[str, float]]
     label_branch: dict[str, dict[str, float]] = {}
+    members: dict[str, tuple[float, ...]] = {}
     unit: str = "eV"
     gap: dict[str, Any] = {}
     lessons: LessonsCard | None = None
@@ -123,6 +127,10 @@ class ModelCard(BaseModel):
         branch = "".join(
             f"\n- {name}: {label_branch_in_words(losses)}"
             for name, losses in self.label_branch.items()
+        )
+        branch += "".join(
+            f"\n- {name}: validation MAE of each member, {', '.join(f'{e:.3g}' for e in errors)}"
+            for name, errors in self.members.items()
         )
         gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
         limits = "\n".join(f"- {limit}" for limit in self.limits)

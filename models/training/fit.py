@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -23,13 +25,22 @@ from models.data.dataset import SpectrumDataset, refuse_settings
 from models.data.splits import Split
 from models.errors import ModelError
 from models.spectra.settings import SETTINGS, Setting
-from models.training.batches import home_of
+from models.threads import torch_threads
+from models.training.batches import GraphLoader, home_of
 from models.training.callbacks import KeepBest, ProgressBar, SaveState
-from models.training.checkpoint import Checkpoint, CheckpointCard
+from models.training.checkpoint import (
+    Checkpoint,
+    CheckpointCard,
+    load_checkpoint,
+    save_checkpoint,
+)
 from models.training.config import TrainingConfig
+from models.training.members import Announce, Member, in_processes, members_of
 from models.training.module import SpectrumModule
 
 Precision = Literal["32-true", "bf16-mixed"]
+MEMBER_FACTS = ("seed", "best_epoch", "validation_mae")
+"""What the card of a model keeps of the training of each member that was trained apart."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +120,12 @@ class Trained:
     ----------
     checkpoint : Checkpoint
     best_epoch : int
-        From 0; -1 if fine-tuning did not help.
+        From 0; -1 if fine-tuning did not help. Of members that are trained apart, the latest.
     validation_mae : float
-        Of that epoch, in the space of the scaled labels.
+        Of that epoch, in the space of the scaled labels; of members that are trained apart, that
+        of the whole model as it predicts.
     seconds : float
+        0 of one that was trained before.
     """
 
     checkpoint: Checkpoint
@@ -120,10 +133,53 @@ class Trained:
     validation_mae: float
     seconds: float
 
+    @classmethod
+    def kept(cls, stem: Path) -> Trained | None:
+        """What :func:`save_checkpoint` wrote of a finished training; None if it did not."""
+        if not stem.with_name(f"{stem.name}.json").exists():
+            return None
+        checkpoint = load_checkpoint(stem)
+        training = checkpoint.card.training
+        return cls(checkpoint, training["best_epoch"], training["validation_mae"], 0.0)
+
     @property
     def label_branch(self) -> dict[str, float]:
         """What :func:`label_branch_losses` gave for the validation materials."""
         return self.checkpoint.card.training.get("label_branch", {})
+
+    @property
+    def in_words(self) -> str:
+        """Error, best epoch and time."""
+        took = f"{self.seconds:.0f} s" if self.seconds else "trained before"
+        members = self.checkpoint.card.training.get("members")
+        of = f"of {len(members)} members" if members else f"at epoch {self.best_epoch + 1}"
+        return f"validation MAE {self.validation_mae:.4g} {of}, {took}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What the members of an ensemble, or the attempts to train with less memory, share.
+
+    Parameters
+    ----------
+    setting_name : str
+    train, validation : SpectrumDataset
+        On the device where they stay.
+    hardware : Hardware
+    progress : bool
+        Show bars.
+    """
+
+    setting_name: str
+    train: SpectrumDataset
+    validation: SpectrumDataset
+    hardware: Hardware
+    progress: bool
+
+    @property
+    def home(self) -> torch.device:
+        """Where the data are."""
+        return self.train.spectra.device
 
 
 def train_setting(
@@ -136,11 +192,14 @@ def train_setting(
     hardware: Hardware = Hardware(),
     state: Path | None = None,
     start: Checkpoint | None = None,
-    announce: Callable[[str], None] = lambda _: None,
+    announce: Announce = lambda _: None,
+    workers: int = 1,
 ) -> Trained:
     """Train one architecture under one setting; the best epoch's weights are kept.
 
-    When the memory does not hold a batch, the training begins again with half of it.
+    When the memory does not hold a batch, the training begins again with half of it. Members that
+    are trained apart (:attr:`Architecture.members_apart`) have the weights that trainings with one
+    member and the seeds from `config.seed` on would give them, whatever `workers` is.
 
     Parameters
     ----------
@@ -156,18 +215,23 @@ def train_setting(
     hardware : Hardware
     state : Path, optional
         File of the unfinished training: it goes on from there if the file exists, and is saved
-        there now and then.
+        there now and then. Members that are trained apart have theirs beside it, and their
+        checkpoints when they are finished; see :func:`models.training.members.members_of`.
     start : Checkpoint, optional
         Fine-tune its weights, with its statistics of the labels, instead of random ones.
     announce : callable
-        Gets one line when the training begins again, or the data set stays off the GPU.
+        Gets one line when the training begins again, a member is trained, or the data set stays
+        off the GPU.
+    workers : int
+        Members that are trained at a time on a CPU, each in a process of its own.
 
     Raises
     ------
     ModelError
         If a material is in two parts of the split, the labels lack the scale that the setting
-        needs, `start` is for another grid, the architecture is trained in single precision only,
-        the validation error is never a number, or not even a batch of one fits.
+        needs, `start` is for another grid or has another number of members, the architecture is
+        trained in single precision only, the validation error is never a number, a process of a
+        member dies, or not even a batch of one fits.
     """
     because = ARCHITECTURES[config.architecture].single_precision
     if because and hardware.precision != "32-true":
@@ -178,75 +242,159 @@ def train_setting(
     refuse_settings(dataset, [setting_name])
     if start is not None and start.card.grid != dataset.grid:
         raise ModelError(f"{setting_name}: the model to fine-tune is for another grid")
+    started = time.perf_counter()
+    device = _trainer(config, [], hardware, progress=False).strategy.root_device
+    train, validation = dataset.subset(split.train), dataset.subset(split.validation)
+    home = home_of(device, train, validation, announce=announce)
+    task = _Task(setting_name, train.to(home), validation.to(home), hardware, progress)
+    with members_of(config, state, start) as members:
+        if members:
+            processes = workers if device.type == "cpu" and hardware.devices == 1 else 1
+            trained = _joined(config, task, _train_members(task, members, processes, announce))
+        else:
+            trained = _train_within_memory(task, config, state, start, announce)
+            trained = _completed(task, trained)
+    trained.checkpoint.model.cpu()
+    trained.checkpoint.setting.cpu()
+    return replace(trained, seconds=time.perf_counter() - started)
+
+
+def _train_members(
+    task: _Task, members: Sequence[Member], workers: int, announce: Announce
+) -> list[Trained]:
+    """All members; those that are kept are trained already."""
+    kept = {member: Trained.kept(member.stem) for member in members}
+    for member, trained in kept.items():
+        if trained is not None:
+            announce(f"{member}: {trained.in_words}")
+    missing = [member for member, trained in kept.items() if trained is None]
+    if min(workers, len(missing)) > 1:
+        train = partial(_train_member, replace(task, progress=False))
+        in_processes(train, missing, workers, announce)
+        kept |= {member: Trained.kept(member.stem) for member in missing}
+    return [kept[member] or _train_member(task, member, announce) for member in members]
+
+
+def _train_member(task: _Task, member: Member, announce: Announce) -> Trained:
+    """Train and keep one member, with one thread: their number could change the last digits."""
+    with torch_threads(1 if task.home.type == "cpu" else None):
+        trained = _train_within_memory(task, member.config, member.state, member.start, announce)
+    if is_main_process():
+        save_checkpoint(member.stem, trained.checkpoint)
+        member.state.unlink(missing_ok=True)
+    announce(f"{member}: {trained.in_words}")
+    return trained
+
+
+def _joined(config: TrainingConfig, task: _Task, members: Sequence[Trained]) -> Trained:
+    """One model of all members, completed and measured as a whole."""
+    first, each = members[0].checkpoint, [m.checkpoint.card.training for m in members]
+    fields = config_for(config.architecture, config.model, first.setting, first.card.grid)
+    model = build_model(config.architecture, first.card.grid.size, fields).eval()
+    model.join([member.checkpoint.model for member in members])
+    training = each[0] | {
+        "epochs_run": max(one["epochs_run"] for one in each),
+        "best_epoch": max(one["best_epoch"] for one in each),
+        "members": [{name: one[name] for name in MEMBER_FACTS} for one in each],
+    }
+    facts = {"config": model.config.model_dump(), "training": training, "weights_sha256": ""}
+    checkpoint = Checkpoint(model, first.setting, first.card.model_copy(update=facts))
+    whole = _completed(task, Trained(checkpoint, training["best_epoch"], math.nan, 0.0))
+    error = _validation_error(task, whole.checkpoint)
+    checkpoint = _with_facts(whole.checkpoint, validation_mae=error)
+    return replace(whole, checkpoint=checkpoint, validation_mae=error)
+
+
+def _completed(task: _Task, trained: Trained) -> Trained:
+    """With what is fitted after the training, and measured of it; where the data are."""
+    checkpoint, train = trained.checkpoint, task.train
+    model, setting = checkpoint.model.to(task.home), checkpoint.setting.to(task.home)
+    model.fit_trained(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
+    batch_size = checkpoint.card.training["batch_size"]
+    label_branch = label_branch_losses(model, setting, task.validation, batch_size)
+    facts = {"label_branch": label_branch} if label_branch else {}
+    return replace(trained, checkpoint=_with_facts(checkpoint, **facts))
+
+
+def _with_facts(checkpoint: Checkpoint, **facts: Any) -> Checkpoint:
+    """A checkpoint whose card says more of its training."""
+    training = checkpoint.card.training | facts
+    return replace(checkpoint, card=checkpoint.card.model_copy(update={"training": training}))
+
+
+@torch.inference_mode()
+def _validation_error(task: _Task, checkpoint: Checkpoint) -> float:
+    """Mean absolute error in the space of the targets, as that of an epoch."""
+    model, setting, total = checkpoint.model, checkpoint.setting, 0.0
+    for graphs, spectra, *_ in GraphLoader(task.validation, checkpoint.card.training["batch_size"]):
+        target = setting.target(spectra, graphs.n_atoms)
+        total += len(graphs) * float((setting.activate(model(graphs)) - target).abs().mean())
+    return total / len(task.validation)
+
+
+def _train_within_memory(
+    task: _Task,
+    config: TrainingConfig,
+    state: Path | None,
+    start: Checkpoint | None,
+    announce: Announce,
+) -> Trained:
+    """Train with batches that the memory holds."""
     while True:
         try:
-            return _train(
-                config, setting_name, dataset, split, progress, hardware, state, start, announce
-            )
+            return _train(task, config, state, start)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error) or hardware.devices > 1:
+            if not _out_of_memory(error) or task.hardware.devices > 1:
                 raise
             if config.batch_size == 1:
                 raise ModelError("out of memory with a batch of one material") from None
             half = config.batch_size // 2
-            announce(f"{setting_name}: out of memory; begins again with batches of {half}")
+            announce(f"{task.setting_name}: out of memory; begins again with batches of {half}")
             config = config.model_copy(update={"batch_size": half})
             if state is not None:
                 state.unlink(missing_ok=True)
 
 
 def _train(
-    config: TrainingConfig,
-    setting_name: str,
-    dataset: SpectrumDataset,
-    split: Split,
-    progress: bool,
-    hardware: Hardware,
-    state: Path | None,
-    start: Checkpoint | None,
-    announce: Callable[[str], None],
+    task: _Task, config: TrainingConfig, state: Path | None, start: Checkpoint | None
 ) -> Trained:
+    """The best epoch's weights, without what is fitted to them."""
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    setting = SETTINGS[setting_name](dataset.grid.size, dataset.extensive)
-    fields = config_for(config.architecture, config.model, setting, dataset.grid)
-    model = build_model(config.architecture, dataset.grid.size, fields)
+    train, home, size = task.train, task.home, task.train.grid.size
+    setting = SETTINGS[task.setting_name](size, train.extensive)
+    fields = config_for(config.architecture, config.model, setting, train.grid)
+    model = build_model(config.architecture, size, fields)
     started, best = time.perf_counter(), KeepBest()
     callbacks: list[lightning.Callback] = [best]
     if config.patience:
         callbacks.append(EarlyStopping("validation_mae", patience=config.patience))
     if state is not None:
         callbacks.append(SaveState(state))
-    trainer = _trainer(config, callbacks, hardware, progress)
-    train, validation = dataset.subset(split.train), dataset.subset(split.validation)
-    home = home_of(trainer.strategy.root_device, train, validation, announce=announce)
-    train, validation = train.to(home), validation.to(home)
+    trainer = _trainer(config, callbacks, task.hardware, task.progress)
     model, setting = model.to(home), setting.to(home)
     if start is None:
         _fit(model, setting, train)
     else:
         model.load_state_dict(start.model.state_dict())
+        model.forget_trained()
         setting.load_state_dict(start.setting.state_dict())
-    module = SpectrumModule(model, setting, config, train, validation)
+    module = SpectrumModule(model, setting, config, train, task.validation)
     _run(trainer, module, state, fine_tunes=start is not None)
     if not best.weights:
-        raise ModelError(f"{setting_name}: the validation error was never a number")
+        raise ModelError(f"{task.setting_name}: the validation error was never a number")
     model.load_state_dict(best.weights)
-    model, setting = model.to(home).eval(), setting.to(home).eval()
-    model.fit_trained(train.graphs, setting.target(train.spectra, train.graphs.n_atoms))
-    label_branch = label_branch_losses(model, setting, validation, config.batch_size)
-    model, setting = model.cpu(), setting.cpu()
     card = CheckpointCard(
         architecture=config.architecture,
         config=model.config.model_dump(),
-        setting=setting_name,
-        grid=dataset.grid,
+        setting=task.setting_name,
+        grid=train.grid,
         graph=graphs_for(config.architecture, config.graph),
         elements=tuple(sorted({*train.elements, *(start.card.elements if start else ())})),
-        extensive=dataset.extensive,
+        extensive=train.extensive,
         states=isinstance(model, StatesArchitecture),
-        training=_how(config, best) | ({"label_branch": label_branch} if label_branch else {}),
+        training=_how(config, best),
     )
-    checkpoint = Checkpoint(model, setting, card)
+    checkpoint = Checkpoint(model.to(home).eval(), setting.to(home).eval(), card)
     return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from models.architectures.registry import members_apart
 from models.data.dataset import SpectrumDataset
 from models.errors import ModelError
-from models.training.checkpoint import load_checkpoint, save_checkpoint
+from models.training.checkpoint import save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import Trained, is_main_process
 from models.writing import write_whole
@@ -21,6 +22,9 @@ FINGERPRINT = "fingerprint"
 
 class TrainingProgress:
     """A folder with the finished settings of a training and the state of the unfinished one.
+
+    Of members that are trained apart it has those beside them, see
+    :func:`models.training.members.members_of`.
 
     Nothing in it is unpickled.
 
@@ -63,11 +67,7 @@ class TrainingProgress:
 
     def finished(self, setting_name: str) -> Trained | None:
         """A setting that was trained to its end before."""
-        if not (self.folder / f"{setting_name}.json").exists():
-            return None
-        checkpoint = load_checkpoint(self.folder / setting_name)
-        training = checkpoint.card.training
-        return Trained(checkpoint, training["best_epoch"], training["validation_mae"], 0.0)
+        return Trained.kept(self.folder / setting_name)
 
     def finish(self, setting_name: str, trained: Trained) -> None:
         """Keep a trained setting instead of its state.
@@ -92,6 +92,8 @@ def _fingerprint(config: TrainingConfig, datasets: Iterable[SpectrumDataset]) ->
     left_out = dict.fromkeys(("labels", "structures", "description", "limits"), True)
     fields = config.model_dump_json(exclude={**left_out, "teacher": {"labels"}})
     digest = hashlib.sha256(fields.encode())
+    if members_apart(config.architecture, config.model) > 1:
+        digest.update(b"members apart")  # they were trained side by side before
     for dataset in datasets:
         digest.update("\n".join(dataset.material_ids).encode())
         for tensor in (dataset.spectra, dataset.graphs.distance, dataset.graphs.atomic_numbers):

@@ -88,6 +88,7 @@ def train_predictor(
     folder: Path | None = None,
     resume: bool = False,
     start: dict[str, Checkpoint] | None = None,
+    workers: int = 1,
 ) -> TrainedPredictor:
     """Train every setting of the configuration and measure it on the test materials.
 
@@ -107,6 +108,9 @@ def train_predictor(
     start : dict of Checkpoint, optional
         By the names of their settings: fine-tune these, instead of what a teacher taught or
         random weights.
+    workers : int
+        Members of an ensemble that are trained at a time, see :func:`train_setting`; the result
+        does not depend on it.
     """
     dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
@@ -137,6 +141,7 @@ def train_predictor(
                     state=earlier.state_file(key) if earlier else None,
                     start=start[name] if start else None,
                     announce=announce,
+                    workers=workers,
                 )
                 if earlier:
                     earlier.finish(key, trained)
@@ -156,12 +161,8 @@ def train_predictor(
             checkpoint.model.half().float()
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
-    label_branch = {
-        name: checkpoint.card.training["label_branch"]
-        for name, checkpoint in checkpoints.items()
-        if "label_branch" in checkpoint.card.training
-    }
-    card = _card(config, dataset, split, figures, label_branch, seconds)
+    how = {name: checkpoint.card.training for name, checkpoint in checkpoints.items()}
+    card = _card(config, dataset, split, figures, how, seconds)
     if taught is not None:
         card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
     if earlier:
@@ -262,11 +263,7 @@ def _of_teacher(
 
 
 def _in_words(setting_name: str, trained: Trained) -> str:
-    took = f"{trained.seconds:.0f} s" if trained.seconds else "trained before"
-    line = (
-        f"{setting_name}: validation MAE {trained.validation_mae:.4g} at epoch "
-        f"{trained.best_epoch + 1}, {took}"
-    )
+    line = f"{setting_name}: {trained.in_words}"
     if not trained.label_branch:
         return line
     return f"{line}; {label_branch_in_words(trained.label_branch)}"
@@ -277,7 +274,7 @@ def _card(
     dataset: SpectrumDataset,
     split: Split,
     figures: dict[str, dict[str, float]],
-    label_branch: dict[str, dict[str, float]],
+    how: dict[str, dict[str, Any]],
     seconds: float,
 ) -> ModelCard:
     return ModelCard(
@@ -294,7 +291,14 @@ def _card(
         split_by=config.split_by,
         elements=dataset.subset(split.train).elements,
         figures=figures,
-        label_branch=label_branch,
+        label_branch={
+            n: facts["label_branch"] for n, facts in how.items() if "label_branch" in facts
+        },
+        members={
+            name: tuple(member["validation_mae"] for member in facts["members"])
+            for name, facts in how.items()
+            if "members" in facts
+        },
         unit=dataset.grid.unit,
         limits=config.limits,
         versions={p: version(p) for p in ("torch", "lightning", "edos-screening")},

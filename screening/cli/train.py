@@ -52,6 +52,14 @@ def train(
             help="Same weights for a seed to the last bit, or sums in any order on a GPU.",
         ),
     ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes for the members of a tight-binding ensemble, each trained on its own; "
+            "one for each core by default. On a GPU and with --devices one follows the other.",
+        ),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a predictor, measure it on its test materials, and write it with its model card."""
@@ -63,6 +71,7 @@ def train(
     from models.training.train import train_predictor
     from screening.cli.console import stderr, stdout
     from screening.trust import calibrate_trained
+    from workflows.hardware import worker_processes
 
     training = read_training_config(
         config,
@@ -84,6 +93,7 @@ def train(
             hardware=Hardware(accelerator, devices, precision, deterministic),
             folder=folder / ".progress",
             resume=resume,
+            workers=workers or worker_processes(),
         )
     if not is_main_process():
         return

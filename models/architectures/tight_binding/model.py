@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from models.architectures.interface import (
+    Architecture,
     ArchitectureConfig,
     GraphNeeds,
     Insights,
@@ -97,8 +98,8 @@ class TightBindingConfig(ArchitectureConfig):
     Parameters
     ----------
     members : int
-        Networks that differ in their initial weights and are trained side by side; the
-        prediction is the mean of their spectra.
+        Networks that differ in their seeds and are trained each on its own; the prediction is the
+        mean of their spectra.
     hidden : int
         Width of the perceptrons that give atoms their levels and bonds their integrals.
     embedding : int
@@ -285,6 +286,7 @@ class TightBinding(StatesArchitecture):
     graph_needs = GraphNeeds(vectors=True, neighbors=NEIGHBORS)
     single_precision = "levels are eigenvalues, which bfloat16 does not have"
     stand_ins = STAND_INS
+    members_apart = True
     config: TightBindingConfig
     properties: Tensor
     free_levels: Tensor
@@ -343,10 +345,32 @@ class TightBinding(StatesArchitecture):
         """Fit the correction, a crystal at a time."""
         if self.correction is None:
             return
-        self.correction.kernel.clear()
+        self.forget_trained()
         crystals = torch.arange(len(batch), device=target.device).split(1)
         states = torch.cat([self.states(batch.select(one)) for one in crystals])
         self.correction.fit(batch, states, target)
+
+    @override
+    def forget_trained(self) -> None:
+        """Without the correction until it is fitted again."""
+        if self.correction is not None:
+            self.correction.kernel.clear()
+
+    @override
+    def apart(self) -> list[TightBinding]:
+        """A model of each network alone, without a correction."""
+        config = self.config.model_copy(update={"members": 1})
+        models = [TightBinding(self.size, config) for _ in self.members]
+        for model, member in zip(models, self.members, strict=True):
+            model.members[0].load_state_dict(member.state_dict())
+        return models
+
+    @override
+    def join(self, models: Sequence[Architecture]) -> None:
+        """Take the networks of models of one network each."""
+        for member, model in zip(self.members, models, strict=True):
+            assert isinstance(model, TightBinding)
+            member.load_state_dict(model.members[0].state_dict())
 
     def states(self, batch: GraphBatch) -> Tensor:
         """Spectra in states/eV/cell, the mean of the members', corrected, shape (B, K')."""
