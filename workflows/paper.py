@@ -24,6 +24,7 @@ from workflows.metrics import run_metrics
 from workflows.reporting import find_model, find_predictions, run_validations
 
 PHONONS = "there are held-out materials of models of the electronic DOS only"
+IN_COMMON = 0.5  # of the held-out materials of a run's model, so many at least for a comparison
 LABELS = "Labels of the held-out materials: DFT, see the card of the model"
 
 
@@ -111,10 +112,11 @@ def _held_out(run: Run) -> tuple[dict[str, HeldOut], str]:
 
 
 def _is_comparable(own: HeldOut, other: HeldOut) -> bool:
-    """Whether another model has the same labels of all of the materials of the run's own model."""
-    if other.grid != own.grid or not set(own.material_ids) <= set(other.material_ids):
+    """Whether another model has the same labels, of enough materials of the run's own model."""
+    both = sorted(set(own.material_ids) & set(other.material_ids))
+    if other.grid != own.grid or len(both) < IN_COMMON * len(own):
         return False
-    return np.allclose(_only(own, own.material_ids).labels, _only(other, own.material_ids).labels)
+    return np.allclose(_only(own, both).labels, _only(other, both).labels)
 
 
 def _only(spectra: HeldOut, names: Sequence[str]) -> HeldOut:
