@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RESCORED = 2000  # of the teacher's positives two thirds are among the student's best so many
 RESCORE_WITH = ZOO / "tight-binding-edos"
 RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
-SHARD = 250  # candidates of a job; 19 s of the shipped predictor on one core
+SHARD = 250  # candidates of a job; some 24 s of the shipped predictor on one core
 
 
 def n_unless_asked(checkpoint: Path, second: Path, preferred: int | None = None) -> int:

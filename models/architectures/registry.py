@@ -116,7 +116,7 @@ def config_for(
     return config | {name: value for name, value in facts.items() if name in fields}
 
 
-def members_apart(architecture: str, config: dict[str, Any]) -> int:
+def n_members_apart(architecture: str, config: dict[str, Any]) -> int:
     """How many members are trained each on its own; 1 of what is trained as a whole.
 
     Parameters
@@ -127,7 +127,7 @@ def members_apart(architecture: str, config: dict[str, Any]) -> int:
 
     Examples
     --------
-    >>> members_apart("tight-binding", {"members": 2}), members_apart("springs", {"members": 2})
+    >>> n_members_apart("tight-binding", {"members": 2}), n_members_apart("springs", {"members": 2})
     (2, 1)
     """
     if not _known(architecture).members_apart:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from models.architectures.registry import members_apart, model_config
+from models.architectures.registry import model_config, n_members_apart
 from models.errors import ModelError
 from models.processes import WorkerPool
 from models.training.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ def members_of(
     ModelError
         If `start` has another number of members.
     """
-    n = members_apart(config.architecture, config.model)
+    n = n_members_apart(config.architecture, config.model)
     if start is not None:
         _refuse_other_members(config, start)
     if n == 1:

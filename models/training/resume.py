@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.architectures.registry import members_apart
+from models.architectures.registry import n_members_apart
 from models.data.dataset import SpectrumDataset
 from models.errors import ModelError
 from models.training.checkpoint import save_checkpoint
@@ -92,7 +92,7 @@ def _fingerprint(config: TrainingConfig, datasets: Iterable[SpectrumDataset]) ->
     left_out = dict.fromkeys(("labels", "structures", "description", "limits"), True)
     fields = config.model_dump_json(exclude={**left_out, "teacher": {"labels"}})
     digest = hashlib.sha256(fields.encode())
-    if members_apart(config.architecture, config.model) > 1:
+    if n_members_apart(config.architecture, config.model) > 1:
         digest.update(b"members apart")  # they were trained side by side before
     for dataset in datasets:
         digest.update("\n".join(dataset.material_ids).encode())

@@ -380,7 +380,8 @@ class TightBinding(StatesArchitecture):
     def states_and_insights(self, batch: GraphBatch) -> tuple[Tensor, Insights]:
         """The same; the embedding, the members' spread, and the median of their band gaps.
 
-        So most of them decide whether it is a metal.
+        So most of them decide whether it is a metal; of an even number the lower of the two gaps
+        in the middle counts.
         """
         spectra, gaps, electrons = [], [], self.n_electrons(batch)
         of_members = [list(self.integrals(batch, member)) for member in self.networks]
