@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import os
 import signal
@@ -58,7 +57,9 @@ def _no_interrupt_lost() -> Iterator[None]:
 
     def again(lost: Any) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            timer = threading.Timer(_MEANWHILE, _thread.interrupt_main)
+            # `_thread.interrupt_main` would not end a wait of the operating system.
+            main = threading.main_thread().ident
+            timer = threading.Timer(_MEANWHILE, signal.pthread_kill, (main, signal.SIGINT))
             timer.daemon = True
             timer.start()
         else:

@@ -193,7 +193,7 @@ def test_progress_of_members_that_were_trained_side_by_side_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(resuming, "members_apart", lambda *_: 1)  # as it was
+        patch.setattr(resuming, "n_members_apart", lambda *_: 1)  # as it was
         for members in (1, 2):
             TrainingProgress(tmp_path / f"{members}", config(members), dataset(), resume=False)
     TrainingProgress(tmp_path / "1", config(1), dataset(), resume=True)

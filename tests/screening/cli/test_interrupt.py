@@ -156,9 +156,11 @@ def busy():
     time.sleep(20)
     print("went on")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is deaf
 cli._run = busy
 cli.main()
 """
+    began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -168,5 +170,7 @@ cli.main()
         timeout=60,
         check=False,
     )
+    took = time.monotonic() - began
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "screen: interrupted\n"
+    assert took < 2 * PROMPTLY  # the start of Python as well; not the 20 s of the sleep
