@@ -111,6 +111,12 @@ ABLATION_VARIANTS = (
     Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
     _springs("with one member", members=1),
     _springs("without kernel regression", kernel=0),
+    _tight_binding("without diffuse s*", diffuse=False),
+    _tight_binding("with near bonds only", reach=1.4),
+    _tight_binding("on one mesh", shifted=False),
+    _tight_binding("without the loss of occupied states", loss_weights={"occupied": 0.0}),
+    _tight_binding("without the loss of gaps", loss_weights={"gap": 0.0}),
+    _tight_binding("corrected", kernel=0.6),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")

@@ -85,6 +85,15 @@ def benchmark(
         ),
     ] = None,
     study: Annotated[list[Study] | None, typer.Option(help="Do this as well.")] = None,
+    ablation_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="For the study of ablations: part of the training materials that these, and what "
+            "they are compared with, are trained on.",
+        ),
+    ] = 1.0,
     subclass: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,7 +146,8 @@ def benchmark(
         split_of(dataset, other.split_seed, other.split_by)  # refuses too few materials at once
     usual = EDOS_SETTINGS if target is Target.edos else PHDOS_SETTINGS
     settings = _settings(setting, usual, dataset)
-    runs = _runs(variants, settings, seeds or (QUICK_SEEDS if quick else SEEDS), studies)
+    n_seeds = seeds or (QUICK_SEEDS if quick else SEEDS)
+    runs = _runs(variants, settings, n_seeds, studies, ablation_fraction)
     runs = _suited(runs, dataset.grid, architecture or [])
     whole = [run for run in runs if run == run.whole]
     subclasses = []
@@ -231,16 +241,22 @@ def _settings(
 
 
 def _runs(
-    variants: list[Variant], settings: tuple[str, ...], seeds: int, studies: set[Study]
+    variants: list[Variant],
+    settings: tuple[str, ...],
+    seeds: int,
+    studies: set[Study],
+    ablation_fraction: float,
 ) -> list[BenchmarkRun]:
+    """The first seed of everything first."""
     from screening.benchmark.variants import ABLATION_VARIANTS, plan
 
-    runs = plan(variants, settings, seeds)
-    if Study.size in studies:
-        runs += plan(variants, settings, seeds, FRACTIONS)
-    if Study.ablations in studies:
-        runs += plan(ABLATION_VARIANTS, settings, seeds)
-    return runs
+    sizes = FRACTIONS if Study.size in studies else ()
+    of_ablations = (ablation_fraction,) if Study.ablations in studies else ()
+    of_these = {variant.architecture for variant in variants}
+    ablated = [variant for variant in ABLATION_VARIANTS if variant.architecture in of_these]
+    runs = plan(variants, settings, seeds, tuple(dict.fromkeys((1.0, *sizes, *of_ablations))))
+    runs += plan(ablated, settings, seeds, of_ablations)
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def _suited(runs: list[BenchmarkRun], grid: EnergyGrid, chosen: list[str]) -> list[BenchmarkRun]:

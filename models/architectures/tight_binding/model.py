@@ -88,8 +88,28 @@ _OUTLIER = 4.0
 _LARGEST = 15.0  # eV, of an integral before the network corrects it
 _SMALL = 12  # atoms; smaller cells have finer meshes in a prediction
 _BEYOND = 2.0  # eV; levels farther from a grid than this do not reach it
-# Weights of the loss besides the Wasserstein distance in eV, see `TightBinding.losses`.
-_L1, _OCCUPIED, _GAP = 0.3, 0.3, 0.1
+_DIFFUSE, _D = 3, 2  # shells
+
+
+class LossWeights(ArchitectureConfig):
+    """Weights of the parts of the loss, see :meth:`TightBinding.losses`.
+
+    Parameters
+    ----------
+    distance : float
+        Of the Wasserstein distance in eV.
+    difference : float
+        Of the absolute difference of spectra with the sum 1.
+    occupied : float
+        Of the error of the occupied states' mean depth, per electron, in eV.
+    gap : float
+        Of the error of an insulator's gap in eV.
+    """
+
+    distance: float = Field(1.0, ge=0)
+    difference: float = Field(0.3, ge=0)
+    occupied: float = Field(0.3, ge=0)
+    gap: float = Field(0.1, ge=0)
 
 
 class TightBindingConfig(ArchitectureConfig):
@@ -118,7 +138,12 @@ class TightBindingConfig(ArchitectureConfig):
         (Wasserstein distance) from those of all levels on 30 Å, with all levels on 20 Å 0.013 eV
         and on 24 Å 0.009 eV. Computed on 14 Å: 0.017 eV; on 20 Å, with a mesh of 30 Å: 0.009 eV.
     training_mesh : float
-        The same in training, where the mesh is shifted at random.
+        Like `mesh`, in training.
+    shifted : bool
+        Whether each step of the training shifts that mesh at random.
+    diffuse : bool
+        Whether atoms have the diffuse s*, for the continuum.
+    loss_weights : LossWeights
     max_orbitals : int
         Cells with more orbitals are refused: the time of a matrix grows with the cube of them,
         its memory with the square.
@@ -140,6 +165,9 @@ class TightBindingConfig(ArchitectureConfig):
     mesh: float = Field(24.0, gt=0)
     computed_mesh: float = Field(17.0, gt=0)
     training_mesh: float = Field(11.0, gt=0)
+    shifted: bool = True
+    diffuse: bool = True
+    loss_weights: LossWeights = LossWeights()
     max_orbitals: int = Field(2500, gt=0)
     kernel: float = Field(0.0, ge=0, le=1)
     grid: EnergyGrid = EDOS_GRID
@@ -331,7 +359,7 @@ class TightBinding(StatesArchitecture):
         if unknown:
             names = ", ".join(ELEMENTS[z] for z in unknown)
             return f"tight binding has no atomic levels for {names}"
-        n_orbitals = len(_orbitals(torch.from_numpy(graph.atomic_numbers)))
+        n_orbitals = len(self._orbitals(torch.from_numpy(graph.atomic_numbers)))
         if n_orbitals > self.config.max_orbitals:
             return (
                 f"{n_orbitals} orbitals in the cell, more than the {self.config.max_orbitals} "
@@ -460,9 +488,9 @@ class TightBinding(StatesArchitecture):
     ) -> dict[str, Tensor]:
         """Mean loss of the members; that of the setting is not used.
 
-        The loss of a material is the Wasserstein distance in eV and 0.3 times the absolute
-        difference of the SumNorm spectra, 0.3 times the mean depth (eV per electron) by which
-        occupied states down to -12 eV are off, and 0.1 times the error of an insulator's gap in eV.
+        The loss of a material is the Wasserstein distance in eV, the absolute difference of the
+        SumNorm spectra, the mean depth (eV per electron) by which occupied states down to -12 eV
+        are off, and the error of an insulator's gap in eV, each times its weight.
 
         Parameters
         ----------
@@ -570,7 +598,7 @@ class TightBinding(StatesArchitecture):
         return scatter(self.electrons[batch.atomic_numbers], batch.graph_index, len(batch))
 
     def mesh(self, batch: GraphBatch, crystal: int, edges: bool = True) -> Mesh:
-        """Wave vectors of a crystal; in training their mesh has a random shift.
+        """Wave vectors of a crystal; in training their mesh has a random shift, if `shifted`.
 
         Parameters
         ----------
@@ -584,7 +612,8 @@ class TightBinding(StatesArchitecture):
         length = self.config.training_mesh if self.training else self.config.mesh
         finer = max(1.0, (4 / int(batch.n_nodes[crystal])) ** (1 / 3))  # it costs little
         sizes = mesh_sizes(batch.lattice[crystal].cpu().numpy(), length * finer)
-        return shifted_mesh(sizes, torch.rand(3).numpy() if self.training else None, edges)
+        shifted = self.training and self.config.shifted
+        return shifted_mesh(sizes, torch.rand(3).numpy() if shifted else None, edges)
 
     def integrals(self, batch: GraphBatch, member: _Member | None = None) -> Iterator[Integrals]:
         """Hamiltonian of each crystal in real space.
@@ -624,8 +653,18 @@ class TightBinding(StatesArchitecture):
             there = ~flat_of.isnan()
             shells = (flat_of[there] if there.any() else flat_of[:0]).repeat_interleave(7)
             yield Integrals(
-                own_of, hop, center - first, neighbor - first, steps, _orbitals(z), shells
+                own_of, hop, center - first, neighbor - first, steps, self._orbitals(z), shells
             )
+
+    def _orbitals(self, numbers: Tensor) -> Tensor:
+        """Which of the ten orbitals of each atom there are, as indices, shape (M,)."""
+        there = torch.ones(len(numbers), N_ORBITALS, dtype=torch.bool, device=numbers.device)
+        light = torch.tensor([z in WITHOUT_D for z in numbers.tolist()], device=numbers.device)
+        shells = torch.tensor(SHELL_OF_ORBITAL, device=numbers.device)
+        there &= ~(light[:, None] & (shells == _D))
+        if not self.config.diffuse:
+            there &= shells != _DIFFUSE
+        return there.flatten().nonzero().flatten()
 
     def _known_numbers(self, batch: GraphBatch) -> Tensor:
         """Atomic numbers of the elements whose levels the atoms have, shape (N,)."""
@@ -659,7 +698,8 @@ class TightBinding(StatesArchitecture):
         width = self.config.grid.width
         difference = spectra / spectra.sum(1, keepdim=True).clamp_min(1e-3 / width) - labels
         distance = difference.cumsum(1).abs().sum(1) * width
-        return distance + _L1 * difference.abs().sum(1)
+        weights = self.config.loss_weights
+        return weights.distance * distance + weights.difference * difference.abs().sum(1)
 
     def _band_loss(
         self, crystals: Sequence[Bands], member: _Member, electrons: Tensor, labels: BandLabels
@@ -668,7 +708,7 @@ class TightBinding(StatesArchitecture):
         gaps = torch.stack([crystal.edges.gap for crystal in crystals])
         filled = torch.tensor([c.edges.filled is not None for c in crystals]).to(gaps.device)
         wanted = torch.where(filled & (labels.gap > 0), labels.gap, gaps.detach())
-        loss = _GAP * (gaps - wanted).abs()
+        loss = self.config.loss_weights.gap * (gaps - wanted).abs()
         known = labels.occupied.isfinite().all(1).nonzero().flatten()
         if not len(known):
             return loss
@@ -681,7 +721,7 @@ class TightBinding(StatesArchitecture):
         below = states_of(occupied, depths, member.log_width, reach)
         states = (below[:, -1:] - below).minimum(most[:, None])
         off = (states - labels.occupied[known].minimum(most[:, None])).abs().sum(1)
-        per_electron = _OCCUPIED * float(DEPTHS[1] - DEPTHS[0]) / most
+        per_electron = self.config.loss_weights.occupied * float(DEPTHS[1] - DEPTHS[0]) / most
         return loss.index_add(0, known, per_electron * off)
 
     def _bonds(self, batch: GraphBatch) -> _Bonds:
@@ -771,12 +811,3 @@ class TightBinding(StatesArchitecture):
 def _fading(x: Tensor, full: float, gone: float) -> Tensor:
     """1 up to `full`, 0 from `gone` on, half a cosine between."""
     return 0.5 * (1 + torch.cos(math.pi * ((x - full) / (gone - full)).clamp(0, 1)))
-
-
-def _orbitals(numbers: Tensor) -> Tensor:
-    """Which of the ten orbitals of each atom there are, as indices, shape (M,)."""
-    there = torch.ones(len(numbers), N_ORBITALS, dtype=torch.bool, device=numbers.device)
-    light = torch.tensor([z in WITHOUT_D for z in numbers.tolist()], device=numbers.device)
-    d = torch.tensor([shell == 2 for shell in SHELL_OF_ORBITAL], device=numbers.device)
-    there &= ~(light[:, None] & d)
-    return there.flatten().nonzero().flatten()

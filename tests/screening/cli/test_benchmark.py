@@ -20,7 +20,7 @@ from screening.benchmark.runs import RunResult
 from screening.benchmark.variants import ARCHITECTURE_VARIANTS, BenchmarkRun, Variant, plan
 from screening.benchmark.vb_gaps import gap_rows, label_counts, largest_cell
 from screening.cli.app import app
-from screening.cli.benchmark import _suited
+from screening.cli.benchmark import Study, _runs, _suited
 from screening.errors import ScreeningError
 from tests.models.data.test_label_files import metal, shape_row
 from tests.models.model_examples import (
@@ -44,6 +44,18 @@ def run(*arguments: object) -> str:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_ablations_are_those_of_the_chosen_models_beside_the_same_part_of_the_data() -> None:
+    (springs,) = (v for v in ARCHITECTURE_VARIANTS if v.name == "springs")
+    runs = _runs([springs], ("sumnorm-wd",), 2, {Study.size, Study.ablations}, 0.25)
+    assert {run.variant.architecture for run in runs} == {"springs"}
+    assert [run.seed for run in runs] == [0] * (len(runs) // 2) + [1] * (len(runs) // 2)
+    of_each = {run.variant.name: [] for run in runs}
+    for run in runs[: len(runs) // 2]:
+        of_each[run.variant.name].append(run.fraction)
+    assert of_each.pop("springs") == [1.0, 0.5, 0.25, 0.125]
+    assert set(map(tuple, of_each.values())) == {(0.25,)}
 
 
 @pytest.mark.slow

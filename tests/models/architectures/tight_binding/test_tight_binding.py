@@ -338,6 +338,29 @@ def test_the_mesh_of_training_is_shifted_at_random() -> None:
     assert torch.equal(model.mesh(batch, 0).points, model.mesh(batch, 0).points)
     model.train()
     assert not torch.equal(model.mesh(batch, 0).points, model.mesh(batch, 0).points)
+    still = small(shifted=False).train()
+    assert torch.equal(still.mesh(batch, 0).points, still.mesh(batch, 0).points)
+
+
+def test_without_diffuse_orbitals_the_others_are_the_same() -> None:
+    batch, points = graphs([rocksalt(6.0, 57, 15)]), torch.zeros(1, 3)
+    (ten,), (nine,) = (list(small(diffuse=diffuse).integrals(batch)) for diffuse in (True, False))
+    assert (levels(ten, points).shape[1], levels(nine, points).shape[1]) == (20 + 7, 18 + 7)
+    assert nine.orbitals.tolist() == [i for i in ten.orbitals.tolist() if i % 10 != 9]
+
+
+def test_the_loss_is_the_sum_of_its_weighted_parts() -> None:
+    weights = {"distance": 2.0, "difference": 0.5, "occupied": 3.0, "gap": 0.7}
+
+    structures = [*crystals(), rocksalt(8.0, 11, 17)]  # the last is an insulator
+
+    def loss(**given: float) -> float:
+        of_none = dict.fromkeys(weights, 0.0)
+        return loss_of(small(loss_weights=of_none | given), structures).item()
+
+    parts = {name: weight * loss(**{name: 1.0}) for name, weight in weights.items()}
+    assert min(parts.values()) > 1e-3
+    assert loss(**weights) == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
 def test_trained_saved_loaded_and_used(tmp_path: Path) -> None:
