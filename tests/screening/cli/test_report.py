@@ -175,14 +175,16 @@ def test_a_full_disk_leaves_the_old_page(screen, run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_five_hundred_positives_are_less_than_ten_megabytes(screen, run, tmp_path):
-    """With a band, DFT and noise that does not compress."""
-    rng = np.random.default_rng(0)
+    """With a band, DFT and noise that does not compress; measured on a fifth of them."""
+    rng, page = np.random.default_rng(0), tmp_path / "report.html"
+    screen("report", "-q")
+    without = page.stat().st_size
     with open_store(DB) as store:
         (one,) = store.candidates(RUN, material_ids=["mp-4"], with_structure=True)
         key = ("mp-4", one.structure_hash, one.model_id)
         (prediction,) = store.predictions([key])
         (dft,) = store.validations(material_ids=["mp-1"])
-        ids = [f"mp-1{i:04d}" for i in range(500)]
+        ids = [f"mp-1{i:04d}" for i in range(100)]
         changes = [
             {"material_id": name, "structure_hash": f"{i:032x}"} for i, name in enumerate(ids)
         ]
@@ -194,11 +196,13 @@ def test_five_hundred_positives_are_less_than_ten_megabytes(screen, run, tmp_pat
             run.model_copy(
                 update={
                     "selection": [*run.selection, *ids],
-                    "counts": {"screened": 508, "positive": 506},
+                    "counts": {"screened": 108, "positive": 106},
                 }
             )
         )
-    outcome = screen("report", "-q")
-    materials = payload(tmp_path / "report.html")["materials"]
-    assert sum("parts" in material["charts"] for material in materials) >= 500
-    assert (tmp_path / "report.html").stat().st_size < 10e6, outcome.out
+    screen("report", "-q")
+    materials = payload(page)["materials"]
+    assert sum("parts" in material["charts"] for material in materials) >= 100
+    each = (page.stat().st_size - without) / 100
+    assert each > 1000
+    assert without + 500 * each < 10e6
