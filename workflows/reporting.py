@@ -6,7 +6,7 @@ Nothing here draws: `screen show`, `screen report` and `screen dashboard` do.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from db.questions import candidate_query
 from db.store import ScreeningStore
 from models.crystal import Crystal
 from models.errors import ModelError
+from models.processes import WorkerPool
 from models.spectra.spectrum import EDOS_GRID, Spectrum
-from models.zoo import find_predictor, predictor_parts
+from models.zoo import find_predictor, gives_states
 from screening.candidate import crystal_of
 from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _BATCH = 100  # materials that are looked up together
+_MANY = 40  # materials for which processes are worth their start
 _SCREENED = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
 
 
@@ -187,7 +189,12 @@ class RunView:
 
 
 def view_run(
-    store: ScreeningStore, run: Run, *, n_positives: int = 500, n_near_misses: int = 50
+    store: ScreeningStore,
+    run: Run,
+    *,
+    n_positives: int = 500,
+    n_near_misses: int = 50,
+    workers: int = 1,
 ) -> RunView:
     """What there is to show of a run.
 
@@ -199,6 +206,8 @@ def view_run(
         That are shown one by one, the best ones.
     n_near_misses : int
         Negatives with the best scores.
+    workers : int
+        See :func:`view_materials`.
     """
     screened = all_screened(store, run)
     best = partial(store.candidates, run.run_id, sort_by="score", descending=True)
@@ -206,7 +215,7 @@ def view_run(
     near = best(state="screened", is_positive=False, limit=n_near_misses)
     validated = {document.material_id for document in store.validations(run_id=run.run_id)}
     shown = {c.material_id: None for c in (*positives, *near, *best(material_ids=validated))}
-    materials = list(view_materials(store, run, list(shown)))
+    materials = list(view_materials(store, run, list(shown), workers=workers))
     failures = store.candidates(run.run_id, state="failed")
     return RunView(
         run,
@@ -310,6 +319,7 @@ def view_materials(
     band: bool = True,
     parts: bool = True,
     nearest: bool = False,
+    workers: int = 1,
 ) -> Iterator[MaterialView]:
     """What there is to show of materials of a run, in their order; unknown ones are left out.
 
@@ -321,11 +331,25 @@ def view_materials(
     band : bool
         Find the bands; some ms a material.
     parts : bool
-        Find the electronic structures, of a model that knows levels 0.07 s a material.
+        Find the electronic structures, of a model that knows levels 0.2 s a material.
     nearest : bool
         Find the nearest training materials, for which the model reads each structure again.
+    workers : int
+        Processes for the electronic structures of many materials.
     """
-    judges = _Judges(run)
+    explain = partial(_Judges(run).explain, band=band, parts=parts, nearest=nearest)
+    stored = _stored_views(store, run, material_ids)
+    if workers > 1 and parts and len(material_ids) >= _MANY and _knows_levels(run):
+        with WorkerPool(workers, _prepare, (explain,)) as pool:
+            yield from _counted(pool.in_order(_explain_in_worker, stored), len(material_ids))
+    else:
+        yield from _counted(map(explain, stored), len(material_ids))
+
+
+def _stored_views(
+    store: ScreeningStore, run: Run, material_ids: Sequence[str]
+) -> Iterator[MaterialView]:
+    """What the store has of materials."""
     for batch in batched(material_ids, _BATCH):
         keys = [(run.run_id, material_id) for material_id in batch]
         found = store.lookup(CANDIDATES, keys, with_structure=True)
@@ -336,10 +360,32 @@ def view_materials(
         for candidate in candidates:
             name = candidate.material_id
             view = MaterialView(candidate, predictions.get(name), finished.get(name))
-            if view.validation is None:
-                view = replace(view, unfinished=others.get(name))
-            yield judges.explain(view, band=band, parts=parts, nearest=nearest)
-            advance("viewed", 1, len(material_ids))
+            yield view if view.validation else replace(view, unfinished=others.get(name))
+
+
+def _counted(views: Iterable[MaterialView], total: int) -> Iterator[MaterialView]:
+    for view in views:
+        yield view
+        advance("viewed", 1, total)
+
+
+_explain: Callable[[MaterialView], MaterialView] | None = None  # of a worker process
+
+
+def _prepare(explain: Callable[[MaterialView], MaterialView]) -> None:
+    global _explain
+    _explain = explain
+
+
+def _explain_in_worker(view: MaterialView) -> MaterialView:
+    assert _explain is not None
+    return _explain(view)
+
+
+def _knows_levels(run: Run) -> bool:
+    """Whether one of its models does."""
+    folders = (find_model(run, model) for model in (run.model_id, run.second_model_id) if model)
+    return any(folder is not None and gives_states(folder) for folder in folders)
 
 
 def find_model(run: Run, model: str) -> Path | None:
@@ -465,8 +511,8 @@ class _Judges:
     def _electronic_structure(self, view: MaterialView) -> ElectronicStructure | None:
         """None if the model does not know levels; of most that is clear before torch is loaded."""
         folder = self._folder(view.candidate)
-        if folder is None or len(predictor_parts(folder)) > 1 or view.crystal is None:
-            return None  # two parts, one of them for the scale: no levels
+        if folder is None or not gives_states(folder) or view.crystal is None:
+            return None
         return self._predictor(folder).electronic_structure(view.crystal)
 
     def _nearest(self, view: MaterialView) -> tuple[NearestMaterial, ...]:

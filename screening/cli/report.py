@@ -24,6 +24,7 @@ def report(
     near_misses: Annotated[
         int, typer.Option(min=0, help="Negatives with the best scores to show, too.")
     ] = 50,
+    workers: options.Workers = None,
     db: options.Db = options.DEFAULT_DB,
     quiet: options.Quiet = False,
 ) -> None:
@@ -36,6 +37,7 @@ def report(
     from screening.cli.console import progress_bars, stdout
     from screening.cli.stored import existing, find_run
     from screening.report.page import render_report
+    from workflows.hardware import worker_processes
     from workflows.progress import advance, reporting_to
     from workflows.reporting import view_run
 
@@ -43,7 +45,13 @@ def report(
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
         with progress_bars(quiet) as shown, reporting_to(shown):
-            view = view_run(store, stored, n_positives=positives, n_near_misses=near_misses)
+            view = view_run(
+                store,
+                stored,
+                n_positives=positives,
+                n_near_misses=near_misses,
+                workers=workers or worker_processes(),
+            )
             n = len(view.materials)
             page = render_report(
                 view, utc_now(), version("edos-screening"), lambda done: advance("drawn", done, n)

@@ -13,6 +13,7 @@ from screening.errors import ScreeningError
 from screening.trust import calibration_of
 from tests.workflows.reported_run import EVIL, FIRST, RUN, SECOND, put_reported_run
 from tests.workflows.screened_run import put_run, validation, with_gap
+from workflows import reporting
 from workflows.reporting import find_validations, view_material, view_materials, view_run
 
 
@@ -45,6 +46,20 @@ def test_views_come_in_the_order_that_is_asked_for(store):
     asked = ["mp-8", "no such", "mp-1", EVIL]
     views = view_materials(store, store.run(RUN), asked, band=False, parts=False)
     assert [view.candidate.material_id for view in views] == ["mp-8", "mp-1", EVIL]
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_finds(store, monkeypatch):
+    monkeypatch.setattr(reporting, "_MANY", 3)
+    asked = ["mp-4", "mp-8", "mp-1"]
+    alone, shared = (
+        list(view_materials(store, store.run(RUN), asked, workers=workers)) for workers in (1, 2)
+    )
+    assert [view.candidate.material_id for view in shared] == asked
+    parts = [view.electronic_structure for view in (alone[0], shared[0])]
+    np.testing.assert_array_equal(*(each.projected_dos for each in parts))
+    np.testing.assert_array_equal(shared[2].band, alone[2].band)
+    assert [view.lacking for view in shared] == [view.lacking for view in alone]
 
 
 def test_an_unknown_material_is_named(store):
