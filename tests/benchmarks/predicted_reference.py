@@ -27,9 +27,12 @@ from models.predictor import SpectrumPredictor
 from models.primitive import reduce_cell
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EDOS_GRID, align_edos, band_edges
+from models.zoo import predictor_folder
 from screening.classification import ConfusionMatrix
+from screening.criteria.registry import VB_GAP, find_criterion
 from screening.gap import find_gaps
 from screening.gap_criteria import GapCriteria
+from screening.trust import Trust, trust_in
 from tests.benchmarks.gpaw_reference import eligible_elements, zero_of
 
 HEAD = """# Predictors against what others published
@@ -51,12 +54,21 @@ class Verdicts:
         Formulas that it calls a VB gap, by the paper's DFT.
     refused : dict of str
         Reason by formula.
+    probabilities : dict of float
+        That DFT agrees with a call, by formula; of a predictor that is calibrated.
     """
 
     matrix: ConfusionMatrix
     called: tuple[str, ...]
     false: tuple[str, ...]
     refused: dict[str, str]
+    probabilities: dict[str, float]
+
+    def in_words(self, formulas: Sequence[str]) -> str:
+        """Formulas with their probabilities, the largest first."""
+        p = self.probabilities
+        ordered = sorted(formulas, key=lambda formula: -p.get(formula, 0.0))
+        return ", ".join(f"{f} ({p[f]:.2f})" if f in p else f for f in ordered) or "-"
 
 
 def crystals(table: pd.DataFrame) -> list[Crystal]:
@@ -65,20 +77,33 @@ def crystals(table: pd.DataFrame) -> list[Crystal]:
     return [reduce_cell(Crystal(*map(np.array, cell))).crystal for cell in cells]
 
 
-def paper_verdicts(predictor: SpectrumPredictor, table: pd.DataFrame) -> Verdicts:
+def paper_verdicts(
+    predictor: SpectrumPredictor, table: pd.DataFrame, trust: Trust | None = None
+) -> Verdicts:
     """Verdicts on the materials of a table with `formula` and `dft_vb_gap`."""
     table = table[table["dft_vb_gap"].notna()]
-    predicted = predictor.predict(crystals(table))
+    cells = crystals(table)
+    predicted = predictor.predict(cells)
     good = [i for i in range(len(table)) if i not in predicted.failures]
-    is_gap = find_gaps(EDOS_GRID, predicted.values[good], GapCriteria()).is_gap
+    spectra = predicted.values[good]
+    gaps = find_gaps(EDOS_GRID, spectra, GapCriteria())
+    is_gap = gaps.is_gap
     formulas = table["formula"].to_numpy()
     truth = table["dft_vb_gap"].to_numpy(bool)[good]
     names = formulas[good]
+    probabilities = {}
+    if trust is not None:
+        n_atoms = np.array([len(cells[i]) for i in good])
+        hints = predicted.member_spread[good], predicted.training_distance[good]
+        errors = trust.calibration.expected_errors(*hints)
+        p = trust.probabilities(spectra, n_atoms, gaps.score, errors)
+        probabilities = dict(zip(names, p.tolist(), strict=True))
     return Verdicts(
         ConfusionMatrix.of(zip(is_gap.tolist(), truth.tolist(), strict=True)),
         tuple(names[is_gap & truth]),
         tuple(names[is_gap & ~truth]),
         {formulas[i]: reason for i, reason in predicted.failures.items()},
+        probabilities,
     )
 
 
@@ -114,13 +139,15 @@ def page(names: Sequence[str], data: Path, labels: Sequence[Path]) -> str:
         )
     )
     predictors = [SpectrumPredictor.load(name, device="cpu", grid=EDOS_GRID) for name in names]
-    verdicts = [paper_verdicts(predictor, paper) for predictor in predictors]
+    trust = [trust_in(predictor_folder(name), find_criterion(VB_GAP)) for name in names]
+    verdicts = [paper_verdicts(p, paper, t) for p, t in zip(predictors, trust, strict=True)]
     distances = [element_distances(predictor, elements) for predictor in predictors]
     known = np.isfinite(distances).all(0)
     lines = [
         f"## The paper's {int(paper['dft_vb_gap'].notna().sum())} predicted positives",
         "",
-        "Confirmed and refuted are by the paper's DFT.",
+        "Confirmed and refuted are by the paper's DFT. In brackets the probability that a "
+        "predictor gives to its call.",
         "",
         "| predictor | confirmed ones called | refuted ones called | refused | called, confirmed "
         "| called, refuted |",
@@ -130,8 +157,7 @@ def page(names: Sequence[str], data: Path, labels: Sequence[Path]) -> str:
         m = v.matrix
         lines.append(
             f"| {predictor.model_id} | {m.tp} of {m.tp + m.fn} | {m.fp} of {m.fp + m.tn} "
-            f"| {', '.join(v.refused) or '0'} | {', '.join(v.called) or '-'} "
-            f"| {', '.join(v.false) or '-'} |"
+            f"| {', '.join(v.refused) or '0'} | {v.in_words(v.called)} | {v.in_words(v.false)} |"
         )
     lines += [
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ def test_verdicts_are_counted_against_the_papers_dft() -> None:
     assert (found.called, found.false, found.refused) == (("A",), ("C",), {"D": "too odd"})
     matrix = found.matrix
     assert (matrix.tp, matrix.fp, matrix.fn, matrix.tn) == (1, 1, 1, 0)
+    assert found.probabilities == {}
+    assert (found.in_words(found.called), found.in_words(())) == ("A", "-")
+    likely = replace(found, probabilities={"A": 0.25, "C": 0.5})
+    assert likely.in_words(("A", "C")) == "C (0.50), A (0.25)"
 
 
 def test_sides_of_the_band_edges_are_normalised_apart() -> None:
