@@ -149,6 +149,8 @@ def benchmark(
     n_seeds = seeds or (QUICK_SEEDS if quick else SEEDS)
     runs = _runs(variants, settings, n_seeds, studies, ablation_fraction)
     runs = _suited(runs, dataset.grid, architecture or [])
+    if Study.ablations in studies and (lacking := _without_ablations(variants)):
+        remarks.print(f"no ablations are known of {', '.join(lacking)}")
     whole = [run for run in runs if run == run.whole]
     subclasses = []
     if Study.subclass in studies:
@@ -257,6 +259,13 @@ def _runs(
     runs = plan(variants, settings, seeds, tuple(dict.fromkeys((1.0, *sizes, *of_ablations))))
     runs += plan(ablated, settings, seeds, of_ablations)
     return sorted(runs, key=lambda run: run.seed)
+
+
+def _without_ablations(variants: list[Variant]) -> list[str]:
+    from screening.benchmark.variants import ABLATION_VARIANTS
+
+    ablated = {variant.architecture for variant in ABLATION_VARIANTS}
+    return [variant.name for variant in variants if variant.architecture not in ablated]
 
 
 def _suited(runs: list[BenchmarkRun], grid: EnergyGrid, chosen: list[str]) -> list[BenchmarkRun]:

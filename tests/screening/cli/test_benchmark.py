@@ -20,7 +20,7 @@ from screening.benchmark.runs import RunResult
 from screening.benchmark.variants import ARCHITECTURE_VARIANTS, BenchmarkRun, Variant, plan
 from screening.benchmark.vb_gaps import gap_rows, label_counts, largest_cell
 from screening.cli.app import app
-from screening.cli.benchmark import Study, _runs, _suited
+from screening.cli.benchmark import Study, _runs, _suited, _without_ablations
 from screening.errors import ScreeningError
 from tests.models.data.test_label_files import metal, shape_row
 from tests.models.model_examples import (
@@ -55,6 +55,7 @@ def test_ablations_are_those_of_the_chosen_models_beside_the_same_part_of_the_da
     for run in runs[: len(runs) // 2]:
         of_each[run.variant.name].append(run.fraction)
     assert of_each.pop("springs") == [1.0, 0.5, 0.25, 0.125]
+    assert _without_ablations(list(ARCHITECTURE_VARIANTS)) == ["gatgnn", "e3nn"]
     assert set(map(tuple, of_each.values())) == {(0.25,)}
 
 
