@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _BATCH = 100  # materials that are looked up together
-_MANY = 40  # materials for which processes are worth their start
+_MANY = 100  # materials for which processes are worth their start
 _SCREENED = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
 
 
