@@ -243,9 +243,13 @@ def _trained_otherwise(config: TrainingConfig, runs: Sequence[BenchmarkRun]) -> 
         fields = ("epochs", *run.variant.training)
         changed = [f for f in fields if getattr(own, f) != getattr(config, f)]
         if changed:
-            what = ", ".join(f"{f.replace('_', ' ')} {getattr(own, f):g}" for f in changed)
+            what = ", ".join(f"{f.replace('_', ' ')} {_plain(getattr(own, f))}" for f in changed)
             lines.append(f"- {variant}: {what}\n")
     return lines
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _units(rows: Sequence[Row], energy_unit: str) -> str:

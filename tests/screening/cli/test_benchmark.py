@@ -16,6 +16,7 @@ from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID
 from models.training.config import TrainingConfig
 from screening.benchmark.data import forget_changed, held_out, shared_dataset
+from screening.benchmark.report import _trained_otherwise
 from screening.benchmark.runs import RunResult
 from screening.benchmark.variants import ARCHITECTURE_VARIANTS, BenchmarkRun, Variant, plan
 from screening.benchmark.vb_gaps import gap_rows, label_counts, largest_cell
@@ -135,6 +136,19 @@ def test_what_is_trained_otherwise_is_said(tmp_path: Path) -> None:
     assert "- mat2spec+: epochs 1, batch size 32, weight decay 1\n" in text
     assert "- gatgnn:" not in text
     assert "| mat2spec+ | sumnorm-kl |" in text
+
+
+def test_what_is_trained_otherwise_has_a_line_for_each_model() -> None:
+    """Also where a changed field is a word."""
+    config = TrainingConfig(name="benchmark", labels=(Path("labels.parquet"),), epochs=200)
+    every = plan(ARCHITECTURE_VARIANTS, ["sumnorm-kl"], 1)
+    lines = _trained_otherwise(config, every)
+    assert [line.partition(":")[0] for line in lines] == [
+        "- mat2spec+",
+        "- springs",
+        "- tight-binding",
+    ]
+    assert lines[-1].endswith("schedule one-cycle\n")
 
 
 @pytest.mark.slow
