@@ -52,11 +52,10 @@ def _figures_of(benchmark: Benchmark, setting: str) -> dict[str, Figure]:
     spectra, unit = _spectra(benchmark, setting), _unit(benchmark, setting)
     models = {r.run.variant.name for r in benchmark.whole}
     rows = [row for row in benchmark.rows if row.setting == setting]
-    in_parts = {row.name for row in rows if row.fraction < 1}
     # Of the references only differences count.
     whole = [row for row in rows if row.fraction == 1 and row.name in models]
     keys = [key for key in FIGURES if all(key in row.mean for row in whole)]
-    by_size = [row for row in rows if row.name in in_parts]
+    by_size = of_several_sizes(rows)
     by_subclass = [
         row for row in benchmark.subclass_rows if row.setting == setting and row.name in models
     ]
@@ -73,6 +72,20 @@ def _figures_of(benchmark: Benchmark, setting: str) -> dict[str, Figure]:
     title = f"{spectra}, {len(results[0].prediction)} test materials, seed 0"
     figures["boxes"] = plot_error_boxes(errors, unit, title)
     return figures
+
+
+def of_several_sizes(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the models that were trained on different parts of the training materials.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one setting.
+    """
+    fractions: dict[str, set[float]] = {}
+    for row in rows:
+        fractions.setdefault(row.name, set()).add(row.fraction)
+    return [row for row in rows if len(fractions[row.name]) > 1]
 
 
 def _draw_errors(benchmark: Benchmark, study: dict[str, Any], result: RunResult) -> None:

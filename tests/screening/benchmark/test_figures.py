@@ -116,6 +116,13 @@ def test_bins_say_how_many_materials_they_hold() -> None:
     assert not cut_off(figure)
 
 
+def test_an_ablation_on_a_part_of_the_data_is_no_curve() -> None:
+    rows = [row("model", {"mae": 1.0}), row("model", {"mae": 2.0}, fraction=0.25)]
+    ablation = row("model without a part", {"mae": 3.0}, fraction=0.25)
+    assert figures.of_several_sizes([*rows, ablation]) == rows
+    assert figures.of_several_sizes(rows[:1]) == []
+
+
 def test_the_size_of_the_training_set_is_on_the_axis_in_numbers() -> None:
     rows = [row("a", {"mae": 1.0}, n_train=400), row("a", {"mae": 2.0}, n_train=50)]
     axes = figures.plot_data_size(rows, "mae", "MAE", "sumnorm-kl").axes[0]
