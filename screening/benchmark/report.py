@@ -103,7 +103,7 @@ class Benchmark:
         self.subclass_rows = table(by_subclass)
         self.document: dict[str, Any] = {
             "command": command,
-            "config": config.model_dump(mode="json"),
+            "config": _as_shown(config).model_dump(mode="json"),
             "left_out": self.dataset.left_out,
             "rows": tables.to_document(self.rows),
         }
@@ -233,6 +233,25 @@ def _setup(config: TrainingConfig, dataset: SpectrumDataset, runs: Sequence[Benc
         reasons[reason].append(material_id)
     lines += [f"- left out, {reason}: {named(ids)}\n" for reason, ids in reasons.items()]
     return "\n".join([lines[0], "".join(lines[1:])]) if len(lines) > 1 else lines[0]
+
+
+def path_as_shown(path: Path) -> Path:
+    """Of a path that starts at the root the name alone: it is a place on one machine.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    return Path(path.name) if path.is_absolute() else path
+
+
+def _as_shown(config: TrainingConfig) -> TrainingConfig:
+    structures = config.structures
+    changes = {
+        "labels": tuple(map(path_as_shown, config.labels)),
+        "structures": None if structures is None else path_as_shown(structures),
+    }
+    return config.model_copy(update=changes)
 
 
 def _trained_otherwise(config: TrainingConfig, runs: Sequence[BenchmarkRun]) -> list[str]:

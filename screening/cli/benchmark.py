@@ -194,10 +194,9 @@ UNPRINTED = {"out", "workers", "json", "quiet", "verbose", "debug", "log"}
 
 
 def _command_line(context: typer.Context) -> str:
-    """The command that gives these results, without where they go and how they are shown.
+    """The command that gives these results, without where they go and how they are shown."""
+    from screening.benchmark.report import path_as_shown
 
-    Of a path that starts at the root only the name is kept: it is a place on one machine.
-    """
     parts = [context.command_path]
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -210,7 +209,7 @@ def _command_line(context: typer.Context) -> str:
             continue
         for each in value if isinstance(value, (list, tuple)) else [value]:
             option = parameter.opts[:1] if parameter.param_type_name == "option" else []
-            text = each.name if isinstance(each, Path) and each.is_absolute() else str(each)
+            text = str(path_as_shown(each) if isinstance(each, Path) else each)
             parts += [*option, shlex.quote(text)]
     return " ".join(parts)
 

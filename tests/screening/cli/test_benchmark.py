@@ -356,6 +356,7 @@ def test_both_splits_on_one_page_that_names_its_command(tmp_path: Path) -> None:
     )
     assert command in text
     document = json.loads((out / "benchmark.json").read_text())
+    assert str(tmp_path) not in json.dumps(document)
     other = document["beside"]["chemsys"]
     assert (document["config"]["split_by"], other["config"]["split_by"]) == ("material", "chemsys")
     assert "## Split by chemsys" in text
