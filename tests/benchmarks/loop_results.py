@@ -9,19 +9,21 @@ without structures).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from db.documents import CandidateDoc, Run
 from db.open import open_store
 from db.store import ScreeningStore
 from models.zoo import model_name
-from tests.benchmarks.search_rounds import OF_STRUCTURES, cell, distance
-from workflows.validated_labels import labels_of, write_labels
+from tests.benchmarks.search_rounds import (
+    cell,
+    distance,
+    parsed_options,
+    write_without_structures,
+)
+from workflows.validated_labels import labels_of
 
 HEAD = (
     "| material | formula | atoms | in the domain | {first}: VB gap, score (eV) "
@@ -75,11 +77,7 @@ def in_words(table: list[list[object]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--db", required=True)
-    parser.add_argument("--labels", type=Path, action="append", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = parsed_options(__doc__)
     with open_store(options.db) as store:
         (run, *_) = store.runs()
         (second,) = {c.model_id for c in store.candidates(run.run_id) if c.first_verdict}
@@ -93,9 +91,7 @@ def main() -> None:
         lines += ["| " + " | ".join(map(cell, row[:-2])) + " |" for row in table]
         lines += ["", in_words(table)]
     (options.out / "loop.md").write_text("\n".join(lines) + "\n")
-    file = options.out / "loop_labels.parquet"
-    write_labels(file, labels.rows)
-    pq.write_table(pq.read_table(file).drop_columns(list(OF_STRUCTURES)), file, compression="zstd")
+    write_without_structures(options.out / "loop_labels.parquet", labels)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from models.spectra.metrics import wasserstein
 from models.spectra.spectrum import EDOS_GRID
 from models.zoo import model_name
 from workflows.learning import lineage
-from workflows.validated_labels import labels_of, write_labels
+from workflows.validated_labels import ValidatedLabels, labels_of, write_labels
 
 OF_STRUCTURES = ("lattice", "species", "frac_coords")
 NOT_KEPT = {"checkpoint", "created_at", "updated_at", "finished_at", "schema_version"}
@@ -94,13 +94,24 @@ def cell(value: object) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parsed_options(description: str | None) -> argparse.Namespace:
+    """Database, label files and folder of the results, as the command line gives them."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--db", required=True)
     parser.add_argument("--labels", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def write_without_structures(file: Path, labels: ValidatedLabels) -> None:
+    """Labels of one's own calculations, without the structures of others."""
+    write_labels(file, labels.rows)
+    pq.write_table(pq.read_table(file).drop_columns(list(OF_STRUCTURES)), file, compression="zstd")
+
+
+def main() -> None:
+    """Command line."""
+    options = parsed_options(__doc__)
     with open_store(options.db) as store:
         rounds = store.rounds()
         first = store.run(rounds[0].run_id)
@@ -113,9 +124,7 @@ def main() -> None:
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table]
     lines += ["", *(compared(table, document) for document in rounds[1:])]
     (options.out / "search_rounds.md").write_text("\n".join(lines) + "\n")
-    file = options.out / "search_labels.parquet"
-    write_labels(file, labels.rows)
-    pq.write_table(pq.read_table(file).drop_columns(list(OF_STRUCTURES)), file, compression="zstd")
+    write_without_structures(options.out / "search_labels.parquet", labels)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from db.open import open_store
+from models.processes import WorkerPool
 from models.zoo import model_id
 from screening.errors import ScreeningError
 from screening.trust import calibration_of
@@ -50,11 +51,19 @@ def test_views_come_in_the_order_that_is_asked_for(store):
 
 @pytest.mark.slow
 def test_processes_find_what_one_finds(store, monkeypatch):
+    pools: list[int] = []
+
+    def counted(workers, *arguments):
+        pools.append(workers)
+        return WorkerPool(workers, *arguments)
+
     monkeypatch.setattr(reporting, "_MANY", 3)
+    monkeypatch.setattr(reporting, "WorkerPool", counted)
     asked = ["mp-4", "mp-8", "mp-1"]
     alone, shared = (
         list(view_materials(store, store.run(RUN), asked, workers=workers)) for workers in (1, 2)
     )
+    assert pools == [2]
     assert [view.candidate.material_id for view in shared] == asked
     parts = [view.electronic_structure for view in (alone[0], shared[0])]
     np.testing.assert_array_equal(*(each.projected_dos for each in parts))
