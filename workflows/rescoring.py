@@ -20,7 +20,7 @@ from screening.candidate import crystal_of
 if TYPE_CHECKING:
     from models.deferred_predictor import DeferredPredictor
 
-RESCORED = 2000  # of the teacher's positives two thirds are among the student's best so many
+RESCORED = 4000  # of the teacher's positives three quarters are among the student's best so many
 RESCORE_WITH = ZOO / "tight-binding-edos"
 RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
 SHARD = 250  # candidates of a job; some 24 s of the shipped predictor on one core

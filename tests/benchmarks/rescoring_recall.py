@@ -41,12 +41,11 @@ def main() -> None:
     shown = [n for n in BEST if n < len(judged)]
     print("| the best N | " + " | ".join(f"{n:,}" for n in shown) + " |")
     print("| ---" * (len(shown) + 1) + " |")
-    shares = (sum(positive[:n]) / max(1, sum(positive)) for n in shown)
-    print("| share of the second's positives | " + " | ".join(f"{s:.2f}" for s in shares) + " |")
-    for word in ("yes", "near", "no"):
-        n = sum(bool(c.is_positive) for _, c in judged if c.in_domain == word)
-        print(f"\nOf these {n:,} with `in_domain` {word}", end="")
-    print()
+    inside = [p and c.in_domain != "no" for p, (_, c) in zip(positive, judged, strict=True)]
+    for which, wanted in (("all", positive), ("in or near its domain", inside)):
+        shares = (sum(wanted[:n]) / max(1, sum(wanted)) for n in shown)
+        row = " | ".join(f"{share:.2f}" for share in shares)
+        print(f"| share of the second's {sum(wanted):,} positives, {which} | {row} |")
 
 
 if __name__ == "__main__":
