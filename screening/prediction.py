@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -23,6 +24,12 @@ from screening.domain import Domain, Training
 from screening.errors import ScreeningError
 from screening.gap import CRITERIA, GapCriteria, find_gaps
 from screening.nearest import NearestMaterial, with_labels
+from screening.second_predictor import (
+    RESCORE_WITH,
+    can_judge_again,
+    n_unless_asked,
+    not_judged_again,
+)
 from screening.sources.given import ALONE, read_given
 from screening.trust import calibration_of, trust_in
 
@@ -75,6 +82,8 @@ class Prediction:
         That DFT finds the VB gap. Both are None if the model is not calibrated.
     predictor : SpectrumPredictor
         Whose it is.
+    refusal : str or None
+        Why the second predictor, which was to judge it again, has not.
     """
 
     candidate: Candidate
@@ -89,6 +98,7 @@ class Prediction:
     expected_error: float | None
     probability: float | None
     predictor: SpectrumPredictor
+    refusal: str | None = None
 
     @property
     def material_id(self) -> str:
@@ -166,6 +176,8 @@ class Prediction:
         elif (multiplicity := self.candidate.cell_multiplicity or 1) > 1:
             n = self.candidate.nsites * multiplicity
             remarks.append(f"cell given with {n} atoms, reduced to 1/{multiplicity}")
+        if self.refusal is not None:
+            remarks.append(not_judged_again(RESCORE_WITH.name, self.refusal))
         return tuple(remarks)
 
     def gap(self) -> dict[str, Any]:
@@ -305,6 +317,7 @@ class Predictions(Sequence["Prediction | Unreadable"]):
     ----------
     items : sequence of Prediction or Unreadable
     model_id : str
+        Of the first predictor.
     notes : tuple of str
         What the files' folders hold besides, and how many crystals are there twice.
     """
@@ -402,9 +415,10 @@ class Predictions(Sequence["Prediction | Unreadable"]):
 
     def _summary(self) -> str:
         n_gaps = sum(item.is_gap for item in self.predicted)
+        models = sorted({item.model_id for item in self.predicted} or {self.model_id})
         return (
             f"{len(self)} structures, {n_gaps} with a VB gap, {len(self.failures)} failed; "
-            f"{self.model_id}"
+            f"{', '.join(models)}"
         )
 
     def _rest(self) -> list[str]:
@@ -419,6 +433,7 @@ class _Options(TypedDict, total=False):
     keep_cell: bool
     recursive: bool
     workers: int
+    rescore: int | None
 
 
 @overload
@@ -444,8 +459,13 @@ def predict(
     keep_cell: bool = False,
     recursive: bool = False,
     workers: int = 1,
+    rescore: int | None = None,
 ) -> Prediction | Predictions:
     """Predict the electronic DOS of structures and judge whether they have a VB gap.
+
+    The default predictor is fast, and the student of one that is dearer and nearer to DFT, which
+    judges the best again, as in `screen run`: of fewer structures than
+    :data:`~screening.second_predictor.RESCORED` all that it does not refuse.
 
     Parameters
     ----------
@@ -466,6 +486,11 @@ def predict(
         Whether the subfolders of a folder are read, too.
     workers : int
         Processes for many structures; more than one only from a script with a main guard.
+    rescore : int, optional
+        So many structures with the best scores are judged again by
+        :data:`~screening.second_predictor.RESCORE_WITH`; what that refuses keeps its prediction,
+        with the reason among the remarks. Without, as
+        :func:`~screening.second_predictor.n_unless_asked` says.
 
     Returns
     -------
@@ -475,7 +500,8 @@ def predict(
     Raises
     ------
     ScreeningError
-        If the only structure cannot be read or predicted, or `what` is something else.
+        If the only structure cannot be read or predicted, or `what` is something else, or
+        `rescore` is negative, or asked for where it cannot be done.
     ModelError
         If there is no such predictor or device.
 
@@ -495,6 +521,7 @@ def predict(
     """
     criteria = criteria or GapCriteria()
     folder = predictor_folder(checkpoint)
+    n_again = _n_again(folder, rescore)
     given = read_given(what, recursive)
     if given.is_one and isinstance(given.items[0], Unreadable):
         raise _error(given.items[0])
@@ -502,17 +529,58 @@ def predict(
         warnings.simplefilter("ignore")  # in a notebook, tqdm asks for ipywidgets
         from models.predictor import SpectrumPredictor
 
-    predictor = SpectrumPredictor.load(folder, device, EDOS_GRID)
-    try:
+    with closing(SpectrumPredictor.load(folder, device, EDOS_GRID)) as predictor:
         results = _predict(predictor, given.items, criteria, keep_cell, workers)
-    finally:
-        predictor.close()
+    if n_again:
+        with closing(SpectrumPredictor.load(RESCORE_WITH, device, EDOS_GRID)) as second:
+            _judge_again(second, results, n_again, criteria, workers)
     if not given.is_one:
         return Predictions(results, predictor.model_id, given.notes)
     (result,) = results
     if isinstance(result, Unreadable):
         raise _error(result)
     return result
+
+
+def _n_again(folder: Path, rescore: int | None) -> int:
+    """How many structures are judged again."""
+    if rescore is None:
+        return n_unless_asked(folder, RESCORE_WITH)
+    if rescore < 0:
+        raise ScreeningError(f"rescore {rescore}: must be 0 or more")
+    if rescore and not can_judge_again(folder, RESCORE_WITH):
+        raise ScreeningError(
+            f"rescore {rescore}: {RESCORE_WITH.name} cannot judge again what {folder.name} "
+            "predicts; use 0, or another checkpoint"
+        )
+    return rescore
+
+
+def _judge_again(
+    second: SpectrumPredictor,
+    results: list[Prediction | Unreadable],
+    n: int,
+    criteria: GapCriteria,
+    workers: int,
+) -> None:
+    """Replace predictions of the `n` best by a second predictor's, but for those it refuses."""
+    first = {i: item for i, item in enumerate(results) if isinstance(item, Prediction)}
+    ranked = sorted(first, key=lambda i: -first[i].verdict["score"])
+    chosen: list[int] = []
+    while ranked and len(chosen) < n:
+        part, ranked = ranked[: n - len(chosen)], ranked[n - len(chosen) :]
+        refusals = second.refusals([first[i].candidate.structure for i in part])
+        for k, i in enumerate(part):
+            if k in refusals:
+                results[i] = replace(first[i], refusal=refusals[k])
+            else:
+                chosen.append(i)
+    again = _predict(second, [first[i].candidate for i in chosen], criteria, True, workers)
+    for i, item in zip(chosen, again, strict=True):
+        if isinstance(item, Prediction):
+            results[i] = item
+        else:
+            results[i] = replace(first[i], refusal=item.reason)
 
 
 def _known(number: float) -> float | None:

@@ -8,49 +8,20 @@ second model does not refuse await its verdict (:func:`choose`), which becomes t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db.collections import CANDIDATES, Condition, Query, batched, conditions
 from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdict
 from db.store import BATCH, ScreeningStore
-from models.zoo import DEFAULT_EDOS, ZOO, model_id, model_name, predictor_grid
+from models.zoo import model_name
 from screening.candidate import crystal_of
+from screening.second_predictor import not_judged_again
 
 if TYPE_CHECKING:
     from models.deferred_predictor import DeferredPredictor
 
-RESCORED = 4000  # of the teacher's positives three quarters are among the student's best so many
-RESCORE_WITH = ZOO / "tight-binding-edos"
 RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
 SHARD = 250  # candidates of a job; some 24 s of the shipped predictor on one core
-
-
-def n_unless_asked(checkpoint: Path, second: Path, preferred: int | None = None) -> int:
-    """How many candidates are judged again if the options of a run say nothing of it.
-
-    Parameters
-    ----------
-    checkpoint, second : Path
-        Folders of the first and of the second model.
-    preferred : int, optional
-        What a user wants of all runs.
-
-    Returns
-    -------
-    int
-        What is preferred, else :data:`RESCORED` of the default predictor and none of another; none
-        if the second model is the first, or predicts other spectra.
-    """
-    n = preferred
-    if n is None:
-        n = RESCORED if checkpoint.resolve() == DEFAULT_EDOS.resolve() else 0
-    return n if n and _can_judge_again(checkpoint, second) else 0
-
-
-def _can_judge_again(checkpoint: Path, second: Path) -> bool:
-    is_same = model_id(checkpoint) == model_id(second)
-    return not is_same and predictor_grid(checkpoint).unit == predictor_grid(second).unit
 
 
 def awaiting(run: Run, model: str, shard: int | None = None) -> Query[CandidateDoc]:
@@ -180,8 +151,7 @@ def judged_again(candidate: CandidateDoc, verdict: Verdict) -> CandidateDoc:
 
 def _refused(candidate: CandidateDoc, model: str, reason: str) -> CandidateDoc:
     """A candidate that keeps its first verdict, and says why."""
-    remark = f"not judged again by {model_name(model)}: {reason}"
-    remarks = [*(candidate.remarks or ()), remark]
+    remarks = [*(candidate.remarks or ()), not_judged_again(model_name(model), reason)]
     return candidate.model_copy(update={"state": "screened", "remarks": remarks})
 
 

@@ -55,6 +55,7 @@ from screening.domain import Training
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
+from screening.second_predictor import RESCORE_WITH, n_unless_asked
 from screening.sources import Source
 from screening.trust import trust_in
 from workflows.domains import with_domain
@@ -66,11 +67,9 @@ from workflows.hardware import (
 from workflows.progress import advance
 from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
-    RESCORE_WITH,
     awaiting,
     choose,
     n_chosen,
-    n_unless_asked,
     rescoring_counts,
     write_verdicts,
 )
@@ -137,7 +136,7 @@ class ScreeningFlowMaker(Maker):
         per cell, does not depend on the cell.
     rescore : int, optional
         So many of the candidates with the best scores are judged again by a second model; 0: none.
-        By default as :func:`workflows.rescoring.n_unless_asked` says.
+        By default as :func:`screening.second_predictor.n_unless_asked` says.
     rescore_with : str
         Folder of the second model.
     criterion : str

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @options.from_fields(criteria=options.GAP_CRITERIA)
 def predict(
+    context: typer.Context,
     files: Annotated[
         list[Path], typer.Argument(help="Structure files, tables, or folders of them.")
     ],
@@ -31,6 +32,13 @@ def predict(
         Path | None, typer.Option(help="Write the spectrum of the first structure to this file.")
     ] = None,
     checkpoint: options.Checkpoint = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option(
+            help="So many structures with the best scores are judged again by tight-binding-edos; "
+            "0: none. Default: 4000 with the default predictor, else 0."
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     as_json: options.Json = False,
@@ -38,10 +46,15 @@ def predict(
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the eDOS of structures and judge it; exits with 1 if one of them fails."""
+    from models.zoo import predictor_folder
     from screening.cli.console import stderr
     from screening.gap_criteria import GapCriteria
     from screening.prediction import predict as predict_all
+    from screening.second_predictor import RESCORE_WITH, n_unless_asked
     from workflows.hardware import worker_processes
+
+    if rescore is not None and not options.typed(context, {"rescore": rescore}):
+        rescore = n_unless_asked(predictor_folder(checkpoint), RESCORE_WITH, preferred=rescore)
 
     results = predict_all(
         files,
@@ -51,6 +64,7 @@ def predict(
         keep_cell=keep_cell,
         recursive=recursive,
         workers=workers or worker_processes(),
+        rescore=rescore,
     )
     if plot is not None and results.predicted:
         _plot(results.predicted[0], plot)

@@ -251,7 +251,7 @@ def _maker(
     **fields: Any,
 ) -> ScreeningFlowMaker:
     from models.zoo import predictor_folder
-    from workflows.rescoring import n_unless_asked
+    from screening.second_predictor import n_unless_asked
     from workflows.screening import ScreeningFlowMaker
 
     first, second = predictor_folder(checkpoint), predictor_folder(rescore_with)

@@ -43,7 +43,8 @@ def hafnium() -> Structure:
 
 @pytest.fixture(scope="module")
 def result(hafnium) -> Prediction:
-    return predict(hafnium, device="cpu")
+    """By the default predictor alone."""
+    return predict(hafnium, device="cpu", rescore=0)
 
 
 def independent(structure: Structure) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_a_structure_gives_the_spectrum_of_its_primitive_cell(hafnium, result):
     assert (len(result.structure), result.candidate.cell_multiplicity) == (2, 4)
     expected = independent(hafnium.get_primitive_structure())
     np.testing.assert_allclose(result.spectrum.values, expected, atol=1e-4)
-    kept = predict(hafnium, device="cpu", keep_cell=True)
+    kept = predict(hafnium, device="cpu", keep_cell=True, rescore=0)
     assert len(kept.structure) == 8
     np.testing.assert_allclose(kept.spectrum.values, independent(hafnium), atol=1e-4)
 
@@ -92,7 +93,7 @@ def test_ase_atoms_and_pymatgen_structures_are_the_same(hafnium, result):
     atoms = AseAtomsAdaptor.get_atoms(hafnium)
     atoms.positions += [1.0, 20.0, -3.0]  # out of the cell
     np.testing.assert_allclose(
-        predict(atoms, device="cpu").spectrum.values, result.spectrum.values, atol=1e-4
+        predict(atoms, device="cpu", rescore=0).spectrum.values, result.spectrum.values, atol=1e-4
     )
     assert predict(bulk("Cu"), device="cpu").formula == "Cu"
 
@@ -238,7 +239,8 @@ def test_the_repr_says_the_verdict(result, hafnium):
 def test_remarks_name_repairs_unknown_elements_lonely_atoms_and_the_cell(result):
     assert result.remarks == ("cell given with 8 atoms, reduced to 1/4",)
     lonely = predict(Structure(Lattice.cubic(7), ["Fm"], [[0, 0, 0]]), device="cpu")
-    assert lonely.remarks == ("not trained on Fm", "isolated atoms")
+    refused = "not judged again by tight-binding-edos: tight binding has no atomic levels for Fm"
+    assert lonely.remarks == ("not trained on Fm", "isolated atoms", refused)
 
 
 def test_plot_has_the_spectrum_in_axes_of_ones_own_or_new_ones(result, hafnium):
@@ -283,8 +285,49 @@ def test_a_model_that_was_never_calibrated_says_nothing(hafnium, tmp_path):
     alone = predict(hafnium, checkpoint=folder, device="cpu")
     assert (alone.probability, alone.expected_error, alone.band) == (None, None, None)
     assert alone.spectrum.values == pytest.approx(
-        predict(hafnium, device="cpu").spectrum.values, rel=1e-5
+        predict(hafnium, device="cpu", rescore=0).spectrum.values, rel=1e-5
     )
+
+
+def test_by_default_the_teacher_judges_again_what_it_does_not_refuse(hafnium, carbide):
+    cerium = Structure(Lattice.cubic(5.1), ["Ce"] * 4, FCC)
+    given = [hafnium, ALLOY, cerium]
+    carbon, alloy, lanthanide = results = predict(given, device="cpu")
+    assert isinstance(alloy, Unreadable)
+    assert carbon.model_id == carbide[0].model_id
+    np.testing.assert_array_equal(carbon.spectrum.values, carbide[0].spectrum.values)
+    assert carbon.row() == carbide[0].row()  # the probability is by its own calibration
+    (alone,) = predict([cerium], device="cpu", rescore=0)
+    np.testing.assert_allclose(lanthanide.spectrum.values, alone.spectrum.values, atol=1e-4)
+    assert lanthanide.model_id == alone.model_id
+    assert lanthanide.remarks[-1].startswith("not judged again by tight-binding-edos: ")
+    assert carbon.model_id in repr(results)
+    assert alone.model_id in repr(results)
+
+
+def test_the_best_are_judged_again(hafnium):
+    given = [bulk("Cu"), hafnium, bulk("Al")]
+    first, second = (predict(given, device="cpu", rescore=n) for n in (0, 3))
+    best = int(np.argmax([item.verdict["score"] for item in first]))
+    models = [first[0].model_id] * 3
+    models[best] = second[best].model_id
+    assert [item.model_id for item in predict(given, device="cpu", rescore=1)] == models
+    assert {item.model_id for item in second} == {second[best].model_id} != {first[0].model_id}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"rescore": -1}, "rescore -1: must be 0 or more"),
+        (
+            {"rescore": 3, "checkpoint": "tight-binding-edos"},
+            "rescore 3: tight-binding-edos cannot judge again what tight-binding-edos predicts",
+        ),
+    ],
+)
+def test_a_second_judgement_that_cannot_be_is_refused(hafnium, options, reason):
+    with pytest.raises(ScreeningError, match=reason):
+        predict(hafnium, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from db.open import open_store
 from models.training.card import ModelCard
 from models.zoo import model_id
 from screening.errors import ScreeningError
+from screening.second_predictor import RESCORE_WITH
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.learning_examples import TRAINED, screened, teach
@@ -34,7 +35,6 @@ from workflows.launchpad import open_launchpad, submit_search
 from workflows.learning import Learning
 from workflows.local import run_flow
 from workflows.metrics import run_metrics
-from workflows.rescoring import RESCORE_WITH
 
 N = 10
 embedded = pytest.mark.parametrize("db", ["embedded"], indirect=True)

@@ -22,13 +22,14 @@ from models.training.materials import load_training_materials
 from models.zoo import ZOO, model_id
 from screening.domain import FAR, NEAR
 from screening.errors import ScreeningError
+from screening.second_predictor import RESCORE_WITH, RESCORED
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
 from workflows import rescoring
 from workflows.local import note_interruption, resumable_run, run_flow, validate_here
 from workflows.progress import reporting_to
-from workflows.rescoring import RESCORE_WITH, RESCORED, RESCORING, n_unless_asked
+from workflows.rescoring import RESCORING
 from workflows.screening import ScreeningFlowMaker, candidate_counts
 from workflows.validation import ValidationFlowMaker
 from workflows.verdicts import prediction_key
@@ -208,26 +209,6 @@ def test_by_default_it_is_the_default_predictor_whose_best_are_judged_again(
     maker = ScreeningFlowMaker(checkpoint=checkpoint, criterion=criterion)
     assert maker.parameters().get("rescore", 0) == n
     assert ("rescore" in [job.name for job in maker.make().jobs]) == (n > 0)
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "preferred"),
-    [
-        (FIRST, 5),
-        (FIRST, 0),
-        (str(ZOO / "mat2spec-edos"), 5),
-    ],
-)
-def test_what_a_user_prefers_holds_for_all_predictors(checkpoint, preferred):
-    assert n_unless_asked(Path(checkpoint), RESCORE_WITH, preferred) == preferred
-
-
-def test_what_cannot_be_judged_again_is_not(tmp_path):
-    copy = tmp_path / RESCORE_WITH.name
-    shutil.copytree(SECOND, copy)
-    for checkpoint in (RESCORE_WITH, copy, ZOO / "springs-phdos"):
-        assert n_unless_asked(checkpoint, RESCORE_WITH, 5) == 0
-    assert n_unless_asked(Path(FIRST), Path(FIRST)) == 0
 
 
 def test_all_are_judged_again_where_there_are_fewer(maker):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from models.zoo import DEFAULT_EDOS
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Candidate
+from screening.second_predictor import RESCORE_WITH
 from screening.sources import files
 from screening.sources.cif import candidates as cif
 
@@ -27,7 +29,8 @@ def hafnium() -> Structure:
 
 
 @pytest.mark.parametrize("criteria", [None, EASY, GapCriteria(per_atom=True, band="conduction")])
-def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria):
+def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria, monkeypatch):
+    monkeypatch.delenv("SCREEN_RESCORE")
     hafnium.to(filename="hafnium.cif")
     options = [] if criteria is None else (
         [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
@@ -41,6 +44,28 @@ def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria):
     assert row == found.row() | {"spectrum": row["spectrum"]}
     alone = find_gaps(found.spectrum, criteria=criteria)  # the number of atoms comes along
     assert alone.row(0) | {"score": alone.score[0]} == gap
+
+
+def test_a_preference_and_an_option_decide_whether_it_is_judged_again(screen, hafnium, monkeypatch):
+    monkeypatch.delenv("SCREEN_RESCORE")
+    hafnium.to(filename="hafnium.cif")
+
+    def model(*options):
+        (row,) = json.loads(screen("predict", "hafnium.cif", "--json", *options).out)["predictions"]
+        return row["model_id"].rpartition("-")[0]
+
+    teacher = model()
+    assert teacher == RESCORE_WITH.name
+    assert model("--rescore", 0) == DEFAULT_EDOS.name
+    monkeypatch.setenv("SCREEN_RESCORE", "0")
+    assert model() == DEFAULT_EDOS.name
+    assert model("--rescore", 1) == teacher
+    monkeypatch.setenv("SCREEN_RESCORE", "5")
+    assert model("--checkpoint", "mat2spec-edos") == teacher
+    assert model("--checkpoint", RESCORE_WITH.name) == teacher  # a preference is not an error
+    outcome = screen("predict", "hafnium.cif", "--checkpoint", RESCORE_WITH.name, "--rescore", 1)
+    assert outcome.code == 1
+    assert "cannot judge again what tight-binding-edos predicts" in outcome.err
 
 
 FAILED = ["broken", "nowhere", "notes.txt", "table"]

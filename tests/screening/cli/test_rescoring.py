@@ -7,8 +7,8 @@ import pytest
 
 from db.open import open_store
 from models.zoo import DEFAULT_EDOS
+from screening.second_predictor import RESCORE_WITH, RESCORED
 from tests.conftest import crystal_row
-from workflows.rescoring import RESCORE_WITH, RESCORED
 
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Ce", "N"), ("Li", "Mg")]
 TEACHER = RESCORE_WITH.name

@@ -18,8 +18,8 @@ from models.zoo import DEFAULT_EDOS
 from screening.cli.run import CRITERION, LARGE
 from screening.criteria.gap_criterion import VB_GAP
 from screening.gap import find_gaps
+from screening.second_predictor import RESCORED
 from tests.conftest import crystal_row
-from workflows.rescoring import RESCORED
 
 
 @pytest.fixture
