@@ -7,6 +7,7 @@ from functools import cache
 from itertools import product
 
 import numpy as np
+from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from models.crystal import Crystal
 
@@ -19,7 +20,7 @@ ISOLATED = 1.5  # times the sum of the covalent radii
 LAWRENCIUM = 103  # the last element whose radius is known
 SMALL = 512  # atoms; larger cells have too many pairs
 PAIRS = 10_000  # of atoms, in arrays that are made at a time
-_BOX = 2.0  # Å; vesin divides space into boxes as wide as the cutoff, far too many if it is small
+_BOX = 4.0  # Å; pymatgen divides space into boxes as wide as the cutoff, too many if it is small
 
 
 def _images(*counts: int) -> np.ndarray:
@@ -98,7 +99,7 @@ def have_isolated_atoms(crystals: Sequence[Crystal]) -> list[bool | None]:
 
     Of most small cells the nearest images of the pairs already show that every atom touches
     another, and of all cells of a size together; of most others the images around these do. That
-    is faster than a neighbour list by vesin, which loads torch where it is installed.
+    is faster than a list of the neighbours of each.
     """
     touching = [False] * len(crystals)
     of_size: dict[int, list[int]] = {}
@@ -190,16 +191,12 @@ def close_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray
     i, j : ndarray, shape (p,), int64
     distance : ndarray, shape (p,)
     """
-    from vesin import NeighborList  # loads torch
-
-    i, j, distance = NeighborList(cutoff=max(cutoff, _BOX), full_list=True).compute(
-        points=crystal.frac_coords @ crystal.lattice,
-        box=crystal.lattice,
-        periodic=True,
-        quantities="ijd",
+    positions, lattice = crystal.frac_coords @ crystal.lattice, crystal.lattice
+    i, j, image, distance = find_points_in_spheres(
+        positions, positions, max(cutoff, _BOX), np.ones(3, np.int64), lattice
     )
-    near = distance <= cutoff
-    return i[near].astype(np.int64), j[near].astype(np.int64), distance[near]
+    near = (distance <= cutoff) & ((i != j) | image.any(1))  # without each atom itself
+    return i[near], j[near], distance[near]
 
 
 @cache

@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.special import betaincinv
-from scipy.stats import hypergeom
 
 from screening.errors import ScreeningError
 
@@ -118,6 +117,7 @@ def population_limits(successes: int, drawn: int, population: int) -> tuple[int,
     possible = range(successes, population - drawn + successes + 1)
     if drawn in (0, population):
         return possible[0], possible[-1]
+    from scipy.stats import hypergeom  # a second
 
     def as_many_or_more(total: int) -> float:
         return float(hypergeom.sf(successes - 1, population, total, drawn))

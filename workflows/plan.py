@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from screening.families import family_of
 from screening.strategies import Strategy
-from workflows.dos.base import DosMaker
 from workflows.dos.cost import Cell, CostEstimate, estimate_cost
 from workflows.dos.document import recipe_without_stand_ins
+
+if TYPE_CHECKING:
+    from workflows.dos.base import DosMaker
 
 RANDOM_NEGATIVES = 49  # as in the paper
 CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`

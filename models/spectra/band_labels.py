@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from models.spectra.spectrum import IntegratedDos
+
+if TYPE_CHECKING:
+    import torch
 
 DEPTHS = np.arange(-12.0, 0.1, 0.2)
 """Energies in eV below the VBM, or the Fermi level, from which occupied states are counted."""

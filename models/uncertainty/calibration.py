@@ -24,7 +24,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear, minimize
 
 from models.errors import ModelError
 from models.spectra.transport import displaced, displacements
@@ -97,6 +96,8 @@ class Calibration:
 
     def _fit_errors(self) -> tuple[FloatArray, float]:
         """Least squares of the errors' logarithm, and the factor that makes the mean right."""
+        from scipy.optimize import lsq_linear
+
         held_out = self.held_out
         hints = self._hints(held_out.member_spread, held_out.training_distance)
         log_errors = np.log(held_out.errors + _SMALL)
@@ -315,6 +316,8 @@ def _logistic(x: FloatArray, is_positive: np.ndarray) -> tuple[float, float]:
     Their priors are normal: 1 +- 1 and 0 +- 3. So few positive materials, or none, leave the odds
     nearly as they are.
     """
+    from scipy.optimize import minimize
+
     sign = np.where(is_positive, 1.0, -1.0)
 
     def minus_log_posterior(line: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -20,13 +20,14 @@ from pydantic import (
     model_validator,
 )
 from pymatgen.core import Structure
-from pymatgen.electronic_structure.core import Spin
-from pymatgen.electronic_structure.dos import Dos
 
 from models.errors import describe
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid, IntegratedDos, Spectrum, align_integral
 from workflows.dos.engines import ENGINES
 from workflows.dos.errors import DosError, WindowError
+
+if TYPE_CHECKING:
+    from pymatgen.electronic_structure.dos import Dos
 
 CELL_MOMENT, SITE_MOMENT = 0.05, 0.1  # Bohr magnetons; what is smaller is noise
 WINDOW = 4.0  # eV that a DOS must reach below the VBM and above the CBM
@@ -334,4 +335,7 @@ class DosDocument(BaseModel):
 
     def to_pymatgen(self) -> Dos:
         """The DOS as pymatgen's object (one spin channel that holds both spins)."""
+        from pymatgen.electronic_structure.core import Spin
+        from pymatgen.electronic_structure.dos import Dos
+
         return Dos(self.efermi, np.asarray(self.energies), {Spin.up: np.asarray(self.dos)})

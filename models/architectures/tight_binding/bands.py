@@ -19,7 +19,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -355,6 +354,8 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
             return float(start)
         if count(end) < number:
             return float(end)
+        from scipy.optimize import brentq
+
         return float(brentq(lambda energy: count(energy) - number, start, end, xtol=_EXACT))
 
     energy = reached(electrons - _SLACK)

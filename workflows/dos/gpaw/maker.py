@@ -12,16 +12,12 @@ process with one OpenMP thread and a wall-time limit.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from atomate2.ase.jobs import AseMaker
-from atomate2.ase.schemas import AseResult
 from jobflow import Flow, Job, job
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from workflows.dos.base import DosMaker
 from workflows.dos.cost import FIRST_ATOM
@@ -33,56 +29,10 @@ from workflows.dos.document import (
 )
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import installation
-from workflows.dos.gpaw.calculation import check, compute_dos, run_gpaw, symbols
-from workflows.dos.gpaw.settings import LANTHANIDES, PRESETS, GpawSettings, Lanthanides
+from workflows.dos.gpaw.calculation import check, compute_dos, symbols
+from workflows.dos.gpaw.settings import GpawSettings, Lanthanides, settings_of
 
-if TYPE_CHECKING:
-    from ase.calculators.calculator import Calculator
-
-RELAX_ECUT = 600.0  # eV; a stress converges later with the cutoff than a DOS
 FIRST_ATOM_TIMES = {"fast": 40.0, "standard": FIRST_ATOM, "accurate": 150.0}  # s
-
-
-def settings_of(
-    preset: str,
-    *,
-    spin_polarized: bool = False,
-    relax: bool = False,
-    lanthanides: Lanthanides = "own",
-    **changes: Any,
-) -> GpawSettings:
-    """Settings of a preset.
-
-    Parameters
-    ----------
-    preset : {'fast', 'standard', 'accurate'}
-    spin_polarized, relax : bool
-    lanthanides : {'own', 'stand-ins'}
-    **changes
-        Other fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
-
-    Raises
-    ------
-    DosError
-        If there is no such preset, field, or way to treat lanthanides.
-    """
-    if preset not in PRESETS:
-        raise DosError(f"no GPAW preset {preset!r}; there are {', '.join(PRESETS)}")
-    if lanthanides not in LANTHANIDES:
-        raise DosError(f"lanthanides as {lanthanides!r}; use {' or '.join(LANTHANIDES)}")
-    try:
-        return replace(
-            PRESETS[preset],
-            spin_polarized=spin_polarized,
-            relax_ecut=RELAX_ECUT if relax else None,
-            lanthanides=lanthanides,
-            **changes,
-        )
-    except TypeError:
-        unknown = sorted(set(changes) - set(asdict(PRESETS[preset])))
-        raise DosError(
-            f"no GPAW setting {', '.join(unknown)}; there are {', '.join(asdict(PRESETS[preset]))}"
-        ) from None
 
 
 def recipe_of(settings: GpawSettings, preset: str, elements: Iterable[str] = ()) -> str:
@@ -98,114 +48,6 @@ def recipe_of(settings: GpawSettings, preset: str, elements: Iterable[str] = ())
     """
     recipe = recipe_id(f"gpaw-pbe-{preset}", settings.as_dict())
     return recipe_with_stand_ins(recipe, settings.stand_ins(elements))
-
-
-@dataclass
-class GpawStaticMaker(AseMaker):
-    """Total energy and forces with GPAW.
-
-    An :class:`~atomate2.ase.jobs.AseMaker` whose calculation runs in a child process.
-
-    Parameters
-    ----------
-    name : str
-    preset : {'fast', 'standard', 'accurate'}
-    spin_polarized : bool
-    wall_time_limit : float
-        In s.
-    user_settings : dict
-        Other fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
-
-    Examples
-    --------
-    >>> aluminium = Structure(Lattice.cubic(4.05), ["Al"], [[0, 0, 0]])
-    >>> GpawStaticMaker(preset="fast").make(aluminium).name
-    'GPAW static'
-    """
-
-    name: str = "GPAW static"
-    preset: str = "standard"
-    spin_polarized: bool = False
-    wall_time_limit: float = 3600.0
-    user_settings: dict[str, Any] = field(default_factory=dict)
-
-    def _get_calculator(self) -> Calculator:
-        """Calculator that names the engine in task documents; it computes nothing here."""
-        for problem in installation.missing():
-            raise DosError(problem)
-        from gpaw import GPAW
-
-        return GPAW(mode={"name": "pw", "ecut": self.settings.ecut}, xc="PBE", txt=None)
-
-    @property
-    def settings(self) -> GpawSettings:
-        """Settings of the run."""
-        return settings_of(self.preset, spin_polarized=self.spin_polarized, **self.user_settings)
-
-    def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:
-        """Run GPAW on a structure, in a child process.
-
-        Parameters
-        ----------
-        mol_or_struct : Structure
-        prev_dir : None
-            Not used; here because other makers have it.
-        """
-        started = time.perf_counter()
-        result = run_gpaw("static", mol_or_struct, self.settings, self.wall_time_limit)
-        return AseResult(
-            final_mol_or_struct=mol_or_struct,
-            final_energy=result["energy"],
-            converged=True,
-            dir_name=str(Path.cwd()),
-            elapsed_time=time.perf_counter() - started,
-        )
-
-
-@dataclass
-class GpawRelaxMaker(GpawStaticMaker):
-    """Relax cell and positions with GPAW, keeping the symmetry.
-
-    Parameters
-    ----------
-    name : str
-    preset : {'fast', 'standard', 'accurate'}
-        Chooses the k-mesh; the cutoff is `RELAX_ECUT`, since stress needs more plane waves.
-    spin_polarized : bool
-    wall_time_limit : float
-        In s.
-    user_settings : dict
-    """
-
-    name: str = "GPAW relax"
-
-    @property
-    def settings(self) -> GpawSettings:
-        """Settings of the run."""
-        return settings_of(
-            self.preset, spin_polarized=self.spin_polarized, relax=True, **self.user_settings
-        )
-
-    def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:
-        """Relax a structure, in a child process.
-
-        Parameters
-        ----------
-        mol_or_struct : Structure
-        prev_dir : None
-            Not used; here because other makers have it.
-        """
-        started = time.perf_counter()
-        result = run_gpaw("relax", mol_or_struct, self.settings, self.wall_time_limit)
-        species = [site.specie for site in mol_or_struct]
-        return AseResult(
-            final_mol_or_struct=Structure(Lattice(result["cell"]), species, result["frac_coords"]),
-            final_energy=result["energy"],
-            converged=True,
-            is_force_converged=True,
-            dir_name=str(Path.cwd()),
-            elapsed_time=time.perf_counter() - started,
-        )
 
 
 @dataclass
@@ -233,6 +75,7 @@ class GpawDosMaker(DosMaker):
 
     Examples
     --------
+    >>> from pymatgen.core import Lattice
     >>> aluminium = Structure(Lattice.cubic(4.05), ["Al"], [[0, 0, 0]])
     >>> flow = GpawDosMaker(preset="fast").make(aluminium, material_id="mp-998860")
     >>> [job.name for job in flow.jobs]
@@ -312,6 +155,8 @@ class GpawDosMaker(DosMaker):
         jobs: list[Job | Flow] = []
         started_from = structure
         if self.relax:
+            from workflows.dos.gpaw.ase_makers import GpawRelaxMaker  # atomate2 takes seconds
+
             relaxation = GpawRelaxMaker(
                 preset=self.preset,
                 spin_polarized=self.spin_polarized,

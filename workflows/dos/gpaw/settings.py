@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,11 +11,13 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
 from models.elements import stand_ins_among
+from workflows.dos.errors import DosError
 
 Lanthanides = Literal["stand-ins", "own"]
 LANTHANIDES: tuple[Lanthanides, ...] = get_args(Lanthanides)
 PAW_ELEMENTS = frozenset(chemical_symbols[1:87]) - {"Tc", "Po", "At"}
 """The 83 elements with a PBE data set in gpaw-data: H to Rn without Tc, Po and At."""
+RELAX_ECUT = 600.0  # eV; a stress converges later with the cutoff than a DOS
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,48 @@ what hangs on the mesh. For metals ``standard`` is about as fine as the Material
 k-points per reciprocal volume, 0.126/Å). With 0.18/Å the VB gaps of MgAl and SrMg had other
 verdicts than with any finer mesh; with 0.12, 0.10 and 0.08/Å both have a gap
 (``tests/benchmarks/results``)."""
+
+
+def settings_of(
+    preset: str,
+    *,
+    spin_polarized: bool = False,
+    relax: bool = False,
+    lanthanides: Lanthanides = "own",
+    **changes: Any,
+) -> GpawSettings:
+    """Settings of a preset.
+
+    Parameters
+    ----------
+    preset : {'fast', 'standard', 'accurate'}
+    spin_polarized, relax : bool
+    lanthanides : {'own', 'stand-ins'}
+    **changes
+        Other fields of :class:`~workflows.dos.gpaw.settings.GpawSettings`.
+
+    Raises
+    ------
+    DosError
+        If there is no such preset, field, or way to treat lanthanides.
+    """
+    if preset not in PRESETS:
+        raise DosError(f"no GPAW preset {preset!r}; there are {', '.join(PRESETS)}")
+    if lanthanides not in LANTHANIDES:
+        raise DosError(f"lanthanides as {lanthanides!r}; use {' or '.join(LANTHANIDES)}")
+    try:
+        return replace(
+            PRESETS[preset],
+            spin_polarized=spin_polarized,
+            relax_ecut=RELAX_ECUT if relax else None,
+            lanthanides=lanthanides,
+            **changes,
+        )
+    except TypeError:
+        unknown = sorted(set(changes) - set(asdict(PRESETS[preset])))
+        raise DosError(
+            f"no GPAW setting {', '.join(unknown)}; there are {', '.join(asdict(PRESETS[preset]))}"
+        ) from None
 
 
 def k_mesh(

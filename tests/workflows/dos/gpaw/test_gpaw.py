@@ -28,10 +28,9 @@ from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import calculation as gpaw
 from workflows.dos.gpaw import worker as gpaw_worker
+from workflows.dos.gpaw.ase_makers import GpawRelaxMaker, GpawStaticMaker
 from workflows.dos.gpaw.maker import (
     GpawDosMaker,
-    GpawRelaxMaker,
-    GpawStaticMaker,
     gpaw_dos,
     recipe_of,
 )
