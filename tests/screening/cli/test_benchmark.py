@@ -111,7 +111,7 @@ def test_edos_tables_have_gap_figures(tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = run(
         "edos", "--data", labels, "--structures", structures, "--out", out, "--quick",
-        "--architecture", "gatgnn", "--no-plots", "--json", "--quiet",
+        "--architecture", "gatgnn", "--no-plots", "--json", "--workers", 1, "--quiet",
     )  # fmt: skip
     document = json.loads(text)
     rows = [(g["model"], g["setting"]) for g in document["vb_gaps"] if g["materials"] == "all"]
@@ -130,7 +130,7 @@ def test_what_is_trained_otherwise_is_said(tmp_path: Path) -> None:
     text = run(
         "edos", "--data", labels, "--structures", structures, "--out", tmp_path / "out", "--epochs",
         2, "--seeds", 1, "--setting", "sumnorm-kl", "--architecture", "gatgnn", "--architecture",
-        "mat2spec+", "--no-plots", "--quiet",
+        "mat2spec+", "--no-plots", "--workers", 1, "--quiet",
     )  # fmt: skip
     assert "2 epochs, batches of 128" in text
     assert "- mat2spec+: epochs 1, batch size 32, weight decay 1\n" in text
