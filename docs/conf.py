@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 # Sphinx would import them while it pretends to type checkers, which pydantic does not survive.
+import workflows.dos.gpaw.ase_makers  # noqa: E402
 import workflows.dos.gpaw.maker  # noqa: E402
 import workflows.dos.vasp.maker  # noqa: E402, F401
 
