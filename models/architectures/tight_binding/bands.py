@@ -13,7 +13,7 @@ the integrals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,6 +36,7 @@ _EDGE_POINTS = np.stack(np.meshgrid(*[[0, 0.5]] * 3, indexing="ij"), -1).reshape
 _CHUNK = 6_000_000  # elements of the matrices that are diagonalised at once
 _EXACT = 1e-11  # eV
 _TAIL = 40 * FERMI_WIDTH  # eV beyond which a level is full or empty
+_NEAR = 10 * FERMI_WIDTH  # eV; so near to that of full and empty levels the Fermi level mostly is
 _SLACK = 1e-9  # electrons
 
 
@@ -329,43 +330,91 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
     """
     # On the host: a GPU would be waited for in each of the steps.
     bands = levels.detach().cpu().numpy().astype(float)
-    weight = weights.cpu().numpy().astype(float)[:, None]
+    weight = weights.cpu().numpy().astype(float)
     weight /= weight.sum()
-    lowest, highest = bands.min(0), bands.max(0)
-    # At `start` less than the electrons are there, at `end` more, if the levels hold them.
+    least, most = electrons - _SLACK, electrons + _SLACK
+    for start, end in _ranges(bands, weight, electrons):
+        filling = _Filling.of(bands, weight, start, end)
+        if filling.electrons(start) < least and filling.electrons(end) > most:
+            break
+    energy = filling.reached(least, start, end)
+    if filling.electrons(energy + FERMI_WIDTH) < most:  # nothing there: a range is open
+        energy = (energy + filling.reached(most, start, end)) / 2
+    fermi = levels.new_tensor(energy)
+    if not levels.requires_grad:
+        return fermi
+    share = np.full(bands.shape, 1e-9)
+    share[filling.some] += (1 - filling.tanh(energy) ** 2) / 4
+    share *= weight[:, None]
+    moved = (torch.from_numpy(share / share.sum()).to(levels) * levels).sum()
+    return fermi + (moved - moved.detach())
+
+
+def _ranges(
+    bands: np.ndarray, weight: np.ndarray, electrons: float
+) -> Iterator[tuple[float, float]]:
+    """Ranges for the Fermi level in eV: a likely one, and one that has it if any has."""
     last = bands.shape[1] - 1
-    start = lowest[max(0, min(int(electrons / 2) - 1, last))] - _TAIL
-    end = highest[min(math.ceil(electrons / 2), last)] + _TAIL
-    n_full = int(np.searchsorted(highest, start - _TAIL))
-    some = slice(n_full, int(np.searchsorted(lowest, end + _TAIL)))
-    scaled = bands[:, some].ravel() / (2 * FERMI_WIDTH)
-    # A Fermi distribution is half of 1 + tanh, and a level holds two.
-    weight_of_each = np.broadcast_to(weight, bands[:, some].shape).ravel()
-    sure = 2 * n_full + weight_of_each.sum()
+    start = float(bands[:, max(0, min(int(electrons / 2) - 1, last))].min()) - _TAIL
+    end = float(bands[:, min(math.ceil(electrons / 2), last)].max()) + _TAIL
+    low, high = start, end
+    while high - low > FERMI_WIDTH:  # where levels that are full or empty hold the electrons
+        middle = (low + high) / 2
+        if 2 * weight @ (bands < middle).sum(1) < electrons:
+            low = middle
+        else:
+            high = middle
+    yield low - _NEAR, high + _NEAR
+    yield start, end
 
-    def tanh(energy: float) -> np.ndarray:
-        return np.tanh(energy / (2 * FERMI_WIDTH) - scaled)
 
-    def count(energy: float) -> float:
-        return float(sure + weight_of_each @ tanh(energy))
+@dataclass(frozen=True, eq=False)
+class _Filling:
+    """Levels that may be partly filled while the Fermi level is in some range.
 
-    def reached(number: float) -> float:
-        if count(start) >= number:
-            return float(start)
-        if count(end) < number:
-            return float(end)
+    Parameters
+    ----------
+    some : ndarray, shape (Q, M), bool
+        Which levels these are.
+    scaled : ndarray, shape (L,)
+        They, over twice the width of the Fermi distribution.
+    weight : ndarray, shape (L,)
+    sure : float
+        Electrons if each of them holds one, as at its own energy.
+    """
+
+    some: np.ndarray
+    scaled: np.ndarray
+    weight: np.ndarray
+    sure: float
+
+    @classmethod
+    def of(cls, bands: np.ndarray, weight: np.ndarray, start: float, end: float) -> _Filling:
+        """With the Fermi level from `start` to `end`, in eV."""
+        below = bands <= start - _TAIL
+        some = ~below & (bands < end + _TAIL)
+        weight_of_each = np.broadcast_to(weight[:, None], bands.shape)[some]
+        sure = 2 * float(weight @ below.sum(1)) + float(weight_of_each.sum())
+        return cls(some, bands[some] / (2 * FERMI_WIDTH), weight_of_each, sure)
+
+    def tanh(self, energy: float) -> np.ndarray:
+        """Of each level, -1 where it is empty and 1 where it is full."""
+        return np.tanh(energy / (2 * FERMI_WIDTH) - self.scaled)
+
+    def electrons(self, energy: float) -> float:
+        """In all levels, with the Fermi level at an energy in eV."""
+        return self.sure + float(self.weight @ self.tanh(energy))
+
+    def reached(self, number: float, start: float, end: float) -> float:
+        """Fermi level of so many electrons; an end of the range if it is not in there."""
+        if self.electrons(start) >= number:
+            return start
+        if self.electrons(end) < number:
+            return end
         from scipy.optimize import brentq
 
-        return float(brentq(lambda energy: count(energy) - number, start, end, xtol=_EXACT))
-
-    energy = reached(electrons - _SLACK)
-    if count(energy + FERMI_WIDTH) < electrons + _SLACK:  # nothing there: a range is open
-        energy = (energy + reached(electrons + _SLACK)) / 2
-    share = np.full(bands.shape, 1e-9)
-    share[:, some] += (1 - tanh(energy) ** 2).reshape(len(bands), -1) / 4
-    share *= weight
-    moved = (torch.from_numpy(share / share.sum()).to(levels) * levels).sum()
-    return energy + (moved - moved.detach())
+        found = brentq(lambda energy: self.electrons(energy) - number, start, end, xtol=_EXACT)
+        return float(found)
 
 
 def from_edges(levels: Tensor, edges: Edges) -> Tensor:
