@@ -106,6 +106,11 @@ def test_runs_are_measured_kept_and_not_done_again(
     assert all(np.isfinite(list(r.figures.values())).all() for r in first)
     assert first[0].prediction.shape == (6, 66)
     assert first[0].figures != first[2].figures
+    for result in first:
+        assert result.material_ids == held_out(chosen, result.run).material_ids
+        for key, errors in result.errors.items():
+            assert errors.shape == (6,)
+            assert errors.mean() == pytest.approx(result.figures[key], rel=1e-5)
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("done again")
@@ -113,7 +118,7 @@ def test_runs_are_measured_kept_and_not_done_again(
     monkeypatch.setattr(benchmark, "train_run", forbidden)
     again = run_all(chosen, runs, tmp_path / "runs")
     for a, b in zip(first, again, strict=True):
-        assert (a.run, a.figures) == (b.run, b.figures)
+        assert (a.run, a.figures, a.material_ids) == (b.run, b.figures, b.material_ids)
         np.testing.assert_array_equal(a.prediction, b.prediction)
     monkeypatch.setattr(benchmark, "measure", lambda *_: {"mae": 7.0})
     assert [r.figures for r in run_all(chosen, runs, tmp_path / "runs")] == [{"mae": 7.0}] * 4
