@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from screening.benchmark import studies, tables
 from screening.benchmark.data import config_of, shared_dataset
 from screening.benchmark.runs import RunResult, reference
 from screening.benchmark.subclasses import Subclass
-from screening.benchmark.tables import Row, markdown, mean_and_std, table
+from screening.benchmark.tables import Row, figure_cells, markdown, mean_and_std, table
 from screening.benchmark.variants import REFERENCES, BenchmarkRun
 from screening.benchmark.vb_gaps import gap_rows, label_counts
 
@@ -275,8 +274,9 @@ def _units(rows: Sequence[Row], energy_unit: str) -> str:
     settings = dict.fromkeys(row.setting for row in rows)
     units = "; ".join(f"{setting}: {unit_of(setting, energy_unit)}" for setting in settings)
     return (
-        "Figures on the test materials, mean ± standard deviation over seeds. Units of MAE and "
-        f"(squared) of MSE: {units}. The mean spectrum is that of the training materials."
+        "Figures on the test materials, mean ± standard deviation over seeds. SE is the standard "
+        "error over the test materials instead, of their errors averaged over the seeds. Units of "
+        f"MAE and (squared) of MSE: {units}. The mean spectrum is that of the training materials."
     )
 
 
@@ -338,8 +338,7 @@ def _renamed(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 def _proportion(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return "not defined"
-    std = math.nan if estimate["std"] is None else estimate["std"]
-    value = mean_and_std(round(estimate["value"], 2), std)
+    value = mean_and_std(round(estimate["value"], 2), estimate["std"])
     return f"{estimate['low']:.2f} to {estimate['high']:.2f} ({value})"
 
 
@@ -354,18 +353,13 @@ def _subclass_section(rows: Sequence[Row], unit: str) -> str:
 def _external_section(rows: list[dict[str, Any]], unit: str) -> str:
     flat = [
         {k: row[k] for k in ("file", "model", "setting", "n_test", "seeds")}
-        | {k: mean_and_std(*map(_or_nan, (v, row["std"][k]))) for k, v in row["mean"].items()}
+        | figure_cells(row, unit)
         for row in rows
     ]
-    flat = [_titled(row, unit) for row in flat]
     return (
         "## Labels of other files\n\nWithout the materials that were trained or validated on.\n\n"
         + markdown(flat)
     )
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _titled(row: dict[str, Any], unit: str) -> dict[str, Any]:
