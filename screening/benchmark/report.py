@@ -14,6 +14,7 @@ from models.errors import named
 from models.spectra.settings import SETTINGS
 from models.training.config import TrainingConfig
 from screening.benchmark import studies, tables
+from screening.benchmark.ablations import ablation_rows
 from screening.benchmark.data import config_of, shared_dataset
 from screening.benchmark.runs import RunResult, reference
 from screening.benchmark.subclasses import Subclass
@@ -29,6 +30,11 @@ GAP_NOTE = (
     "references need no network: the cell of at most so many atoms (the number that gives the "
     "best F1 on the training materials) has a VB gap and a larger one has none; and the nearest "
     "composition of the training materials, its spectrum per atom times the atoms of the cell.\n"
+)
+ABLATION_NOTE = (
+    "How much larger the errors are than those of the model that is ablated, trained with the same "
+    "materials and seeds: the mean over the test materials of the difference of each (averaged "
+    "over the seeds) ± its standard error over these materials, not over seeds.\n"
 )
 SPLIT_NOTES = {
     "material": "Materials of one chemical system may be in different parts.",
@@ -109,6 +115,8 @@ class Benchmark:
         if self.dataset.grid.unit == "eV":
             self.document["labels"] = label_counts(config)
             self.document["vb_gaps"] = gap_rows(config, [*self.references, *self.results])
+        if ablations := ablation_rows(self.results):
+            self.document["ablations"] = ablations
         if beside:
             self.document["beside"] = {b.config.split_by: b.document for b in beside}
         if subclasses:
@@ -156,8 +164,10 @@ class Benchmark:
         for other in self.beside:
             stem = f"by-{other.config.split_by}"
             tables.to_csv(other.rows, self.folder / f"{stem}-benchmark.csv")
-            if rows := _flat(other.document)["vb_gaps"]:
-                tables.write_csv(rows, self.folder / f"{stem}-vb_gaps.csv")
+            flat = _flat(other.document)
+            for name in ("vb_gaps", "ablations"):
+                if flat[name]:
+                    tables.write_csv(flat[name], self.folder / f"{stem}-{name}.csv")
 
 
 def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -170,6 +180,7 @@ def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     ]
     return {
         "vb_gaps": [_unnested(row) for row in document.get("vb_gaps", ())],
+        "ablations": [_unnested(row) for row in document.get("ablations", ())],
         "labels": document.get("labels", []),
         "errors": errors,
         "unrelaxed": document.get("unrelaxed", []),
@@ -194,6 +205,9 @@ def report(benchmark: Benchmark) -> str:
         f"# Benchmark: {benchmark.config.target}\n\n{command}{setup}",
         f"{_units(benchmark.rows, unit)}\n\n{tables.to_markdown(benchmark.rows, unit)}",
     ]
+    if document.get("ablations"):
+        sections.append(f"## Ablations\n\n{ABLATION_NOTE}")
+        sections.append(_ablation_table(document["ablations"], unit))
     if document.get("vb_gaps"):
         sections.append(f"## VB gaps of the test materials\n\n{GAP_NOTE}")
         sections += _gap_tables(document["vb_gaps"])
@@ -289,8 +303,29 @@ def _other_split(benchmark: Benchmark, unit: str) -> list[str]:
         f"{len(split.train)} materials for training, {len(split.validation)} for validation, "
         f"{len(split.test)} for the test.\n\n{tables.to_markdown(rows, unit)}"
     ]
+    if ablations := benchmark.document.get("ablations"):
+        sections.append(f"Ablations:\n\n{_ablation_table(ablations, unit)}")
     gaps = benchmark.document.get("vb_gaps")
     return [*sections, "VB gaps:\n", *_gap_tables(gaps)] if gaps else sections
+
+
+def _ablation_table(rows: list[dict[str, Any]], unit: str) -> str:
+    return markdown(
+        [
+            {"model": row["model"], "compared with": row["compared_with"]}
+            | {"setting": row["setting"], "training set": row["n_train"]}
+            | {"test set": row["n_test"], "seeds": row["seeds"]}
+            | {tables.figure_title(k, unit): _difference(row[k]) for k in ("mae", "wd")}
+            for row in rows
+        ]
+    )
+
+
+def _difference(of_errors: dict[str, float | None]) -> str:
+    difference, error = of_errors["difference"], of_errors["standard_error"]
+    if difference is None:
+        return "-"
+    return f"{difference:+.3g}" + ("" if error is None else f" ± {error:.2g}")
 
 
 def _gap_tables(gaps: list[dict[str, Any]]) -> list[str]:

@@ -38,6 +38,7 @@ from screening.benchmark.runs import (
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.variants import (
     ABLATION_VARIANTS,
+    ARCHITECTURE_VARIANTS,
     MEAN_SPECTRUM,
     NEAREST_COMPOSITION,
     BenchmarkRun,
@@ -162,6 +163,26 @@ def test_changed_defaults_of_an_architecture_are_other_hyperparameters(
     model_config = benchmark.model_config
     monkeypatch.setattr(benchmark, "model_config", changed)
     assert benchmark._stem(tmp_path, chosen, run) != before
+
+
+def test_what_a_model_is_called_and_compared_with_is_not_what_was_trained(tmp_path: Path) -> None:
+    """Finished trainings of a version that named its ablations otherwise are taken."""
+    chosen, run = config(tmp_path), plan([TINY], ["maxnorm-mse"], 1)[0]
+    renamed = TINY.model_copy(update={"name": "less", "ablates": "tiny"})
+    other = run.model_copy(update={"variant": renamed})
+    assert benchmark._stem(tmp_path, chosen, other) == benchmark._stem(tmp_path, chosen, run)
+
+
+def test_every_ablation_is_of_a_model_of_the_same_architecture() -> None:
+    models = {v.name: v for v in ARCHITECTURE_VARIANTS}
+    assert all(v.ablates is None for v in models.values())
+    for variant in ABLATION_VARIANTS:
+        assert variant.ablates is not None
+        model = models[variant.ablates]
+        assert variant.architecture == model.architecture
+        assert variant.name.startswith(f"{model.name} ")
+        own, others = (v.model_dump(exclude={"name", "ablates"}) for v in (variant, model))
+        assert own != others
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
