@@ -35,6 +35,16 @@ def mae(prediction: np.ndarray, label: np.ndarray) -> float:
     return float(np.abs(prediction - label).mean())
 
 
+def absolute_errors(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Mean absolute error of each material over its bins, shape (n,).
+
+    Parameters
+    ----------
+    prediction, label : ndarray, shape (n, K')
+    """
+    return np.abs(prediction - label).mean(-1)
+
+
 def mse(prediction: np.ndarray, label: np.ndarray) -> float:
     """Mean squared error over all bins, in the squared unit of the spectra.
 
@@ -136,10 +146,9 @@ def standard_errors(
     bin_width : float
         In eV or cm^-1, which is then the unit of WD.
     """
-    difference = prediction - label
     of_materials = {
-        "mae": np.abs(difference).mean(-1),
-        "mse": (difference**2).mean(-1),
+        "mae": absolute_errors(prediction, label),
+        "mse": ((prediction - label) ** 2).mean(-1),
         "wd": wasserstein_distances(prediction, label, bin_width),
     }
     if len(label) < 2:

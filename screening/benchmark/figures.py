@@ -10,7 +10,7 @@ import numpy as np
 from models.spectra.settings import SETTINGS
 from screening.benchmark.data import held_out, labels_for
 from screening.benchmark.report import unit_of
-from screening.benchmark.studies import GROUPS, Bin, material_errors
+from screening.benchmark.studies import GROUPS, Bin
 from screening.benchmark.tables import FIGURES
 from screening.report.plots import (
     ENERGY_LABEL,
@@ -68,7 +68,7 @@ def _figures_of(benchmark: Benchmark, setting: str) -> dict[str, Figure]:
     if by_subclass:
         figures["subclasses"] = plot_subclasses(by_subclass, "mae", f"MAE ({unit})", spectra)
     results = [r for r in (*benchmark.references, *benchmark.first) if r.run.setting == setting]
-    errors = {r.run.variant.name: _errors(benchmark, r) for r in results}
+    errors = {r.run.variant.name: r.errors["mae"] for r in results}
     title = f"{spectra}, {len(results[0].prediction)} test materials, seed 0"
     figures["boxes"] = plot_error_boxes(errors, unit, title)
     return figures
@@ -105,7 +105,7 @@ def _draw_quintiles(
     benchmark: Benchmark, examples: list[str], result: RunResult, file: str
 ) -> None:
     test = held_out(benchmark.config, result.run)
-    label, errors = labels_for(result.run.setting, test), _errors(benchmark, result)
+    label, errors = labels_for(result.run.setting, test), result.errors["mae"]
     rows = np.array([test.material_ids.index(i) for i in examples])
     formulas = test.subset(rows).formulas
     names = [
@@ -143,12 +143,6 @@ def _draw_unrelaxed(benchmark: Benchmark) -> None:
             )
             file = f"unrelaxed-{kind.split()[0]}-{setting}.png"
             save_figure(figure, benchmark.folder / file)
-
-
-def _errors(benchmark: Benchmark, result: RunResult) -> np.ndarray:
-    """Mean absolute error of each test material, shape (n,)."""
-    test = held_out(benchmark.config, result.run)
-    return material_errors(result.prediction, labels_for(result.run.setting, test))
 
 
 def _unit(benchmark: Benchmark, setting: str) -> str:

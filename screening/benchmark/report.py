@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from models.errors import named
 from models.spectra.settings import SETTINGS
 from models.training.config import TrainingConfig
 from screening.benchmark import studies, tables
+from screening.benchmark.ablations import ablation_rows
 from screening.benchmark.data import config_of, shared_dataset
 from screening.benchmark.runs import RunResult, reference
 from screening.benchmark.subclasses import Subclass
-from screening.benchmark.tables import Row, markdown, mean_and_std, table
+from screening.benchmark.tables import Row, figure_cells, markdown, mean_and_std, table
 from screening.benchmark.variants import REFERENCES, BenchmarkRun
 from screening.benchmark.vb_gaps import gap_rows, label_counts
 
@@ -30,6 +30,11 @@ GAP_NOTE = (
     "references need no network: the cell of at most so many atoms (the number that gives the "
     "best F1 on the training materials) has a VB gap and a larger one has none; and the nearest "
     "composition of the training materials, its spectrum per atom times the atoms of the cell.\n"
+)
+ABLATION_NOTE = (
+    "How much larger the errors are than those of the model that is ablated, trained with the same "
+    "materials and seeds: the mean over the test materials of the difference of each (averaged "
+    "over the seeds) ± its standard error over these materials, not over seeds.\n"
 )
 SPLIT_NOTES = {
     "material": "Materials of one chemical system may be in different parts.",
@@ -110,6 +115,8 @@ class Benchmark:
         if self.dataset.grid.unit == "eV":
             self.document["labels"] = label_counts(config)
             self.document["vb_gaps"] = gap_rows(config, [*self.references, *self.results])
+        if ablations := ablation_rows(self.results):
+            self.document["ablations"] = ablations
         if beside:
             self.document["beside"] = {b.config.split_by: b.document for b in beside}
         if subclasses:
@@ -157,8 +164,10 @@ class Benchmark:
         for other in self.beside:
             stem = f"by-{other.config.split_by}"
             tables.to_csv(other.rows, self.folder / f"{stem}-benchmark.csv")
-            if rows := _flat(other.document)["vb_gaps"]:
-                tables.write_csv(rows, self.folder / f"{stem}-vb_gaps.csv")
+            flat = _flat(other.document)
+            for name in ("vb_gaps", "ablations"):
+                if flat[name]:
+                    tables.write_csv(flat[name], self.folder / f"{stem}-{name}.csv")
 
 
 def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -171,6 +180,7 @@ def _flat(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     ]
     return {
         "vb_gaps": [_unnested(row) for row in document.get("vb_gaps", ())],
+        "ablations": [_unnested(row) for row in document.get("ablations", ())],
         "labels": document.get("labels", []),
         "errors": errors,
         "unrelaxed": document.get("unrelaxed", []),
@@ -195,6 +205,9 @@ def report(benchmark: Benchmark) -> str:
         f"# Benchmark: {benchmark.config.target}\n\n{command}{setup}",
         f"{_units(benchmark.rows, unit)}\n\n{tables.to_markdown(benchmark.rows, unit)}",
     ]
+    if document.get("ablations"):
+        sections.append(f"## Ablations\n\n{ABLATION_NOTE}")
+        sections.append(_ablation_table(document["ablations"], unit))
     if document.get("vb_gaps"):
         sections.append(f"## VB gaps of the test materials\n\n{GAP_NOTE}")
         sections += _gap_tables(document["vb_gaps"])
@@ -275,8 +288,9 @@ def _units(rows: Sequence[Row], energy_unit: str) -> str:
     settings = dict.fromkeys(row.setting for row in rows)
     units = "; ".join(f"{setting}: {unit_of(setting, energy_unit)}" for setting in settings)
     return (
-        "Figures on the test materials, mean ± standard deviation over seeds. Units of MAE and "
-        f"(squared) of MSE: {units}. The mean spectrum is that of the training materials."
+        "Figures on the test materials, mean ± standard deviation over seeds. SE is the standard "
+        "error over the test materials instead, of their errors averaged over the seeds. Units of "
+        f"MAE and (squared) of MSE: {units}. The mean spectrum is that of the training materials."
     )
 
 
@@ -289,8 +303,29 @@ def _other_split(benchmark: Benchmark, unit: str) -> list[str]:
         f"{len(split.train)} materials for training, {len(split.validation)} for validation, "
         f"{len(split.test)} for the test.\n\n{tables.to_markdown(rows, unit)}"
     ]
+    if ablations := benchmark.document.get("ablations"):
+        sections.append(f"Ablations:\n\n{_ablation_table(ablations, unit)}")
     gaps = benchmark.document.get("vb_gaps")
     return [*sections, "VB gaps:\n", *_gap_tables(gaps)] if gaps else sections
+
+
+def _ablation_table(rows: list[dict[str, Any]], unit: str) -> str:
+    return markdown(
+        [
+            {"model": row["model"], "compared with": row["compared_with"]}
+            | {"setting": row["setting"], "training set": row["n_train"]}
+            | {"test set": row["n_test"], "seeds": row["seeds"]}
+            | {tables.figure_title(k, unit): _difference(row[k]) for k in ("mae", "wd")}
+            for row in rows
+        ]
+    )
+
+
+def _difference(of_errors: dict[str, float | None]) -> str:
+    difference, error = of_errors["difference"], of_errors["standard_error"]
+    if difference is None:
+        return "-"
+    return f"{difference:+.3g}" + ("" if error is None else f" ± {error:.2g}")
 
 
 def _gap_tables(gaps: list[dict[str, Any]]) -> list[str]:
@@ -338,8 +373,7 @@ def _renamed(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 def _proportion(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return "not defined"
-    std = math.nan if estimate["std"] is None else estimate["std"]
-    value = mean_and_std(round(estimate["value"], 2), std)
+    value = mean_and_std(round(estimate["value"], 2), estimate["std"])
     return f"{estimate['low']:.2f} to {estimate['high']:.2f} ({value})"
 
 
@@ -354,18 +388,13 @@ def _subclass_section(rows: Sequence[Row], unit: str) -> str:
 def _external_section(rows: list[dict[str, Any]], unit: str) -> str:
     flat = [
         {k: row[k] for k in ("file", "model", "setting", "n_test", "seeds")}
-        | {k: mean_and_std(*map(_or_nan, (v, row["std"][k]))) for k, v in row["mean"].items()}
+        | figure_cells(row, unit)
         for row in rows
     ]
-    flat = [_titled(row, unit) for row in flat]
     return (
         "## Labels of other files\n\nWithout the materials that were trained or validated on.\n\n"
         + markdown(flat)
     )
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _titled(row: dict[str, Any], unit: str) -> dict[str, Any]:

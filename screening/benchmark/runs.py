@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from models.errors import ModelError
 from models.graphs.graph import edge_budget_batches
 from models.predictor import EDGE_BUDGET
 from models.processes import WorkerDiedError, WorkerPool
-from models.spectra.metrics import spectrum_metrics
+from models.spectra.metrics import absolute_errors, spectrum_metrics, wasserstein_distances
 from models.spectra.phonons import phonon_figures
 from models.spectra.settings import SETTINGS
 from models.training.card import label_branch_collapsed, label_branch_in_words
@@ -45,6 +45,10 @@ class RunResult:
         on normalised labels.
     remarks : tuple of str
         What happened in the training that one should know.
+    material_ids : tuple of str
+        The test materials.
+    errors : dict of ndarray, shape (n_test,)
+        Of each test material: the figures ``mae`` and ``wd`` are the means of these.
     """
 
     run: BenchmarkRun
@@ -53,6 +57,8 @@ class RunResult:
     n_train: int
     seconds: float
     remarks: tuple[str, ...] = ()
+    material_ids: tuple[str, ...] = ()
+    errors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def run_all(
@@ -151,8 +157,7 @@ def train_run(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> RunRes
         save_checkpoint(_model_stem(folder, config, run), trained.checkpoint)
     test = dataset.subset(split.test)
     prediction = predict(trained.checkpoint, test)
-    figures = measure(run.setting, prediction, test)
-    return RunResult(run, prediction, figures, len(split.train), trained.seconds, tuple(remarks))
+    return measured(run, prediction, test, len(split.train), trained.seconds, tuple(remarks))
 
 
 def kept_model(config: TrainingConfig, run: BenchmarkRun, folder: Path) -> Checkpoint:
@@ -199,8 +204,7 @@ def reference(config: TrainingConfig, variant: Variant, setting: str) -> RunResu
     else:
         weights = data.nearest_in_training(test, train)
     prediction = weights @ spectra * units[1]
-    figures = measure(setting, prediction, test)
-    return RunResult(run, prediction, figures, len(train), 0.0)
+    return measured(run, prediction, test, len(train))
 
 
 def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -> RunResult:
@@ -216,9 +220,8 @@ def on_subclass(config: TrainingConfig, result: RunResult, subclass: Subclass) -
     test = data.held_out(config, result.run)
     rows = np.flatnonzero(subclass.members(test))
     run = result.run.model_copy(update={"subclass": subclass})
-    prediction = result.prediction[rows]
-    figures = measure(run.setting, prediction, test.subset(rows))
-    return replace(result, run=run, prediction=prediction, figures=figures)
+    facts = result.n_train, result.seconds, result.remarks
+    return measured(run, result.prediction[rows], test.subset(rows), *facts)
 
 
 def on_file(config: TrainingConfig, run: BenchmarkRun, folder: Path, file: Path) -> RunResult:
@@ -252,8 +255,7 @@ def on_file(config: TrainingConfig, run: BenchmarkRun, folder: Path, file: Path)
         raise ModelError(f"{file}: {len(rows)} materials that were not trained on; too few")
     test = other.subset(rows)
     prediction = predict(kept_model(config, run, folder), test)
-    figures = measure(run.setting, prediction, test)
-    return RunResult(run, prediction, figures, len(split.train), 0.0)
+    return measured(run, prediction, test, len(split.train))
 
 
 # Measuring.
@@ -285,6 +287,36 @@ def predict(checkpoint: Checkpoint, test: SpectrumDataset) -> np.ndarray:
         batch = test.graphs.select(torch.from_numpy(members))
         spectra[members] = checkpoint.setting.decode(checkpoint.model(batch), batch.n_atoms)
     return spectra
+
+
+def measured(
+    run: BenchmarkRun,
+    prediction: np.ndarray,
+    test: SpectrumDataset,
+    n_train: int,
+    seconds: float = 0.0,
+    remarks: tuple[str, ...] = (),
+) -> RunResult:
+    """The result of a run, with the figures and the errors of its prediction.
+
+    Parameters
+    ----------
+    run : BenchmarkRun
+    prediction : ndarray, shape (n, K')
+    test : SpectrumDataset
+        Of n materials.
+    n_train : int
+    seconds : float
+        Of the training.
+    remarks : tuple of str
+    """
+    label = data.labels_for(run.setting, test)
+    errors = {
+        "mae": absolute_errors(prediction, label),
+        "wd": wasserstein_distances(prediction, label, test.grid.width),
+    }
+    figures = measure(run.setting, prediction, test)
+    return RunResult(run, prediction, figures, n_train, seconds, remarks, test.material_ids, errors)
 
 
 def measure(setting: str, prediction: np.ndarray, test: SpectrumDataset) -> dict[str, float]:
@@ -352,4 +384,4 @@ def _read(folder: Path, config: TrainingConfig, run: BenchmarkRun) -> RunResult 
     test = data.held_out(config, run)
     if prediction.shape != (len(test), test.grid.size):
         raise ModelError(f"{stem}: a prediction of shape {prediction.shape}; remove it")
-    return RunResult(run, prediction, measure(run.setting, prediction, test), *facts)
+    return measured(run, prediction, test, *facts)

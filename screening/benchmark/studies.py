@@ -48,16 +48,6 @@ class Bin:
     high: float
 
 
-def material_errors(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Mean absolute error of each material's spectrum, shape (n,).
-
-    Parameters
-    ----------
-    prediction, label : ndarray, shape (n, K')
-    """
-    return np.abs(prediction - label).mean(-1)
-
-
 def errors_by(errors: np.ndarray, groups: Sequence[object]) -> list[Bin]:
     """Statistics of the errors for each value of `groups` (length n), in sorted order.
 
@@ -162,14 +152,13 @@ def error_study(config: TrainingConfig, results: Iterable[RunResult]) -> list[di
         dataset = data.shared_dataset(config)
         split = data.split_for(dataset, config, run)
         train, test = dataset.subset(split.train), data.held_out(config, run)
-        label = data.labels_for(run.setting, test)
-        errors = material_errors(result.prediction, label)
+        errors = result.errors["mae"]
         by_quantile = partial(errors_by_quantile, errors)
         bins = {
             "n_elements": errors_by(errors, data.n_elements(test).tolist()),
             "n_sites": by_quantile(test.graphs.n_atoms.numpy()),
             "similarity": by_quantile(data.similar_in_training(test, train)),
-            "roughness": by_quantile(roughness(label)),
+            "roughness": by_quantile(roughness(data.labels_for(run.setting, test))),
         }
         examples = [test.material_ids[i] for i in quintile_examples(errors)]
         documents.append(

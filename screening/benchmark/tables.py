@@ -1,4 +1,4 @@
-"""Results of a benchmark as tables: means and deviations over seeds, as Markdown, CSV and JSON."""
+"""Results of a benchmark as tables: means, deviations over seeds, errors over materials."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Row:
         See :class:`screening.benchmark.variants.BenchmarkRun`.
     std : dict
         NaN for a single seed.
+    standard_error : dict
+        Over the test materials, of their errors averaged over the seeds: how far the mean would
+        be from that of other test materials of the same kind. Of the figures that are means over
+        materials, MAE and WD; NaN for a single material.
     seconds : float
         Of a training, on average.
     """
@@ -49,7 +53,13 @@ class Row:
     n_seeds: int
     mean: dict[str, float]
     std: dict[str, float]
+    standard_error: dict[str, float]
     seconds: float
+
+    @property
+    def parts(self) -> dict[str, dict[str, float]]:
+        """What is said of the figures, by its name in JSON and CSV."""
+        return {"mean": self.mean, "std": self.std, "standard_error": self.standard_error}
 
     @property
     def what(self) -> dict[str, Any]:
@@ -85,6 +95,10 @@ def _row(key: tuple[str, str, float, str, str], group: list[RunResult]) -> Row:
         n_seeds=len(group),
         mean={name: float(np.mean(v)) for name, v in values.items()},
         std={name: deviation(v) for name, v in values.items()},
+        standard_error={
+            name: standard_error(np.mean([r.errors[name] for r in group], axis=0))
+            for name in group[0].errors
+        },
         seconds=float(np.mean([r.seconds for r in group])),
     )
 
@@ -96,8 +110,13 @@ def deviation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of a sample (n,); NaN for a single value."""
+    return deviation(values.tolist()) / math.sqrt(len(values))
+
+
 def to_markdown(rows: Sequence[Row], unit: str) -> str:
-    """Table with ``mean ± std`` in every cell.
+    """Table with ``mean ± std`` in every cell, and the standard errors in columns of their own.
 
     Parameters
     ----------
@@ -112,10 +131,30 @@ def to_markdown(rows: Sequence[Row], unit: str) -> str:
             ({"materials": row.subclass, "trained on": row.regime} if by_subclass else {})
             | {"model": row.name, "setting": row.setting, "training set": row.n_train}
             | {"test set": row.n_test, "seeds": row.n_seeds}
-            | {figure_title(k, unit): mean_and_std(m, row.std[k]) for k, m in row.mean.items()}
-            for row in rows
+            | figure_cells(document, unit)
+            for row, document in zip(rows, to_document(rows), strict=True)
         ]
     )
+
+
+def figure_cells(row: dict[str, Any], unit: str) -> dict[str, str]:
+    """The figures of a row as text, each by the title of its column.
+
+    Parameters
+    ----------
+    row : dict
+        Of :func:`to_document`.
+    unit : str
+        Of the energy axis.
+    """
+    cells = {}
+    for key, mean in row["mean"].items():
+        title = figure_title(key, unit)
+        cells[title] = mean_and_std(mean, row["std"][key])
+        if key in row["standard_error"]:
+            error = row["standard_error"][key]
+            cells[f"SE of {title}"] = "-" if error is None else f"{error:.2g}"
+    return cells
 
 
 def figure_title(key: str, unit: str) -> str:
@@ -135,14 +174,14 @@ def to_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Table for JSON; None where there is no number."""
     return [
         row.what
-        | {part: {k: finite(v) for k, v in getattr(row, part).items()} for part in ("mean", "std")}
+        | {part: {k: finite(v) for k, v in of_part.items()} for part, of_part in row.parts.items()}
         | {"seconds": round(row.seconds, 1)}
         for row in rows
     ]
 
 
 def to_csv(rows: Sequence[Row], path: Path) -> None:
-    """Table with a column for the mean and one for the deviation of each figure.
+    """Table with columns for the mean, the deviation and the standard error of each figure.
 
     Parameters
     ----------
@@ -154,7 +193,12 @@ def to_csv(rows: Sequence[Row], path: Path) -> None:
     write_csv(
         [
             row.what
-            | {f"{k}_{p}": finite(getattr(row, p)[k]) for k in row.mean for p in ("mean", "std")}
+            | {
+                f"{key}_{part}": finite(of_part[key])
+                for key in row.mean
+                for part, of_part in row.parts.items()
+                if key in of_part
+            }
             | {"seconds": round(row.seconds, 1)}
             for row in rows
         ],
@@ -177,16 +221,16 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def mean_and_std(mean: float, std: float) -> str:
+def mean_and_std(mean: float | None, std: float | None) -> str:
     """As text, the mean alone where there is no deviation.
 
     Parameters
     ----------
-    mean, std : float
+    mean, std : float or None
     """
-    if math.isnan(mean):
+    if mean is None:
         return "-"
-    return f"{mean:.4g}" if math.isnan(std) else f"{mean:.4g} ± {std:.2g}"
+    return f"{mean:.4g}" if std is None else f"{mean:.4g} ± {std:.2g}"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

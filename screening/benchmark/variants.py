@@ -28,6 +28,8 @@ class Variant(BaseModel):
         Fields of :class:`models.training.config.TrainingConfig` that differ for it.
     epochs : float
         Part of the benchmark's epochs that it is trained for.
+    ablates : str, optional
+        Name of the variant that it differs from in one choice, and is compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,86 +39,68 @@ class Variant(BaseModel):
     model: dict[str, Any] = {}
     training: dict[str, Any] = {}
     epochs: float = Field(1.0, gt=0)
+    ablates: str | None = None
 
 
-def _plus(what: str = "", **model: Any) -> Variant:
-    """Mat2Spec+ with smaller batches, so more steps in an epoch, and stronger weight decay."""
-    return Variant(
-        name=f"mat2spec+ {what}".strip(),
-        architecture="mat2spec+",
-        model=model,
-        training={"batch_size": 32, "weight_decay": 1.0},
-        epochs=0.5,
-    )
+def _ablation(of: Variant, what: str, **model: Any) -> Variant:
+    """The same with other choices in the configuration of its architecture."""
+    changes = {"name": f"{of.name} {what}", "model": model, "ablates": of.name}
+    return of.model_copy(update=changes)
 
 
-def _springs(what: str = "", **model: Any) -> Variant:
-    """Springs in few epochs: there is little to learn, and each step takes eigenvalues."""
-    return Variant(
-        name=f"springs {what}".strip(),
-        architecture="springs",
-        model=model,
-        training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
-        epochs=0.06,
-    )
-
-
-def _tight_binding(what: str = "", **model: Any) -> Variant:
-    """Tight binding in small batches, its rate falling to zero."""
-    return Variant(
-        name=f"tight-binding {what}".strip(),
-        architecture="tight-binding",
-        model=model,
-        training={
-            "batch_size": 8,
-            "weight_decay": 0.05,
-            "learning_rate": 3e-3,
-            "schedule": "one-cycle",
-        },
-        epochs=0.6,
-    )
-
-
-_TRAINED_OTHERWISE = {
-    "mat2spec+": _plus(),
-    "springs": _springs(),
-    "tight-binding": _tight_binding(),
-}
+_MAT2SPEC = Variant(name="mat2spec", architecture="mat2spec")
+# Smaller batches, so more steps in an epoch, and stronger weight decay.
+_PLUS = Variant(
+    name="mat2spec+",
+    architecture="mat2spec+",
+    training={"batch_size": 32, "weight_decay": 1.0},
+    epochs=0.5,
+)
+# Few epochs: there is little to learn, and each step takes eigenvalues.
+_SPRINGS = Variant(
+    name="springs",
+    architecture="springs",
+    training={"batch_size": 16, "weight_decay": 0.3, "learning_rate": 3e-3},
+    epochs=0.06,
+)
+# Small batches, the rate falling to zero.
+_TIGHT_BINDING = Variant(
+    name="tight-binding",
+    architecture="tight-binding",
+    training={
+        "batch_size": 8,
+        "weight_decay": 0.05,
+        "learning_rate": 3e-3,
+        "schedule": "one-cycle",
+    },
+    epochs=0.6,
+)
+_TRAINED_OTHERWISE = {v.architecture: v for v in (_PLUS, _SPRINGS, _TIGHT_BINDING)}
 ARCHITECTURE_VARIANTS = tuple(
     _TRAINED_OTHERWISE.get(a, Variant(name=a, architecture=a)) for a in ARCHITECTURES
 )
 ABLATION_VARIANTS = (
-    Variant(
-        name="mat2spec without label embedding",
-        architecture="mat2spec",
-        model={"label_embedding": False},
+    _ablation(_MAT2SPEC, "without label embedding", label_embedding=False),
+    _ablation(_MAT2SPEC, "without projector", projector=False),
+    _ablation(_MAT2SPEC, "without contrastive loss", loss_weights={"contrastive": 0.0}),
+    _ablation(_MAT2SPEC, "without alignment loss", loss_weights={"alignment": 0.0}),
+    _ablation(_PLUS, "with one member", members=1),
+    _ablation(_PLUS, "without element properties", properties=False),
+    _ablation(_PLUS, "without statistics", statistics=False),
+    _ablation(_PLUS, "without spectra of sites", site_resolved=False),
+    _ablation(_PLUS, "without kernel regression", kernel=0),
+    _ablation(_PLUS, "with strained structures", strain=0.02),
+    Variant(name="mat2spec+ trained as the others", architecture="mat2spec+", ablates="mat2spec+"),
+    _ablation(_SPRINGS, "with one member", members=1),
+    _ablation(_SPRINGS, "without kernel regression", kernel=0),
+    _ablation(_TIGHT_BINDING, "without diffuse s*", diffuse=False),
+    _ablation(_TIGHT_BINDING, "with near bonds only", reach=1.4),
+    _ablation(_TIGHT_BINDING, "on one mesh", shifted=False),
+    _ablation(
+        _TIGHT_BINDING, "without the loss of occupied states", loss_weights={"occupied": 0.0}
     ),
-    Variant(name="mat2spec without projector", architecture="mat2spec", model={"projector": False}),
-    Variant(
-        name="mat2spec without contrastive loss",
-        architecture="mat2spec",
-        model={"loss_weights": {"contrastive": 0.0}},
-    ),
-    Variant(
-        name="mat2spec without alignment loss",
-        architecture="mat2spec",
-        model={"loss_weights": {"alignment": 0.0}},
-    ),
-    _plus("with one member", members=1),
-    _plus("without element properties", properties=False),
-    _plus("without statistics", statistics=False),
-    _plus("without spectra of sites", site_resolved=False),
-    _plus("without kernel regression", kernel=0),
-    _plus("with strained structures", strain=0.02),
-    Variant(name="mat2spec+ trained as the others", architecture="mat2spec+"),
-    _springs("with one member", members=1),
-    _springs("without kernel regression", kernel=0),
-    _tight_binding("without diffuse s*", diffuse=False),
-    _tight_binding("with near bonds only", reach=1.4),
-    _tight_binding("on one mesh", shifted=False),
-    _tight_binding("without the loss of occupied states", loss_weights={"occupied": 0.0}),
-    _tight_binding("without the loss of gaps", loss_weights={"gap": 0.0}),
-    _tight_binding("corrected", kernel=0.6),
+    _ablation(_TIGHT_BINDING, "without the loss of gaps", loss_weights={"gap": 0.0}),
+    _ablation(_TIGHT_BINDING, "corrected", kernel=0.6),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,8 @@ from tests.screening.figures import cut_off, overlapping
 def row(name: str, mean: dict[str, float], **changes: object) -> Row:
     fields: dict = {"setting": "sumnorm-kl", "fraction": 1.0, "subclass": "", "regime": "global"}
     fields |= {"n_train": 100, "n_test": 10, "n_seeds": 2, "seconds": 1.0}
-    return Row(name=name, mean=mean, std=dict.fromkeys(mean, 0.1), **fields | changes)
+    spread = dict.fromkeys(mean, 0.1)
+    return Row(name=name, mean=mean, std=spread, standard_error=spread, **fields | changes)
 
 
 def test_a_radar_has_the_best_on_the_outer_ring_of_every_axis() -> None:
@@ -152,7 +154,7 @@ def test_subclasses_have_a_bar_for_each_way_of_training() -> None:
 
 
 def test_a_single_seed_has_no_error_bar() -> None:
-    rows = [Row("a", "s", 1.0, "oxides", "global", 9, 9, 1, {"mae": 1.0}, {"mae": math.nan}, 1.0)]
+    rows = [replace(row("a", {"mae": 1.0}, subclass="oxides"), std={"mae": math.nan})]
     axes = figures.plot_subclasses(rows, "mae", "MAE", "s").axes[0]
     (bars,) = axes.collections
     assert not any(len(segment) for segment in bars.get_segments())

@@ -38,6 +38,7 @@ from screening.benchmark.runs import (
 from screening.benchmark.subclasses import Subclass
 from screening.benchmark.variants import (
     ABLATION_VARIANTS,
+    ARCHITECTURE_VARIANTS,
     MEAN_SPECTRUM,
     NEAREST_COMPOSITION,
     BenchmarkRun,
@@ -106,6 +107,11 @@ def test_runs_are_measured_kept_and_not_done_again(
     assert all(np.isfinite(list(r.figures.values())).all() for r in first)
     assert first[0].prediction.shape == (6, 66)
     assert first[0].figures != first[2].figures
+    for result in first:
+        assert result.material_ids == held_out(chosen, result.run).material_ids
+        for key, errors in result.errors.items():
+            assert errors.shape == (6,)
+            assert errors.mean() == pytest.approx(result.figures[key], rel=1e-5)
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("done again")
@@ -113,7 +119,7 @@ def test_runs_are_measured_kept_and_not_done_again(
     monkeypatch.setattr(benchmark, "train_run", forbidden)
     again = run_all(chosen, runs, tmp_path / "runs")
     for a, b in zip(first, again, strict=True):
-        assert (a.run, a.figures) == (b.run, b.figures)
+        assert (a.run, a.figures, a.material_ids) == (b.run, b.figures, b.material_ids)
         np.testing.assert_array_equal(a.prediction, b.prediction)
     monkeypatch.setattr(benchmark, "measure", lambda *_: {"mae": 7.0})
     assert [r.figures for r in run_all(chosen, runs, tmp_path / "runs")] == [{"mae": 7.0}] * 4
@@ -157,6 +163,26 @@ def test_changed_defaults_of_an_architecture_are_other_hyperparameters(
     model_config = benchmark.model_config
     monkeypatch.setattr(benchmark, "model_config", changed)
     assert benchmark._stem(tmp_path, chosen, run) != before
+
+
+def test_what_a_model_is_called_and_compared_with_is_not_what_was_trained(tmp_path: Path) -> None:
+    """Finished trainings of a version that named its ablations otherwise are taken."""
+    chosen, run = config(tmp_path), plan([TINY], ["maxnorm-mse"], 1)[0]
+    renamed = TINY.model_copy(update={"name": "less", "ablates": "tiny"})
+    other = run.model_copy(update={"variant": renamed})
+    assert benchmark._stem(tmp_path, chosen, other) == benchmark._stem(tmp_path, chosen, run)
+
+
+def test_every_ablation_is_of_a_model_of_the_same_architecture() -> None:
+    models = {v.name: v for v in ARCHITECTURE_VARIANTS}
+    assert all(v.ablates is None for v in models.values())
+    for variant in ABLATION_VARIANTS:
+        assert variant.ablates is not None
+        model = models[variant.ablates]
+        assert variant.architecture == model.architecture
+        assert variant.name.startswith(f"{model.name} ")
+        own, others = (v.model_dump(exclude={"name", "ablates"}) for v in (variant, model))
+        assert own != others
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from screening.benchmark.runs import RunResult
 from screening.benchmark.subclasses import SUBCLASSES
@@ -20,6 +22,9 @@ from screening.benchmark.tables import (
     write_csv,
 )
 from screening.benchmark.variants import BenchmarkRun, Regime, Variant
+
+SPREAD = np.array([0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6])  # of the errors of seven materials
+SPREAD_ERROR = math.sqrt(sum((SPREAD - 1) ** 2) / 6 / 7)
 
 
 def result(
@@ -38,7 +43,9 @@ def result(
         subclass=SUBCLASSES.get(subclass),
         regime=regime,
     )
-    return RunResult(run, np.zeros((7, 2)), {"mae": mae, "wd": 3 * mae}, 10, 2.0)
+    figures = {"r2": 0.5, "mae": mae, "wd": 3 * mae}
+    errors = {"mae": mae * SPREAD, "wd": 3 * mae * SPREAD}
+    return RunResult(run, np.zeros((7, 2)), figures, 10, 2.0, errors=errors)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -54,10 +61,11 @@ def test_tables_have_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> Non
     assert rows[0].std["mae"] == 1.0
     assert math.isnan(rows[1].std["mae"])
     head, _, *lines = to_markdown(rows, "eV").splitlines()
-    assert head == "| model | setting | training set | test set | seeds | MAE | WD (eV) |"
+    figures = "R2 | MAE | SE of MAE | WD (eV) | SE of WD (eV)"
+    assert head == f"| model | setting | training set | test set | seeds | {figures} |"
     assert lines == [
-        "| a | sumnorm-kl | 10 | 7 | 3 | 2 ± 1 | 6 ± 3 |",
-        "| b | sumnorm-kl | 10 | 7 | 1 | 5 | 15 |",
+        "| a | sumnorm-kl | 10 | 7 | 3 | 0.5 ± 0 | 2 ± 1 | 0.33 | 6 ± 3 | 0.98 |",
+        "| b | sumnorm-kl | 10 | 7 | 1 | 0.5 | 5 | 0.82 | 15 | 2.4 |",
     ]
     to_csv(rows, tmp_path / "t.csv")
     assert [
@@ -66,9 +74,35 @@ def test_tables_have_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> Non
         ("a", "7", "2.0", "1.0"),
         ("b", "7", "5.0", ""),
     ]
+    errors = [float(r["wd_standard_error"]) for r in read(tmp_path / "t.csv")]
+    assert errors == pytest.approx([6 * SPREAD_ERROR, 15 * SPREAD_ERROR])
+    assert "r2_standard_error" not in read(tmp_path / "t.csv")[0]
     document = json.loads(json.dumps(to_document(rows), allow_nan=False))
     assert [d["std"]["mae"] for d in document] == [1.0, None]
     assert [d["n_test"] for d in document] == [7, 7]
+    for row, error in zip(document, (2 * SPREAD_ERROR, 5 * SPREAD_ERROR), strict=True):
+        assert row["standard_error"] == pytest.approx({"mae": error, "wd": 3 * error})
+
+
+def test_the_standard_error_is_of_errors_averaged_over_seeds() -> None:
+    """Where the seeds err on different materials it is smaller than that of each seed."""
+    seeds = np.random.default_rng(0).random((3, 7))
+    results = [
+        replace(result("a", seed, 1.0), errors={"wd": errors}) for seed, errors in enumerate(seeds)
+    ]
+    (row,) = table(results)
+    means = [sum(of_material) / 3 for of_material in seeds.T]
+    center = sum(means) / 7
+    expected = math.sqrt(sum((m - center) ** 2 for m in means) / 6 / 7)
+    assert row.standard_error == {"wd": pytest.approx(expected)}
+    assert all(table([r])[0].standard_error["wd"] > expected for r in results)
+
+
+def test_a_single_material_has_no_standard_error() -> None:
+    rows = table([replace(result("a", 0, 1.0), errors={"mae": np.array([1.0])})])
+    assert math.isnan(rows[0].standard_error["mae"])
+    assert to_document(rows)[0]["standard_error"] == {"mae": None}
+    assert to_markdown(rows, "eV").endswith("| 0.5 | 1 | - | 3 |\n")
 
 
 def test_fractions_are_rows_of_their_own() -> None:
@@ -93,7 +127,7 @@ def test_subclasses_and_ways_of_training_are_rows_of_their_own(tmp_path: Path) -
     ]
     text = to_markdown(rows, "eV")
     assert text.startswith("| materials | trained on | model |")
-    assert "| oxides | fine-tuned | a | sumnorm-kl | 10 | 7 | 2 | 3 ± 1.4 |" in text
+    assert "| oxides | fine-tuned | a | sumnorm-kl | 10 | 7 | 2 | 0.5 ± 0 | 3 ± 1.4 |" in text
     to_csv(rows, tmp_path / "t.csv")
     assert [(r["subclass"], r["trained_on"]) for r in read(tmp_path / "t.csv")] == [
         (subclass, regime) for subclass, regime, _ in found
