@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # The wheel in an environment that has never seen this folder: minutes, most of them pip's.
 check-wheel: $(VENV)/installed-dev

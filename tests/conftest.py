@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SCREEN_RESCORE"] = "0"  # one model is enough for most tests, and its processes
 
 Row = dict[str, Any]
+LONG = ("slow", "dft", "browser")  # markers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have the most long tests, so that processes end together."""
+    long = Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(scope="session")
