@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from db.collections import COLLECTIONS
-from db.embedded import COLUMNS, JSON, TABLES
+from db.embedded_codecs import JSON
+from db.embedded_tables import TABLES
 from db.open import open_store
 from db.store import ScreeningStore
 
@@ -101,13 +102,14 @@ def spoil(uri: str) -> Spoil:
     """Set a field of the documents of a material or run to anything, past the store."""
 
     def in_sqlite(collection: str, identifier: str, field: str, value: Any) -> None:
-        if isinstance(value, (dict, list)) or COLUMNS[collection][field] is JSON:
+        column = TABLES[collection].fields[field]
+        if isinstance(value, (dict, list)) or column.codec is JSON:
             value = orjson.dumps(value)
         key = "run_id" if collection == "runs" else "material_id"
         connection = sqlite3.connect(uri)
         with connection:
-            parts = TABLES[collection].fields[field].inner  # which a hand would have to spoil, too
-            nothing = "".join(f", {c.name} = NULL" for part in parts for c in part.flat)
+            others = column.flat[1:]  # which a hand would have to spoil, too
+            nothing = "".join(f", {other.name} = NULL" for other in others)
             changed = connection.execute(
                 f"UPDATE {collection} SET {field} = ?{nothing} WHERE {key} = ?", (value, identifier)
             ).rowcount

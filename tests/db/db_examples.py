@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,3 +189,10 @@ def round_document(number: int = 1, run_id: str = "run-1", **changes: Any) -> Ro
         "updated_at": START,
     }
     return RoundDoc(run_id=run_id, number=str(number), **(values | changes))
+
+
+def of_version_1(path: Path) -> Path:
+    """A file of the embedded store that version 1 wrote, with some of these documents."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(Path(__file__).with_name("version_1.sql").read_text())
+    return path

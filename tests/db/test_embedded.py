@@ -17,20 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, RUNS, Condition, Query
-from db.embedded import COLUMNS, FILE_VERSION, JSON, EmbeddedStore
+from db.collections import CANDIDATES, PREDICTIONS, RUNS, Query
+from db.embedded import EmbeddedStore
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH
-from tests.db.db_examples import (
-    candidate,
-    gap,
-    prediction,
-    round_document,
-    run,
-    validation,
-    verdict,
-)
+from tests.db.db_examples import candidate, prediction, run, verdict
 
 FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 KILLS = 200 if FULL else 10
@@ -40,115 +32,6 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
-
-
-def test_columns_are_the_fields_of_the_documents() -> None:
-    for collection in COLLECTIONS:
-        assert list(COLUMNS[collection.name]) == sorted(
-            collection.document.model_fields, key=list(COLUMNS[collection.name]).index
-        )
-        assert set(COLUMNS[collection.name]) == set(collection.document.model_fields)
-
-
-def test_a_file_from_before_there_were_rounds_gets_their_table(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with open_store(path) as store:
-        store.put_run(run())
-    connection = sqlite3.connect(path)
-    connection.execute("DROP TABLE rounds")
-    connection.commit()
-    connection.close()
-    for _ in range(2):
-        with open_store(path) as store:
-            store.put_round(round_document())
-            assert store.rounds("run-1") == [round_document()]
-            assert store.runs() == [run()]
-
-
-def test_a_file_from_before_a_field_existed_is_read_and_written(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with open_store(path) as store:
-        store.put_run(run())
-        store.upsert_candidates([candidate(1)])
-    connection = sqlite3.connect(path)
-    for column in ("cell_multiplicity", "reduction_problem"):
-        connection.execute(f"ALTER TABLE candidates DROP COLUMN {column}")
-    connection.commit()
-    connection.close()
-    reduced = candidate(2, cell_multiplicity=4)
-    for _ in range(2):
-        with open_store(path) as store:
-            store.upsert_candidates([reduced])
-            assert list(store.candidates("run-1", with_structure=True)) == [candidate(1), reduced]
-
-
-def of_version_1(path: Path) -> Path:
-    """A file with the documents of `documents_of_version_1`, as version 1 wrote it."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(Path(__file__).with_name("version_1.sql").read_text())
-    return path
-
-
-def documents_of_version_1(path: Path) -> dict[str, list]:
-    with open_store(path) as store:
-        read = {c.name: list(store.find(Query(c, with_structure=True))) for c in COLLECTIONS}
-        assert not store.problems
-        return read
-
-
-def test_a_file_of_version_1_is_converted(tmp_path: Path) -> None:
-    path = of_version_1(tmp_path / "store.sqlite")
-    judged = candidate(1).model_copy(update=verdict(1).model_dump(exclude={"gap"}))
-    rejected = {"state": "rejected", "reason": "band gap", "structure": None, "shard": None}
-    expected = {
-        "runs": [run()],
-        "candidates": [
-            judged.model_copy(update={"gap": gap()}),
-            candidate(2),
-            candidate(3, gap=gap(margins=None)),
-            candidate(4, **rejected),
-        ],
-        "predictions": [prediction(1), prediction(2, gap=None)],
-        "validations": [validation(1)],
-        "rounds": [round_document()],
-    }
-    assert documents_of_version_1(path) == expected
-    assert documents_of_version_1(path) == expected  # opened again
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        schema = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == FILE_VERSION
-        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    open_store(tmp_path / "new.sqlite").close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "new.sqlite")) as connection:
-        new = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
-    assert schema == new
-    with open_store(path) as store:
-        assert [c.material_id for c in store.find(Query(CANDIDATES, sort_by="gap.width"))] == [
-            *("mp-2", "mp-4"),
-            *("mp-1", "mp-3"),
-        ]
-        assert store.count_by(Query(CANDIDATES), "model_id") == {None: 3, "mat2spec-1": 1}
-
-
-def test_a_reader_does_not_convert_a_file_of_version_1(tmp_path: Path) -> None:
-    path = of_version_1(tmp_path / "store.sqlite")
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="older version of this program; run `screen db migrate"):
-        open_store(path, read_only=True)
-    assert path.read_bytes() == before
-
-
-def test_a_conversion_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch) -> None:
-    path = of_version_1(tmp_path / "store.sqlite")
-
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("db.embedded._take_over", full)
-        with pytest.raises(StoreError, match="the disk is full"):
-            open_store(path)
-    assert len(documents_of_version_1(path)["candidates"]) == 4
 
 
 def test_what_is_shared_by_a_batch_that_was_not_kept_is_no_trap(embedded) -> None:
@@ -161,26 +44,6 @@ def test_what_is_shared_by_a_batch_that_was_not_kept_is_no_trap(embedded) -> Non
     embedded.upsert_candidates([candidate(1, run_id="run-2"), candidate(1, run_id="run-1")])
     assert [c.run_id for c in embedded.find(Query(CANDIDATES))] == ["run-2", "run-1"]
     assert embedded.count_by(Query(CANDIDATES), "run_id") == {"run-1": 1, "run-2": 1}
-
-
-@pytest.mark.parametrize(
-    ("operator", "value", "expected"),
-    [
-        ("==", "mat2spec-1", ["mp-1"]),
-        ("==", "unknown", []),
-        ("==", None, ["mp-2"]),
-        ("!=", "mat2spec-1", ["mp-2", "mp-3"]),
-        ("!=", "unknown", ["mp-1", "mp-2", "mp-3"]),
-        ("!=", None, ["mp-1", "mp-3"]),
-        ("in", ["mat2spec-1", "unknown"], ["mp-1"]),
-        (">", "mat2spec-1", ["mp-3"]),
-    ],
-)
-def test_conditions_on_a_text_that_is_kept_once(store, operator, value, expected) -> None:
-    store.upsert_candidates([candidate(i) for i in (1, 2, 3)])
-    store.apply_verdicts([verdict(1), verdict(3, model_id="other")])
-    asked = Query(CANDIDATES, (Condition("model_id", operator, value),), sort_by="material_id")
-    assert [c.material_id for c in store.find(asked)] == expected
 
 
 def test_folders_are_made(tmp_path: Path) -> None:
@@ -218,32 +81,6 @@ def test_a_folder_that_cannot_be_written() -> None:
     one_line(error)
 
 
-def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "other.sqlite"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE songs (title)")
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="another program"):
-        open_store(path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("version", "message"),
-    [
-        (FILE_VERSION + 1, "install a newer version"),
-        (0, "restore it from a copy"),
-    ],
-)
-def test_another_schema_version(tmp_path: Path, version: int, message: str) -> None:
-    path = tmp_path / "store.sqlite"
-    open_store(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(StoreError, match=message):
-        open_store(path)
-
-
 def test_names_that_are_no_store() -> None:
     with pytest.raises(StoreError, match="no name"):
         open_store(" ")
@@ -264,18 +101,6 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     one_line(error)
 
 
-def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with open_store(path) as store:
-        store.upsert_predictions([prediction(1), prediction(2)])
-        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("UPDATE predictions SET formula = CAST(x'ff' AS TEXT) WHERE id = 1")
-        assert [p.material_id for p in store.find(Query(PREDICTIONS))] == ["mp-2"]
-        assert [p.material_id for p in store.predictions([prediction(2).key])] == ["mp-2"]
-        assert "formula" in store.problems[0].reason
-        assert store.count_by(Query(PREDICTIONS), "formula") == {"NaCl": 1, "\udcff": 1}
-
-
 def test_a_listing_does_not_read_structures(tmp_path: Path) -> None:
     huge = {"sites": [[x] for x in np.random.default_rng(0).random(20_000).tolist()]}
     with EmbeddedStore(tmp_path / "store.sqlite") as store:
@@ -285,49 +110,6 @@ def test_a_listing_does_not_read_structures(tmp_path: Path) -> None:
         assert len(list(store.candidates("run-1"))) == 1
         assert not any("structure," in sql or sql.endswith("structure") for sql in read)
         assert next(store.candidates("run-1", with_structure=True)).structure == huge
-
-
-def test_a_document_that_mongodb_could_not_keep_is_refused(embedded, monkeypatch) -> None:
-    monkeypatch.setattr("db.embedded.MAX_DOCUMENT", 1000)
-    with pytest.raises(StoreError, match=r"run-1, mp-1: structure has \d+ bytes, 1000 are"):
-        embedded.upsert_candidates([candidate(structure={"sites": ["x" * 1000]})])
-    assert embedded.candidate_counts("run-1") == {}
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("state", "==", "pending"))),
-        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("is_positive", "==", True))),
-        Query(CANDIDATES, (Condition("run_id", "==", "r"), Condition("chemsys", "==", "Cl-Na"))),
-        Query(CANDIDATES, (Condition("material_id", "==", "mp-1"),)),
-        Query(CANDIDATES, (Condition("run_id", "==", "r"),), sort_by="material_id"),
-        Query(PREDICTIONS, (Condition("material_id", "==", "mp-1"),)),
-    ],
-)
-def test_queries_use_an_index(embedded: EmbeddedStore, asked: Query) -> None:
-    assert "USING" in plan_of(embedded, asked)
-    assert "INDEX" in plan_of(embedded, asked)
-
-
-def plan_of(embedded: EmbeddedStore, asked: Query) -> str:
-    """What SQLite does first to answer a query."""
-    traced: list[str] = []
-    connection = embedded._connected()
-    connection.set_trace_callback(traced.append)
-    list(embedded.find(asked))
-    connection.set_trace_callback(None)
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {traced[0]}").fetchall()
-    return plan[0][3]
-
-
-@pytest.mark.parametrize("field", ["energy_above_hull", "gap.width", "formula"])
-def test_a_run_is_sorted_in_the_order_of_the_file(tmp_path: Path, field: str) -> None:
-    path = of_version_1(tmp_path / "store.sqlite")
-    asked = Query(CANDIDATES, (Condition("run_id", "==", "run-1"),), sort_by=field, limit=10)
-    for file in (path, tmp_path / "new.sqlite"):
-        with EmbeddedStore(file) as store:
-            assert "candidates_work" in plan_of(store, asked)
 
 
 # a full disk
@@ -488,25 +270,6 @@ def open_and_write(path: Path, number: int) -> None:
         store.upsert_predictions([prediction(number)])
 
 
-def test_ctrl_c_while_a_document_is_encoded_stays_a_ctrl_c() -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    encode = JSON.encode
-    assert encode is not None
-    document = verdict().gap
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for moment in np.linspace(0.001, 0.002, 300):
-            with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-                signal.setitimer(signal.ITIMER_REAL, moment)
-                while True:
-                    encode([document] * 50)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 # readers
 
 
@@ -531,15 +294,6 @@ def test_sqlite_itself_refuses_what_a_reader_writes(embedded: EmbeddedStore) -> 
             with pytest.raises(StoreError, match="is read-only"):
                 write()
     assert embedded.runs() == [run()]
-
-
-def test_a_reader_asks_for_a_migration(embedded: EmbeddedStore) -> None:
-    with sqlite3.connect(embedded.path) as connection:
-        connection.execute("ALTER TABLE runs DROP COLUMN parent")
-    with pytest.raises(StoreError, match="older version of this program; run `screen db migrate"):
-        open_store(embedded.path, read_only=True)
-    open_store(embedded.path).close()
-    open_store(embedded.path, read_only=True).close()
 
 
 def test_a_reader_follows_the_name_of_its_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from pymatgen.core import Structure
 
-from db.embedded import STRUCTURE
+from db.embedded_codecs import STRUCTURE
 from db.open import open_store
 from db.structures import StructureArrays
 from db.tables import to_dataframe
