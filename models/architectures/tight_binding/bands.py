@@ -284,6 +284,24 @@ class Edges:
         return (self.cbm + self.vbm) / 2
 
 
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Levels of one crystal and how they are filled.
+
+    Parameters
+    ----------
+    levels : Tensor, shape (Q, M)
+        In eV, rising; relative to the vacuum as far as the free atoms' levels are.
+    mesh : Mesh
+        The Q wave vectors.
+    edges : Edges
+    """
+
+    levels: Tensor
+    mesh: Mesh
+    edges: Edges
+
+
 def fill(levels: Tensor, weights: Tensor, electrons: float, insulator: bool | None = None) -> Edges:
     """Fill the levels with electrons, two in each.
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from models.architectures.interface import (
     Architecture,
-    ArchitectureConfig,
     GraphNeeds,
     Insights,
     StatesArchitecture,
@@ -25,6 +21,7 @@ from models.architectures.parts.ensemble import distribution, member_spread
 from models.architectures.parts.layers import register_tables
 from models.architectures.parts.scatter import scatter
 from models.architectures.tight_binding.bands import (
+    Bands,
     Edges,
     Integrals,
     Mesh,
@@ -37,6 +34,8 @@ from models.architectures.tight_binding.bands import (
     states_of,
     with_flat,
 )
+from models.architectures.tight_binding.bonds import Bonds
+from models.architectures.tight_binding.config import TightBindingConfig
 from models.architectures.tight_binding.correction import Correction
 from models.architectures.tight_binding.free_atoms import WITHOUT_D, free_atoms, stand_ins
 from models.architectures.tight_binding.interpolation import (
@@ -46,14 +45,11 @@ from models.architectures.tight_binding.interpolation import (
     even_sizes,
     interpolated,
 )
+from models.architectures.tight_binding.network import Atoms, Energies, Network
 from models.architectures.tight_binding.projections import projections
 from models.architectures.tight_binding.slater_koster import (
-    CHANNELS,
-    LENGTH,
     N_ORBITALS,
-    POWERS,
     SHELL_OF_ORBITAL,
-    STRENGTHS,
     blocks,
 )
 from models.architectures.tight_binding.symmetry import (
@@ -64,8 +60,6 @@ from models.architectures.tight_binding.symmetry import (
 )
 from models.crystal import ELEMENTS
 from models.elements import (
-    N_PROPERTIES,
-    PROPERTIES,
     STAND_INS,
     covalent_radii,
     element_properties,
@@ -75,212 +69,12 @@ from models.graphs.graph import CrystalGraph, GraphBatch
 from models.spectra.band_labels import DEPTHS, BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Setting
-from models.spectra.spectrum import EDOS_GRID, EnergyGrid
 
-N_SURROUNDINGS = 6
-N_LENGTHS = 3
 NEIGHBORS = 48
 """Neighbours that the graph of an atom needs: in fcc, 42 are within 1.75 times the nearest."""
-_VANISHED = 8.0  # Å, the cutoff of the graph: integrals go to 0 from `_FADING` to there
-_FADING = 6.0
-_FULL = 1.3  # times the nearest distance: bonds up to here count fully
-_OUTLIER = 4.0
-_LARGEST = 15.0  # eV, of an integral before the network corrects it
 _SMALL = 12  # atoms; smaller cells have finer meshes in a prediction
 _BEYOND = 2.0  # eV; levels farther from a grid than this do not reach it
 _DIFFUSE, _D = 3, 2  # shells
-
-
-class LossWeights(ArchitectureConfig):
-    """Weights of the parts of the loss, see :meth:`TightBinding.losses`.
-
-    Parameters
-    ----------
-    distance : float
-        Of the Wasserstein distance in eV.
-    difference : float
-        Of the absolute difference of spectra with the sum 1.
-    occupied : float
-        Of the error of the occupied states' mean depth, per electron, in eV.
-    gap : float
-        Of the error of an insulator's gap in eV.
-    """
-
-    distance: float = Field(1.0, ge=0)
-    difference: float = Field(0.3, ge=0)
-    occupied: float = Field(0.3, ge=0)
-    gap: float = Field(0.1, ge=0)
-
-
-class TightBindingConfig(ArchitectureConfig):
-    """Size and parts of the tight-binding model.
-
-    Parameters
-    ----------
-    members : int
-        Networks that differ in their seeds and are trained each on its own; the prediction is the
-        mean of their spectra.
-    hidden : int
-        Width of the perceptrons that give atoms their levels and bonds their integrals.
-    embedding : int
-        Learned numbers of each element, besides its properties.
-    dropout : float
-        Between their layers.
-    reach : float
-        Longest bonds, as a multiple of the nearest neighbour's distance; both relative to the
-        covalent radii.
-    mesh : float
-        Size in Å of the supercell whose levels make a prediction; it decides how finely wave
-        vectors are sampled. Small cells get a finer mesh.
-    computed_mesh : float
-        The same of the levels that are computed, of those that a symmetry makes equal one; the
-        others are interpolated. The spectra of 300 structures of up to 60 atoms were 0.012 eV
-        (Wasserstein distance) from those of all levels on 30 Å, with all levels on 20 Å 0.013 eV
-        and on 24 Å 0.009 eV. Computed on 14 Å: 0.017 eV; on 20 Å, with a mesh of 30 Å: 0.009 eV.
-    training_mesh : float
-        Like `mesh`, in training.
-    shifted : bool
-        Whether each step of the training shifts that mesh at random.
-    diffuse : bool
-        Whether atoms have the diffuse s*, for the continuum.
-    loss_weights : LossWeights
-    max_orbitals : int
-        Cells with more orbitals are refused: the time of a matrix grows with the cube of them,
-        its memory with the square.
-    kernel : float
-        Share of a kernel regression of the residuals of the training materials that is added to
-        the shape of a spectrum, see
-        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. Atoms and
-        shells keep their shares at each energy. Levels, band edges, and whose the states of an
-        energy range are, are those of the Hamiltonian.
-    grid : EnergyGrid
-        Of the spectra, in eV; filled in when a model is trained.
-    """
-
-    members: int = Field(1, gt=0)
-    hidden: int = Field(128, gt=0)
-    embedding: int = Field(6, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    reach: float = Field(1.75, gt=_FULL)
-    mesh: float = Field(24.0, gt=0)
-    computed_mesh: float = Field(17.0, gt=0)
-    training_mesh: float = Field(11.0, gt=0)
-    shifted: bool = True
-    diffuse: bool = True
-    loss_weights: LossWeights = LossWeights()
-    max_orbitals: int = Field(2500, gt=0)
-    kernel: float = Field(0.0, ge=0, le=1)
-    grid: EnergyGrid = EDOS_GRID
-
-
-@dataclass(frozen=True, eq=False)
-class _Bonds:
-    """The E edges that are short enough to be bonds, and what is known of them.
-
-    Parameters
-    ----------
-    center, neighbor, graph : Tensor, shape (E,), int64
-        Nodes and the crystal, in the batch.
-    distance : Tensor, shape (E,)
-        In Å.
-    relative : Tensor, shape (E,)
-        Distance over the sum of the covalent radii.
-    ratio : Tensor, shape (E,)
-        `relative` over that of the nearest neighbour; of both ends' the farther one counts.
-    weight : Tensor, shape (E,)
-        1 for near bonds, going to 0 at the reach and at the cutoff of the graph.
-    direction : Tensor, shape (E, 3)
-    steps : Tensor, shape (E, 3)
-        The bond in units of the lattice vectors.
-    """
-
-    center: Tensor
-    neighbor: Tensor
-    graph: Tensor
-    distance: Tensor
-    relative: Tensor
-    ratio: Tensor
-    weight: Tensor
-    direction: Tensor
-    steps: Tensor
-
-
-class _Described(NamedTuple):
-    """What the networks see of N atoms and E bonds.
-
-    Parameters
-    ----------
-    sites : Tensor, shape (N, F)
-    bonds : Tensor, shape (E, G)
-    bound : Tensor, shape (N,)
-        How bound the atoms are, from 0 to 1.
-    """
-
-    sites: Tensor
-    bonds: Tensor
-    bound: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Bands:
-    """Levels of one crystal and how they are filled.
-
-    Parameters
-    ----------
-    levels : Tensor, shape (Q, M)
-        In eV, rising; relative to the vacuum as far as the free atoms' levels are.
-    mesh : Mesh
-        The Q wave vectors.
-    edges : Edges
-    """
-
-    levels: Tensor
-    mesh: Mesh
-    edges: Edges
-
-
-class _Member(nn.Module):
-    """Levels of atoms and integrals of bonds: what physics begins with, times what is learned.
-
-    All parameters are deviations from the beginning, so that weight decay pulls towards it.
-    """
-
-    def __init__(self, n_atom: int, config: TightBindingConfig) -> None:
-        super().__init__()
-        n_elements, n_channels = len(free_atoms().levels), len(CHANNELS)
-        self.embedding = nn.Embedding(n_elements, config.embedding)
-        self.embedding.weight.data.mul_(0.1)
-        self.element = nn.Embedding(n_elements, 4)
-        self.element.weight.data.zero_()
-        n_atom = n_atom + config.embedding
-        self.site = _perceptron(2 * n_atom + N_SURROUNDINGS, 4 + 1, config)
-        n_bond = 2 * (n_atom + N_SURROUNDINGS) + N_LENGTHS
-        self.bond = _perceptron(n_bond, 2 * n_channels, config)
-        self.strength = nn.Parameter(torch.zeros(n_channels))
-        self.power = nn.Parameter(torch.zeros(n_channels))
-        self.decay = nn.Parameter(torch.zeros(n_channels))
-        self.flat = nn.Parameter(torch.zeros(n_elements))
-        self.broadening = nn.Parameter(torch.tensor([0.0, 0.0, 0.0]))
-
-    @property
-    def log_width(self) -> Tensor:
-        """See :func:`models.architectures.tight_binding.bands.states_below`."""
-        start = torch.tensor([math.log(0.07), 0.0, 0.0]).to(self.broadening)
-        return start + self.broadening
-
-
-def _perceptron(n_in: int, n_out: int, config: TightBindingConfig) -> nn.Sequential:
-    last = nn.Linear(config.hidden, n_out)
-    last.weight.data.mul_(0.1)  # begin with the physics
-    last.bias.data.zero_()
-    return nn.Sequential(
-        nn.Linear(n_in, config.hidden),
-        nn.SiLU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.hidden, config.hidden),
-        nn.SiLU(),
-        last,
-    )
 
 
 class TightBinding(StatesArchitecture):
@@ -342,15 +136,15 @@ class TightBinding(StatesArchitecture):
             radii=covalent_radii(),
             edges=config.grid.edges.astype("float32"),
         )
-        n_atom = N_PROPERTIES + 3 + 3
-        self.members = nn.ModuleList(_Member(n_atom, config) for _ in range(config.members))
+        n_atom = self.properties.shape[1]
+        self.members = nn.ModuleList(Network(n_atom, config) for _ in range(config.members))
         filled = int((config.grid.centers < 0).sum())
         self.correction = Correction(size, config.kernel, filled) if config.kernel else None
 
     @property
-    def networks(self) -> list[_Member]:
+    def networks(self) -> list[Network]:
         """The members, each a network of its own."""
-        return [m for m in self.members if isinstance(m, _Member)]
+        return [m for m in self.members if isinstance(m, Network)]
 
     def refusal(self, graph: CrystalGraph) -> str:
         """Why there is no prediction for a crystal; empty if there is one."""
@@ -434,13 +228,12 @@ class TightBinding(StatesArchitecture):
 
         They are computed again: that takes a hundredth of the time of the levels.
         """
-        numbers, bonds = self._known_numbers(batch), self._bonds(batch)
-        n_atoms, crystals = len(numbers), []
+        atoms, bonds = self._atoms(batch), self._bonds(batch)
+        n_atoms, crystals = len(atoms.numbers), []
         strength = scatter(bonds.weight, bonds.center, n_atoms).clamp_min(1e-9)
         share = bonds.weight / strength[bonds.center] / batch.n_nodes[bonds.graph]
         for member in self.networks:
-            hidden = member.bond[:-1](self._described(numbers, bonds, member).bonds)
-            weighted = share[:, None] * hidden.float()
+            weighted = share[:, None] * member.features(atoms, bonds).float()
             crystals.append(scatter(weighted, bonds.graph, len(batch)))
         return torch.cat(crystals, 1)
 
@@ -515,15 +308,15 @@ class TightBinding(StatesArchitecture):
         return {"total": total, "prediction": total}
 
     def bands(
-        self, batch: GraphBatch, member: _Member | None = None, labels: BandLabels | None = None
+        self, batch: GraphBatch, member: Network | None = None, labels: BandLabels | None = None
     ) -> Iterator[Bands]:
         """Bands of each crystal.
 
         Parameters
         ----------
         batch : GraphBatch
-        member : module, optional
-            The network to use, the first without.
+        member : Network, optional
+            The first without.
         labels : BandLabels, optional
             In training, what tells metals from insulators.
         """
@@ -615,14 +408,14 @@ class TightBinding(StatesArchitecture):
         shifted = self.training and self.config.shifted
         return shifted_mesh(sizes, torch.rand(3).numpy() if shifted else None, edges)
 
-    def integrals(self, batch: GraphBatch, member: _Member | None = None) -> Iterator[Integrals]:
+    def integrals(self, batch: GraphBatch, member: Network | None = None) -> Iterator[Integrals]:
         """Hamiltonian of each crystal in real space.
 
         Parameters
         ----------
         batch : GraphBatch
-        member : module, optional
-            The network to use, the first without.
+        member : Network, optional
+            The first without.
 
         Raises
         ------
@@ -630,18 +423,18 @@ class TightBinding(StatesArchitecture):
             If the graphs have no edge vectors, or there are no levels for an element.
         """
         member = member or self.networks[0]
-        numbers, bonds = self._known_numbers(batch), self._bonds(batch)
-        onsite, flat, hopping, field = self._energies(numbers, bonds, member)
-        both = blocks(bonds.direction.repeat(2, 1), 0.5 * torch.cat([hopping, field]))
-        between, own = both.chunk(2)
-        diagonal = torch.diag_embed(0.5 * onsite[:, list(SHELL_OF_ORBITAL)])
+        atoms, bonds = self._atoms(batch), self._bonds(batch)
+        energies: Energies = member(atoms, bonds)
+        of_bonds = torch.cat([energies.integrals, energies.field])
+        between, own = blocks(bonds.direction.repeat(2, 1), 0.5 * of_bonds).chunk(2)
+        diagonal = torch.diag_embed(0.5 * energies.levels[:, list(SHELL_OF_ORBITAL)])
         diagonal = diagonal.index_add(0, bonds.center, own)
         n_bonds = bonds.graph.bincount(minlength=len(batch)).tolist()
         first_atom = (batch.n_nodes.cumsum(0) - batch.n_nodes).tolist()
         parts = zip(
-            numbers.split(batch.n_nodes.tolist()),
+            atoms.numbers.split(batch.n_nodes.tolist()),
             diagonal.split(batch.n_nodes.tolist()),
-            flat.split(batch.n_nodes.tolist()),
+            energies.flat.split(batch.n_nodes.tolist()),
             between.split(n_bonds),
             bonds.center.split(n_bonds),
             bonds.neighbor.split(n_bonds),
@@ -666,15 +459,19 @@ class TightBinding(StatesArchitecture):
             there &= shells != _DIFFUSE
         return there.flatten().nonzero().flatten()
 
-    def _known_numbers(self, batch: GraphBatch) -> Tensor:
-        """Atomic numbers of the elements whose levels the atoms have, shape (N,)."""
+    def _atoms(self, batch: GraphBatch) -> Atoms:
+        """What the networks begin with; an element without levels is a ModelError."""
         numbers = self.stand_in[batch.atomic_numbers]
         unknown = numbers[self.electrons[numbers] == 0]
         if len(unknown):
             raise ModelError(f"tight binding has no atomic levels for {ELEMENTS[unknown[0]]}")
-        return numbers
+        tables = self.properties, self.free_levels, self.flat_level
+        return Atoms(numbers, *(table[numbers] for table in tables))
 
-    def _spectra(self, crystals: Sequence[Bands], member: _Member) -> Tensor:
+    def _bonds(self, batch: GraphBatch) -> Bonds:
+        return Bonds.of(batch, self.radii[batch.atomic_numbers], self.config.reach)
+
+    def _spectra(self, crystals: Sequence[Bands], member: Network) -> Tensor:
         """States/eV/cell in each bin, shape (B, K')."""
         relative = [(from_edges(c.levels, c.edges), c.mesh.weights) for c in crystals]
         energies = self.config.grid.edges
@@ -702,7 +499,7 @@ class TightBinding(StatesArchitecture):
         return weights.distance * distance + weights.difference * difference.abs().sum(1)
 
     def _band_loss(
-        self, crystals: Sequence[Bands], member: _Member, electrons: Tensor, labels: BandLabels
+        self, crystals: Sequence[Bands], member: Network, electrons: Tensor, labels: BandLabels
     ) -> Tensor:
         """Of each crystal, shape (B,)."""
         gaps = torch.stack([crystal.edges.gap for crystal in crystals])
@@ -723,91 +520,3 @@ class TightBinding(StatesArchitecture):
         off = (states - labels.occupied[known].minimum(most[:, None])).abs().sum(1)
         per_electron = self.config.loss_weights.occupied * float(DEPTHS[1] - DEPTHS[0]) / most
         return loss.index_add(0, known, per_electron * off)
-
-    def _bonds(self, batch: GraphBatch) -> _Bonds:
-        if batch.vector is None or batch.lattice is None:
-            raise ModelError("the architecture tight-binding needs graphs with edge vectors")
-        radii = self.radii[batch.atomic_numbers]
-        relative = batch.distance / (radii[batch.center] + radii[batch.neighbor])
-        nearest = scatter(relative, batch.center, len(radii), reduce="min")
-        ratio = relative / torch.maximum(nearest[batch.center], nearest[batch.neighbor])
-        weight = _fading(ratio, _FULL, self.config.reach) * _fading(
-            batch.distance, _FADING, _VANISHED
-        )
-        some = (weight > 0).nonzero().flatten()
-        center = batch.center[some]
-        graph = batch.graph_index[center]
-        inverse = torch.linalg.inv(batch.lattice.double())
-        steps = torch.einsum("ei,eij->ej", batch.vector[some].double(), inverse[graph])
-        return _Bonds(
-            center,
-            batch.neighbor[some],
-            graph,
-            batch.distance[some],
-            relative[some],
-            ratio[some],
-            weight[some],
-            batch.vector[some] / batch.distance[some, None],
-            steps.to(batch.distance),
-        )
-
-    def _energies(
-        self, numbers: Tensor, bonds: _Bonds, member: _Member
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Levels (N, 4), 4f levels (N,) or NaN, integrals (E, 21) and crystal fields (E, 21)."""
-        described = self._described(numbers, bonds, member)
-        site = member.site(described.sites).float()
-        shift = described.bound[:, None] * 3 * (site + F.pad(member.element(numbers), (0, 1)))
-        onsite = self.free_levels[numbers] + shift[:, :4]
-        flat = self.flat_level[numbers] + 5 * member.flat[numbers] + shift[:, 4]
-        correction, field = member.bond(described.bonds).float().chunk(2, 1)
-        hopping = bonds.weight[:, None] * self._law(bonds, member) * (1 + 2 * correction)
-        near = bonds.weight * torch.exp(-3 * (bonds.ratio - 1))
-        return onsite, flat, hopping, 0.5 * near[:, None] * field
-
-    def _described(self, numbers: Tensor, bonds: _Bonds, member: _Member) -> _Described:
-        atoms = torch.cat([self.properties[numbers], member.embedding(numbers)], dim=1)
-        neighbors, surroundings, bound = self._surroundings(atoms, bonds)
-        lengths = [3 * (bonds.relative - 1), 4 * (bonds.ratio - 1), bonds.distance - 2.7]
-        of_both = [x[end] for x in (atoms, surroundings) for end in (bonds.center, bonds.neighbor)]
-        geometry = torch.stack(lengths, 1).clamp(-_OUTLIER, _OUTLIER)
-        sites = torch.cat([atoms, neighbors, surroundings], dim=1)
-        return _Described(sites, torch.cat([*of_both, geometry], 1), bound)
-
-    def _law(self, bonds: _Bonds, member: _Member) -> Tensor:
-        """Integrals (E, 21) by powers of the distance, which longer bonds fall short of."""
-        strength = torch.tensor(STRENGTHS).to(bonds.distance) * (1 + member.strength)
-        power = torch.tensor(POWERS).to(bonds.distance) + member.power
-        exponent = power * (bonds.distance / LENGTH).log()[:, None]
-        exponent = exponent + (1 + member.decay) * (bonds.ratio - 1)[:, None]
-        return (strength * torch.exp(-exponent)).clamp(-_LARGEST, _LARGEST)
-
-    def _surroundings(self, atoms: Tensor, bonds: _Bonds) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean neighbour (N, F), numbers of the surroundings (N, 6), how bound it is (N,)."""
-        n, i, j = len(atoms), bonds.center, bonds.neighbor
-
-        def total(values: Tensor) -> Tensor:
-            return scatter(values, i, n)
-
-        near = bonds.weight * torch.exp(-4 * (bonds.ratio - 1))
-        coordination = total(near)
-        divisor = coordination.clamp_min(1e-9)
-        mean = total(near[:, None] * atoms[j]) / divisor[:, None]
-        strong = total(bonds.weight * torch.exp(-4 * (bonds.relative - 1)))
-        electronegativity = atoms[:, PROPERTIES.index("electronegativity")]
-        polarity = electronegativity[j] - electronegativity[i]
-        numbers = [
-            coordination / 8 - 1,
-            4 * (total(near * bonds.relative) / divisor - 1),
-            strong / 8 - 1,
-            total(bonds.weight * torch.exp(-3 * (bonds.relative - 1)) * polarity) / 4,
-            total(near * polarity.abs()) / divisor,
-            total(near * bonds.distance) / divisor - 2.7,
-        ]
-        stacked = torch.stack(numbers, 1).clamp(-_OUTLIER, _OUTLIER)
-        return mean, stacked, strong / (0.2 + strong)
-
-
-def _fading(x: Tensor, full: float, gone: float) -> Tensor:
-    """1 up to `full`, 0 from `gone` on, half a cosine between."""
-    return 0.5 * (1 + torch.cos(math.pi * ((x - full) / (gone - full)).clamp(0, 1)))
