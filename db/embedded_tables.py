@@ -270,6 +270,11 @@ class Table:
         documents : iterable of BaseModel
             Of the collection, or parts of such that have its key.
         fields : iterable of str
+
+        Raises
+        ------
+        StoreError
+            If a value is too large; it names the document.
         """
         columns, rows = [self.fields[field] for field in fields], []
         for document in documents:
