@@ -36,7 +36,7 @@ class FreeAtoms:
     Parameters
     ----------
     levels : ndarray, shape (104, 4), float32
-        Of the shells s, p, d and s*, in eV below the vacuum.
+        Of the shells s, p, d and s*, in eV relative to the vacuum.
     bound : ndarray, shape (104, 3), float32
         1 where the free atom has the shell s, p or d.
     electrons : ndarray, shape (104,), float32
