@@ -9,14 +9,12 @@ store. Every job can be run again: it finds what is done and does the rest.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker, Response, job
 
-from db.collections import CANDIDATES, PREDICTIONS, RUNS, Query, batched, conditions
+from db.collections import CANDIDATES, PREDICTIONS, Query, batched, conditions
 from db.documents import (
     VERDICT_FIELDS,
     CandidateDoc,
@@ -45,7 +43,6 @@ from models.zoo import DEFAULT_EDOS, check_predictor, model_id
 from screening.candidate import crystal_of
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
-    CRITERION,
     criterion_of,
     find_criterion,
     needed_grid,
@@ -67,11 +64,20 @@ from workflows.hardware import (
 from workflows.progress import advance
 from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
 from workflows.rescoring import (
+    SAME_MODEL,
     awaiting,
     choose,
     n_chosen,
-    rescoring_counts,
     write_verdicts,
+)
+from workflows.runs import (
+    READ,
+    begin_run,
+    candidate_counts,
+    find_run,
+    n_passed,
+    new_run_id,
+    note_funnel,
 )
 from workflows.shards import OPEN_READERS, ShardReader
 from workflows.stores import store_of_run, store_reference
@@ -88,13 +94,6 @@ MANY = 2000  # rows of a source, of which some will need the model
 KEEP_EVERY = 1.0  # s of predictions that are stored at a time
 ANSWERS = 0.5  # s in which a store that works has written these
 DECISIVE = ("recursive", "optimade_filter")  # options of a source that decide what comes of it
-READ = "read"  # what a run that is not read to the end notes of its source: the funnel so far
-SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
-
-
-def new_run_id() -> str:
-    """Identifier of a new run, such as ``20260131-093000-5f2a``."""
-    return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 @dataclass
@@ -241,7 +240,7 @@ def prepare(
     source = _source_of(parameters, source_options)
     with store_of_run(db, run_id) as store:
         is_new = find_run(store, run_id) is None
-        run = _begin(store, run_id, parameters, source)
+        run = begin_run(store, run_id, parameters, source)
         if run.funnel:
             return in_shards(store, run, db, checkpoint, hardware)
         scored = _ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
@@ -309,7 +308,7 @@ class _ReadAndScored:
 
     def _count(self, judged: int, **counts: int) -> None:
         self.counts.update(counts)
-        total = _n_passed(self.run) if self.run.funnel else None  # all are read
+        total = n_passed(self.run) if self.run.funnel else None  # all are read
         advance("scored", judged, total)
         log.debug("%s", dict(self.counts))
 
@@ -326,7 +325,7 @@ class _ReadAndScored:
             for candidate in missing:
                 self._waiting.append(candidate)
                 yield crystal_of(candidate.structure)
-        self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
+        self.run = note_funnel(self.store, self.run, self.source, self.funnel)
 
     def _blocks(
         self, read: Callable[[Source, Funnel, int], Iterator[list[CandidateDoc]]]
@@ -413,7 +412,7 @@ def read_shard(
     with store_of_run(db, run_id) as store:
         if reader is None or reader.shard >= shard:
             source = _source_of(parameters, source_options)
-            run = _begin(store, run_id, parameters, source)
+            run = begin_run(store, run_id, parameters, source)
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
                 return in_shards(store, run, db, checkpoint, hardware)
             reader = ShardReader(source, *_candidates_of(source, run, parameters))
@@ -425,7 +424,7 @@ def read_shard(
         if store.count(awaiting(run, run.model_id or "", shard)):
             following.append(score_shard(run_id, db, shard, checkpoint, **hardware))
         if reader.is_done:
-            _note_funnel(store, run, reader.source, reader.funnel)
+            note_funnel(store, run, reader.source, reader.funnel)
         else:
             OPEN_READERS[run_id] = reader
             following.append(
@@ -492,58 +491,6 @@ def in_shards(
     return Response(replace=Flow(scoring, output=output, name="score"))
 
 
-def _begin(
-    store: ScreeningStore,
-    run_id: str,
-    parameters: dict[str, Any],
-    source: Source,
-) -> Run:
-    """The run, new or again.
-
-    Raises
-    ------
-    ScreeningError
-        If source or models are not those that it began with, or if both models are the same.
-    """
-    folders = (parameters.get(name) for name in ("checkpoint", "rescore_with"))
-    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
-    models = ", then ".join(filter(None, (model, second)))
-    log.info("run %s: %s; model %s", run_id, source.description, models)
-    log.debug("run %s: %s", run_id, parameters)
-    if model == second:
-        raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
-    run = find_run(store, run_id)
-    if run is None:
-        run = Run(
-            run_id=run_id,
-            parameters=parameters,
-            versions={"edos-screening": version("edos-screening")},
-            model_id=model,
-            second_model_id=second,
-            source={"source": parameters["source"]} | source.provenance,
-        )
-        store.put_run(run)
-        return run
-    changed = [
-        f"the {what} is another"
-        for what, before, now in (
-            ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
-            ("content of the source", run.source.get("fingerprint"), source.fingerprint),
-            ("checkpoint", run.model_id, model),
-            ("checkpoint of --rescore-with", run.second_model_id, second),
-        )
-        if before != now
-    ]
-    if changed:
-        raise ScreeningError(
-            f"run {run_id} cannot be resumed: {' and '.join(changed)} than when it began; "
-            "start a new run"
-        )
-    run = run.model_copy(update={"state": "running", "error": None, "updated_at": utc_now()})
-    store.put_run(run)
-    return run
-
-
 def _candidates_of(
     source: Source, run: Run, parameters: dict[str, Any]
 ) -> tuple[Funnel, Iterator[CandidateDoc]]:
@@ -565,21 +512,6 @@ def _reader_of(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, F
         trained=trained_elements(parameters["checkpoint"]),
     )
     return reader, Funnel.of(filters)
-
-
-def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> Run:
-    """Note what each filter did to a source that was read to its end."""
-    stages = funnel.stages
-    if source.applied:
-        stages = funnel.stages_behind(source.name, source.applied)
-    noted = {k: v for k, v in run.source.items() if k != READ} | {"notes": list(source.notes)}
-    changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
-    run = Run.model_validate(run.model_dump() | changes)
-    store.put_run(run)
-    for stage in stages:
-        counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
-        log.info("%s: %d in, %d dropped, %d unknown", *counts)
-    return run
 
 
 @job
@@ -709,12 +641,7 @@ def _stage(store: ScreeningStore, run: Run, model: str) -> tuple[str, int]:
     """What the progress of a model is called, and how many candidates it judges."""
     if model == run.second_model_id:
         return "rescored", n_chosen(store, run)
-    return "scored", _n_passed(run)
-
-
-def _n_passed(run: Run) -> int:
-    """How many candidates of a run that is read have passed its filters."""
-    return sum(count.entered - count.dropped for count in run.funnel[-1:])
+    return "scored", n_passed(run)
 
 
 def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
@@ -908,27 +835,3 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
         "funnel": [count.model_dump() for count in run.funnel],
         "counts": counts | added,
     }
-
-
-def candidate_counts(store: ScreeningStore, run: Run) -> dict[str, int]:
-    """Candidates of a run in each state, the positives, and what a second model did to them.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-    """
-    positives = Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True))
-    counts = store.candidate_counts(run.run_id) | {"positive": store.count(positives)}
-    return counts | rescoring_counts(store, run)
-
-
-def find_run(store: ScreeningStore, run_id: str) -> Run | None:
-    """The run of this id, if it has begun.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run_id : str
-    """
-    return next(iter(store.lookup(RUNS, [(run_id,)])), None)

@@ -48,7 +48,8 @@ from models.zoo import predictor_folder
 from tests.benchmarks.bench_store import candidates, predictions, verdicts
 from tests.workflows.launchpads import Site, make_site, new_database
 from workflows.launchpad import open_launchpad, submit_flow, submit_screening
-from workflows.screening import ScreeningFlowMaker, candidate_counts, read_shard, score_shard
+from workflows.runs import candidate_counts
+from workflows.screening import ScreeningFlowMaker, read_shard, score_shard
 from workflows.stores import FROM_ENVIRONMENT
 
 RUN = "bench"

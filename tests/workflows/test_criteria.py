@@ -15,9 +15,10 @@ from screening.criteria.registry import criterion_of, find_criterion, parameters
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.screened_run import crystal, put_run, validation, with_gap
-from workflows.local import resumable_run, run_flow
+from workflows.local import run_flow
 from workflows.metrics import run_metrics
 from workflows.plan import choose_validation
+from workflows.runs import resumable_run
 from workflows.screening import ScreeningFlowMaker
 from workflows.verdicts import judged_for
 

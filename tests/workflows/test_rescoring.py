@@ -27,10 +27,11 @@ from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
 from workflows import rescoring
-from workflows.local import note_interruption, resumable_run, run_flow, validate_here
+from workflows.local import run_flow, validate_here
 from workflows.progress import reporting_to
 from workflows.rescoring import RESCORING
-from workflows.screening import ScreeningFlowMaker, candidate_counts
+from workflows.runs import candidate_counts, note_interruption, resumable_run
+from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 from workflows.verdicts import prediction_key
 

@@ -35,10 +35,11 @@ from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
 from workflows.domains import Domains, domains
 from workflows.hardware import worker_processes
-from workflows.local import resumable_run, run_flow, validate_here
+from workflows.local import run_flow, validate_here
 from workflows.progress import reporting_to
 from workflows.reading import CandidateReader
-from workflows.screening import READ, ScreeningFlowMaker
+from workflows.runs import READ, resumable_run
+from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 
 PASSWORD = "correct-horse"
