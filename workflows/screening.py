@@ -38,14 +38,12 @@ from models.predicted_spectra import PredictedSpectra
 from models.processes import drop_prepared, rare_collections
 from models.training.card import trained_elements
 from models.training.materials import load_training_materials
-from models.uncertainty.held_out import read_held_out
-from models.zoo import DEFAULT_EDOS, check_predictor, model_id
+from models.zoo import DEFAULT_EDOS
 from screening.candidate import crystal_of
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.registry import (
     criterion_of,
     find_criterion,
-    needed_grid,
     parameters_of,
 )
 from screening.domain import Training
@@ -55,6 +53,7 @@ from screening.funnel import Funnel
 from screening.second_predictor import RESCORE_WITH, n_unless_asked
 from screening.sources import Source
 from screening.trust import trust_in
+from workflows.checkpoints import check_checkpoints, check_here, model_of
 from workflows.domains import with_domain
 from workflows.hardware import (
     what_only_this_machine_lacks,
@@ -62,7 +61,7 @@ from workflows.hardware import (
     worker_processes,
 )
 from workflows.progress import advance
-from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
+from workflows.reading import READ_BATCH, open_source_of_run, reader_of_run
 from workflows.rescoring import (
     SAME_MODEL,
     awaiting,
@@ -274,11 +273,11 @@ class _ReadAndScored:
     ) -> None:
         self.store, self.run, self.source, self.is_new = store, run, source, is_new
         self.checkpoint = parameters["checkpoint"]
-        self.reader, self.funnel = _reader_of(run, parameters)
+        self.reader, self.funnel = reader_of_run(run, parameters)
         noted = Funnel.from_dicts(run.source.get(READ, []))
         if noted.names == self.funnel.names:
             self.funnel = noted
-        self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
+        self.model, self.training = model_of(run, self.checkpoint), _training_of(self.checkpoint)
         self.counts = Counter(predicted=0, reused=0, failed=0)
         self._waiting: deque[CandidateDoc] = deque()
         self._asked_again: set[str] = set()  # what an interruption left without a verdict
@@ -300,7 +299,7 @@ class _ReadAndScored:
         missing = self._missing(self._blocks(read))
         with closing(predictor.predict_parts(missing, workers=workers)) as parts:
             for part in _timely(parts):
-                _model_of(self.run, self.checkpoint)  # it may have been replaced under way
+                model_of(self.run, self.checkpoint)  # it may have been replaced under way
                 batch = [self._waiting.popleft() for _ in part.values]
                 failed = _keep(self.store, self.run, batch, part, self.model, self.training)
                 self._count(len(batch), predicted=len(batch) - len(part.failures), failed=failed)
@@ -321,7 +320,7 @@ class _ReadAndScored:
         for documents in blocks:
             missing = self._stored(documents)
             if missing and not self._waiting:
-                _model_of(self.run, self.checkpoint)  # which is loaded now
+                model_of(self.run, self.checkpoint)  # which is loaded now
             for candidate in missing:
                 self._waiting.append(candidate)
                 yield crystal_of(candidate.structure)
@@ -415,7 +414,8 @@ def read_shard(
             run = begin_run(store, run_id, parameters, source)
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
                 return in_shards(store, run, db, checkpoint, hardware)
-            reader = ShardReader(source, *_candidates_of(source, run, parameters))
+            candidates, funnel = reader_of_run(run, parameters)
+            reader = ShardReader(source, funnel, candidates.documents(source, funnel))
         else:
             run = store.run(run_id)
         reader.skip_to(shard)  # those of other processes
@@ -441,23 +441,6 @@ def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> So
     return source
 
 
-def check_checkpoints(parameters: dict[str, Any]) -> None:
-    """Refuse damaged predictors, and those of other spectra than the criterion judges.
-
-    Parameters
-    ----------
-    parameters : dict
-        Of a run.
-    """
-    criterion = criterion_of(parameters)
-    for name in ("checkpoint", "rescore_with"):
-        if name in parameters:
-            folder = Path(parameters[name])
-            check_predictor(folder, needed_grid(criterion, folder))
-            load_training_materials(folder)
-            read_held_out(folder)
-
-
 def in_shards(
     store: ScreeningStore,
     run: Run,
@@ -481,7 +464,7 @@ def in_shards(
     before : sequence of dict
         What other scoring jobs have returned.
     """
-    open_shards = store.count_by(awaiting(run, _model_of(run, checkpoint)), "shard")
+    open_shards = store.count_by(awaiting(run, model_of(run, checkpoint)), "shard")
     scoring = [
         score_shard(run.run_id, db, shard, checkpoint, **hardware) for shard in sorted(open_shards)
     ]
@@ -489,29 +472,6 @@ def in_shards(
         return Response(output=list(before))
     output = [*before, *(shard.output for shard in scoring)]
     return Response(replace=Flow(scoring, output=output, name="score"))
-
-
-def _candidates_of(
-    source: Source, run: Run, parameters: dict[str, Any]
-) -> tuple[Funnel, Iterator[CandidateDoc]]:
-    """Stream the source through the filters; the funnel counts what each of them does."""
-    reader, funnel = _reader_of(run, parameters)
-    return funnel, reader.documents(source, funnel)
-
-
-def _reader_of(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, Funnel]:
-    """What streams a source through the filters, and counts what each of them does."""
-    filters = ScreeningFilters(**parameters["filters"])
-    reader = CandidateReader(
-        run_id=run.run_id,
-        filters=filters,
-        shard_size=parameters["shard_size"],
-        limit=parameters["limit"],
-        # Runs that were begun when cells were not reduced yet go on like that.
-        keep_cell=run.parameters.get("keep_cell", True),
-        trained=trained_elements(parameters["checkpoint"]),
-    )
-    return reader, Funnel.of(filters)
 
 
 @job
@@ -548,26 +508,15 @@ def score_shard(
         run = store.run(run_id)
         if device is None:
             with what_only_this_machine_lacks():
-                _check_here(run, checkpoint)
+                check_here(run, checkpoint)
                 workers = workers or worker_processes()
-        model = _model_of(run, checkpoint)
+        model = model_of(run, checkpoint)
         training = _training_of(checkpoint)
         predict = partial(_predict, checkpoint=checkpoint, device=device, workers=workers)
         for portion in batched(store.find(awaiting(run, model, shard)), PORTION):
             counts.update(_score(store, run, portion, model, training, predict))
             log.debug("shard %d: %s", shard, dict(counts))
     return dict(counts)
-
-
-def _check_here(run: Run, checkpoint: str) -> None:
-    """Refuse what would end a scoring job on this machine, and perhaps on no other."""
-    _model_of(run, checkpoint)
-    folder = Path(checkpoint)
-    check_predictor(folder, needed_grid(criterion_of(run.parameters), folder))
-    if (device := worker_device()) not in ("auto", "cpu"):
-        from models.predictor import usable_device  # torch, which the workers load anyway
-
-        usable_device(device)
 
 
 def _score(
@@ -731,17 +680,6 @@ def _failure(candidate: CandidateDoc, reason: str, model: str, training: Trainin
     return with_domain(verdict, candidate, training)
 
 
-def _model_of(run: Run, checkpoint: str) -> str:
-    """Id of the run's first or second model, if the checkpoint is one that the run began with."""
-    model = model_id(Path(checkpoint))
-    if model not in (run.model_id, run.second_model_id):
-        raise ScreeningError(
-            f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began, or another "
-            f"machine has it ({model}); copy {run.model_id} here, or start a new run"
-        )
-    return model
-
-
 @job
 def rescore(
     run_id: str,
@@ -772,7 +710,7 @@ def rescore(
     checkpoint = parameters["rescore_with"]
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
-        _model_of(run, checkpoint)
+        model_of(run, checkpoint)
         _check_judged(store, run, run.model_id or "")
         if (n := parameters["rescore"] - n_chosen(store, run)) > 0:
             predictor = _predictor(checkpoint, hardware["device"] or worker_device())

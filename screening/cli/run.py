@@ -265,7 +265,7 @@ def _maker(
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
     from screening.sources.ids import read_material_ids
-    from workflows.screening import check_checkpoints
+    from workflows.checkpoints import check_checkpoints
 
     parameters = maker.parameters()  # checks filters and criterion
     options.check_folder_of(maker.db)

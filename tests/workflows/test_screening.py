@@ -614,6 +614,7 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
             yield Candidate("m", crystal, 0.0, 0.0, remarks=remarks)
 
     monkeypatch.setattr("workflows.screening.open_source_of_run", lambda *_: Reader())
+    monkeypatch.setattr("models.training.card.trained_elements", lambda _: None)
     monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
     monkeypatch.setattr("workflows.screening.load_training_materials", lambda _: None)
     summary = run(maker)
