@@ -30,6 +30,7 @@ from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -278,7 +279,8 @@ def host_work(table: Path, n: int) -> list[Spent]:
         parameters, hardware = maker.parameters(), {"device": "cpu", "workers": 1}
         with spent("reading, filtering and storing a candidate", n) as reading:
             read_shard.original(RUN, FROM_ENVIRONMENT, {}, parameters, hardware)
-        unpredicted = patch("workflows.screening._predict", guess)
+        predictor = SimpleNamespace(predict_parts=guess)
+        unpredicted = patch("workflows.scoring.deferred_predictor", lambda *_: predictor)
         with unpredicted, spent("scoring one without graphs and network", n) as scoring:
             score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint, "cpu", 1)
         return [*reading, *scoring]

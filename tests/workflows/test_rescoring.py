@@ -364,7 +364,7 @@ def test_wrong_second_models_are_told_before_anything_is_predicted(maker, tmp_pa
 
 
 def test_a_lost_part_of_the_first_model_is_not_passed_over(maker, monkeypatch):
-    monkeypatch.setattr("workflows.screening._keep", lambda *_: 0)
+    monkeypatch.setattr("workflows.scoring.Scorer.keep", lambda *_: 0)
     with pytest.raises(ScreeningError, match="lost: 12 candidates have no prediction; resume it"):
         run(maker, "lost")
 

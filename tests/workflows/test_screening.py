@@ -227,7 +227,7 @@ def test_what_was_stored_before_an_interruption_is_not_made_again(
     maker, limit, max_sites, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("workflows.reading.READ_BATCH", 3)
-    monkeypatch.setattr("workflows.screening.READ_BATCH", 3)
+    monkeypatch.setattr("workflows.streaming.READ_BATCH", 3)
     maker = replace(maker, limit=limit, filters={"max_sites": max_sites})
     undisturbed = run(replace(maker, db=str(tmp_path / "undisturbed.sqlite")))
     made = []
@@ -407,7 +407,9 @@ def scored_with(maker, monkeypatch):
         def predict_parts(self, crystals, workers):
             raise ScoredError(self.device, workers)
 
-    monkeypatch.setattr("workflows.screening._predictor", lambda _, device: Predictor(device))
+    monkeypatch.setattr(
+        "workflows.streaming.deferred_predictor", lambda _, device: Predictor(device)
+    )
 
     def score(device, workers):
         maker.device, maker.workers = device, workers
@@ -615,8 +617,8 @@ def test_remarks_of_a_reader_are_kept_and_a_checkpoint_without_a_card_is_not_kno
 
     monkeypatch.setattr("workflows.screening.open_source_of_run", lambda *_: Reader())
     monkeypatch.setattr("models.training.card.trained_elements", lambda _: None)
-    monkeypatch.setattr("workflows.screening.trained_elements", lambda _: None)
-    monkeypatch.setattr("workflows.screening.load_training_materials", lambda _: None)
+    monkeypatch.setattr("workflows.scoring.trained_elements", lambda _: None)
+    monkeypatch.setattr("workflows.scoring.load_training_materials", lambda _: None)
     summary = run(maker)
     with open_store(maker.db) as store:
         (found,) = store.candidates(summary["run_id"])

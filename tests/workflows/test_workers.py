@@ -307,7 +307,7 @@ def test_a_failed_shard_is_told_and_made_ready_again(site, pad, maker, monkeypat
     submit_screening(pad, maker, "run-1")
     lines = []
     with monkeypatch.context() as broken, open_store(site.db) as store:
-        broken.setattr("workflows.screening._keep", no_room)
+        broken.setattr("workflows.scoring.Scorer.keep", no_room)
         assert work(pad, tell=lines.append) == 8
         jobs = screening_jobs(pad, "run-1")
         assert jobs.states["score_shard"] == {"FIZZLED": 4}
