@@ -100,7 +100,7 @@ class Scorer:
             or no verdict on it.
         """
         verdicts, missing = self.known(candidates)
-        write_verdicts(self.store, self.run, candidates, verdicts)
+        write_verdicts(self.store, candidates, verdicts)
         stage, total = self._stage()
         advance(stage, len(verdicts), total)
         counts = {"predicted": 0, "reused": len(verdicts), "failed": n_failed(verdicts)}
@@ -162,7 +162,7 @@ class Scorer:
 
         def write() -> None:
             self.store.upsert_predictions(predictions)
-            write_verdicts(self.store, self.run, candidates, verdicts)
+            write_verdicts(self.store, candidates, verdicts)
 
         began = time.monotonic()
         try:

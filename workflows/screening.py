@@ -31,12 +31,7 @@ from screening.sources import Source
 from workflows.checkpoints import check_checkpoints, check_here, model_of
 from workflows.hardware import what_only_this_machine_lacks, worker_device, worker_processes
 from workflows.reading import open_source_of_run, reader_of_run
-from workflows.rescoring import (
-    SAME_MODEL,
-    awaiting,
-    choose,
-    n_chosen,
-)
+from workflows.rescoring import SAME_MODEL, awaiting, choose, n_chosen
 from workflows.runs import begin_run, candidate_counts, find_run, new_run_id, note_funnel
 from workflows.scoring import Scorer
 from workflows.shards import OPEN_READERS, ShardReader

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db.collections import CANDIDATES, PREDICTIONS, Query, batched, conditions
-from db.documents import VERDICT_FIELDS, CandidateDoc, Run, Verdict
+from db.documents import CandidateDoc, Run
 from db.store import ScreeningStore
 from models.deferred_predictor import deferred_predictor
 from models.processes import drop_prepared, rare_collections
@@ -27,6 +27,7 @@ from workflows.reading import READ_BATCH, reader_of_run
 from workflows.rescoring import awaiting
 from workflows.runs import READ, n_passed, note_funnel
 from workflows.scoring import Scorer, n_failed, timely
+from workflows.verdicts import with_verdict
 
 if TYPE_CHECKING:
     from models.crystal import Crystal
@@ -147,7 +148,12 @@ class ReadAndScored:
         candidates = self._without_verdict([d for d in documents if d.state == "pending"])
         verdicts, missing = self.scorer.known(candidates)
         by_id = {verdict.material_id: verdict for verdict in verdicts}
-        judged = (_with_verdict(d, by_id.get(d.material_id)) for d in documents)
+        judged = (
+            with_verdict(document, by_id[document.material_id])
+            if document.material_id in by_id
+            else document
+            for document in documents
+        )
         self.store.upsert_candidates(judged, keep_existing=True)
         if not self.is_new:
             self.store.apply_verdicts(verdicts)
@@ -170,9 +176,3 @@ class ReadAndScored:
         judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
         done = judged | self._asked_again
         return [c for c in candidates if c.material_id not in done]
-
-
-def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:
-    if verdict is None:
-        return candidate
-    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
