@@ -1,6 +1,8 @@
 """The screening graph: prepare -> score in shards -> finish; or -> rescore in shards -> finish.
 
-In one process `prepare` scores what it reads at once, so that no shard is left.
+In one process `prepare` scores what it reads at once (:mod:`workflows.streaming`), so that no shard
+is left. How candidates are scored is in :mod:`workflows.scoring`, how a run begins and goes on in
+:mod:`workflows.runs`.
 
 Jobs hand each other references and counts only; structures, spectra and verdicts go to the
 store. Every job can be run again: it finds what is done and does the rest.
