@@ -49,7 +49,8 @@ from workflows.learning import (
     lineage,
 )
 from workflows.plan import CHOICES, choose_validation, record_plan
-from workflows.screening import find_run, finish, in_shards, new_run_id, rescore
+from workflows.runs import find_run, new_run_id
+from workflows.screening import finish, in_shards, rescore
 from workflows.stores import open_reference, store_reference
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
 

@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from db.documents import CandidateDoc
+from db.documents import CandidateDoc, Run
 from models.crystal import structure_hashes
 from models.distances import have_isolated_atoms
 from models.elements import KnownElements
@@ -248,6 +248,30 @@ class CandidateReader:
             "remarks": list(candidate.remarks),
             **others,
         }
+
+
+def reader_of_run(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, Funnel]:
+    """What makes the documents of a run, and the funnel that counts for it.
+
+    Parameters
+    ----------
+    run : Run
+    parameters : dict
+        Of the :class:`workflows.screening.ScreeningFlowMaker`.
+    """
+    from models.training.card import trained_elements  # no need of the process that reads
+
+    filters = ScreeningFilters(**parameters["filters"])
+    reader = CandidateReader(
+        run_id=run.run_id,
+        filters=filters,
+        shard_size=parameters["shard_size"],
+        limit=parameters["limit"],
+        # Runs that were begun when cells were not reduced yet go on like that.
+        keep_cell=run.parameters.get("keep_cell", True),
+        trained=trained_elements(parameters["checkpoint"]),
+    )
+    return reader, Funnel.of(filters)
 
 
 def _counted_blocks(

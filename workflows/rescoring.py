@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from db.collections import CANDIDATES, Condition, Query, batched, conditions
-from db.documents import VERDICT_FIELDS, CandidateDoc, FirstVerdict, Run, Verdict
+from db.documents import CandidateDoc, FirstVerdict, Run, Verdict
 from db.store import BATCH, ScreeningStore
 from models.zoo import model_name
 from screening.candidate import crystal_of
 from screening.second_predictor import not_judged_again
+from workflows.verdicts import with_verdict
 
 if TYPE_CHECKING:
     from models.deferred_predictor import DeferredPredictor
 
 RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
+SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
 SHARD = 250  # candidates of a job; some 24 s of the shipped predictor on one core
 
 
@@ -111,19 +113,15 @@ def _with_refusals(
 
 
 def write_verdicts(
-    store: ScreeningStore,
-    run: Run,
-    candidates: Iterable[CandidateDoc],
-    verdicts: Iterable[Verdict],
+    store: ScreeningStore, candidates: Iterable[CandidateDoc], verdicts: Iterable[Verdict]
 ) -> None:
-    """Give candidates the verdicts of the run's first or second model.
+    """Give candidates the verdicts of their run's first or second model.
 
     Parameters
     ----------
     store : ScreeningStore
-    run : Run
     candidates : iterable of CandidateDoc
-        As they are stored; of those with a first verdict each is judged again.
+        Of one run, as they are stored; of those with a first verdict each is judged again.
     verdicts : iterable of Verdict
         On some of them.
     """
@@ -146,7 +144,7 @@ def judged_again(candidate: CandidateDoc, verdict: Verdict) -> CandidateDoc:
     """
     if verdict.state == "failed":
         return _refused(candidate, verdict.model_id or "", verdict.reason or "")
-    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
+    return with_verdict(candidate, verdict)
 
 
 def _refused(candidate: CandidateDoc, model: str, reason: str) -> CandidateDoc:

@@ -1,6 +1,8 @@
 """The screening graph: prepare -> score in shards -> finish; or -> rescore in shards -> finish.
 
-In one process `prepare` scores what it reads at once, so that no shard is left.
+In one process `prepare` scores what it reads at once (:mod:`workflows.streaming`), so that no shard
+is left. How candidates are scored is in :mod:`workflows.scoring`, how a run begins and goes on in
+:mod:`workflows.runs`.
 
 Jobs hand each other references and counts only; structures, spectra and verdicts go to the
 store. Every job can be run again: it finds what is done and does the rest.
@@ -9,92 +11,40 @@ store. Every job can be run again: it finds what is done and does the rest.
 from __future__ import annotations
 
 import logging
-import secrets
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
-from importlib.metadata import version
-from itertools import islice
-from math import inf
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobflow import Flow, Job, Maker, Response, job
 
-from db.collections import CANDIDATES, PREDICTIONS, RUNS, Query, batched, conditions
-from db.documents import (
-    VERDICT_FIELDS,
-    CandidateDoc,
-    PredictionDoc,
-    PredictionKey,
-    Run,
-    Verdict,
-    utc_now,
-)
+from db.collections import CANDIDATES, Query, batched, conditions
+from db.documents import Run, utc_now
 from db.store import ScreeningStore
-from models.deferred_predictor import deferred_predictor as _predictor
-from models.predicted_spectra import PredictedSpectra
-from models.processes import drop_prepared, rare_collections
-from models.training.card import trained_elements
-from models.training.materials import load_training_materials
-from models.uncertainty.held_out import read_held_out
-from models.zoo import DEFAULT_EDOS, check_predictor, model_id
-from screening.candidate import crystal_of
+from models.deferred_predictor import deferred_predictor
+from models.zoo import DEFAULT_EDOS
 from screening.criteria.gap_criterion import VB_GAP
-from screening.criteria.registry import (
-    CRITERION,
-    criterion_of,
-    find_criterion,
-    needed_grid,
-    parameters_of,
-)
-from screening.domain import Training
+from screening.criteria.registry import find_criterion, parameters_of
 from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
-from screening.funnel import Funnel
 from screening.second_predictor import RESCORE_WITH, n_unless_asked
 from screening.sources import Source
-from screening.trust import trust_in
-from workflows.domains import with_domain
-from workflows.hardware import (
-    what_only_this_machine_lacks,
-    worker_device,
-    worker_processes,
-)
-from workflows.progress import advance
-from workflows.reading import READ_BATCH, CandidateReader, open_source_of_run
-from workflows.rescoring import (
-    awaiting,
-    choose,
-    n_chosen,
-    rescoring_counts,
-    write_verdicts,
-)
+from workflows.checkpoints import check_checkpoints, check_here, model_of
+from workflows.hardware import what_only_this_machine_lacks, worker_device, worker_processes
+from workflows.reading import open_source_of_run, reader_of_run
+from workflows.rescoring import SAME_MODEL, awaiting, choose, n_chosen
+from workflows.runs import begin_run, candidate_counts, find_run, new_run_id, note_funnel
+from workflows.scoring import Scorer
 from workflows.shards import OPEN_READERS, ShardReader
 from workflows.stores import store_of_run, store_reference
-from workflows.verdicts import prediction_documents, prediction_key, verdicts_on
-
-if TYPE_CHECKING:
-    from models.crystal import Crystal
+from workflows.streaming import ReadAndScored
 
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 2000  # candidates of a scoring job in this process
 PORTION = 4000  # candidates of a shard that are in memory at a time
-MANY = 2000  # rows of a source, of which some will need the model
-KEEP_EVERY = 1.0  # s of predictions that are stored at a time
-ANSWERS = 0.5  # s in which a store that works has written these
 DECISIVE = ("recursive", "optimade_filter")  # options of a source that decide what comes of it
-READ = "read"  # what a run that is not read to the end notes of its source: the funnel so far
-SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
-
-
-def new_run_id() -> str:
-    """Identifier of a new run, such as ``20260131-093000-5f2a``."""
-    return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 @dataclass
@@ -241,146 +191,11 @@ def prepare(
     source = _source_of(parameters, source_options)
     with store_of_run(db, run_id) as store:
         is_new = find_run(store, run_id) is None
-        run = _begin(store, run_id, parameters, source)
+        run = begin_run(store, run_id, parameters, source)
         if run.funnel:
             return in_shards(store, run, db, checkpoint, hardware)
-        scored = _ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
+        scored = ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
         return Response(output=[scored])
-
-
-class _ReadAndScored:
-    """Candidates that are scored while the source is read; those that wait are in memory.
-
-    What is read is stored at once, with the verdict if the prediction is known. The rest awaits
-    the model, and the store is not asked for it again.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-    source : Source
-    parameters : dict
-        Of the run.
-    is_new : bool
-        It was not interrupted before, so that none of its candidates is stored.
-    """
-
-    def __init__(
-        self,
-        store: ScreeningStore,
-        run: Run,
-        source: Source,
-        parameters: dict[str, Any],
-        is_new: bool,
-    ) -> None:
-        self.store, self.run, self.source, self.is_new = store, run, source, is_new
-        self.checkpoint = parameters["checkpoint"]
-        self.reader, self.funnel = _reader_of(run, parameters)
-        noted = Funnel.from_dicts(run.source.get(READ, []))
-        if noted.names == self.funnel.names:
-            self.funnel = noted
-        self.model, self.training = _model_of(run, self.checkpoint), _training_of(self.checkpoint)
-        self.counts = Counter(predicted=0, reused=0, failed=0)
-        self._waiting: deque[CandidateDoc] = deque()
-        self._asked_again: set[str] = set()  # what an interruption left without a verdict
-
-    @rare_collections()
-    def counts_by(self, device: str | None, workers: int | None) -> dict[str, int]:
-        """Do it all; as :func:`score_shard`."""
-        device, workers = device or worker_device(), workers or worker_processes()
-        predictor = _predictor(self.checkpoint, device)
-        read = self.reader.blocks
-        if workers > 1 and (self.source.total or 0) >= MANY:
-            if not self._has_predictions():
-                predictor.start(workers)  # while this is made ready, and the first rows are read
-                trust_in(Path(self.checkpoint), criterion_of(self.run.parameters))
-            elif self.source.can_move:  # the cores have less to predict, or nothing
-                read = self.reader.blocks_from_process
-        if read == self.reader.blocks:
-            drop_prepared()  # a process that the command line started to read
-        missing = self._missing(self._blocks(read))
-        with closing(predictor.predict_parts(missing, workers=workers)) as parts:
-            for part in _timely(parts):
-                _model_of(self.run, self.checkpoint)  # it may have been replaced under way
-                batch = [self._waiting.popleft() for _ in part.values]
-                failed = _keep(self.store, self.run, batch, part, self.model, self.training)
-                self._count(len(batch), predicted=len(batch) - len(part.failures), failed=failed)
-        return dict(self.counts)
-
-    def _count(self, judged: int, **counts: int) -> None:
-        self.counts.update(counts)
-        total = _n_passed(self.run) if self.run.funnel else None  # all are read
-        advance("scored", judged, total)
-        log.debug("%s", dict(self.counts))
-
-    def _has_predictions(self) -> bool:
-        asked = Query(PREDICTIONS, conditions(model_id=self.model), limit=1)
-        return bool(self.store.values(asked, ["model_id"]))
-
-    def _missing(self, blocks: Iterator[list[CandidateDoc]]) -> Iterator[Crystal]:
-        """Crystals that pass the filters and have no prediction, as they are needed."""
-        for documents in blocks:
-            missing = self._stored(documents)
-            if missing and not self._waiting:
-                _model_of(self.run, self.checkpoint)  # which is loaded now
-            for candidate in missing:
-                self._waiting.append(candidate)
-                yield crystal_of(candidate.structure)
-        self.run = _note_funnel(self.store, self.run, self.source, self.funnel)
-
-    def _blocks(
-        self, read: Callable[[Source, Funnel, int], Iterator[list[CandidateDoc]]]
-    ) -> Iterator[list[CandidateDoc]]:
-        """What is left of an interrupted run, and then what had not been read of its source.
-
-        Its candidates are stored in the order of the source.
-        """
-        if self.is_new:
-            yield from read(self.source, self.funnel, 0)
-            return
-        self._count(0)  # it goes on, if only to the end
-        stored = self.store.count(Query(CANDIDATES, conditions(run_id=self.run.run_id)))
-        pending = replace(awaiting(self.run, self.model), with_structure=True)
-        for documents in batched(self.store.find(pending), READ_BATCH):
-            yield documents
-            self._asked_again.update(document.material_id for document in documents)
-        advance("read", self.funnel.entered, self.source.total)
-        yield from read(self.source, self.funnel, stored)
-
-    def _stored(self, documents: list[CandidateDoc]) -> list[CandidateDoc]:
-        """Store documents, those that have a prediction with their verdicts; return the others."""
-        candidates = self._without_verdict([d for d in documents if d.state == "pending"])
-        verdicts, missing = _known(self.store, self.run, candidates, self.model, self.training)
-        by_id = {verdict.material_id: verdict for verdict in verdicts}
-        judged = (_with_verdict(d, by_id.get(d.material_id)) for d in documents)
-        self.store.upsert_candidates(judged, keep_existing=True)
-        if not self.is_new:
-            self.store.apply_verdicts(verdicts)
-        self._count(len(verdicts), reused=len(verdicts), failed=_n_failed(verdicts))
-        self._note_read()
-        return missing
-
-    def _note_read(self) -> None:
-        """Note what the filters did to what is stored, so that a resumed run does not ask them."""
-        if not self.run.funnel:
-            read = {READ: self.funnel.as_dicts()}
-            self.run = self.run.model_copy(update={"source": self.run.source | read})
-            self.store.put_run(self.run)
-
-    def _without_verdict(self, candidates: list[CandidateDoc]) -> list[CandidateDoc]:
-        """Those that an interruption left without a verdict."""
-        if self.is_new:
-            return candidates
-        stored = self.store.lookup(CANDIDATES, [candidate.key for candidate in candidates])
-        judged = {candidate.material_id for candidate in stored if candidate.state != "pending"}
-        done = judged | self._asked_again
-        return [c for c in candidates if c.material_id not in done]
-
-
-def _with_verdict(candidate: CandidateDoc, verdict: Verdict | None) -> CandidateDoc:
-    if verdict is None:
-        return candidate
-    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
 
 
 @job
@@ -413,10 +228,11 @@ def read_shard(
     with store_of_run(db, run_id) as store:
         if reader is None or reader.shard >= shard:
             source = _source_of(parameters, source_options)
-            run = _begin(store, run_id, parameters, source)
+            run = begin_run(store, run_id, parameters, source)
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
                 return in_shards(store, run, db, checkpoint, hardware)
-            reader = ShardReader(source, *_candidates_of(source, run, parameters))
+            candidates, funnel = reader_of_run(run, parameters)
+            reader = ShardReader(source, funnel, candidates.documents(source, funnel))
         else:
             run = store.run(run_id)
         reader.skip_to(shard)  # those of other processes
@@ -425,7 +241,7 @@ def read_shard(
         if store.count(awaiting(run, run.model_id or "", shard)):
             following.append(score_shard(run_id, db, shard, checkpoint, **hardware))
         if reader.is_done:
-            _note_funnel(store, run, reader.source, reader.funnel)
+            note_funnel(store, run, reader.source, reader.funnel)
         else:
             OPEN_READERS[run_id] = reader
             following.append(
@@ -440,23 +256,6 @@ def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> So
     source = open_source_of_run(parameters["source"], filters, source_options)
     check_checkpoints(parameters)
     return source
-
-
-def check_checkpoints(parameters: dict[str, Any]) -> None:
-    """Refuse damaged predictors, and those of other spectra than the criterion judges.
-
-    Parameters
-    ----------
-    parameters : dict
-        Of a run.
-    """
-    criterion = criterion_of(parameters)
-    for name in ("checkpoint", "rescore_with"):
-        if name in parameters:
-            folder = Path(parameters[name])
-            check_predictor(folder, needed_grid(criterion, folder))
-            load_training_materials(folder)
-            read_held_out(folder)
 
 
 def in_shards(
@@ -482,7 +281,7 @@ def in_shards(
     before : sequence of dict
         What other scoring jobs have returned.
     """
-    open_shards = store.count_by(awaiting(run, _model_of(run, checkpoint)), "shard")
+    open_shards = store.count_by(awaiting(run, model_of(run, checkpoint)), "shard")
     scoring = [
         score_shard(run.run_id, db, shard, checkpoint, **hardware) for shard in sorted(open_shards)
     ]
@@ -490,96 +289,6 @@ def in_shards(
         return Response(output=list(before))
     output = [*before, *(shard.output for shard in scoring)]
     return Response(replace=Flow(scoring, output=output, name="score"))
-
-
-def _begin(
-    store: ScreeningStore,
-    run_id: str,
-    parameters: dict[str, Any],
-    source: Source,
-) -> Run:
-    """The run, new or again.
-
-    Raises
-    ------
-    ScreeningError
-        If source or models are not those that it began with, or if both models are the same.
-    """
-    folders = (parameters.get(name) for name in ("checkpoint", "rescore_with"))
-    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
-    models = ", then ".join(filter(None, (model, second)))
-    log.info("run %s: %s; model %s", run_id, source.description, models)
-    log.debug("run %s: %s", run_id, parameters)
-    if model == second:
-        raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
-    run = find_run(store, run_id)
-    if run is None:
-        run = Run(
-            run_id=run_id,
-            parameters=parameters,
-            versions={"edos-screening": version("edos-screening")},
-            model_id=model,
-            second_model_id=second,
-            source={"source": parameters["source"]} | source.provenance,
-        )
-        store.put_run(run)
-        return run
-    changed = [
-        f"the {what} is another"
-        for what, before, now in (
-            ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
-            ("content of the source", run.source.get("fingerprint"), source.fingerprint),
-            ("checkpoint", run.model_id, model),
-            ("checkpoint of --rescore-with", run.second_model_id, second),
-        )
-        if before != now
-    ]
-    if changed:
-        raise ScreeningError(
-            f"run {run_id} cannot be resumed: {' and '.join(changed)} than when it began; "
-            "start a new run"
-        )
-    run = run.model_copy(update={"state": "running", "error": None, "updated_at": utc_now()})
-    store.put_run(run)
-    return run
-
-
-def _candidates_of(
-    source: Source, run: Run, parameters: dict[str, Any]
-) -> tuple[Funnel, Iterator[CandidateDoc]]:
-    """Stream the source through the filters; the funnel counts what each of them does."""
-    reader, funnel = _reader_of(run, parameters)
-    return funnel, reader.documents(source, funnel)
-
-
-def _reader_of(run: Run, parameters: dict[str, Any]) -> tuple[CandidateReader, Funnel]:
-    """What streams a source through the filters, and counts what each of them does."""
-    filters = ScreeningFilters(**parameters["filters"])
-    reader = CandidateReader(
-        run_id=run.run_id,
-        filters=filters,
-        shard_size=parameters["shard_size"],
-        limit=parameters["limit"],
-        # Runs that were begun when cells were not reduced yet go on like that.
-        keep_cell=run.parameters.get("keep_cell", True),
-        trained=trained_elements(parameters["checkpoint"]),
-    )
-    return reader, Funnel.of(filters)
-
-
-def _note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> Run:
-    """Note what each filter did to a source that was read to its end."""
-    stages = funnel.stages
-    if source.applied:
-        stages = funnel.stages_behind(source.name, source.applied)
-    noted = {k: v for k, v in run.source.items() if k != READ} | {"notes": list(source.notes)}
-    changes = {"funnel": stages, "source": noted, "updated_at": utc_now()}
-    run = Run.model_validate(run.model_dump() | changes)
-    store.put_run(run)
-    for stage in stages:
-        counts = (stage.name, stage.entered, stage.dropped, stage.unknown)
-        log.info("%s: %d in, %d dropped, %d unknown", *counts)
-    return run
 
 
 @job
@@ -608,211 +317,20 @@ def score_shard(
     Returns
     -------
     dict
-        How many were `predicted` and `reused`, and how many `failed`: there is no prediction, or no
-        verdict on it.
+        Counts as of :meth:`workflows.scoring.Scorer.score`.
     """
     counts = Counter(predicted=0, reused=0, failed=0)
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
         if device is None:
             with what_only_this_machine_lacks():
-                _check_here(run, checkpoint)
+                check_here(run, checkpoint)
                 workers = workers or worker_processes()
-        model = _model_of(run, checkpoint)
-        training = _training_of(checkpoint)
-        predict = partial(_predict, checkpoint=checkpoint, device=device, workers=workers)
-        for portion in batched(store.find(awaiting(run, model, shard)), PORTION):
-            counts.update(_score(store, run, portion, model, training, predict))
+        scorer = Scorer.of(store, run, checkpoint)
+        for portion in batched(store.find(awaiting(run, scorer.model, shard)), PORTION):
+            counts.update(scorer.score(portion, device, workers))
             log.debug("shard %d: %s", shard, dict(counts))
     return dict(counts)
-
-
-def _check_here(run: Run, checkpoint: str) -> None:
-    """Refuse what would end a scoring job on this machine, and perhaps on no other."""
-    _model_of(run, checkpoint)
-    folder = Path(checkpoint)
-    check_predictor(folder, needed_grid(criterion_of(run.parameters), folder))
-    if (device := worker_device()) not in ("auto", "cpu"):
-        from models.predictor import usable_device  # torch, which the workers load anyway
-
-        usable_device(device)
-
-
-def _score(
-    store: ScreeningStore,
-    run: Run,
-    portion: Sequence[CandidateDoc],
-    model: str,
-    training: Training,
-    predict: Callable[[list[Crystal]], Generator[PredictedSpectra]],
-) -> dict[str, int]:
-    """Judge some candidates; predict the spectra that are missing."""
-    verdicts, missing = _known(store, run, portion, model, training)
-    write_verdicts(store, run, portion, verdicts)
-    stage, total = _stage(store, run, model)
-    advance(stage, len(verdicts), total)
-    counts = {"predicted": 0, "reused": len(verdicts), "failed": _n_failed(verdicts)}
-    log.info("%d to predict, %d known", len(missing), len(verdicts))
-    if not missing:
-        return counts
-    names = [candidate.material_id for candidate in missing]
-    shard = portion[0].shard
-    candidates = list(
-        store.candidates(run.run_id, shard=shard, material_ids=names, with_structure=True)
-    )
-    remaining = iter(candidates)
-    with closing(predict([crystal_of(c.structure) for c in candidates])) as parts:
-        for part in _timely(parts):
-            batch = list(islice(remaining, len(part.values)))
-            counts["failed"] += _keep(store, run, batch, part, model, training)
-            counts["predicted"] += len(batch) - len(part.failures)
-            advance(stage, len(batch), total)
-    return counts
-
-
-def _predict(
-    crystals: list[Crystal], *, checkpoint: str, device: str | None, workers: int | None
-) -> Generator[PredictedSpectra]:
-    """Predict by the model of this process; what is not given, the worker brings."""
-    predictor = _predictor(checkpoint, device or worker_device())
-    return predictor.predict_parts(crystals, workers=workers or worker_processes())
-
-
-def _training_of(checkpoint: str) -> Training:
-    return Training(trained_elements(checkpoint), load_training_materials(Path(checkpoint)))
-
-
-def _known(
-    store: ScreeningStore,
-    run: Run,
-    candidates: Sequence[CandidateDoc],
-    model: str,
-    training: Training,
-) -> tuple[list[Verdict], list[CandidateDoc]]:
-    """Verdicts on those candidates that have a prediction, and the others."""
-    by_key = {prediction_key(candidate, model): candidate for candidate in candidates}
-    # The gap in it is by the paper's criteria, which the run's own may be or not.
-    predictions = store.predictions(by_key, without=["gap"])
-    known = [p for p in predictions if _says_all(p, training)]
-    verdicts = list(_verdicts(run, known, by_key, training))
-    for prediction in known:
-        del by_key[prediction.key]
-    return verdicts, list(by_key.values())
-
-
-def _says_all(prediction: PredictionDoc, training: Training) -> bool:
-    """Whether it has its distance from the training materials; an older program noted none."""
-    return training.materials is None or prediction.training_distance is not None
-
-
-def _stage(store: ScreeningStore, run: Run, model: str) -> tuple[str, int]:
-    """What the progress of a model is called, and how many candidates it judges."""
-    if model == run.second_model_id:
-        return "rescored", n_chosen(store, run)
-    return "scored", _n_passed(run)
-
-
-def _n_passed(run: Run) -> int:
-    """How many candidates of a run that is read have passed its filters."""
-    return sum(count.entered - count.dropped for count in run.funnel[-1:])
-
-
-def _timely(parts: Iterable[PredictedSpectra]) -> Iterator[PredictedSpectra]:
-    """Parts joined until `KEEP_EVERY` has passed: what is not stored yet is lost with a kill.
-
-    The first part is not waited with: there is soon something to see.
-    """
-    waiting: list[PredictedSpectra] = []
-    since = -inf
-    for part in parts:
-        waiting.append(part)
-        if time.monotonic() - since >= KEEP_EVERY:
-            yield PredictedSpectra.joined(waiting)
-            waiting, since = [], time.monotonic()
-    if waiting:
-        yield PredictedSpectra.joined(waiting)
-
-
-def _keep(
-    store: ScreeningStore,
-    run: Run,
-    candidates: list[CandidateDoc],
-    predicted: PredictedSpectra,
-    model: str,
-    training: Training,
-) -> int:
-    """Store predictions and the run's verdicts on them; a Ctrl-C does not come in between.
-
-    Returns how many have no verdict.
-    """
-    good = [i for i in range(len(candidates)) if i not in predicted.failures]
-    judged = [candidates[i] for i in good]
-    predictions = list(prediction_documents(judged, predicted.rows(good), model))
-    by_key = {prediction_key(candidate, model): candidate for candidate in judged}
-    failures = [
-        _failure(candidates[i], reason, model, training) for i, reason in predicted.failures.items()
-    ]
-    verdicts = [*_verdicts(run, predictions, by_key, training), *failures]
-    for verdict in verdicts:
-        if verdict.state == "failed":
-            log.info("%s failed: %s", verdict.material_id, verdict.reason)
-
-    def write() -> None:
-        store.upsert_predictions(predictions)
-        write_verdicts(store, run, candidates, verdicts)
-
-    began = time.monotonic()
-    try:
-        write()
-    except KeyboardInterrupt:
-        if time.monotonic() - began < ANSWERS:  # else nobody waits for a store that hangs
-            write()
-        raise
-    return _n_failed(verdicts)
-
-
-def _n_failed(verdicts: Sequence[Verdict]) -> int:
-    return sum(verdict.state == "failed" for verdict in verdicts)
-
-
-def _verdicts(
-    run: Run,
-    predictions: Sequence[PredictionDoc],
-    candidates: Mapping[PredictionKey, CandidateDoc],
-    training: Training,
-) -> Iterator[Verdict]:
-    """Verdicts on predictions of one of the run's models, by the run's own criterion."""
-    if not predictions:
-        return
-    criterion = criterion_of(run.parameters)
-    is_second = predictions[0].model_id == run.second_model_id
-    folder = Path(run.parameters["rescore_with" if is_second else "checkpoint"])
-    verdicts = verdicts_on(predictions, candidates, criterion, trust_in(folder, criterion))
-    for prediction, verdict in zip(predictions, verdicts, strict=True):
-        candidate = candidates[prediction.key]
-        yield with_domain(verdict, candidate, training, prediction.training_distance)
-
-
-def _failure(candidate: CandidateDoc, reason: str, model: str, training: Training) -> Verdict:
-    verdict = Verdict(
-        run_id=candidate.run_id,
-        material_id=candidate.material_id,
-        state="failed",
-        reason=reason,
-        model_id=model,
-    )
-    return with_domain(verdict, candidate, training)
-
-
-def _model_of(run: Run, checkpoint: str) -> str:
-    """Id of the run's first or second model, if the checkpoint is one that the run began with."""
-    model = model_id(Path(checkpoint))
-    if model not in (run.model_id, run.second_model_id):
-        raise ScreeningError(
-            f"run {run.run_id}: the checkpoint {checkpoint} has changed since it began, or another "
-            f"machine has it ({model}); copy {run.model_id} here, or start a new run"
-        )
-    return model
 
 
 @job
@@ -845,10 +363,10 @@ def rescore(
     checkpoint = parameters["rescore_with"]
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
-        _model_of(run, checkpoint)
+        model_of(run, checkpoint)
         _check_judged(store, run, run.model_id or "")
         if (n := parameters["rescore"] - n_chosen(store, run)) > 0:
-            predictor = _predictor(checkpoint, hardware["device"] or worker_device())
+            predictor = deferred_predictor(checkpoint, hardware["device"] or worker_device())
             choose(store, run, predictor, n)
         return in_shards(store, run, db, checkpoint, hardware, scored)
 
@@ -908,27 +426,3 @@ def finish(run_id: str, db: str, scored: list[dict[str, int]]) -> dict[str, Any]
         "funnel": [count.model_dump() for count in run.funnel],
         "counts": counts | added,
     }
-
-
-def candidate_counts(store: ScreeningStore, run: Run) -> dict[str, int]:
-    """Candidates of a run in each state, the positives, and what a second model did to them.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run : Run
-    """
-    positives = Query(CANDIDATES, conditions(run_id=run.run_id, is_positive=True))
-    counts = store.candidate_counts(run.run_id) | {"positive": store.count(positives)}
-    return counts | rescoring_counts(store, run)
-
-
-def find_run(store: ScreeningStore, run_id: str) -> Run | None:
-    """The run of this id, if it has begun.
-
-    Parameters
-    ----------
-    store : ScreeningStore
-    run_id : str
-    """
-    return next(iter(store.lookup(RUNS, [(run_id,)])), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from db.documents import (
+    VERDICT_FIELDS,
     CandidateDoc,
     GapDoc,
     MarginsDoc,
@@ -86,7 +87,6 @@ def prediction_documents(
         For the candidates, none of which failed.
     model : str
         Id of the model.
-    grid : EnergyGrid
     """
     spectra, gaps = predicted.values, None
     # What has NaN is left to the document's checks, which refuse it.
@@ -155,6 +155,17 @@ def verdicts_on(
             expected_error=_known(errors[i]),
             **verdict_fields(criterion, verdicts, i),
         )
+
+
+def with_verdict(candidate: CandidateDoc, verdict: Verdict) -> CandidateDoc:
+    """A candidate with a verdict on it instead of the one that it has.
+
+    Parameters
+    ----------
+    candidate : CandidateDoc
+    verdict : Verdict
+    """
+    return candidate.model_copy(update={name: getattr(verdict, name) for name in VERDICT_FIELDS})
 
 
 def _trusted(

@@ -115,7 +115,7 @@ def run(
     from screening.criteria.registry import default_predictor, find_criterion
     from screening.sources import is_path
     from workflows.hardware import worker_processes
-    from workflows.screening import new_run_id
+    from workflows.runs import new_run_id
 
     if criterion != CRITERION:
         criteria = options.typed(context, criteria)
@@ -265,7 +265,7 @@ def _maker(
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
     from screening.sources.ids import read_material_ids
-    from workflows.screening import check_checkpoints
+    from workflows.checkpoints import check_checkpoints
 
     parameters = maker.parameters()  # checks filters and criterion
     options.check_folder_of(maker.db)
@@ -280,8 +280,8 @@ def _check(maker: ScreeningFlowMaker, device: str) -> None:
 
 def _resumed(maker: ScreeningFlowMaker, is_rescore_typed: bool) -> str:
     """Id of the run that the maker is to finish; one without a second model goes on without."""
-    from workflows.local import resumable_run
     from workflows.rescoring import RESCORING
+    from workflows.runs import resumable_run
 
     may_lack = () if is_rescore_typed else RESCORING
     run = resumable_run(maker.db, maker.parameters(), may_lack)
@@ -318,7 +318,7 @@ def _note_interruption(db: str, run_id: str) -> None:
     from contextlib import suppress
     from threading import Thread
 
-    from workflows.local import note_interruption
+    from workflows.runs import note_interruption
 
     def note() -> None:
         with suppress(Exception):

@@ -390,18 +390,18 @@ def _same_work() -> None:
 
 def screen(network: str, parts: Path, arguments: list[str]) -> None:
     """`screen` that says what its parts cost, and perhaps in which each predictor is no network."""
-    import workflows.screening
     from db.embedded import EmbeddedStore
     from screening.cli import script
     from workflows.reading import CandidateReader
+    from workflows.scoring import Scorer
+    from workflows.streaming import ReadAndScored
 
-    clock, run = Clock(parts), workflows.screening._ReadAndScored
+    clock, stored = Clock(parts), ReadAndScored._stored
     clock.times(CandidateReader, "blocks", "reading")
     clock.times(CandidateReader, "blocks_from_process", "reading")
-    clock.times(workflows.screening, "_keep", "verdicts")
+    clock.times(Scorer, "keep", "verdicts")
     for name in ("_write", "_update_verdicts", "_lookup", "_find"):
         clock.times(EmbeddedStore, name, "store")
-    stored = run._stored
 
     def noted(self: Any, documents: list[Any]) -> Any:
         if clock.rows < 0:
@@ -410,7 +410,7 @@ def screen(network: str, parts: Path, arguments: list[str]) -> None:
         clock.note(self.funnel.entered)
         return missing
 
-    run._stored = noted  # type: ignore[method-assign]
+    ReadAndScored._stored = noted  # type: ignore[method-assign]
     if network == "none":
         _without_network()
     sys.argv = ["screen", *arguments]

@@ -30,6 +30,7 @@ from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -48,7 +49,8 @@ from models.zoo import predictor_folder
 from tests.benchmarks.bench_store import candidates, predictions, verdicts
 from tests.workflows.launchpads import Site, make_site, new_database
 from workflows.launchpad import open_launchpad, submit_flow, submit_screening
-from workflows.screening import ScreeningFlowMaker, candidate_counts, read_shard, score_shard
+from workflows.runs import candidate_counts
+from workflows.screening import ScreeningFlowMaker, read_shard, score_shard
 from workflows.stores import FROM_ENVIRONMENT
 
 RUN = "bench"
@@ -277,7 +279,8 @@ def host_work(table: Path, n: int) -> list[Spent]:
         parameters, hardware = maker.parameters(), {"device": "cpu", "workers": 1}
         with spent("reading, filtering and storing a candidate", n) as reading:
             read_shard.original(RUN, FROM_ENVIRONMENT, {}, parameters, hardware)
-        unpredicted = patch("workflows.screening._predict", guess)
+        predictor = SimpleNamespace(predict_parts=guess)
+        unpredicted = patch("workflows.scoring.deferred_predictor", lambda *_: predictor)
         with unpredicted, spent("scoring one without graphs and network", n) as scoring:
             score_shard.original(RUN, FROM_ENVIRONMENT, 0, maker.checkpoint, "cpu", 1)
         return [*reading, *scoring]

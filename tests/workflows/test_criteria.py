@@ -15,9 +15,10 @@ from screening.criteria.registry import criterion_of, find_criterion, parameters
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.screened_run import crystal, put_run, validation, with_gap
-from workflows.local import resumable_run, run_flow
+from workflows.local import run_flow
 from workflows.metrics import run_metrics
 from workflows.plan import choose_validation
+from workflows.runs import resumable_run
 from workflows.screening import ScreeningFlowMaker
 from workflows.verdicts import judged_for
 
@@ -97,7 +98,7 @@ def test_a_changed_file_is_another_criterion(make, file, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("workflows.screening._keep", stop)
+        patch.setattr("workflows.scoring.Scorer.keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run_flow(maker.make("stopped"))
     assert resumable_run(maker.db, make(file()).parameters()).run_id == "stopped"
@@ -193,7 +194,7 @@ def test_a_score_of_another_package_that_is_not_finite_is_no_verdict(make, monke
             score[0] = 1.0
             return Verdicts(score > 0, score, {"n": np.asarray(n_atoms)})
 
-    monkeypatch.setattr("workflows.screening.criterion_of", lambda _: Broken())
+    monkeypatch.setattr("workflows.scoring.criterion_of", lambda _: Broken())
     summary = run_flow(make("steep-edge").make("broken"))
     assert (summary["counts"]["screened"], summary["counts"]["failed"]) == (1, 4)
 

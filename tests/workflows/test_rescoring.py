@@ -27,10 +27,11 @@ from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.screened_run import plan_validation
 from workflows import rescoring
-from workflows.local import note_interruption, resumable_run, run_flow, validate_here
+from workflows.local import run_flow, validate_here
 from workflows.progress import reporting_to
 from workflows.rescoring import RESCORING
-from workflows.screening import ScreeningFlowMaker, candidate_counts
+from workflows.runs import candidate_counts, note_interruption, resumable_run
+from workflows.screening import ScreeningFlowMaker
 from workflows.validation import ValidationFlowMaker
 from workflows.verdicts import prediction_key
 
@@ -363,7 +364,7 @@ def test_wrong_second_models_are_told_before_anything_is_predicted(maker, tmp_pa
 
 
 def test_a_lost_part_of_the_first_model_is_not_passed_over(maker, monkeypatch):
-    monkeypatch.setattr("workflows.screening._keep", lambda *_: 0)
+    monkeypatch.setattr("workflows.scoring.Scorer.keep", lambda *_: 0)
     with pytest.raises(ScreeningError, match="lost: 12 candidates have no prediction; resume it"):
         run(maker, "lost")
 

@@ -20,6 +20,7 @@ from models.zoo import ZOO
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.launchpads import ROOT, make_site, wait_until
+from tests.workflows.screening_examples import documents
 from workflows.hardware import worker_device
 from workflows.launchpad import (
     open_launchpad,
@@ -43,12 +44,6 @@ def rows(n, rejected=True):
         for i in range(0, len(found) + 6, 5):
             found.insert(i, crystal_row(f"no-{i}", 4.0, ["Na", "Cl"], band_gap=5.0))
     return found
-
-
-def documents(db, run_id):
-    with open_store(db) as store:
-        found = store.candidates(run_id, with_structure=True)
-        return {c.material_id: c.model_dump(exclude={"run_id"}) for c in found}
 
 
 @pytest.fixture
@@ -307,7 +302,7 @@ def test_a_failed_shard_is_told_and_made_ready_again(site, pad, maker, monkeypat
     submit_screening(pad, maker, "run-1")
     lines = []
     with monkeypatch.context() as broken, open_store(site.db) as store:
-        broken.setattr("workflows.screening._keep", no_room)
+        broken.setattr("workflows.scoring.Scorer.keep", no_room)
         assert work(pad, tell=lines.append) == 8
         jobs = screening_jobs(pad, "run-1")
         assert jobs.states["score_shard"] == {"FIZZLED": 4}

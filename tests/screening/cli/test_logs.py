@@ -49,7 +49,7 @@ def test_a_failed_run_leaves_the_traceback_in_its_log(screen, table, tmp_path, m
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("workflows.screening._keep", fail)
+    monkeypatch.setattr("workflows.scoring.Scorer.keep", fail)
     outcome = screen("run", "--source", table)
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1] == "screen: No space left on device"
@@ -61,7 +61,7 @@ def test_a_file_that_ends_too_early_is_no_interruption(screen, table, tmp_path, 
     def fail(*arguments):
         raise EOFError("marshal data too short")
 
-    monkeypatch.setattr("workflows.screening._keep", fail)
+    monkeypatch.setattr("workflows.scoring.Scorer.keep", fail)
     with pytest.raises(EOFError, match="too short"):
         screen("run", "--source", table)
     (log,) = (tmp_path / "screening.logs").iterdir()
@@ -111,16 +111,16 @@ def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypa
 
 @pytest.mark.parametrize("category", [FutureWarning, UserWarning, DeprecationWarning])
 def test_warnings_of_libraries_reach_the_log_only(screen, table, tmp_path, monkeypatch, category):
-    from workflows import screening
+    from workflows.scoring import Scorer
 
-    kept = screening._keep
+    kept = Scorer.keep
 
     def warn(*arguments):
         warnings.warn("a library wants attention", category, stacklevel=1)
         logging.getLogger("library").warning("so does another")
         return kept(*arguments)
 
-    monkeypatch.setattr(screening, "_keep", warn)
+    monkeypatch.setattr(Scorer, "keep", warn)
     outcome = screen("run", "--source", table)
     assert outcome.code == 0
     assert "attention" not in outcome.err + outcome.out
