@@ -78,7 +78,11 @@ def begin_run(
         f"the {what} is another"
         for what, before, now in (
             ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
-            ("content of the source", run.source.get("fingerprint"), source.fingerprint),
+            (
+                "source (by name, size and time of change)",
+                run.source.get("fingerprint"),
+                source.fingerprint,
+            ),
             ("checkpoint", run.model_id, model),
             ("checkpoint of --rescore-with", run.second_model_id, second),
         )
@@ -87,7 +91,7 @@ def begin_run(
     if changed:
         raise ScreeningError(
             f"run {run_id} cannot be resumed: {' and '.join(changed)} than when it began; "
-            "start a new run"
+            "start a new run, which makes no prediction twice"
         )
     run = run.model_copy(update={"state": "running", "error": None, "updated_at": utc_now()})
     store.put_run(run)

@@ -204,8 +204,8 @@ class Scorer:
         if not predictions:
             return
         criterion = criterion_of(self.run.parameters)
-        folder = Path(self.run.parameters["rescore_with" if self._is_second else "checkpoint"])
-        verdicts = verdicts_on(predictions, candidates, criterion, trust_in(folder, criterion))
+        trust = trust_in(Path(self.checkpoint), criterion)
+        verdicts = verdicts_on(predictions, candidates, criterion, trust)
         for prediction, verdict in zip(predictions, verdicts, strict=True):
             candidate = candidates[prediction.key]
             yield with_domain(verdict, candidate, self.training, prediction.training_distance)
