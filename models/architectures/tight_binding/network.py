@@ -139,7 +139,13 @@ class Network(nn.Module):
         return Energies(levels, flat, integrals, 0.5 * near[:, None] * field)
 
     def features(self, atoms: Atoms, bonds: Bonds) -> Tensor:
-        """What the network makes of the E bonds, shape (E, hidden); arguments as of a call."""
+        """What the network makes of the E bonds, shape (E, hidden).
+
+        Parameters
+        ----------
+        atoms : Atoms
+        bonds : Bonds
+        """
         hidden: Tensor = self.bond[:-1](self._described(atoms, bonds).bonds)
         return hidden
 
