@@ -84,6 +84,7 @@ class WorkerPool:
         WorkerDiedError
             If a process is killed.
         """
+        self._renew()
         with self._ending_early():
             waiting: deque[Future[Result]] = deque()
             for task in tasks:
@@ -113,6 +114,7 @@ class WorkerPool:
         WorkerDiedError
             If a process is killed.
         """
+        self._renew()
         with self._ending_early():
             futures = {self._submit(function, task): task for task in tasks}
             for future in as_completed(futures):
@@ -129,6 +131,14 @@ class WorkerPool:
         if self._executor:
             kill_workers(self._executor)
             self._executor = None
+
+    def _renew(self) -> None:
+        """Let go of processes that were killed while nobody waited for them."""
+        if self._executor is not None:
+            try:
+                self.start()
+            except BrokenProcessPool:
+                self.close()
 
     def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         if self._executor is None:

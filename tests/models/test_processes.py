@@ -115,6 +115,22 @@ def count_or_fail(n: int, how: str) -> Iterator[int]:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def test_processes_that_died_while_idle_are_replaced() -> None:
+    with WorkerPool(1) as pool:
+        (before,) = pool.in_order(process_id, [0])
+        os.kill(before, signal.SIGKILL)
+        while before in {child.pid for child in multiprocessing.active_children()}:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the pool notices
+        (after,) = pool.in_order(process_id, [0])
+        assert after != before
+        assert [n for _, n in pool.as_done(process_id, [0])] == [after]
+
+
+def process_id(_: int) -> int:
+    return os.getpid()
+
+
 def test_a_stream_ends_as_its_generator_does() -> None:
     assert list(streamed(count_or_fail, 3, "well")) == [0, 1, 2]
     items = streamed(count_or_fail, 2, "error")
