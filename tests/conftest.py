@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.browser import chromium, open_page  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SCREEN_RESCORE"] = "0"  # one model is enough for most tests, and its processes
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # What a script runs in the background inherits a deaf ear, and so would the programs of tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Row = dict[str, Any]
 LONG = ("slow", "dft", "browser")  # markers
