@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -353,11 +353,11 @@ def fermi_level(levels: Tensor, weights: Tensor, electrons: float) -> Tensor:
     least, most = electrons - _SLACK, electrons + _SLACK
     for start, end in _ranges(bands, weight, electrons):
         filling = _Filling.of(bands, weight, start, end)
-        if filling.electrons(start) < least and filling.electrons(end) > most:
+        if filling.fewest < least and filling.most > most:
             break
-    energy = filling.reached(least, start, end)
+    energy = filling.reached(least)
     if filling.electrons(energy + FERMI_WIDTH) < most:  # nothing there: a range is open
-        energy = (energy + filling.reached(most, start, end)) / 2
+        energy = (energy + filling.reached(most)) / 2
     fermi = levels.new_tensor(energy)
     if not levels.requires_grad:
         return fermi
@@ -392,6 +392,8 @@ class _Filling:
 
     Parameters
     ----------
+    start, end : float
+        The range in eV.
     some : ndarray, shape (Q, M), bool
         Which levels these are.
     scaled : ndarray, shape (L,)
@@ -401,6 +403,8 @@ class _Filling:
         Electrons if each of them holds one, as at its own energy.
     """
 
+    start: float
+    end: float
     some: np.ndarray
     scaled: np.ndarray
     weight: np.ndarray
@@ -413,7 +417,17 @@ class _Filling:
         some = ~below & (bands < end + _TAIL)
         weight_of_each = np.broadcast_to(weight[:, None], bands.shape)[some]
         sure = 2 * float(weight @ below.sum(1)) + float(weight_of_each.sum())
-        return cls(some, bands[some] / (2 * FERMI_WIDTH), weight_of_each, sure)
+        return cls(start, end, some, bands[some] / (2 * FERMI_WIDTH), weight_of_each, sure)
+
+    @cached_property
+    def fewest(self) -> float:
+        """Electrons with the Fermi level at the start of the range."""
+        return self.electrons(self.start)
+
+    @cached_property
+    def most(self) -> float:
+        """Electrons with the Fermi level at the end of the range."""
+        return self.electrons(self.end)
 
     def tanh(self, energy: float) -> np.ndarray:
         """Of each level, -1 where it is empty and 1 where it is full."""
@@ -423,16 +437,18 @@ class _Filling:
         """In all levels, with the Fermi level at an energy in eV."""
         return self.sure + float(self.weight @ self.tanh(energy))
 
-    def reached(self, number: float, start: float, end: float) -> float:
+    def reached(self, number: float) -> float:
         """Fermi level of so many electrons; an end of the range if it is not in there."""
-        if self.electrons(start) >= number:
-            return start
-        if self.electrons(end) < number:
-            return end
+        if self.fewest >= number:
+            return self.start
+        if self.most < number:
+            return self.end
         from scipy.optimize import brentq
 
-        found = brentq(lambda energy: self.electrons(energy) - number, start, end, xtol=_EXACT)
-        return float(found)
+        def beyond(energy: float) -> float:
+            return self.electrons(energy) - number
+
+        return float(brentq(beyond, self.start, self.end, xtol=_EXACT))
 
 
 def from_edges(levels: Tensor, edges: Edges) -> Tensor:
