@@ -30,8 +30,6 @@ def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # What runs in the background of a script, as these tests may, inherits a deaf ear.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
 
 
@@ -156,7 +154,6 @@ def busy():
     time.sleep(20)
     print("went on")
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is deaf
 cli._run = busy
 cli.main()
 """

@@ -261,8 +261,6 @@ def test_the_command_serves_until_ctrl_c(filled: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What runs in the background of a script, as these tests may, inherits a deaf ear.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     line = process.stdout.readline()
     address = line.split(" at ")[1].split()[0]

@@ -71,15 +71,20 @@ class GpawStaticMaker(AseMaker):
         prev_dir : None
             Not used; here because other makers have it.
         """
+        return self._run("static", mol_or_struct)[0]
+
+    def _run(self, task: str, structure: Structure) -> tuple[AseResult, dict[str, Any]]:
+        """The result for a structure that stays as it is, and what GPAW's process hands back."""
         started = time.perf_counter()
-        result = run_gpaw("static", mol_or_struct, self.settings, self.wall_time_limit)
-        return AseResult(
-            final_mol_or_struct=mol_or_struct,
-            final_energy=result["energy"],
+        found = run_gpaw(task, structure, self.settings, self.wall_time_limit)
+        result = AseResult(
+            final_mol_or_struct=structure,
+            final_energy=found["energy"],
             converged=True,
             dir_name=str(Path.cwd()),
             elapsed_time=time.perf_counter() - started,
         )
+        return result, found
 
 
 @dataclass
@@ -115,14 +120,10 @@ class GpawRelaxMaker(GpawStaticMaker):
         prev_dir : None
             Not used; here because other makers have it.
         """
-        started = time.perf_counter()
-        result = run_gpaw("relax", mol_or_struct, self.settings, self.wall_time_limit)
+        result, found = self._run("relax", mol_or_struct)
         species = [site.specie for site in mol_or_struct]
-        return AseResult(
-            final_mol_or_struct=Structure(Lattice(result["cell"]), species, result["frac_coords"]),
-            final_energy=result["energy"],
-            converged=True,
-            is_force_converged=True,
-            dir_name=str(Path.cwd()),
-            elapsed_time=time.perf_counter() - started,
+        result.final_mol_or_struct = Structure(
+            Lattice(found["cell"]), species, found["frac_coords"]
         )
+        result.is_force_converged = True
+        return result
