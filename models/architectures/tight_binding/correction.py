@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.architectures.parts.crystal_statistics import CrystalStatistics
 from models.architectures.parts.ensemble import distribution, scales, standardized
@@ -13,25 +16,31 @@ from models.graphs.graph import GraphBatch
 OUTLIER = 4.0
 SPECTRAL = 0.7  # of the distance of two materials, the share of their spectra
 LENGTH, RIDGE = 0.2, 0.03  # of the kernel; chosen on validation materials, as `SPECTRAL`
+MOST = 0.5  # of the logarithm by which there are more or fewer empty states
+_NONE = 1e-6  # share of all states that counts as none
 _EVERYWHERE = 1e-6  # of all states, in each bin: whose states are where the Hamiltonian has none
 
 
 class Correction(nn.Module):
-    """Adds to the shape of a spectrum what the labels of like materials had beyond the model's.
+    """Adds to a spectrum what the labels of like materials had beyond the model's.
 
-    A kernel regression of the residuals of the training materials (label less prediction, both
-    with the sum 1). How alike two materials are is decided by their
-    :class:`~models.architectures.parts.crystal_statistics.CrystalStatistics` and by their predicted
-    spectra, cumulated. The networks have seen the training materials, so that these residuals are
-    smaller than those of others; what is done about that is `share`, chosen on materials that the
-    networks have not seen.
+    A kernel regression of the residuals of the training materials: of their shapes, label less
+    prediction, both with the sum 1; and of the empty states for each filled one, the logarithm
+    of the label's over the prediction's. The latter counts fully: ten orbitals have too few or
+    too many states to stand for the continuum, and no number of electrons tells.
+
+    How alike two materials are is decided by their
+    :class:`~models.architectures.parts.crystal_statistics.CrystalStatistics` and by their
+    predicted spectra, cumulated. The networks have seen the training materials, so that these
+    residuals are smaller than those of others; what is done about that is `share`, chosen on
+    materials that the networks have not seen.
 
     Parameters
     ----------
     size : int
         Bins K' of the spectrum.
     share : float
-        Of the regression that is added.
+        Of the regression of shapes that is added.
     filled : int
         The first bins, up to the band edge. The electrons in them stay as many.
     """
@@ -45,7 +54,7 @@ class Correction(nn.Module):
         self.share, self.filled = share, filled
         n_statistics = CrystalStatistics.size
         self.statistics = CrystalStatistics()
-        self.kernel = KernelRegression(size, n_statistics + size, LENGTH, RIDGE)
+        self.kernel = KernelRegression(size + 1, n_statistics + size, LENGTH, RIDGE)
         self.register_buffer("center", torch.zeros(n_statistics))
         self.register_buffer("scale", torch.ones(n_statistics))
         self.register_buffer("lengths", torch.ones(2))
@@ -68,7 +77,10 @@ class Correction(nn.Module):
         parts = self._features(batch, states).split([len(self.center), states.shape[1]], dim=1)
         spreads = [(part - part.mean(0)).abs().sum(1).mean() for part in parts]
         self.lengths = torch.stack(spreads).clamp_min(1e-6)
-        self.kernel.fit(self._features(batch, states), target - distribution(states))
+        predicted = distribution(states)
+        more = (self._emptiness(target) - self._emptiness(predicted)).clamp(-MOST, MOST)
+        residuals = torch.cat([target - predicted, more], dim=1)
+        self.kernel.fit(self._features(batch, states), residuals)
 
     def forward(self, batch: GraphBatch, states: Tensor) -> Tensor:
         """Corrected states/eV/cell, shape (B, K'), with as many electrons as those given.
@@ -80,11 +92,19 @@ class Correction(nn.Module):
         """
         if not self.kernel.fitted:
             return states
-        shift = self.share * self.kernel(self._features(batch, states))
-        shape = distribution((distribution(states) + shift).clamp_min(0))
+        shift, more = self.kernel(self._features(batch, states)).tensor_split([-1], dim=1)
+        shape = distribution((distribution(states) + self.share * shift).clamp_min(0))
         below, above = (shape * states.sum(1, keepdim=True)).tensor_split([self.filled], dim=1)
         electrons = states[:, : self.filled].sum(1, keepdim=True)
-        return torch.cat([distribution(below) * electrons, above], dim=1)
+        return torch.cat([distribution(below) * electrons, above * more.exp()], dim=1)
+
+    def _emptiness(self, shapes: Tensor) -> Tensor:
+        """Logarithm of the empty states for each filled one, shape (n, 1)."""
+        filled, empty = (
+            part.sum(1, keepdim=True).clamp_min(_NONE)
+            for part in shapes.tensor_split([self.filled], dim=1)
+        )
+        return (empty / filled).log()
 
     def of_parts(self, batch: GraphBatch, parts: Tensor) -> Tensor:
         """Parts of a crystal's spectrum that add up to the corrected one; the shares stay.
@@ -100,6 +120,14 @@ class Correction(nn.Module):
         parts = parts + _EVERYWHERE * parts.sum(2, keepdim=True)
         shares = parts / parts.sum((0, 1)).clamp_min(torch.finfo(parts.dtype).tiny)
         return shares * self(batch, whole[None])[0]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also what was fitted before empty states were counted: there are as many then."""
+        for name in ("coefficients", "mean"):
+            stored = state_dict.get(f"{prefix}kernel.{name}")
+            if stored is not None and stored.shape[-1] == len(self.kernel.mean) - 1:
+                state_dict[f"{prefix}kernel.{name}"] = F.pad(stored, (0, 1))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _features(self, batch: GraphBatch, states: Tensor) -> Tensor:
         statistics = standardized(self.statistics(batch), self.center, self.scale, OUTLIER)

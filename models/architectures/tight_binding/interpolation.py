@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,18 +32,18 @@ class Sample:
 
     Parameters
     ----------
-    cells : Tensor, shape (C, 3), int64
-        Lattice vectors that atoms are bound across, of two opposite ones one.
-    place : Tensor, shape (B,), int64
-        Where the numbers of onsite and hopping blocks go in the Hamiltonians (C, M, M) of the
-        cells, C M M for orbitals that there are not.
+    integrals : Integrals
+        Of which only the numbers are not used: they are another network's.
+    places : ndarray, shape (n, 3)
+        Fractional coordinates of the atoms, see
+        :func:`models.architectures.tight_binding.symmetry.sites`.
     mesh : ReducedMesh
     fine : tuple of int
         Sizes of the finer mesh, the first one even.
     """
 
-    cells: Tensor
-    place: Tensor
+    integrals: Integrals
+    places: np.ndarray
     mesh: ReducedMesh
     fine: tuple[int, int, int]
 
@@ -54,17 +55,18 @@ class Sample:
 
         Parameters
         ----------
-        integrals : Integrals
-            Of which only the numbers are not used.
-        places : ndarray, shape (n, 3)
-            Fractional coordinates of the atoms, see
-            :func:`models.architectures.tight_binding.symmetry.sites`.
-        mesh : ReducedMesh
+        integrals, places, mesh
+            See :class:`Sample`.
         fine : tuple of int
             Sizes of the finer mesh.
         """
         n1, n2, n3 = (max(both) for both in zip(fine, mesh.sizes, strict=True))
-        return cls(*_by_cell(integrals, places), mesh, (n1 + n1 % 2, n2, n3))
+        return cls(integrals, places, mesh, (n1 + n1 % 2, n2, n3))
+
+    @cached_property
+    def by_cell(self) -> _ByCell:
+        """Where the numbers go if Hamiltonians are summed up cell by cell, as on a CPU."""
+        return _by_cell(self.integrals, self.places)
 
     @property
     def weights(self) -> Tensor:
@@ -95,13 +97,13 @@ def computed(integrals: Integrals, sample: Sample) -> Tensor:
     integrals : Integrals
     sample : Sample
     """
-    mesh, size = sample.mesh, len(integrals.orbitals)
-    if len(sample.cells) * size**2 > _MOST:
+    mesh, size, (cells, place) = sample.mesh, len(integrals.orbitals), sample.by_cell
+    if len(cells) * size**2 > _MOST:
         return levels(replace(integrals, flat=integrals.flat[:0]), mesh.points.to(integrals.steps))
     numbers = torch.cat([integrals.onsite.flatten(), integrals.hopping.flatten()])
-    halves = numbers.new_zeros(len(sample.cells) * size**2 + 1)
-    halves = halves.index_add_(0, sample.place, numbers)[:-1].view(-1, size, size)
-    angles = 2 * math.pi * (mesh.points @ sample.cells.float().T).to(halves)
+    halves = numbers.new_zeros(len(cells) * size**2 + 1)
+    halves = halves.index_add_(0, place, numbers)[:-1].view(-1, size, size)
+    angles = 2 * math.pi * (mesh.points @ cells.float().T).to(halves)
     real, rest = angles[: mesh.n_real], angles[mesh.n_real :]
     even = (halves + halves.mT).flatten(1)
     energies = [
@@ -116,14 +118,30 @@ def computed(integrals: Integrals, sample: Sample) -> Tensor:
     return torch.cat(energies)
 
 
-def _by_cell(integrals: Integrals, places: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Cells (C, 3) and where numbers go (B,), see :class:`Sample`."""
+class _ByCell(NamedTuple):
+    """Hamiltonians of lattice vectors that atoms are bound across.
+
+    Parameters
+    ----------
+    cells : Tensor, shape (C, 3), int64
+        These lattice vectors, of two opposite ones one.
+    place : Tensor, shape (B,), int64
+        Where the numbers of onsite and hopping blocks go in the Hamiltonians (C, M, M) of the
+        cells, C M M for orbitals that there are not.
+    """
+
+    cells: Tensor
+    place: Tensor
+
+
+def _by_cell(integrals: Integrals, places: np.ndarray) -> _ByCell:
     n, size = len(integrals.onsite), len(integrals.orbitals)
     positions = torch.from_numpy(places).to(integrals.steps)
     center, neighbor = integrals.center, integrals.neighbor
     cells = (integrals.steps + positions[center] - positions[neighbor]).round().long()
     own = torch.arange(n, device=center.device)
-    code = cells @ cells.new_tensor([1 << 32, 1 << 16, 1])
+    # Not a matrix product: a GPU has none of integers.
+    code = (cells * cells.new_tensor([1 << 32, 1 << 16, 1])).sum(1)
     backward = torch.cat([own < 0, code < 0])  # the first number that is not 0 is negative
     _, kind = torch.cat([0 * own, code.abs()]).unique(return_inverse=True)
     unique = cells.new_zeros(int(kind.max()) + 1, 3).index_copy(
@@ -136,7 +154,7 @@ def _by_cell(integrals: Integrals, places: np.ndarray) -> tuple[Tensor, Tensor]:
     inside = torch.where(backward[:, None, None], columns * size + rows, rows * size + columns)
     place = kind[:, None, None] * size**2 + inside
     missing = len(unique) * size**2
-    return unique, place.masked_fill((rows < 0) | (columns < 0), missing).flatten()
+    return _ByCell(unique, place.masked_fill((rows < 0) | (columns < 0), missing).flatten())
 
 
 def interpolated(values: Tensor, sample: Sample) -> Tensor:

@@ -257,7 +257,8 @@ class TightBinding(StatesArchitecture):
             levels.append(sharp)
             ends.append(torch.stack([edges.vbm, edges.cbm]))
         of_members = torch.stack(ends)
-        vbm, cbm = of_members[of_members.diff(dim=1)[:, 0].median(0).indices].tolist()
+        gaps = of_members.diff(dim=1)[:, 0]
+        vbm, cbm = of_members[gaps == gaps.median()].mean(0).tolist()  # of all metals, if it is one
         dos = torch.stack(states).mean(0) / self.config.grid.width
         if self.correction is not None:
             dos = self.correction.of_parts(batch, dos)

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.architectures.parts.eigenvalues import eigenvalues, padded_size
+from models.architectures.parts.eigenvalues import (
+    bisected,
+    eigenvalues,
+    padded_size,
+    tridiagonal,
+)
 
 
 def hermitian(n: int, seed: int) -> torch.Tensor:
@@ -46,3 +51,34 @@ def test_a_gpu_gets_matrices_of_few_sizes() -> None:
         assert n <= padded_size(n, torch.device("cuda")) <= 1.5 * n
         assert padded_size(n, torch.device("cpu")) == n
     assert padded_size(10_000, torch.device("cuda")) == 10_000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 40])
+def test_bisection_finds_what_lapack_finds(n: int, dtype: torch.dtype) -> None:
+    """Of matrices at random, large and small, of low rank, diagonal, with equal eigenvalues."""
+    generator = torch.Generator().manual_seed(n)
+    half = torch.randn(6, n, n, dtype=dtype, generator=generator)
+    matrices = half + half.mH
+    matrices[1] *= 1e4
+    matrices[2] *= 1e-4
+    matrices[3] = half[3, :, :1] @ half[3, :, :1].mH
+    matrices[4] = torch.diag(torch.randn(n, generator=generator)).to(dtype)
+    matrices[5] = 3 * torch.eye(n)
+    more = torch.stack([torch.zeros(n, n, dtype=dtype), torch.full((n, n), -2.0, dtype=dtype)])
+    matrices = torch.cat([matrices, more]).view(2, 4, n, n)
+    found = bisected(*tridiagonal(matrices))
+    expected = torch.linalg.eigvalsh(matrices.to(torch.complex128))
+    largest = expected.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    assert found.shape == (2, 4, n)
+    assert found.dtype == matrices.real.dtype
+    assert ((found - expected).abs() / largest).max() < 20 * torch.finfo(dtype).eps
+    assert (found.diff(dim=-1) >= 0).all()
+
+
+def test_bisection_of_a_chain() -> None:
+    """2 cos(k pi / (n + 1)) are the levels of n atoms in a row."""
+    n = 30
+    found = bisected(torch.zeros(1, n), torch.ones(1, n - 1))
+    expected = 2 * torch.cos(torch.arange(n, 0, -1) * torch.pi / (n + 1))
+    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)

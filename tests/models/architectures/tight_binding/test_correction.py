@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.architectures.registry import build_model, config_for
-from models.architectures.tight_binding.correction import Correction
+from models.architectures.tight_binding.correction import MOST, Correction
 from models.data.dataset import SpectrumDataset
 from models.data.splits import split_dataset
 from models.spectra.spectrum import EDOS_GRID
@@ -69,6 +69,35 @@ def test_labels_that_differ_in_the_same_way_are_learned() -> None:
     odd = graphs([rocksalt(4.0, 3, 9)])  # like none of them: only what all have in common
     far = correction(odd, states[:1].flip(1)) - states[:1].flip(1)
     assert far.abs().sum() < (found - states)[:1].abs().sum()
+
+
+def test_the_number_of_empty_states_is_learned() -> None:
+    """From labels that have a quarter more of them, and the same electrons."""
+    torch.manual_seed(1)
+    batch, states = graphs(crystals(8)), 1 + torch.rand(8, 16)
+    labels = torch.cat([states[:, :8], 1.25 * states[:, 8:]], dim=1)
+    correction = Correction(16, 0.0, 8)
+    correction.fit(batch, states, labels / labels.sum(1, keepdim=True))
+    torch.testing.assert_close(correction(batch, states), labels, rtol=1e-3, atol=0)
+    labels[:, 8:] *= 100  # more than any Hamiltonian is short of
+    correction.fit(batch, states, labels / labels.sum(1, keepdim=True))
+    most = states[:, 8:] * torch.tensor(MOST).exp()
+    torch.testing.assert_close(correction(batch, states)[:, 8:], most, rtol=1e-3, atol=0)
+
+
+def test_a_correction_of_shapes_alone_is_read_as_before() -> None:
+    batch, states = graphs(crystals(6)), torch.rand(6, 16)
+    fitted = Correction(16, 1.0, 8)
+    fitted.fit(batch, states, torch.rand(6, 16).softmax(1))
+    kernel = fitted.kernel
+    kernel.coefficients[:, -1] = kernel.mean[-1] = 0
+    before = {
+        name: values[..., :-1] if name in ("kernel.coefficients", "kernel.mean") else values
+        for name, values in fitted.state_dict().items()
+    }
+    read = Correction(16, 1.0, 8)
+    read.load_state_dict(before)
+    assert torch.equal(read(batch, states), fitted(batch, states))
 
 
 def test_a_supercell_is_corrected_as_its_cell() -> None:
