@@ -19,6 +19,7 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.architectures.interface import Architecture
 from models.architectures.parts.ensemble import Ensemble
@@ -51,6 +52,20 @@ from tests.models.model_examples import (
 )
 
 GRID = EnergyGrid(start=-0.5, width=0.0625, size=16)
+
+
+class AsOnGpu(TorchDispatchMode):
+    """Refuses what a CPU can do and a GPU cannot: matrix products of integers."""
+
+    products: ClassVar = {"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        if func.overloadpacket.__name__ in self.products:
+            assert all(x.is_floating_point() or x.is_complex() for x in tensors), func
+        return func(*args, **kwargs or {})
 
 
 class ArchitectureBattery:
@@ -288,6 +303,15 @@ class ArchitectureBattery:
         losses = model.losses(batch, target, setting, self.labels(batch))
         assert {"total", "prediction"} <= losses.keys()
         assert all(value.dim() == 0 and value.isfinite() for value in losses.values())
+
+    def test_what_it_computes_a_gpu_can_compute(self) -> None:
+        model, setting, batch, target = self.prepared(self.settings[0])
+        with AsOnGpu():
+            model.losses(batch, target, setting, self.labels(batch))["total"].backward()
+            with torch.no_grad():
+                model.eval()(batch)
+            with pytest.raises(AssertionError, match="mm"):
+                torch.ones(2, 2, dtype=torch.int64) @ torch.ones(2, 2, dtype=torch.int64)
 
     def test_it_is_kept_whole(self, tmp_path: Path) -> None:
         model, setting_name = self.trained(), self.settings[0]
