@@ -7,13 +7,15 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs check-wheel retrain clean
+.PHONY: demo test lint pytest docs check-wheel retrain clean
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
 	$(BIN)/screen report
 
-test: lint
+test: lint pytest
+
+pytest: $(VENV)/installed-dev
 	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
