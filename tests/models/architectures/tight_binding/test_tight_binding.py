@@ -208,6 +208,14 @@ def test_band_gaps_come_with_the_spectra() -> None:
     assert gaps[1] == 0
 
 
+def test_the_fermi_level_of_a_metal_is_that_of_all_members_that_call_it_one() -> None:
+    model, crystal = small(members=3), rocksalt(cation=11, anion=16)
+    each = [electronic_structure(one.eval(), crystal).fermi_level for one in model.apart()]
+    assert max(each) - min(each) > 1e-3
+    found = electronic_structure(model, crystal).fermi_level
+    assert found == pytest.approx(np.mean(each), abs=1e-4)
+
+
 def test_sharp_levels_are_counted_below_and_above_the_edges() -> None:
     """An insulator with flat edges, and a metal: all states, and the electrons below 0."""
     wide = EnergyGrid(start=-60.0, width=0.5, size=240)
