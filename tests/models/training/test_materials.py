@@ -11,6 +11,7 @@ import torch
 
 from models.errors import ModelError
 from models.predictor import SpectrumPredictor
+from models.training.card import ModelCard
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.materials import (
     TrainingMaterial,
@@ -152,7 +153,8 @@ def test_labels_that_a_predictor_was_not_trained_on_are_refused(
     from models.training import train
 
     monkeypatch.setattr(train, "edos_dataset", lambda *_: small_dataset(20))
-    with pytest.raises(ModelError, match="trained on 802 materials, but these labels have 1"):
+    n = ModelCard.read(DEFAULT_EDOS).n_train
+    with pytest.raises(ModelError, match=f"trained on {n} materials, but these labels have 1"):
         add_training_materials(DEFAULT_EDOS, [tmp_path / "labels.parquet"])
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from models.training.card import ModelCard
-from models.zoo import DEFAULT_EDOS, DEFAULT_PHDOS, ZOO
+from models.zoo import DEFAULT_EDOS, DEFAULT_PHDOS, ZOO, model_id
 from tests.hub_server import TOKEN, serve
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(path.parent.name for path in ZOO.glob("*/card.json"))
 SMALL = ZOO / "tight-binding-edos"
+WEIGHTS = model_id(SMALL).rpartition("-")[2]
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_ones_own_models_are_found_beside_the_database_and_here(screen, tmp_path
     assert trained == ["other.models/learned", "my-model"]
     assert "my-model" in listed(screen)
     assert "other.models/learned" not in listed(screen)
-    assert screen("models", "my-model").out.startswith("my-model-97174f124383 (trained; ")
+    assert screen("models", "my-model").out.startswith(f"my-model-{WEIGHTS} (trained; ")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_a_card_is_shown_by_name_id_and_folder(screen):
     by_name = screen("models", "springs-phdos")
     assert by_name.code == 0
     assert ModelCard.read(DEFAULT_PHDOS).to_markdown().rstrip() in by_name.out
-    model_id = by_name.out.split()[0]
-    assert screen("models", "show", model_id).out == by_name.out
+    full_name = by_name.out.split()[0]
+    assert screen("models", "show", full_name).out == by_name.out
     assert screen("models", "show", DEFAULT_PHDOS).out == by_name.out
     document = json.loads(screen("models", "show", "springs-phdos", "--json").out)
     assert ModelCard.model_validate(document["card"]) == ModelCard.read(DEFAULT_PHDOS)
@@ -155,9 +156,9 @@ def test_a_model_goes_through_a_folder_and_is_used_by_its_name(screen, cache):
     run = ("run", "--source", "prototypes", "--limit", 2, "--max-sites", 2, "--workers", 1)
     assert screen(*run, "--checkpoint", "theirs").code == 0
     candidates = json.loads(screen("candidates", "--json", "--state", "screened").out)
-    assert {one["model_id"] for one in candidates} == {"theirs-97174f124383"}
+    assert {one["model_id"] for one in candidates} == {f"theirs-{WEIGHTS}"}
     checked = screen("doctor", "--checkpoint", "theirs")
-    assert "theirs-97174f124383" in " ".join(checked.out.split())
+    assert f"theirs-{WEIGHTS}" in " ".join(checked.out.split())
     for path in (cache / "theirs").glob("held_out.*"):
         path.unlink()
     one = listed(screen)["theirs"]
