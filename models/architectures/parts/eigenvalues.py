@@ -101,7 +101,8 @@ def tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
     matrices : Tensor, shape (..., n, n)
         Hermitian.
     """
-    rest, diagonal, beside = matrices, [matrices[..., 0, 0].real], []
+    rest = matrices.clone()
+    diagonal, beside = [rest[..., 0, 0].real], []
     smallest = torch.finfo(matrices.dtype).tiny
     for _ in range(matrices.shape[-1] - 1):
         mirror = rest[..., 1:, :1].clone()
@@ -112,7 +113,7 @@ def tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
         rest = rest[..., 1:, 1:]
         image = rest @ mirror
         image = 2 * (image - (mirror.mH @ image) * mirror)
-        rest = rest - torch.cat([mirror, image], -1) @ torch.cat([image, mirror], -1).mH
+        rest -= torch.cat([mirror, image], -1) @ torch.cat([image, mirror], -1).mH
         beside.append(length[..., 0, 0])
         diagonal.append(rest[..., 0, 0].real)
     stacked = torch.stack(diagonal, -1)
