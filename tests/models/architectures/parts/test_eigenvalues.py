@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.architectures.parts import eigenvalues as module
 from models.architectures.parts.eigenvalues import (
     bisected,
     eigenvalues,
@@ -82,3 +83,26 @@ def test_bisection_of_a_chain() -> None:
     found = bisected(torch.zeros(1, n), torch.ones(1, n - 1))
     expected = 2 * torch.cos(torch.arange(n, 0, -1) * torch.pi / (n + 1))
     torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
+
+
+class OnGpu(torch.Tensor):
+    """What says that it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_gpu_bisects_many_matrices_unless_something_is_learned(
+    monkeypatch: pytest.MonkeyPatch, learned: bool
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(
+        module, "bisected", lambda *parts: calls.append(len(parts[0])) or bisected(*parts)
+    )
+    many = torch.stack([hermitian(4, seed) for seed in range(40)])
+    missing = torch.zeros(40, dtype=torch.int64)
+    for matrices in (many, many.as_subclass(OnGpu)[:8], many.as_subclass(OnGpu)):
+        given = matrices.detach().requires_grad_(learned)
+        found = eigenvalues(given, missing[: len(given)]).detach().as_subclass(torch.Tensor)
+        torch.testing.assert_close(found, torch.linalg.eigvalsh(many[: len(found)]))
+    assert calls == ([] if learned else [40])

@@ -190,6 +190,26 @@ def test_projections_add_up_to_the_spectrum() -> None:
         np.testing.assert_allclose(structure.dos, expected, atol=2e-3 * expected.max())
 
 
+class OnGpu(torch.Tensor):
+    """What says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_what_a_gpu_is_given_to_do_gives_the_same_spectra() -> None:
+    """Crystals of several sizes, one of them with 4f levels, together; here on the CPU."""
+    structures = [isolated("Mg"), rocksalt(6.0, cation=57, anion=15), *crystals(4)]
+    model, batch = small(members=2), graphs(structures)
+    with torch.inference_mode():
+        expected, insights = model.states_and_insights(batch)
+        model.edges = model.edges.as_subclass(OnGpu)
+        found, others = model.states_and_insights(batch)
+    assert type(found) is OnGpu
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, atol=2e-3, rtol=1e-3)
+    gaps = [both.band_gaps.as_subclass(torch.Tensor) for both in (others, insights)]
+    torch.testing.assert_close(*gaps, atol=1e-4, rtol=0)
+
+
 def test_band_gaps_come_with_the_spectra() -> None:
     """An insulator, a metal, and whichever the others are to most of the members."""
     structures = [isolated("Mg"), isolated("Na"), *crystals(3)]
