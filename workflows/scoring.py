@@ -184,12 +184,15 @@ class Scorer:
         return "scored", n_passed(self.run)
 
     def _with_structures(self, candidates: Sequence[CandidateDoc]) -> list[CandidateDoc]:
-        """Candidates of one shard as they are stored, with their structures."""
+        """Candidates of one shard as they are stored, with their structures.
+
+        In an order of their own: the last digits of a spectrum depend on what else is in its batch.
+        """
         names, shard = [c.material_id for c in candidates], candidates[0].shard
         found = self.store.candidates(
             self.run.run_id, shard=shard, material_ids=names, with_structure=True
         )
-        return list(found)
+        return sorted(found, key=lambda candidate: candidate.material_id)
 
     def _says_all(self, prediction: PredictionDoc) -> bool:
         """Whether it has its distance from the training materials; older programs noted none."""
