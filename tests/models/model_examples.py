@@ -21,6 +21,12 @@ SMALL_GRID = EnergyGrid(start=-1.0, width=0.125, size=16)
 ELEMENTS_USED = (3, 8, 11, 12, 14, 17, 22, 26, 31, 33)
 
 
+class OnGpu(torch.Tensor):
+    """What says that it is on a GPU, and is on the CPU."""
+
+    is_cuda = True
+
+
 def random_crystal(rng: np.random.Generator, n_atoms: int = 4) -> Crystal:
     """A triclinic cell with 1 to 8 atoms that do not overlap."""
     lattice = 5.5 * (np.eye(3) + rng.uniform(-0.12, 0.12, (3, 3)))

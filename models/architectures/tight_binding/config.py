@@ -70,9 +70,10 @@ class TightBindingConfig(ArchitectureConfig):
     kernel : float
         Share of a kernel regression of the residuals of the training materials that is added to
         the shape of a spectrum, see
-        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. Atoms and
-        shells keep their shares at each energy. Levels, band edges, and whose the states of an
-        energy range are, are those of the Hamiltonian.
+        :class:`~models.architectures.tight_binding.correction.Correction`; 0: none. Else the
+        number of empty states is corrected, too, and fully. Atoms and shells keep their shares at
+        each energy. Levels, band edges, and whose the states of an energy range are, are those of
+        the Hamiltonian.
     grid : EnergyGrid
         Of the spectra, in eV; filled in when a model is trained.
     """

@@ -10,6 +10,7 @@ from models.architectures.parts.eigenvalues import (
     padded_size,
     tridiagonal,
 )
+from tests.models.model_examples import OnGpu
 
 
 def hermitian(n: int, seed: int) -> torch.Tensor:
@@ -83,12 +84,6 @@ def test_bisection_of_a_chain() -> None:
     found = bisected(torch.zeros(1, n), torch.ones(1, n - 1))
     expected = 2 * torch.cos(torch.arange(n, 0, -1) * torch.pi / (n + 1))
     torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
-
-
-class OnGpu(torch.Tensor):
-    """What says that it is on a GPU."""
-
-    is_cuda = True
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -31,7 +31,7 @@ from models.training.checkpoint import save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.fit import train_setting
 from tests.models.architectures.battery import ArchitectureBattery
-from tests.models.model_examples import batch_of, random_crystals, rocksalt, supercell
+from tests.models.model_examples import OnGpu, batch_of, random_crystals, rocksalt, supercell
 
 GRAPH = graphs_for("tight-binding", GraphConfig())
 SETTING = SETTINGS["sumnorm-kl"](EDOS_GRID.size)
@@ -188,12 +188,6 @@ def test_projections_add_up_to_the_spectrum() -> None:
         assert structure.projected_dos.shape == (len(crystal), 4, EDOS_GRID.size)
         expected = states([crystal], small(members=2))[0].numpy()
         np.testing.assert_allclose(structure.dos, expected, atol=2e-3 * expected.max())
-
-
-class OnGpu(torch.Tensor):
-    """What says that it is on a GPU."""
-
-    is_cuda = True
 
 
 def test_what_a_gpu_is_given_to_do_gives_the_same_spectra() -> None:
