@@ -2,12 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/$(PIP_INSTALL)
 
 export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint pytest docs check-wheel retrain clean
+.PHONY: demo test lint pytest compiled docs check-wheel retrain clean
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
@@ -15,13 +16,16 @@ demo: $(VENV)/installed
 
 test: lint pytest
 
-pytest: $(VENV)/installed-dev
-	$(BIN)/python -m compileall -q models db screening workflows  # once, not by each process
+pytest: compiled
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# The wheel in an environment that has never seen this folder: minutes, most of them pip's.
-check-wheel: $(VENV)/installed-dev
-	SCREEN_TEST_WHEEL=1 $(BIN)/pytest tests/test_wheel.py
+# All that tests import is compiled once, not by each of their processes.
+compiled: $(VENV)/installed-dev
+	$(BIN)/pytest --collect-only --quiet > /dev/null
+
+# The wheel where nothing is of this folder: minutes, most of them pip's.
+check-wheel: $(VENV)/installed-dev $(VENV)/wheel/installed
+	SCREEN_TEST_WHEEL=$(VENV)/wheel $(BIN)/pytest tests/test_wheel.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -57,6 +61,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub,optimade]"
+	touch $@
+
+# All that the wheel needs, without it.
+$(VENV)/wheel/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(VENV)/wheel/bin/$(PIP_INSTALL) torch
+	$(VENV)/wheel/bin/$(PIP_INSTALL) .
+	$(VENV)/wheel/bin/pip uninstall --quiet --yes edos-screening
 	touch $@
 
 clean:

@@ -6,7 +6,6 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
 
 from models.crystal import Crystal
 from models.spectra.html import html_table, spectrum_html
@@ -14,6 +13,7 @@ from models.spectra.spectrum import EDOS_GRID, PHDOS_GRID, Spectrum
 from screening import predict
 from screening.candidate import Candidate, Origin
 from tests.db.db_examples import candidate, gap
+from tests.models.cells import conventional_rocksalt
 
 HOSTILE = "<img src=x onerror='alert(1)'>\"&"
 
@@ -67,10 +67,7 @@ def test_a_gap_is_shaded_where_it_is():
 
 
 def test_a_prediction_has_its_verdict_and_its_spectrum():
-    cell = Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(4.65), ["Hf", "C"], [[0] * 3, [0.5] * 3]
-    )
-    result = predict(cell, device="cpu")
+    result = predict(conventional_rocksalt(4.65, "Hf", "C"), device="cpu")
     tree = page(result)
     assert tree.find("table/caption").text == "Prediction of structure"
     assert rows(tree)["verdict"] == result.verdict_in_words()

@@ -26,6 +26,7 @@ from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Unreadable
 from screening.errors import ScreeningError
 from screening.prediction import Prediction, Predictions
+from tests.models.cells import conventional_rocksalt
 
 FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 ALLOY = Structure(Lattice.cubic(3.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
@@ -36,9 +37,7 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def hafnium() -> Structure:
     """Rocksalt HfC in its conventional cell, four times the primitive one."""
-    return Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(4.64), ["Hf", "C"], [[0] * 3, [0.5] * 3]
-    )
+    return conventional_rocksalt(4.64, "Hf", "C")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ def cubic(a: float, species: list[str], sites: list[list[float]], group: str = "
 
 
 def fluorite(a: float, cation: str, anion: str) -> Crystal:
-    return cubic(a, [cation, anion], [[0, 0, 0], [0.25, 0.25, 0.25]], "Fm-3m")
+    lattice, sites = a / 2 * (1 - np.eye(3)), [[0] * 3, [0.25] * 3, [0.75] * 3]
+    return Crystal.from_structure(Structure(lattice, [cation, anion, anion], sites))
 
 
 def perovskite(a: float, *species: str) -> Crystal:

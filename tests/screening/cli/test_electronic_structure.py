@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
 
 from models.zoo import ZOO
 from tests.conftest import crystal_row
+from tests.models.cells import conventional_rocksalt
 
 TIGHT_BINDING = "tight-binding-edos"
 
@@ -60,9 +60,7 @@ def test_show_has_the_gap_the_parts_and_the_panel(screen, salt, tmp_path):
 
 
 def test_predict_has_them_too(screen, tmp_path):
-    Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0] * 3, [0.5] * 3]).to(
-        "salt.cif"
-    )
+    conventional_rocksalt(5.64, "Na", "Cl").to("salt.cif")
     given = ("predict", "salt.cif", "--checkpoint", TIGHT_BINDING)
     shown = screen(*given, "--plot", "parts.svg").out
     (row,) = json.loads(screen(*given, "--json").out)["predictions"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from models.zoo import DEFAULT_EDOS
 from screening import GapCriteria, find_gaps, predict
@@ -16,6 +16,7 @@ from screening.candidate import Candidate
 from screening.second_predictor import RESCORE_WITH
 from screening.sources import files
 from screening.sources.cif import candidates as cif
+from tests.models.cells import conventional_rocksalt
 
 EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
 
@@ -23,9 +24,7 @@ EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge
 @pytest.fixture(scope="module")
 def hafnium() -> Structure:
     """Rocksalt HfC in its conventional cell, four times the primitive one."""
-    return Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(4.64), ["Hf", "C"], [[0] * 3, [0.5] * 3]
-    )
+    return conventional_rocksalt(4.64, "Hf", "C")
 
 
 @pytest.mark.parametrize("criteria", [None, EASY, GapCriteria(per_atom=True, band="conduction")])

@@ -19,8 +19,9 @@ from screening.errors import ScreeningError
 from screening.sources import open_source
 from screening.sources.files import read_structures
 from screening.sources.opening import StructureFile
+from tests.models.cells import conventional_rocksalt
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [0.5] * 3])
+SALT = conventional_rocksalt(4.21, "Mg", "O")
 RUTILE = Structure.from_spacegroup(
     "P4_2/mnm", Lattice.tetragonal(4.59, 2.96), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
 )

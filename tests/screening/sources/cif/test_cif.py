@@ -23,6 +23,7 @@ from models.crystal import Crystal
 from screening.sources.cif.reader import CifStructure, read_cif
 from screening.sources.cif.symmetry import named_settings, parse_operation
 from screening.sources.cif.tags import CifError
+from tests.models.cells import FCC, conventional_rocksalt
 from tests.screening.sources.cif.cif_writing import (
     CONTENTS,
     Standard,
@@ -63,8 +64,7 @@ MONOCLINIC = Lattice.monoclinic(5, 6, 7, 105)
 # P 1 21/n 1 by its operations, written out
 ZIRCONIA = [(0.275, 0.04, 0.21), (0.07, 0.33, 0.345), (0.45, 0.757, 0.48)]
 N_GLIDE = [(1, 1, 1, 0), (-1, -1, -1, 0), (-1, 1, -1, 0.5), (1, -1, 1, 0.5)]
-SILICON = from_group("F-43m", Lattice.cubic(5.43), ["Si", "Si"], [[0] * 3, [0.25] * 3])
-FCC = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
+SILICON = Structure(Lattice.cubic(5.43), ["Si"] * 8, [*FCC, *(FCC + 0.25)])
 RIGHT = {
     "cubic_Pn-3m_Cu2O_origin2_224": Structure(
         Lattice.cubic(4.27), ["Cu"] * 4 + ["O"] * 2, [*FCC, [0.25] * 3, [0.75] * 3]
@@ -77,15 +77,11 @@ RIGHT = {
         ["Zr"] * 4 + ["O"] * 8,
         [np.multiply(site, (a, b, c)) + t for site in ZIRCONIA for a, b, c, t in N_GLIDE],
     ),
-    "mp-2491_conventional": from_group(
-        "Fm-3m", Lattice.cubic(5.67484769), ["Er", "Se"], [[0, 0, 0], [0.5] * 3]
-    ),
+    "mp-2491_conventional": conventional_rocksalt(5.67484769, "Er", "Se"),
     "mp-2491_primitive": Structure(
         Lattice.rhombohedral(4.01272328, 60), ["Er", "Se"], [[0, 0, 0], [0.5] * 3]
     ),
-    "nacl_hall_only": from_group(
-        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]
-    ),
+    "nacl_hall_only": conventional_rocksalt(5.64, "Na", "Cl"),
     "si_1_plain_o1": SILICON,
     "si_3_colon1": SILICON,
     "si_a_fd-3m_lower": SILICON,
