@@ -53,19 +53,22 @@ retrain: $(VENV)/installed
 	    --labels $(DATA)/phdos_jarvis.parquet || exit 1; \
 	done
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(INSTALL) torch
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml
 	$(INSTALL) --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-dev: $(VENV)/torch pyproject.toml
 	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub,optimade]"
-	touch $@
+	touch $(VENV)/installed $@
 
 # All that the wheel needs, without it.
 $(VENV)/wheel/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(PYTHON) -m venv --clear --upgrade-deps $(VENV)/wheel
 	$(VENV)/wheel/bin/$(PIP_INSTALL) torch
 	$(VENV)/wheel/bin/$(PIP_INSTALL) .
 	$(VENV)/wheel/bin/pip uninstall --quiet --yes edos-screening

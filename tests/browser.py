@@ -22,8 +22,6 @@ FLAGS = (  # a quiet browser that asks nobody for anything, and draws WebGL with
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 )
 DESKTOP, PHONE = (1280, 900), (360, 740)  # pixels
@@ -39,6 +37,11 @@ class WatchedPage:
     page: Any
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+
+    def hear(self, message: Any) -> None:
+        """Keep what the page writes to the console, but not what the driver of WebGL does."""
+        if not message.text.startswith("[.WebGL-"):
+            self.messages.append(message.text)
 
     def check_quiet(self, *hosts: str) -> None:
         """Nothing was written to the console, and no request went to another host than these."""
@@ -68,6 +71,11 @@ class WatchedPage:
             "[document.documentElement.scrollWidth, window.innerWidth]"
         )
         assert width <= window
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Give its window another width and height, in pixels."""
+        width, height = size
+        self.page.set_viewport_size({"width": width, "height": height})
 
     def screenshot(self, name: str, *, full: bool = False) -> None:
         """Keep a picture of the page in the folder SCREEN_TEST_SCREENSHOTS, if there is one."""
@@ -106,7 +114,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., WatchedPage]]:
         contexts.append(context)
         watched = WatchedPage(context.new_page())
         watched.page.on("request", lambda request: watched.requests.append(request.url))
-        watched.page.on("console", lambda message: watched.messages.append(message.text))
+        watched.page.on("console", watched.hear)
         watched.page.on("pageerror", lambda error: watched.messages.append(str(error)))
         watched.page.goto(url)
         return watched
