@@ -45,6 +45,7 @@ from models.architectures.tight_binding.interpolation import (
     even_sizes,
     interpolated,
 )
+from models.architectures.tight_binding.losses import gap_loss, occupied_loss, shape_loss
 from models.architectures.tight_binding.network import Atoms, Energies, Network
 from models.architectures.tight_binding.projections import projections
 from models.architectures.tight_binding.slater_koster import (
@@ -66,7 +67,7 @@ from models.elements import (
 )
 from models.errors import ModelError
 from models.graphs.graph import CrystalGraph, GraphBatch
-from models.spectra.band_labels import DEPTHS, BandLabels
+from models.spectra.band_labels import BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Setting
 
@@ -298,12 +299,16 @@ class TightBinding(StatesArchitecture):
             What the labels say besides; without, whether a crystal is an insulator is the model's
             own guess, and the last two terms are missing.
         """
-        totals, electrons = [], self.n_electrons(batch)
+        totals, electrons, weights = [], self.n_electrons(batch), self.config.loss_weights
         for member in self.networks:
             crystals = list(self.bands(batch, member, bands))
-            loss = self._shape_loss(self._spectra(crystals, member), target)
+            spectra_of = self._spectra(crystals, member)
+            loss = shape_loss(spectra_of, target, self.config.grid.width, weights)
             if bands is not None:
-                loss = loss + self._band_loss(crystals, member, electrons, bands)
+                loss = loss + gap_loss(crystals, bands, weights)
+                loss = loss + occupied_loss(
+                    crystals, member.log_width, electrons, bands, weights, _BEYOND
+                )
             totals.append(loss)
         total = torch.stack(totals).mean()
         return {"total": total, "prediction": total}
@@ -490,34 +495,3 @@ class TightBinding(StatesArchitecture):
         per_level = counts[counted, None].expand_as(relative).flatten()
         below = smearing.states_below(relative.flatten(), per_level)
         return below.diff().clamp_min(0) / self.config.grid.width  # of rounded sums
-
-    def _shape_loss(self, spectra: Tensor, labels: Tensor) -> Tensor:
-        """Of each crystal, shape (B,)."""
-        width = self.config.grid.width
-        difference = spectra / spectra.sum(1, keepdim=True).clamp_min(1e-3 / width) - labels
-        distance = difference.cumsum(1).abs().sum(1) * width
-        weights = self.config.loss_weights
-        return weights.distance * distance + weights.difference * difference.abs().sum(1)
-
-    def _band_loss(
-        self, crystals: Sequence[Bands], member: Network, electrons: Tensor, labels: BandLabels
-    ) -> Tensor:
-        """Of each crystal, shape (B,)."""
-        gaps = torch.stack([crystal.edges.gap for crystal in crystals])
-        filled = torch.tensor([c.edges.filled is not None for c in crystals]).to(gaps.device)
-        wanted = torch.where(filled & (labels.gap > 0), labels.gap, gaps.detach())
-        loss = self.config.loss_weights.gap * (gaps - wanted).abs()
-        known = labels.occupied.isfinite().all(1).nonzero().flatten()
-        if not len(known):
-            return loss
-        occupied = [
-            (c.levels[:, : c.edges.filled] - c.edges.vbm, c.mesh.weights)
-            for c in (crystals[i] for i in known.tolist())
-        ]
-        depths, most = torch.from_numpy(DEPTHS).to(gaps), electrons[known]
-        reach = float(DEPTHS[0]) - _BEYOND, _BEYOND
-        below = states_of(occupied, depths, member.log_width, reach)
-        states = (below[:, -1:] - below).minimum(most[:, None])
-        off = (states - labels.occupied[known].minimum(most[:, None])).abs().sum(1)
-        per_electron = self.config.loss_weights.occupied * float(DEPTHS[1] - DEPTHS[0]) / most
-        return loss.index_add(0, known, per_electron * off)
