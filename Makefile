@@ -19,11 +19,11 @@ test: lint pytest
 pytest: compiled
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# All that tests import is compiled once, not by each of their processes. What is wrong they say themselves.
+# What tests import is compiled once, not by each of their processes. They say themselves what is wrong.
 compiled: $(VENV)/installed-dev
 	-$(BIN)/pytest --collect-only --quiet > /dev/null
 
-# The wheel where nothing is of this folder: minutes, most of them pip's.
+# The wheel where nothing is of this folder: minutes.
 check-wheel: $(VENV)/installed-dev $(VENV)/wheel/installed
 	SCREEN_TEST_WHEEL=$(VENV)/wheel $(BIN)/pytest tests/test_wheel.py
 

@@ -26,9 +26,8 @@ from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Unreadable
 from screening.errors import ScreeningError
 from screening.prediction import Prediction, Predictions
-from tests.models.cells import conventional_rocksalt
+from tests.models.cells import FCC, conventional_rocksalt
 
-FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 ALLOY = Structure(Lattice.cubic(3.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
 EASY = GapCriteria(max_dos=1e4, min_width=0.5, min_upper_edge=-4, max_upper_edge=4)
 HOSTILE = "<script>alert(1)</script>"

@@ -302,8 +302,8 @@ class TightBinding(StatesArchitecture):
         totals, electrons, weights = [], self.n_electrons(batch), self.config.loss_weights
         for member in self.networks:
             crystals = list(self.bands(batch, member, bands))
-            spectra_of = self._spectra(crystals, member)
-            loss = shape_loss(spectra_of, target, self.config.grid.width, weights)
+            predicted = self._spectra(crystals, member)
+            loss = shape_loss(predicted, target, self.config.grid.width, weights)
             if bands is not None:
                 loss = loss + gap_loss(crystals, bands, weights)
                 loss = loss + occupied_loss(
