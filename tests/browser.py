@@ -39,7 +39,7 @@ class WatchedPage:
     messages: list[str] = field(default_factory=list)
 
     def hear(self, message: Any) -> None:
-        """Keep what is written to the console, but for how fast the driver of WebGL reads pixels."""
+        """Keep what the console says, but for how fast the driver of WebGL reads pixels."""
         if "GPU stall due to ReadPixels" not in message.text:
             self.messages.append(message.text)
 
