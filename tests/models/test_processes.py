@@ -9,8 +9,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from models.processes import (
     prepare_streamed,
     streamed,
 )
+
+Living = Callable[[], list[BaseProcess]]
 
 
 def use_flag(flag: Any) -> None:
@@ -90,20 +93,27 @@ def fail_at_three(n: int) -> int:
     return n
 
 
-def living(but: set[Any]) -> list[int]:
-    """Child processes that run, whoever has been told of the end of the others."""
-    pids = [p.pid for p in multiprocessing.active_children() if p not in but]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+@pytest.fixture
+def living() -> Living:
+    """Child processes of the test that run; predictors that other tests have left have theirs."""
+    drop_prepared()
+    others = set(multiprocessing.active_children())
+
+    def find() -> list[BaseProcess]:
+        own = [p for p in multiprocessing.active_children() if p not in others]
+        return [p for p in own if Path(f"/proc/{p.pid}").exists()]  # whoever was told of its end
+
+    return find
 
 
-def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew() -> None:
-    began, others = time.monotonic(), set(multiprocessing.active_children())  # of other tests
+def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew(living: Living) -> None:
+    began = time.monotonic()
     with WorkerPool(2) as pool:
         with pytest.raises(ValueError, match="three"):
             list(pool.in_order(fail_at_three, range(6)))
-        assert not living(others)
+        assert not living()
         assert sorted(pool.as_done(fail_at_three, [2, 1, 0])) == [(0, 0), (1, 1), (2, 2)]
-    assert not living(others)
+    assert not living()
     assert time.monotonic() - began < 30
 
 
@@ -141,33 +151,32 @@ def test_a_stream_ends_as_its_generator_does() -> None:
         list(streamed(count_or_fail, 1, "killed"))
 
 
-def test_a_stream_that_is_left_early_leaves_no_process() -> None:
+def test_a_stream_that_is_left_early_leaves_no_process(living: Living) -> None:
     items = streamed(count_or_fail, 1000, "well")
     assert next(items) == 0
-    assert multiprocessing.active_children()
+    assert living()
     items.close()  # type: ignore[attr-defined]
-    assert not multiprocessing.active_children()
+    assert not living()
 
 
-def test_a_prepared_process_makes_the_next_stream() -> None:
+def test_a_prepared_process_makes_the_next_stream(living: Living) -> None:
     prepare_streamed("models.spectra.metrics")
     prepare_streamed()  # there is one
-    (waiting,) = multiprocessing.active_children()
+    (waiting,) = living()
     assert list(streamed(pid_and_modules)) == [waiting.pid, True]
-    assert not multiprocessing.active_children()
+    assert not living()
     assert list(streamed(pid_and_modules))[1] is False
 
 
-def test_a_prepared_process_that_is_not_needed_ends() -> None:
-    drop_prepared()
+def test_a_prepared_process_that_is_not_needed_ends(living: Living) -> None:
     prepare_streamed()
     drop_prepared()
-    assert not multiprocessing.active_children()
+    assert not living()
 
 
-def test_a_prepared_process_that_died() -> None:
+def test_a_prepared_process_that_died(living: Living) -> None:
     prepare_streamed()
-    (waiting,) = multiprocessing.active_children()
+    (waiting,) = living()
     waiting.kill()
     waiting.join()
     with pytest.raises(WorkerDiedError):
