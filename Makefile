@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL := $(BIN)/$(PIP_INSTALL)
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 export GPAW_CONFIG := $(CURDIR)/workflows/dos/gpaw/siteconfig.py
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint pytest compiled docs check-wheel retrain clean
+.PHONY: demo test lint pytest fast compiled docs check-wheel retrain clean
 
 demo: $(VENV)/installed
 	$(BIN)/screen run --max-ehull 0.5
@@ -17,7 +18,11 @@ demo: $(VENV)/installed
 test: lint pytest
 
 pytest: compiled
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest $(PARALLEL)
+
+# While you work: what needs neither a server nor DFT nor a browser, and is soon done.
+fast: $(VENV)/installed-dev
+	$(BIN)/pytest $(PARALLEL) -m "not (slow or mongo or dft or browser or wheel or live)"
 
 # What tests import is compiled once, not by each of their processes. They say themselves what is wrong.
 compiled: $(VENV)/installed-dev

@@ -34,6 +34,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return times(folder / "structures.parquet", [folder / "labels.parquet"])
 
 
+@pytest.mark.slow
 def test_batches_begin_where_names_begin_again(table: pd.DataFrame) -> None:
     assert table["batch"].value_counts().to_dict() == {"labels 1": 100, "labels 2": 100}
 
@@ -43,6 +44,7 @@ def test_a_busy_machine_does_not_move_the_fit(table: pd.DataFrame) -> None:
     np.testing.assert_allclose(line, [np.log(3), 0.9], atol=0.1)
 
 
+@pytest.mark.slow
 def test_what_times_follow_is_best(table: pd.DataFrame) -> None:
     factors = {row["of"]: float(str(row["factor, median"])) for row in comparison(table)}
     assert factors["bands"] == min(factors.values())

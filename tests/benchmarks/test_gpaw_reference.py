@@ -192,6 +192,7 @@ def test_results_are_written_as_json_and_table(tmp_path, monkeypatch):
     assert "| Al | mp-1 | 0.000 |" in (tmp_path / "out" / "elements_standard.md").read_text()
 
 
+@pytest.mark.slow
 def test_vb_gaps_are_written_with_spectra_and_figure(tmp_path, monkeypatch):
     materials = {
         "mp-1": (between((-8.0, -2.0), (-0.5, 8.0)), True),

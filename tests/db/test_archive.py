@@ -86,6 +86,7 @@ def everything(store):
     }
 
 
+@pytest.mark.slow
 def test_a_copy_has_all_documents_of_the_run_and_no_other(filled, archive, tmp_path):
     store, one = filled
     with open_source(archive) as source, open_store(tmp_path / "copy.sqlite") as target:
@@ -122,6 +123,7 @@ def test_an_archive_fills_mongodb_and_comes_out_of_it_the_same(archive, mongo_da
             assert one.read(name) == other.read(name)
 
 
+@pytest.mark.slow
 def test_folders_and_passwords_do_not_leave(archive):
     with zipfile.ZipFile(archive) as file:
         manifest = json.loads(file.read(MANIFEST))
@@ -174,6 +176,7 @@ def test_the_same_run_gives_the_same_bytes(filled, archive, tmp_path):
     assert path.read_bytes() == archive.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_calculation_stays_that_of_the_runs_that_asked_for_it_here(archive, tmp_path):
     with open_source(archive) as source, open_store(tmp_path / "mine.sqlite") as target:
         target.put_run(run("mine"))
@@ -345,6 +348,7 @@ def test_bombs_are_refused_before_they_are_unpacked(archive, tmp_path):
     refused(rewritten(archive, path, change=change), "not as `screen export` writes it")
 
 
+@pytest.mark.slow
 def test_documents_are_checked_one_by_one(archive, tmp_path):
     def spoil(content):
         rows = pq.read_table(io.BytesIO(content)).to_pylist()

@@ -77,6 +77,7 @@ def test_a_copy_replaces_what_differs_and_keeps_the_rest(
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_copy_goes_on(store: ScreeningStore, other: ScreeningStore) -> None:
     store.upsert_predictions(prediction(i) for i in range(BATCH + 500))
 

@@ -115,6 +115,7 @@ def test_a_listing_does_not_read_structures(tmp_path: Path) -> None:
 # a full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with EmbeddedStore(path) as store:
@@ -199,6 +200,7 @@ def write_until_killed(path: Path, part: int, first: int, log: Path) -> None:
             os.write(acknowledged, f"{batch}\n".encode())
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     context = multiprocessing.get_context("fork")

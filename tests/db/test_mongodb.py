@@ -131,6 +131,7 @@ def test_errors_that_stay_are_not_tried_again() -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_nobody_answers(monkeypatch) -> None:
     monkeypatch.setattr(mongodb, "OPEN_PATIENCE", 0.3)
     with pytest.raises(StoreError, match="cannot be reached") as error:
@@ -167,6 +168,7 @@ def test_uris_are_masked() -> None:
 # a step-down
 
 
+@pytest.mark.slow
 def test_a_step_down_is_waited_for() -> None:
     """The first two writes meet a server that is no longer primary."""
     writes = []
@@ -444,6 +446,7 @@ def test_a_server_that_stays_away_is_told(mongo_database: str, proxy: Proxy) -> 
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_times_out(monkeypatch) -> None:
     monkeypatch.setattr(mongodb, "OPEN_PATIENCE", 1.0)
     silence = threading.Event()

@@ -245,6 +245,7 @@ def test_more_candidates_than_a_page_stream_in_order(store: ScreeningStore) -> N
     assert len(scores) == 1234
 
 
+@pytest.mark.slow
 def test_a_reader_may_write(store: ScreeningStore) -> None:
     store.upsert_candidates(candidate(i) for i in range(1100))
     seen = []
@@ -464,6 +465,7 @@ FULL = bool(os.environ.get("SCREEN_TEST_FULL"))
 WRITERS, WRITTEN = (8, 10_000) if FULL else (4, 2_000)
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_documents(uri: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(WRITERS)

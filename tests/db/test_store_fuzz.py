@@ -67,6 +67,7 @@ def is_json(value: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(identifiers, json_values, max_size=4))
 def test_free_dicts_hold_json_without_operators(document: dict[str, Any]) -> None:
     try:
@@ -205,6 +206,7 @@ def holds(condition: Condition, document: CandidateDoc) -> bool:
     return value is not None and COMPARE[condition.operator](value, condition.value)
 
 
+@pytest.mark.slow
 @relaxed
 @given(
     documents=candidates(),

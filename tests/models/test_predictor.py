@@ -241,6 +241,7 @@ def test_two_grids_in_one_pair_are_refused(folder: Path) -> None:
         SpectrumPredictor.load(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_slow_predictor_gives_its_spectra_in_small_parts() -> None:
     predictor = SpectrumPredictor.load("tight-binding-edos", device="cpu")
     structures = [Crystal((3.0 + 0.001 * i) * np.eye(3), [[0, 0, 0]], [13]) for i in range(40)]

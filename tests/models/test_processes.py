@@ -106,6 +106,7 @@ def living() -> Living:
     return find
 
 
+@pytest.mark.slow
 def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew(living: Living) -> None:
     began = time.monotonic()
     with WorkerPool(2) as pool:
@@ -125,6 +126,7 @@ def count_or_fail(n: int, how: str) -> Iterator[int]:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_processes_that_died_while_idle_are_replaced() -> None:
     with WorkerPool(1) as pool:
         (before,) = pool.in_order(process_id, [0])
@@ -141,6 +143,7 @@ def process_id(_: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 def test_a_stream_ends_as_its_generator_does() -> None:
     assert list(streamed(count_or_fail, 3, "well")) == [0, 1, 2]
     items = streamed(count_or_fail, 2, "error")

@@ -199,6 +199,7 @@ def assert_same(gaps, i, expected):
         ), key
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(batches(), criteria())
 @example((EDGES, np.full((1, 128), 1.0), np.ones(1)), GapCriteria())  # at the threshold

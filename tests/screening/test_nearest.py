@@ -59,6 +59,7 @@ def test_what_dft_says_of_it_is_that_of_the_label(chloride):
     assert first.as_dict()["wd"] == first.wd
 
 
+@pytest.mark.slow
 def test_a_material_without_a_shipped_label_has_a_name_only(chloride):
     unknown = TrainingMaterial(material_id="mine-1", formula="NaCl", n_atoms=2)
     (found,) = with_labels([Neighbor(unknown, 0.5)], chloride.spectrum, GapCriterion())
@@ -67,6 +68,7 @@ def test_a_material_without_a_shipped_label_has_a_name_only(chloride):
     assert with_labels([], chloride.spectrum, GapCriterion()) == ()
 
 
+@pytest.mark.slow
 def test_what_is_unlike_all_training_materials_says_so():
     lonely = predict(Structure(Lattice.cubic(3.0), ["N"], [[0] * 3]), device="cpu")
     assert lonely.in_domain == "no"

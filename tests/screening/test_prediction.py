@@ -158,6 +158,7 @@ def test_what_fails_in_a_list_stays_in_its_place_with_its_reason(hafnium, tmp_pa
     assert "structure-1: failed: structure has partial occupancies" in repr(results)
 
 
+@pytest.mark.slow
 def test_a_file_of_one_structure_gives_one_result_and_a_folder_a_sequence(hafnium, tmp_path):
     hafnium.to(filename=str(tmp_path / "one.cif"))
     (tmp_path / "two.json").write_text(json.dumps([hafnium.as_dict(), hafnium.as_dict()]))
@@ -224,6 +225,7 @@ def test_html_shows_what_comes_from_outside_as_text(hafnium, tmp_path):
     assert "<b>alloy</b>" in Text(results._repr_html_()).texts
 
 
+@pytest.mark.slow
 def test_the_repr_says_the_verdict(result, hafnium):
     assert repr(result).startswith("<Prediction structure: HfC, ")
     assert f"{result.gap()['width']:.2f} eV" in repr(result)

@@ -123,6 +123,7 @@ def check_search(maker, first_id):
     assert sorted(calculated(maker)) == sorted(seen)
 
 
+@pytest.mark.slow
 def test_a_flow_does_all_rounds(maker, run_id):
     run_flow(maker.make(run_id))
     check_search(maker, run_id)
@@ -134,6 +135,7 @@ def test_a_flow_does_all_rounds(maker, run_id):
     assert [r.state for r in documents(maker, run_id)] == ["done"] * 3
 
 
+@pytest.mark.slow
 @embedded
 def test_a_model_that_is_worse_does_not_judge(maker, run_id, monkeypatch):
     monkeypatch.setattr(active_search, "is_not_worse", lambda difference: False)
@@ -150,6 +152,7 @@ def test_a_model_that_is_worse_does_not_judge(maker, run_id, monkeypatch):
         assert after.selection == before.selection[2:]
 
 
+@pytest.mark.slow
 @embedded
 def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
     maker, db, taught, structure_table
@@ -166,6 +169,7 @@ def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
         assert judged == {document.new_model_id: N - 2 - 3, after.second_model_id: 3}
 
 
+@pytest.mark.slow
 @embedded
 def test_no_model_judges_what_it_learned_by_another_name(maker, db, taught, structure_table):
     one, other, *rest = TRAINED[:4]
@@ -186,6 +190,7 @@ def test_no_model_judges_what_it_learned_by_another_name(maker, db, taught, stru
         assert {c.material_id for c in store.candidates(document.next_run_id)} == set(rest)
 
 
+@pytest.mark.slow
 @embedded
 def test_failed_calculations_are_no_labels_and_a_search_goes_on(maker, run_id):
     failing = replace(maker.dos_maker, failing="Al", refused="Cu")
@@ -204,6 +209,7 @@ def test_failed_calculations_are_no_labels_and_a_search_goes_on(maker, run_id):
             begin_round(store, run_id, replace(maker, rounds=2))
 
 
+@pytest.mark.slow
 @embedded
 def test_a_round_that_can_learn_nothing_says_so_and_the_next_one_begins(maker, run_id):
     maker = replace(maker, dos_maker=replace(maker.dos_maker, refused="Al"), rounds=2)
@@ -238,6 +244,7 @@ def run_flow_of_failures(maker, run_id):
 # by hand
 
 
+@pytest.mark.slow
 @embedded
 def test_what_a_user_calculated_is_a_round_too(maker, run_id):
     with open_store(maker.db) as store:
@@ -276,6 +283,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 @embedded
 def test_interruptions_everywhere_change_nothing(
     maker, run_id, monkeypatch, taught, structure_table, tmp_path

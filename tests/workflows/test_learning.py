@@ -82,6 +82,7 @@ def twin_of_a_test_material(taught, name):
     }
 
 
+@pytest.mark.slow
 def test_no_test_material_is_learned_under_any_name(
     db, taught, learning, structure_table, tmp_path
 ):
@@ -107,6 +108,7 @@ def test_no_test_material_is_learned_under_any_name(
     assert set(card.elements) == {*before.elements, "Ag", "Al", "Cu", "Mg"}
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_both_predictors_on_the_same_materials(
     db, taught, learning, structure_table, tmp_path
 ):
@@ -157,6 +159,7 @@ def test_weights_have_the_precision_that_they_had():
     assert halves == {"mat2spec-plus-edos": [True, True], "tight-binding-edos": [False]}
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_with_the_model_and_from_scratch_does_not(
     db, taught, learning, structure_table, tmp_path
 ):
@@ -198,6 +201,7 @@ def test_not_worse_is_within_a_standard_error(wd, mae, expected):
     assert is_not_worse(difference) is expected
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_there_is_not_written_over(
     db, taught, learning, structure_table, tmp_path
 ):
@@ -212,6 +216,7 @@ def test_a_folder_that_is_there_is_not_written_over(
         raise AssertionError
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learned_is_told(db, taught, learning, structure_table, tmp_path):
     run_id = screened(db, taught, structure_table, [TESTED])
     with pytest.raises(NothingToLearnError, match="no calculation has finished"):

@@ -189,6 +189,7 @@ def test_figure_6_has_the_positives_with_dft_first_and_both_gaps(tmp_path):
     assert "precision 0.01 to 0.99 (95 %)" in caption
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_a_journal_and_no_text_is_cut_off_or_small(data):
     for draw in FIGURES.values():
         from screening.report.paper_figures import _journal
@@ -210,6 +211,7 @@ def written(data, tmp_path_factory):
     return write_figures(data, tmp_path_factory.mktemp("written") / "a" / "b")
 
 
+@pytest.mark.slow
 def test_files_have_embedded_fonts_and_no_times(written):
     names = [f"figure{n}.{kind}" for n in (2, 3, 5, 6) for kind in ("pdf", "png")]
     assert [path.name for path in written.files] == [*names, "captions.md"]
@@ -227,6 +229,7 @@ def test_files_have_embedded_fonts_and_no_times(written):
             assert b"CreationDate" not in content
 
 
+@pytest.mark.slow
 def test_captions_say_whose_the_data_is_and_what_comes_from_outside_is_text(written):
     text = written.files[-1].read_text(encoding="utf-8")
     assert f"## Data\n\n- A source\n- {markdown(ATTRIBUTION)}\n" in text
@@ -250,6 +253,7 @@ def test_what_has_no_data_is_named_with_its_reason(tmp_path):
         draw_accuracy(nothing)
 
 
+@pytest.mark.slow
 def test_phonons_have_axes_of_their_own_and_no_dft(tmp_path):
     names = ["m-0", "m-1"]
     with open_store(tmp_path / "s.sqlite") as store:
@@ -273,6 +277,7 @@ def test_phonons_have_axes_of_their_own_and_no_dft(tmp_path):
     assert "threshold" not in caption
 
 
+@pytest.mark.slow
 def test_one_material_with_dft_gives_three_figures(tmp_path):
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_paper_run(store, n=1, positives=1, validated=1)

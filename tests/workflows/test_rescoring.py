@@ -112,6 +112,7 @@ def assert_same_verdict(ours, other):
     assert ours.gap.upper_edge == pytest.approx(other.gap.upper_edge, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_have_the_verdict_of_the_second_model_alone_and_the_rest_that_of_the_first(
     maker, undisturbed
 ):
@@ -162,6 +163,7 @@ def test_the_best_have_the_verdict_of_the_second_model_alone_and_the_rest_that_o
     assert summary["counts"]["predicted"] == 12 + N
 
 
+@pytest.mark.slow
 def test_both_predictions_are_kept_and_not_made_again(maker):
     first = run(maker)["run_id"]
     again = run(maker)
@@ -243,6 +245,7 @@ def stopped(maker, run_id, at):
         run(maker, run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [("scored", 0), ("rescored", 0), ("rescored", 1), ("rescored", 2)])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, undisturbed, at):
     whole = undisturbed(n=N)
@@ -265,6 +268,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(maker, undisturbed, at):
         assert predicted(store) == predicted(other)
 
 
+@pytest.mark.slow
 def test_a_choice_that_was_interrupted_goes_on_with_the_next(maker, undisturbed, monkeypatch):
     some = rescoring._chosen
 
@@ -314,6 +318,7 @@ def with_card(folder, **changes):
     card.write_text(json.dumps(json.loads(card.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_the_second_model_may_lie_elsewhere_but_not_change(maker, tmp_path):
     stopped(maker, "broken", ("rescored", 0))
     copy = tmp_path / "elsewhere" / Path(SECOND).name
@@ -386,6 +391,7 @@ def test_a_failure_of_the_second_model_leaves_the_first_verdict(maker, undisturb
 # what else depends on the model
 
 
+@pytest.mark.slow
 def test_a_candidate_is_in_or_out_of_the_domain_of_the_model_that_judged_it(maker):
     maker.rescore = 12
     maker.checkpoint, maker.rescore_with = str(ZOO / "mat2spec-edos"), SECOND
@@ -404,6 +410,7 @@ def test_a_candidate_is_in_or_out_of_the_domain_of_the_model_that_judged_it(make
         assert candidate.in_domain == ("no" if outside else "near" if percentile > NEAR else "yes")
 
 
+@pytest.mark.slow
 def test_dft_is_compared_with_the_prediction_whose_verdict_the_candidate_has(maker):
     run_id = run(maker)["run_id"]
     validating = ValidationFlowMaker(db=maker.db, dos_maker=AnalyticDosMaker())

@@ -64,6 +64,7 @@ def test_a_source_that_changed_cannot_be_resumed(maker, structure_table):
         run(maker, "broken")
 
 
+@pytest.mark.slow
 def test_a_run_from_before_cells_were_reduced_goes_on_without(maker, structure_table):
     rows = [structure_row(kind, cell) for kind, cell in all_cells("rocksalt").items()]
     maker.source = str(structure_table(rows))

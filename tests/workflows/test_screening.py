@@ -129,6 +129,7 @@ def test_job_outputs_are_small(maker, structure_table):
     assert max(map(len, outputs)) < 5_000
 
 
+@pytest.mark.slow
 def test_verdicts_are_of_primitive_cells_also_by_dft(maker, structure_table):
     cells = {kind: all_cells("rocksalt")[kind] for kind in ("conventional", "2x1x1")}
     table = structure_table([structure_row(kind, cell) for kind, cell in cells.items()])

@@ -215,6 +215,7 @@ def test_a_worker_brings_its_own_device_and_cores(scored_with, monkeypatch):
     assert scored_with("cpu", 1) == ("cpu", 1)  # of a run in this process
 
 
+@pytest.mark.slow
 def test_what_a_process_of_its_own_reads_is_the_same(maker):
     source, filters = open_source(Path(maker.source)), ScreeningFilters()
     reader = CandidateReader("r", filters, 3, limit=6, keep_cell=False, trained=None)
@@ -225,6 +226,7 @@ def test_what_a_process_of_its_own_reads_is_the_same(maker):
     assert source.can_move
 
 
+@pytest.mark.slow
 def test_a_run_whose_predictions_are_known_loads_no_torch(maker, structure_table):
     rows = good_rows() + REJECTED_ROWS + UNREADABLE_ROWS
     maker.source = str(structure_table(rows, "good.parquet"))

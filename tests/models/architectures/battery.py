@@ -172,15 +172,18 @@ class ArchitectureBattery:
         assert logits.shape == (3, size)
         assert logits.isfinite().all()
 
+    @pytest.mark.slow
     def test_the_order_of_the_atoms_does_not_matter(self) -> None:
         crystals, rng = random_crystals(6), np.random.default_rng(0)
         self.assert_same([permuted(c, rng.permutation(len(c))) for c in crystals], crystals)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("repeats", [(2, 1, 1), (1, 2, 3)])
     def test_a_supercell_has_the_same_spectrum(self, repeats: tuple[int, int, int]) -> None:
         crystals = [rocksalt(), *random_crystals(5)]
         self.assert_same([supercell(c, repeats) for c in crystals], crystals)
 
+    @pytest.mark.slow
     def test_a_rotation_does_not_matter(self) -> None:
         crystals = [rocksalt(), *random_crystals(5)]
         self.assert_same([rotated(c, seed) for seed, c in enumerate(crystals)], crystals)
@@ -272,6 +275,7 @@ class ArchitectureBattery:
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().max() > 0, name
 
+    @pytest.mark.slow
     def test_overfits_eight_materials(self, setting_name: str) -> None:
         """In evaluation mode."""
         _, setting, batch, target = self.prepared(setting_name)
@@ -281,6 +285,7 @@ class ArchitectureBattery:
             error = (setting.activate(model(batch)) - target).abs().mean()
         assert error < self.by_heart * (target - target.mean(0)).abs().mean()
 
+    @pytest.mark.slow
     def test_mixed_precision_learns_and_says_nearly_the_same(self, setting_name: str) -> None:
         if self.model(setting_name).single_precision:
             pytest.skip(self.model(setting_name).single_precision)

@@ -222,6 +222,7 @@ def test_another_phonon_grid_is_refused(tmp_path: Path) -> None:
             phdos_dataset(file, grid)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_reference_data(data_folder: Path) -> None:
     phonon = phdos_dataset(data_folder / "phdos_jarvis.parquet")

@@ -47,6 +47,7 @@ def test_what_is_pulled_can_be_given_on(shared: Path, cache: Path, tmp_path: Pat
     assert (cache / "third" / weights).read_bytes() == (SHIPPED / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_hub_keeps_what_is_pushed_and_gives_it_back(hub: Hub, cache: Path) -> None:
     address = push(SHIPPED, "hf:group/model", license_id="cc-by-4.0", datasets=["group/labels"])
     first = address.rpartition("/")[2]
@@ -59,6 +60,7 @@ def test_a_hub_keeps_what_is_pushed_and_gives_it_back(hub: Hub, cache: Path) -> 
     assert {path.split("/")[4] for path in downloaded} == {first}  # none of a later commit
 
 
+@pytest.mark.slow
 def test_another_model_in_the_same_repository_takes_its_files_away(hub: Hub, cache: Path) -> None:
     push(SHIPPED.parent / "mat2spec-plus-edos", "hf:group/model", license_id="mit")
     old = list(hub.repos["group/model"].commits)[-1]
@@ -239,6 +241,7 @@ def in_repository(hub: Hub, folder: Path) -> None:
     hub.add("group/model", {path.name: path.read_bytes() for path in folder.iterdir()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "message"),
     IN_REPOSITORY,
@@ -423,6 +426,7 @@ def test_the_card_does_not_say_where_it_was_written(shared: Path) -> None:
     assert "screen models pull shared --as tight-binding-edos" in (shared / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_private_model_is_for_those_with_a_token(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_batches_that_never_change_are_made_once() -> None:
     assert all(one is again for one, again in zip(kept, kept, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "setting_name"),
     [

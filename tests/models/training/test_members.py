@@ -92,7 +92,8 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     )
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
 def test_members_are_those_of_trainings_with_one_member_each(workers: int) -> None:
     lines: list[str] = []
     joined = train(2, workers=workers, announce=lines.append)
@@ -108,6 +109,7 @@ def test_members_are_those_of_trainings_with_one_member_each(workers: int) -> No
     assert joined.checkpoint.card == again.checkpoint.card
 
 
+@pytest.mark.slow
 def test_what_is_shipped_is_measured_and_the_members_are_kept_in_the_card() -> None:
     joined, singles = train(2), [alone(3), alone(4)]
     assert len(joined.checkpoint.model.correction.kernel.points) == len(SPLIT.train)
@@ -123,6 +125,7 @@ def test_what_is_shipped_is_measured_and_the_members_are_kept_in_the_card() -> N
     assert "members" not in alone(3).checkpoint.card.training
 
 
+@pytest.mark.slow
 def test_a_predictor_says_how_far_its_members_are_apart(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path, 20)
     changes = {"labels": [labels], "structures": structures, "epochs": 1}
@@ -137,6 +140,7 @@ def test_a_predictor_says_how_far_its_members_are_apart(tmp_path: Path) -> None:
     assert "each member" not in one.to_markdown()
 
 
+@pytest.mark.slow
 def test_trainings_with_one_member_each_are_joined(tmp_path: Path) -> None:
     """Put where a training of all of them would have left its members."""
     labels, structures = write_edos_files(tmp_path, 20)
@@ -159,6 +163,7 @@ class InterruptionError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_trained_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +233,7 @@ def test_a_start_with_another_number_of_members_is_refused(given: int, own: int)
         train(own, start=start.checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2])
 def test_fine_tuned_networks_are_compared_without_the_correction_of_before(members: int) -> None:
     """Which is fitted again afterwards, to the training materials of now."""

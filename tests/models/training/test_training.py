@@ -63,6 +63,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
 
 
+@pytest.mark.slow
 def test_a_trained_predictor_loads_and_predicts(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path)
     lines: list[str] = []
@@ -93,6 +94,7 @@ def test_a_model_without_an_embedding_takes_the_list_of_the_last_one_away(tmp_pa
     assert SpectrumPredictor.load(tmp_path / "small", device="cpu").trained_on is None
 
 
+@pytest.mark.slow
 def test_half_precision_is_what_is_measured_and_written(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path)
     chosen = config(labels=[labels], structures=structures)
@@ -205,6 +207,7 @@ def test_the_card_and_the_log_tell_whether_the_label_branch_is_alive(tmp_path: P
 ZOO_SETTINGS = {"paper": (2, 128, "feature-to-label"), "authors": (3, 256, "symmetric")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO_SETTINGS)
 def test_the_papers_and_the_authors_settings_train(tmp_path: Path, name: str) -> None:
     labels, structures = write_edos_files(tmp_path)
@@ -231,6 +234,7 @@ def test_the_papers_and_the_authors_settings_are_complete(name: str) -> None:
     assert {"epochs", "batch_size", "learning_rate", "weight_decay"} <= set(document)
 
 
+@pytest.mark.slow
 def test_the_best_epochs_weights_are_kept() -> None:
     """With a learning rate that ruins the model after the first epochs."""
     dataset = small_dataset()
@@ -247,6 +251,7 @@ def test_the_best_epochs_weights_are_kept() -> None:
     assert trained.best_epoch < 11
 
 
+@pytest.mark.slow
 def test_training_learns() -> None:
     dataset = small_dataset(40)
     split = part(dataset)
@@ -264,6 +269,7 @@ def test_training_stops_early_when_asked() -> None:
     assert trained.best_epoch + 2 <= trained.checkpoint.card.training["epochs_run"]
 
 
+@pytest.mark.slow
 def test_not_every_epoch_is_validated() -> None:
     dataset = small_dataset()
     chosen = config(epochs=9, validate_every=3, learning_rate=0.02)
@@ -384,6 +390,7 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SaveState, "on_train_epoch_end", save_and_stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 3])
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
@@ -401,6 +408,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
     assert resumed.checkpoint.card == undisturbed.checkpoint.card
 
 
+@pytest.mark.slow
 def test_a_predictor_goes_on_with_the_setting_that_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +429,7 @@ def test_a_predictor_goes_on_with_the_setting_that_was_interrupted(
     assert not progress.exists()
 
 
+@pytest.mark.slow
 def test_progress_of_something_else_is_never_mixed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -548,6 +557,7 @@ def test_what_needs_single_precision_is_not_trained_in_less(architecture: str) -
         train_setting(chosen, "sumnorm-kl", dataset, part(dataset), hardware=mixed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gatgnn", "e3nn"])
 @pytest.mark.parametrize("target", ["phdos", "phdos-51"])
 def test_phonons_take_the_same_path(tmp_path: Path, architecture: str, target: str) -> None:
@@ -602,6 +612,7 @@ def taught_files(folder: Path, teacher: dict[str, Any]) -> tuple[dict[str, Any],
 TEACHER = {"model_id": "teacher-1", "split_seed": 0, "split_by": "material"}
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher_first(tmp_path: Path) -> None:
     files, taught = taught_files(tmp_path, TEACHER)
     stage = {"labels": taught, "epochs": 3, "learning_rate": 0.003, "batch_size": 16}
@@ -618,6 +629,7 @@ def test_a_student_learns_from_its_teacher_first(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_material_of_the_test_is_taught(tmp_path: Path) -> None:
     files, taught = taught_files(tmp_path, TEACHER)
     seen: list[set[str]] = []
@@ -636,6 +648,7 @@ def test_no_material_of_the_test_is_taught(tmp_path: Path) -> None:
     assert held_out & set(taught_dataset(taught).material_ids)  # it could have been
 
 
+@pytest.mark.slow
 def test_the_card_says_what_a_teacher_taught(tmp_path: Path) -> None:
     files, taught = taught_files(tmp_path, TEACHER)
     student = train_predictor(config(**files, teacher={"labels": taught, "epochs": 1}))
@@ -658,6 +671,7 @@ def test_a_teacher_with_another_split_knows_test_materials(tmp_path: Path) -> No
         train_predictor(config(**files, teacher={"labels": taught}))
 
 
+@pytest.mark.slow
 def test_a_teaching_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     files, taught = taught_files(tmp_path, TEACHER)
     chosen = config(**files, teacher={"labels": taught, "epochs": 1})

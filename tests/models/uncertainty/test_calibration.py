@@ -86,6 +86,7 @@ def test_without_hints_the_expected_error_is_the_mean(held_out):
     assert expected == pytest.approx(np.full(len(held_out), held_out.errors.mean()))
 
 
+@pytest.mark.slow
 def test_the_band_covers_what_it_says(calibration, unseen):
     errors = calibration.expected_errors(unseen.member_spread, unseen.training_distance)
     ends = np.array([calibration.band(s, e) for s, e in zip(unseen.predicted, errors, strict=True)])

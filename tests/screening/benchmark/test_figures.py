@@ -63,6 +63,7 @@ def test_nothing_of_a_radar_is_cut_or_covered(n: int) -> None:
     assert len(looks) == len(rows)  # told apart without colour
 
 
+@pytest.mark.slow
 def test_long_names_and_units_are_not_cut() -> None:
     unit = "share of the spectrum in a bin"
     errors = {name: np.arange(9.0) / 1000 for name in ("mean spectrum", "nearest composition")}
@@ -80,6 +81,7 @@ def test_long_names_and_units_are_not_cut() -> None:
         assert not cut_off(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_bins_leave_no_panel_empty(n: int) -> None:
     bins = [Bin("1", 12, 0.5, 0.4, 0.3, 0.6), Bin("2 to 4", 34, 0.7, 0.6, 0.5, 0.9)]
@@ -160,6 +162,7 @@ def test_a_single_seed_has_no_error_bar() -> None:
     assert not any(len(segment) for segment in bars.get_segments())
 
 
+@pytest.mark.slow
 def test_quintiles_show_label_and_prediction_in_their_unit() -> None:
     centers, spectra = np.linspace(-4, 4, 8), np.arange(40.0).reshape(5, 8)
     names = [f"mp-{i}" for i in range(5)]

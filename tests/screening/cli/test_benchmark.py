@@ -239,6 +239,7 @@ def test_what_is_left_out_is_in_the_report(tmp_path: Path) -> None:
     assert "standard-mae: states/eV/cell" in text
 
 
+@pytest.mark.slow
 def test_perfect_predictions_find_every_gap(tmp_path: Path) -> None:
     """And a shape is scaled with the sum of the model with the same seed."""
     labels, structures = write_edos_files(tmp_path, n=150)
@@ -341,6 +342,7 @@ def test_the_references_are_fitted_to_training_materials_only(tmp_path: Path) ->
         assert row["train"] + row["validation"] + row["test"] == row["materials"]
 
 
+@pytest.mark.slow
 def test_both_splits_on_one_page_that_names_its_command(tmp_path: Path) -> None:
     labels, structures = write_edos_files(tmp_path, n=60)
     out = tmp_path / "out"

@@ -19,6 +19,7 @@ def predictor(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_predictor_is_calibrated_and_its_verdicts_get_probabilities(
     screen, predictor, tmp_path, structure_table
 ):

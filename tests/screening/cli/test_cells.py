@@ -86,6 +86,7 @@ def assert_same_verdict(own, figures):
                 assert row[figure] == pytest.approx(first[figure], abs=1e-4), row["material_id"]
 
 
+@pytest.mark.slow
 def test_predict_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
     rows = json.loads(screen("predict", folder, *criteria, "--json").out)["predictions"]
     for name, own in by_crystal(rows):
@@ -100,6 +101,7 @@ def test_predict_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
         assert found == sizes
 
 
+@pytest.mark.slow
 def test_predict_keeps_cells_on_request(screen, folder, criteria):
     outcome = screen("predict", folder, *criteria, "--json", "--keep-cell")
     rows = json.loads(outcome.out)["predictions"]
@@ -115,6 +117,7 @@ def test_predict_says_what_became_of_the_cell(screen, folder):
     assert "cell given with 8 atoms, reduced to 1/4" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
     assert screen("run", "--source", folder, *criteria, "--quiet").code == 0
     rows = json.loads(screen("candidates", "--all", "--json").out)
@@ -130,6 +133,7 @@ def test_a_run_judges_a_crystal_and_not_its_cell(screen, folder, criteria):
     assert (document["cell_multiplicity"], document["nsites"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_cells_on_request_and_says_so(screen, folder, criteria):
     screen("run", "--source", folder, *criteria, "--quiet")
     outcome = screen("run", "--source", folder, *criteria, "--keep-cell", "--json")
@@ -141,6 +145,7 @@ def test_a_run_keeps_cells_on_request_and_says_so(screen, folder, criteria):
     assert "not reduced" in screen("show", "rocksalt_conventional").out
 
 
+@pytest.mark.slow
 def test_bad_cells_are_recorded_and_do_not_stop_a_run(screen, tmp_path, monkeypatch):
     folder = tmp_path / "bad"
     folder.mkdir()
@@ -175,6 +180,7 @@ def test_a_distorted_supercell_is_judged_as_it_is(screen, tmp_path):
     assert (row["nsites"], row["cell_multiplicity"]) == (10, 1)
 
 
+@pytest.mark.slow
 def test_the_size_filter_counts_the_primitive_cell(screen, folder):
     arguments = ("run", "--source", folder, "--max-sites", 2, "--json")
     funnel = {s["name"]: s for s in json.loads(screen(*arguments).out)["funnel"]}

@@ -61,6 +61,7 @@ def test_passwords_are_masked(settings, screen, tmp_path):
         assert "hush" not in outcome.out + outcome.err
 
 
+@pytest.mark.slow
 def test_commands_use_the_settings(screen, structure_table, tmp_path, monkeypatch):
     table = structure_table([crystal_row("m-1", 3.3, ["Na", "Cl"])])
     monkeypatch.setenv("SCREEN_DB", "environment.sqlite")

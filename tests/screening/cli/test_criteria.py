@@ -43,6 +43,7 @@ def one_line(outcome, *words):
     assert all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_every_listing_says_what_was_looked_for(screen, table, flat, tmp_path):
     outcome = screen("run", "--source", table, "--criterion", flat)
     assert "4 predicted positives by flat" in outcome.out
@@ -74,6 +75,7 @@ def test_every_listing_says_what_was_looked_for(screen, table, flat, tmp_path):
     assert "flat" in screen("validate", "--dry-run").out
 
 
+@pytest.mark.slow
 def test_a_run_by_the_vb_gap_does_not_speak_of_criteria(screen, table):
     loose = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
     outcome = screen("run", "--source", table, "--criterion", "vb-gap", *loose)
@@ -85,6 +87,7 @@ def test_a_run_by_the_vb_gap_does_not_speak_of_criteria(screen, table):
     assert json.loads(screen("candidates", "--json").out)[0]["criterion"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--criterion", "cb-gap"), ("--band", "conduction")])
 def test_a_cb_gap_is_called_so(screen, table, options):
     outcome = screen("run", "--source", table, *options)
@@ -97,6 +100,7 @@ def test_a_cb_gap_is_called_so(screen, table, options):
     assert screen("candidates", "--all", "--min-width", 0).code == 0
 
 
+@pytest.mark.slow
 def test_phonons_have_their_own_axes_and_no_dft(screen, table, tmp_path):
     outcome = screen("run", "--source", table, "--criterion", "phonon-gap", "--json")
     summary = json.loads(outcome.out)
@@ -122,6 +126,7 @@ def test_phonons_have_their_own_axes_and_no_dft(screen, table, tmp_path):
     assert "phonon" not in screen("history", "m-0", "--json").err
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_one_line(screen, table, flat, tmp_path):
     def run(*options):
         return screen("run", "--source", table, *options)
@@ -138,6 +143,7 @@ def test_what_does_not_fit_is_refused_in_one_line(screen, table, flat, tmp_path)
     assert not (tmp_path / DB).exists()
 
 
+@pytest.mark.slow
 def test_a_changed_file_cannot_go_on(screen, table, flat, tmp_path):
     screen("run", "--source", table, "--criterion", flat)
     with open_store(DB) as store:
@@ -159,6 +165,7 @@ def test_a_division_by_zero_is_named_at_the_end(screen, table, tmp_path):
     assert "n_atoms = 2" in outcome.err
 
 
+@pytest.mark.slow
 def test_dft_of_another_runs_criterion_is_judged_anew(screen, table, flat):
     """The same calculation is a VB gap for one run and no flat DOS for the other."""
     screen("run", "--source", table, "--criterion", "steep-edge")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from models.training.card import ModelCard
@@ -14,6 +15,7 @@ from tests.models.model_examples import write_edos_files
 NAME = "mat2spec-edos"  # a fast teacher
 
 
+@pytest.mark.slow
 def test_a_table_is_labelled_and_a_student_learns_from_it(screen, tmp_path, structure_table):
     rows = [crystal_row(f"m-{i}", 3.8 + 0.01 * i, ("Na", "Cl")) for i in range(30)]
     table = structure_table([*rows, crystal_row("unseen", 4.0, ("Na", "Pu"))])

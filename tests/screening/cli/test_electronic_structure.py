@@ -30,6 +30,7 @@ def rows(text: str) -> list[list[str]]:
     return [cells(line) for line in text.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.slow
 def test_show_has_the_gap_the_parts_and_the_panel(screen, salt, tmp_path):
     assert screen("run", "--source", salt, "--checkpoint", TIGHT_BINDING).code == 0
     shown = screen("show", "m-0", "--plot", "parts.svg")
@@ -59,6 +60,7 @@ def test_show_has_the_gap_the_parts_and_the_panel(screen, salt, tmp_path):
         assert text in figure
 
 
+@pytest.mark.slow
 def test_predict_has_them_too(screen, tmp_path):
     conventional_rocksalt(5.64, "Na", "Cl").to("salt.cif")
     given = ("predict", "salt.cif", "--checkpoint", TIGHT_BINDING)
@@ -71,6 +73,7 @@ def test_predict_has_them_too(screen, tmp_path):
     assert "Cl p" in (tmp_path / "parts.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_predictor_that_knows_no_levels_says_what_it_said_before(screen, salt, tmp_path):
     screen("run", "--source", salt, "--quiet")
     shown = screen("show", "m-0", "--plot", "spectrum.svg")

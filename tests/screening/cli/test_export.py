@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import pytest
 import yaml
 
 from db.open import open_store
@@ -80,6 +81,7 @@ def test_contributions_are_written_and_counted_in_words(screen):
     assert "1 others have no id of the Materials Project" in outcome.err
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line(screen, tmp_path):
     assert "no such file" in screen("export").err
     put_exported_run()

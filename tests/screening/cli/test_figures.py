@@ -14,6 +14,7 @@ from tests.workflows.test_paper import put_paper_run
 DB = "screening.sqlite"
 
 
+@pytest.mark.slow
 def test_figures_are_written_and_named(screen, tmp_path):
     with open_store(DB) as store:
         put_paper_run(store, positives=1, validated=0)

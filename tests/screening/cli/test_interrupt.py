@@ -124,6 +124,7 @@ def test_ctrl_c_in_predict(tmp_path, structure_table):
         interrupt(process, lambda: len(children.read_text().split()) >= 3)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_fetch(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
         server.settimeout(60)

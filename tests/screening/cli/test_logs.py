@@ -68,6 +68,7 @@ def test_a_file_that_ends_too_early_is_no_interruption(screen, table, tmp_path, 
     assert "marshal data too short" in log.read_text()
 
 
+@pytest.mark.slow
 def test_verbose_and_debug(screen, table, tmp_path, capsys, monkeypatch):
     assert "is done" not in screen("run", "--source", table).err
     assert "is done" in screen("run", "--source", table, "--verbose").err
@@ -81,6 +82,7 @@ def test_verbose_and_debug(screen, table, tmp_path, capsys, monkeypatch):
     assert "--log nowhere/x.log" in one.err
 
 
+@pytest.mark.slow
 def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypatch):
     monkeypatch.setenv("MP_API_KEY", KEY)
     monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
@@ -129,6 +131,7 @@ def test_warnings_of_libraries_reach_the_log_only(screen, table, tmp_path, monke
     assert "so does another" in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["database", "launchpad"])
 def test_a_database_that_does_not_answer_is_waited_for_aloud(tmp_path, where):
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
@@ -170,6 +173,7 @@ def test_both_names_and_the_version(screen, capsys, monkeypatch):
     assert 'edos = "screening.cli:script"' in scripts
 
 
+@pytest.mark.slow
 def test_every_command_has_examples_and_choices_are_shown(screen):
     from screening.cli.app import EXAMPLES
 

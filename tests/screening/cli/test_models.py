@@ -80,6 +80,7 @@ def test_it_fits_the_terminal(screen, monkeypatch, columns):
     assert "mat2spec-plus-edos" in shown.out
 
 
+@pytest.mark.slow
 def test_ones_own_models_are_found_beside_the_database_and_here(screen, tmp_path):
     for place in ("other.models/learned", "my-model", "elsewhere/unseen"):
         shutil.copytree(SMALL, tmp_path / place)
@@ -143,6 +144,7 @@ def test_a_card_is_shown_by_name_id_and_folder(screen):
     assert ModelCard.model_validate(document["card"]) == ModelCard.read(DEFAULT_PHDOS)
 
 
+@pytest.mark.slow
 def test_a_model_goes_through_a_folder_and_is_used_by_its_name(screen, cache):
     pushed = screen("models", "push", "tight-binding-edos", "given", "--license", "mit")
     assert pushed.code == 0

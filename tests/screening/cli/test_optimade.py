@@ -39,6 +39,7 @@ def optimade(server, screen, tmp_path, monkeypatch):
     return lambda *args: screen("run", "--source", f"optimade:{server[0]}", *args)
 
 
+@pytest.mark.slow
 def test_run_screens_what_the_server_has(optimade, server, screen):
     outcome = optimade("--json")
     assert outcome.code == 0, outcome.err
@@ -64,6 +65,7 @@ def test_run_screens_what_the_server_has(optimade, server, screen):
     assert "Example &amp; &lt;b&gt;sons&lt;/b&gt;" in page
 
 
+@pytest.mark.slow
 def test_filter_of_ones_own_decides_the_run(optimade, server):
     outcome = optimade("--optimade-filter", 'elements HAS "Al"', "--json")
     assert outcome.code == 0, outcome.err

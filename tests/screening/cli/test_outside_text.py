@@ -21,6 +21,7 @@ def source(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_every_listing_shows_ids_with_brackets(screen, source):
     run = screen("run", "--source", source, "--workers", 1, *ALL)
     assert run.code == 0

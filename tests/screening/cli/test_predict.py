@@ -45,6 +45,7 @@ def test_the_verdict_is_that_of_the_command_line(screen, hafnium, criteria, monk
     assert alone.row(0) | {"score": alone.score[0]} == gap
 
 
+@pytest.mark.slow
 def test_a_preference_and_an_option_decide_whether_it_is_judged_again(screen, hafnium, monkeypatch):
     monkeypatch.delenv("SCREEN_RESCORE")
     hafnium.to(filename="hafnium.cif")

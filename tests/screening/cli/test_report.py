@@ -39,6 +39,7 @@ def one_line(outcome, *words):
         assert word in line
 
 
+@pytest.mark.slow
 def test_it_says_what_it_wrote(screen, run, tmp_path):
     outcome = screen("report", "--run", RUN[:8], "-o", "page.html")
     assert outcome.code == 0
@@ -59,6 +60,7 @@ def test_the_best_positives_and_near_misses_are_as_many_as_asked_for(screen, run
     assert "The 2 best of 6 predicted positives" in text
 
 
+@pytest.mark.slow
 def test_nothing_from_outside_is_markup(screen, run, tmp_path):
     screen("report", "-q")
     text = (tmp_path / "report.html").read_text()
@@ -133,6 +135,7 @@ def test_a_criterion_on_phonons(screen, structure_table, tmp_path):
     assert "phonon-gap screening" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_spectrum_of_dft_that_is_missing_is_said(screen, run, tmp_path):
     with open_store(DB) as store:
         (document,) = store.validations(material_ids=["mp-1"])
@@ -162,6 +165,7 @@ def test_a_folder_without_permission(screen, run, tmp_path):
     one_line(screen("report", "-o", locked / "report.html"), "no permission")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_page(screen, run, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
 

@@ -53,6 +53,7 @@ def interrupted(run_id, db="screening.sqlite"):
         store.put_run(found.model_copy(update={"state": "interrupted"}))
 
 
+@pytest.mark.slow
 def test_the_best_are_judged_again_and_what_is_refused_is_told(run, screen):
     outcome = run()
     words = " ".join(outcome.err.split())
@@ -66,6 +67,7 @@ def test_the_best_are_judged_again_and_what_is_refused_is_told(run, screen):
     assert f"0 of them judged again by {TEACHER}; 1 refused, still with the verdict of" in words
 
 
+@pytest.mark.slow
 def test_zero_or_another_predictor_turns_it_off(asked):
     assert asked() == RESCORED
     assert asked("--checkpoint", DEFAULT_EDOS.name) == RESCORED
@@ -77,6 +79,7 @@ def test_zero_or_another_predictor_turns_it_off(asked):
     assert asked("--criterion", "phonon-gap") == 0
 
 
+@pytest.mark.slow
 def test_a_preference_is_for_all_predictors_that_can_be_judged_again(
     asked, run, tmp_path, monkeypatch
 ):
@@ -99,6 +102,7 @@ def test_a_preference_is_for_all_predictors_that_can_be_judged_again(
     assert f"--rescore-with {TEACHER}: is the model of the run itself" in typed.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preferred", [None, "5"])
 def test_a_run_of_before_goes_on_without_a_second_predictor(run, monkeypatch, preferred):
     run("--rescore", 0)
@@ -114,6 +118,7 @@ def test_a_run_of_before_goes_on_without_a_second_predictor(run, monkeypatch, pr
     assert after.counts == before.counts
 
 
+@pytest.mark.slow
 def test_of_two_runs_the_one_with_the_same_options_goes_on(run):
     run()
     run("--rescore", 0)

@@ -33,6 +33,7 @@ def table(structure_table):
 EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
 
 
+@pytest.mark.slow
 def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, table):
     outcome = screen("run", "--source", table, *EASY)
     assert outcome.code == 0
@@ -50,6 +51,7 @@ def test_run_prints_the_funnel_on_stderr_and_the_positives_on_stdout(screen, tab
     assert (row["positive"], row["positive_in_domain"]) == (11, inside)
 
 
+@pytest.mark.slow
 def test_a_second_predictor_judges_the_best_again(screen, table, tmp_path):
     outcome = screen("run", "--source", table, "--rescore", 3, *EASY)
     words = " ".join(outcome.err.split())
@@ -116,6 +118,7 @@ def test_without_a_key_prototypes_are_screened(screen):
     assert "2 screened" in outcome.err
 
 
+@pytest.mark.slow
 def test_filters_are_options(screen, table):
     outcome = screen(
         "run", "--source", table, "--max-ehull", "inf", "--elements", "Na", "--json", *EASY
@@ -138,6 +141,7 @@ def one_line(outcome, *words):
         assert word in lines[0]
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line(screen, table, tmp_path, structure_table):
     one_line(screen("run", "--source", "nowhere.parquet"), "nowhere.parquet")
     (tmp_path / "structure.docx").write_text("no")
@@ -235,6 +239,7 @@ def test_a_file_in_the_way_of_the_store(screen, table, tmp_path):
     one_line(screen("run", "--source", table, "--db", "notes.txt"), "notes.txt")
 
 
+@pytest.mark.slow
 def test_candidates_lists_and_exports(screen, table, tmp_path):
     screen("run", "--source", table, *EASY)
     assert "11 candidates of run" in screen("candidates").out
@@ -255,6 +260,7 @@ def test_candidates_lists_and_exports(screen, table, tmp_path):
     one_line(screen("candidates", "--out", "all.docx"), ".csv, .json, .parquet")
 
 
+@pytest.mark.slow
 def test_show_prints_plots_and_writes(screen, table, tmp_path):
     screen("run", "--source", table, *EASY)
     outcome = screen("show", "m-1", "--plot", "m-1.png")
@@ -277,6 +283,7 @@ def test_show_prints_plots_and_writes(screen, table, tmp_path):
     one_line(screen("show", "m-1", "--plot", "m-1.docx"), "docx")
 
 
+@pytest.mark.slow
 def test_predict_own_structures(screen, tmp_path):
     poscar = "NaCl\n1.0\n4.0 0 0\n0 4.0 0\n0 0 4.0\nNa Cl\n1 1\ndirect\n0 0 0\n0.5 0.5 {z}\n"
     (tmp_path / "POSCAR").write_text(poscar.format(z=0.5))
@@ -383,10 +390,8 @@ def _predicted(store):
     return store.has_predictions((*structure, model) for structure, model in keys if structure[1])
 
 
-@pytest.mark.parametrize(
-    ("n", "at_least", "rescored"),
-    [(2000, 20, 0), pytest.param(200, 220, 150, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "at_least", "rescored"), [(2000, 20, 0), (200, 220, 150)])
 def test_kill_9_and_resume_give_the_same_documents(
     screen, tmp_path, structure_table, n, at_least, rescored
 ):

@@ -60,6 +60,7 @@ def runs():
         return store.runs()
 
 
+@pytest.mark.slow
 def test_what_was_validated_is_learned_and_the_rest_judged_again(screen, run_id, formula, files):
     assert screen("validate", "--limit", 3, "--random", 0, "--out-of-domain").code == 0
     learned = screen("learn", *files, "--force", "--out", "new-model")
@@ -84,6 +85,7 @@ def test_what_was_validated_is_learned_and_the_rest_judged_again(screen, run_id,
     assert models_folder(DB).joinpath(run_id, "tiny-round-2", "card.json").exists()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_until_it_has_its_rounds(screen, run_id, formula, files):
     options = ("--per-round", 2, "--out-of-domain", "--force", *files)
     assert screen("search", "--rounds", 1, *options).code == 0
@@ -103,6 +105,7 @@ def test_a_search_goes_on_until_it_has_its_rounds(screen, run_id, formula, files
     assert [row["wd_after"] for row in other] == table["wd_after"]
 
 
+@pytest.mark.slow
 def test_a_round_without_a_single_result_ends_in_the_next_one(screen, run_id, formula, files):
     formula["maker"] = AnalyticDosMaker(failing="Al")
     with open_store(DB) as store:
@@ -116,6 +119,7 @@ def test_a_round_without_a_single_result_ends_in_the_next_one(screen, run_id, fo
     assert "all 2 calculations failed" in searched.out
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(screen, run_id, formula, files, taught, tmp_path):
     one_line(screen("learn", "--db", "no.sqlite"), "no.sqlite: no such file")
     one_line(screen("learn", "nobody", *files), "no run 'nobody'")
@@ -168,6 +172,7 @@ def test_models_are_beside_the_database(tmp_path, monkeypatch):
     assert models_folder("mongodb://ann:secret@host/db") == tmp_path / "screening.models"
 
 
+@pytest.mark.slow
 def test_the_source_of_the_run_has_the_structures(screen, taught, structure_table, formula):
     rows = pq.read_table(taught.structures).to_pylist()
     new = [crystal_row(name, 3.0 + i / 10, ["Al"]) for i, name in enumerate(TRAINED[:3])]

@@ -56,6 +56,7 @@ def validate(verdicts):
         )
 
 
+@pytest.mark.slow
 def test_candidates_are_filtered_as_asked(filled):
     assert len(ids(filled("candidates", "--json"))) == 11
     assert ids(filled("candidates", "--elements", "Mg", "--json")) == {"m-1", "m-3", "m-7", "m-9"}
@@ -69,6 +70,7 @@ def test_candidates_are_filtered_as_asked(filled):
     assert len(ids(filled("candidates", "--all", "--json"))) == 12
 
 
+@pytest.mark.slow
 def test_candidates_by_the_width_of_their_gap(filled):
     filled("run", "--source", "structures.parquet")  # by the paper's criteria
     rows = listed(filled("candidates", "--state", "screened", "--sort", "width", "--json"))
@@ -88,6 +90,7 @@ def test_candidates_by_the_width_of_their_gap(filled):
     assert ids(filled("candidates", "--all", "--min-score", scores[-4], "--json")) == best
 
 
+@pytest.mark.slow
 def test_candidates_by_kind_robustness_and_margins(filled):
     filled("run", "--source", "structures.parquet")  # by the paper's criteria
     with open_store("screening.sqlite") as store:
@@ -131,6 +134,7 @@ def test_candidates_are_sorted_and_limited(filled):
     assert "there are more" not in filled("candidates", "--limit", 11).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -238,6 +242,7 @@ def test_similar_to_what_is_not_there(filled):
     assert "MgO" in filled("similar", "m-7").out
 
 
+@pytest.mark.slow
 def test_history_is_told_in_order(filled, structure_table):
     validate({"m-1": False})
     rows = [crystal_row("m-1", 3.35, PAIRS[1], energy_above_hull=0.7)]
@@ -253,6 +258,7 @@ def test_history_is_told_in_order(filled, structure_table):
     assert "holds nothing of m-99" in outcome.err
 
 
+@pytest.mark.slow
 def test_runs_are_listed_newest_first(filled, structure_table):
     table = structure_table([crystal_row("m-1", 3.35, PAIRS[1])], "again.parquet")
     filled("run", "--source", table, "--max-dos", 1e-6)

@@ -292,6 +292,7 @@ def test_similar_takes_the_newest_run_that_predicted_the_material(listed, screen
 # doubts
 
 
+@pytest.mark.slow
 def test_doubts_are_listed_filtered_and_shown(listed, screen, in_terminal):
     with open_store(DB) as store:
         store.upsert_candidates(

@@ -74,6 +74,7 @@ def test_validate_calculates_positives_first_and_negatives(screen, run, formula)
     assert "0 to calculate with analytic-for-tests, 5 there already" in again.err
 
 
+@pytest.mark.slow
 def test_validate_in_several_processes(screen, run, formula):
     assert screen("validate", "--workers", 2).code == 0
     assert {v.state for v in validations().values()} == {"done"}
@@ -100,6 +101,7 @@ def test_a_failure_is_told_and_the_others_go_on(screen, formula):
     assert {v.state for v in validations().values()} == {"done"}
 
 
+@pytest.mark.slow
 def test_show_plots_the_calculated_dos_beside_the_predicted(screen, run, formula, tmp_path):
     document = candidate(run.run_id, "m-2", crystal(2))
     with open_store(DB) as store:
@@ -132,6 +134,7 @@ def test_quiet(screen, run, formula):
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line(screen, run):
     one_line(screen("validate", "--engine", "abinit"), "'abinit' is not one of 'gpaw', 'vasp'")
     one_line(
@@ -185,6 +188,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path, workers):
     with open_store(DB) as store:
@@ -219,6 +223,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
     assert len(validations()) == 40
 
 
+@pytest.mark.slow
 def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
     log = tmp_path / "calculated.log"
     process = subprocess.Popen(
@@ -238,6 +243,7 @@ def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
 # asking first
 
 
+@pytest.mark.slow
 def test_many_calculations_are_not_started_unasked(screen, formula, monkeypatch):
     with open_store(DB) as store:
         run = put_run(store, materials(21), list(materials(21)))
@@ -258,6 +264,7 @@ def test_many_calculations_are_not_started_unasked(screen, formula, monkeypatch)
     assert {v.state for v in validations().values()} == {"done"}
 
 
+@pytest.mark.slow
 def test_twenty_calculations_are_started_and_yes_starts_more(screen, formula):
     with open_store(DB) as store:
         put_run(store, materials(22), list(materials(22)))
@@ -308,6 +315,7 @@ def test_a_dry_run_lists_what_and_why_not_and_writes_nothing(screen, domains):
     assert {row["material_id"] for row in all_of_them} == {"m-2", "m-1", "m-3", "m-4", "m-5"}
 
 
+@pytest.mark.slow
 def test_what_the_model_cannot_know_is_left_out_unless_asked_for(screen, domains):
     outcome = screen("validate", "--limit", 1)
     assert "1 positives out of the model's domain are left out (--out-of-domain" in outcome.err

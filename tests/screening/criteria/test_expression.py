@@ -64,6 +64,7 @@ def columns() -> dict:
     }
 
 
+@pytest.mark.slow
 def test_values_are_those_of_python():
     rng, n_known = random.Random(0), 0
     for depth in (1, 2, 3) * 100:

@@ -298,6 +298,7 @@ def test_other_spectra_are_refused():
         find_criterion("vb-gap").judge(np.ones((1, 66)), PHDOS_GRID, [1])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_what_springs_find_of_the_phonon_gaps_of_the_labels(reference_data):
     """The figures of docs/criteria.md."""

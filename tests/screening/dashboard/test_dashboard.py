@@ -214,6 +214,7 @@ def test_the_store_of_the_dashboard_cannot_be_written(reader: ScreeningStore) ->
 # the server, and the command
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(reader: ScreeningStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -51,6 +51,7 @@ def open_material(page, formula: str):
     return detail
 
 
+@pytest.mark.slow
 def test_the_text_says_what_was_found(file):
     html = file.read_text(encoding="utf-8")
     text = unescape(re.sub(r"<[^>]*>", " ", html.partition('id="payload"')[0]))

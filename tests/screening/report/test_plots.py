@@ -118,6 +118,7 @@ def test_no_curve_leaves_the_axes():
     assert small.get_ylim()[1] > 1.0  # the threshold is in it
 
 
+@pytest.mark.slow
 def test_panels_have_one_material_each_with_both_gaps():
     panels = [
         EdosPanel("MgAl: gap", PREDICTED, DFT, (-2.0, -0.5), (-1.5, -0.5), 0.0),
@@ -156,6 +157,7 @@ def structure(parts, gap=0.0):
     return ElectronicStructure(EDOS_GRID, symbols, dos, dos * EDOS_GRID.width, 0.0, -gap, 0.0)
 
 
+@pytest.mark.slow
 def test_the_nearest_training_materials_have_a_panel_of_their_own_per_atom():
     spectrum = Spectrum(DFT, EDOS_GRID, n_atoms=4)
     known = NearestMaterial("mp-$1", "MgO", 0.456, spectrum, is_positive=True, wd=0.1)
@@ -173,6 +175,7 @@ def test_the_nearest_training_materials_have_a_panel_of_their_own_per_atom():
     assert not cut_off(figure) + overlapping(figure)
 
 
+@pytest.mark.slow
 def test_parts_have_the_colour_of_the_element_and_the_line_of_the_shell():
     parts = {("Ti", "d"): DFT, ("Ti", "s"): DFT / 2, ("O", "p"): PREDICTED, ("O", "s"): DFT / 99}
     figure = plot_edos(
@@ -198,6 +201,7 @@ def test_parts_have_the_colour_of_the_element_and_the_line_of_the_shell():
     assert not cut_off(figure) + overlapping(figure)
 
 
+@pytest.mark.slow
 def test_many_parts_fit_and_those_of_a_metal_say_so():
     elements = ("La", "Sr", "Ti", "Nb", "O", "F", "Cl")
     parts = {(e, s): (i + 1) * DFT for i, e in enumerate(elements) for s in "spd"}
@@ -220,12 +224,14 @@ def test_numbers_of_formulas_are_subscripts(formula, text):
     assert formula_text(formula) == text
 
 
+@pytest.mark.slow
 def test_a_title_from_outside_is_no_formula(tmp_path):
     figure = plot_edos(CENTERS, PREDICTED, "a$b_{c$ (x$\\frac{)", model="m$_{")
     save_figure(figure, tmp_path / "odd.png")
     assert (tmp_path / "odd.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_png_has_300_dpi_and_pdf_and_svg_keep_their_text(tmp_path):
     figure = plot_edos(CENTERS, PREDICTED, "Mg₂Si", gap=(-2.0, -0.5), max_dos=1.0)
     for ending in ("png", "pdf", "svg", "PNG"):
@@ -243,6 +249,7 @@ def test_png_has_300_dpi_and_pdf_and_svg_keep_their_text(tmp_path):
         save_figure(figure, tmp_path / "nowhere" / "figure.png")
 
 
+@pytest.mark.slow
 def test_a_palette_changes_no_colour_of_a_figure_by_more_than_eyes_can_see(tmp_path):
     figure = plot_edos(CENTERS, PREDICTED, "Si", gap=(-2, -0.5), dft=DFT, dft_gap=(-1.5, -0.5))
     save_figure(figure, tmp_path / "palette.png")

@@ -180,6 +180,7 @@ def database_of(path, n):
 SIZES = {"a.jsonl.gz": 400 * len(json.dumps(SALT.as_dict()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write", "n_structures"),
     [

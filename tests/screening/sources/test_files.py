@@ -362,6 +362,7 @@ def test_the_remark_survives_the_reduction_of_the_cell():
     assert same.reduced().remarks == ("the same crystal as c0",)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_crystals_of_the_snapshot_are_known_again_in_other_cells():
     """In turned and skewed supercells, moved and rounded; and none is taken for another."""

@@ -78,6 +78,7 @@ def everything(running, tmp_path_factory):
     return list(open_source(f"optimade:{running[0]}", filters=filters, cache_dir=folder))
 
 
+@pytest.mark.slow
 def test_all_structures_come_over_many_pages(opened, server):
     source = opened(ScreeningFilters.from_options(max_elements=None, **SWITCHED_OFF))
     items = list(source)
@@ -192,6 +193,7 @@ def test_answer_that_broke_off_goes_on_where_it_stopped(opened, server):
     assert asked[0] == 2 * PAGE
 
 
+@pytest.mark.slow
 def test_pages_that_come_slowly(opened, server, monkeypatch):
     server[1].delay = 0.3
     assert len(list(itertools.islice(opened(), PAGE))) == PAGE
@@ -279,6 +281,7 @@ def test_link_to_another_host_is_not_followed(opened, server):
         opened()
 
 
+@pytest.mark.slow
 def test_link_that_a_proxy_has_left_wrong_leads_to_the_server(opened, server):
     def change(answer):
         link = answer["links"]["next"]
@@ -324,6 +327,7 @@ def test_ids_that_come_twice_are_recorded(opened, server):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 501])
 def test_server_that_cannot_filter_by_its_own_fields(opened, server, status):
     filters = ScreeningFilters(unknown="drop", nonmagnetic=False, without_edos=False)
@@ -345,6 +349,7 @@ def test_refusal_is_told_in_the_servers_words(opened, server):
     assert opened.pauses == []
 
 
+@pytest.mark.slow
 def test_field_in_another_unit_is_not_used(tmp_path):
     fields = [("stability", "meV/atom"), ("band_gap", "eV")]
     with optimade_server.optimade([entry(0, stability=3.0, band_gap=0.0)], "oqmd", fields) as (
@@ -477,6 +482,7 @@ def peak_of(pages, folder):
     return peak
 
 
+@pytest.mark.slow
 def test_pages_are_streamed(tmp_path):
     few, many = peak_of(3, tmp_path), peak_of(13, tmp_path)
     # Of 1,000 more structures only the ids stay, not the 2 kB of each that their JSON takes.

@@ -488,6 +488,7 @@ def test_prototypes_are_real_structures_with_stable_ids():
     assert source.fingerprint == open_source("prototypes").fingerprint
 
 
+@pytest.mark.slow
 def test_prototypes_agree_with_pymatgens_own_library():
     from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 
@@ -512,6 +513,7 @@ def test_known_edos_leaves_unreadable_materials_alone(tmp_path):
     assert isinstance(list(mark_known_edos(source, ["b"]))[1], Unreadable)
 
 
+@pytest.mark.slow
 def test_sources_import_nothing_heavy():
     code = (
         "import sys, screening.filters, screening.gap, screening.classification; "
@@ -545,6 +547,7 @@ def test_papers_predicted_positives_that_have_a_structure(data):
     assert found["mp-1039010"].formula == "MgAl"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_snapshot_gives_the_candidates_of_the_paper_s_filters(data):
     from screening.filters import ScreeningFilters

@@ -3,6 +3,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from workflows.dos.errors import DosError
 from workflows.dos.limited import one_thread_environment, run_limited
 
@@ -18,6 +20,7 @@ def test_exit_status_and_output(tmp_path):
     assert log.read_text() == "hello\n"
 
 
+@pytest.mark.slow
 def test_limit_kills_the_whole_group_in_any_thread(tmp_path):
     grandchild = f"import subprocess,sys; subprocess.run([sys.executable,'-c',{SLEEP!r}])"
     outcome = []

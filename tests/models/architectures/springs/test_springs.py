@@ -90,6 +90,7 @@ def trained(kernel: float = 0.3) -> SpringModel:
     return model
 
 
+@pytest.mark.slow
 def test_it_finds_the_springs_of_materials_it_has_not_seen() -> None:
     """From spectra alone, to a third, where they differ by factors."""
     model = TestSprings.trained(n=24, steps=60)

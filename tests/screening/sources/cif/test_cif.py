@@ -187,6 +187,7 @@ def assert_never_wrong(counts: dict[str, Counter[str]]) -> None:
         assert c["right"] >= least * c.total(), (kind, c)
 
 
+@pytest.mark.slow
 def test_every_spelling_is_read_right_or_refused() -> None:
     assert_never_wrong(read_back(prototypes()[::28], 1))
 
@@ -587,6 +588,7 @@ def test_one_bad_block_leaves_the_others() -> None:
     assert [bool(f.reason) for f in read_cif(FULL + bad + FULL)] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_what_pymatgen_writes() -> None:
     for crystal in prototypes()[::40]:
         structure = crystal.to_structure()
@@ -597,6 +599,7 @@ def test_what_pymatgen_writes() -> None:
             assert MATCHER.fit(crystal_of(text).to_structure(), structure)
 
 
+@pytest.mark.slow
 def test_a_lost_site_is_always_missed() -> None:
     """Of each prototype, in its standard setting, one site at a time is taken out or changed."""
     tried = 0

@@ -48,6 +48,7 @@ def test_dos_integrates_to_the_integrated_states():
     assert (dos * np.diff(edges)).sum() == pytest.approx(2.0, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_dos_of_one_dimensional_band_against_the_formula():
     # N(E) = 2 (1 - arccos(E / 2t) / pi) for a band -2t cos k
     mesh = cosine_bands(60, dimension=1)
@@ -56,6 +57,7 @@ def test_dos_of_one_dimensional_band_against_the_formula():
     assert mesh.integrated_states(energies) == pytest.approx(exact, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_tetrahedra_converge_to_the_dense_mesh_from_above():
     energies = np.linspace(-5.5, 5.5, 45)
     dense = cosine_bands(48).integrated_states(energies)

@@ -187,6 +187,7 @@ def test_uniform_run_continues_the_static_run():
     assert flow.output.uuid == document.uuid
 
 
+@pytest.mark.slow
 def test_two_relaxations_come_first():
     flow = VaspDosMaker(relax=True).make(SILICON)
     names = [j.name for j, _ in flow.iterflow()]
@@ -658,6 +659,7 @@ def test_the_whole_flow_relaxes_twice_first(runs):
     assert document.recipe == maker.recipe
 
 
+@pytest.mark.slow
 def test_the_whole_flow_with_too_few_bands_runs_once_more(runs):
     document = run_with_reader(VaspDosMaker().make(SILICON, material_id="mp-149"))
     assert [run.incar.get("NBANDS") for run in runs] == [None, 10, 20]
