@@ -42,21 +42,31 @@ docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --conf-dir docs \
 	  --doctree-dir docs/_build/doctrees . docs/_build/html
 
+# Called again after an interruption it goes on; .retrained has the names of what is finished.
 retrain: $(VENV)/installed
 	@test -n "$(DATA)" || { echo "make retrain DATA=folder with edos_gpaw, mp_snapshot and phdos_jarvis.parquet"; exit 2; }
-	for name in tight-binding-edos mat2spec-edos; do \
-	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
-	    --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
-	    --structures $(DATA)/mp_snapshot.parquet || exit 1; \
-	done
-	$(BIN)/screen distill $(DATA)/mp_snapshot.parquet $(DATA)/taught.parquet --max-sites 30
-	$(BIN)/screen train models/zoo/mat2spec-plus-edos.yaml --out models/zoo/mat2spec-plus-edos \
-	  --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet \
-	  --structures $(DATA)/mp_snapshot.parquet --teacher-labels $(DATA)/taught.parquet
-	for name in mat2spec-phdos mat2spec-plus-phdos springs-phdos; do \
-	  $(BIN)/screen train models/zoo/$$name.yaml --out models/zoo/$$name \
-	    --labels $(DATA)/phdos_jarvis.parquet || exit 1; \
-	done
+	mkdir -p .retrained
+	$(MAKE) $(addprefix .retrained/,$(ZOO))
+	rm -r .retrained
+
+ZOO := tight-binding-edos mat2spec-edos mat2spec-plus-edos mat2spec-phdos mat2spec-plus-phdos springs-phdos
+TRAIN = $(BIN)/screen train models/zoo/$(@F).yaml --out models/zoo/$(@F) $(if $(wildcard models/zoo/$(@F)/.progress),--resume)
+EDOS := --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parquet --structures $(DATA)/mp_snapshot.parquet
+
+.retrained/tight-binding-edos .retrained/mat2spec-edos:
+	$(TRAIN) $(EDOS)
+	touch $@
+
+$(DATA)/taught.parquet: .retrained/tight-binding-edos
+	$(BIN)/screen distill $(DATA)/mp_snapshot.parquet $@ --max-sites 30
+
+.retrained/mat2spec-plus-edos: $(DATA)/taught.parquet
+	$(TRAIN) $(EDOS) --teacher-labels $<
+	touch $@
+
+.retrained/%-phdos:
+	$(TRAIN) --labels $(DATA)/phdos_jarvis.parquet
+	touch $@
 
 $(VENV)/torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
