@@ -27,6 +27,8 @@ class LessonsCard(BaseModel):
     n_train, n_validation, n_test : int
         Materials that it labelled, in each part of the split.
     epochs : int
+    kept : float
+        Share of the weights of then in those of the end.
     figures : dict
         Of the student, as it is in the end, against the teacher's labels of the test part; see
         :class:`ModelCard`.
@@ -39,6 +41,7 @@ class LessonsCard(BaseModel):
     n_validation: int
     n_test: int
     epochs: int
+    kept: float = 0.0
     figures: dict[str, dict[str, float]]
 
 
@@ -181,11 +184,17 @@ def _lessons_in_words(lessons: LessonsCard | None) -> str:
     if lessons is None:
         return ""
     n_labels = lessons.n_train + lessons.n_validation + lessons.n_test
+    kept = (
+        f" Its weights are {lessons.kept:g} times those of then and {1 - lessons.kept:g} times "
+        "those that the labels of DFT made of them."
+        if lessons.kept
+        else ""
+    )
     return f"""
 ## What a teacher taught
 
 Before the labels of DFT it saw for {lessons.epochs} epochs what {lessons.teacher} predicts for \
-{lessons.n_train:,} materials ({n_labels:,} with those for validation and test). Against the \
+{lessons.n_train:,} materials ({n_labels:,} with those for validation and test).{kept} Against the \
 teacher, not DFT, on the {lessons.n_test:,} test materials of these:
 
 {_figures_table(lessons.figures)}

@@ -38,6 +38,10 @@ class TeacherConfig(BaseModel):
         Parquet file as `screen distill` writes it.
     epochs, batch_size, learning_rate, schedule
         As in :class:`TrainingConfig`.
+    kept : float
+        Share of the weights of then in the final ones; the rest is what the labels of DFT made of
+        them. The mean of both knows what either does (Wortsman et al., CVPR 2022, 7959); 0: the
+        labels of DFT have the last word.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +51,7 @@ class TeacherConfig(BaseModel):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Schedule = "one-cycle"
+    kept: float = Field(0.5, ge=0, lt=1)
 
 
 class TrainingConfig(BaseModel):
@@ -222,7 +227,7 @@ def load_dataset(config: TrainingConfig) -> SpectrumDataset:
 def lessons_of(config: TrainingConfig) -> TrainingConfig:
     """How the labels of the teacher, which the configuration names, are learned."""
     assert config.teacher is not None
-    changes = config.teacher.model_dump(exclude={"labels"})
+    changes = config.teacher.model_dump(exclude={"labels", "kept"})
     return config.model_copy(update=changes | {"validate_every": 1})
 
 

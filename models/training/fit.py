@@ -395,7 +395,23 @@ def _train(
         training=_how(config, best),
     )
     checkpoint = Checkpoint(model.to(home).eval(), setting.to(home).eval(), card)
-    return Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
+    trained = Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
+    if start is None or config.teacher is None:
+        return trained
+    return _between(task, trained, start, config.teacher.kept)
+
+
+@torch.no_grad()
+def _between(task: _Task, trained: Trained, start: Checkpoint, kept: float) -> Trained:
+    """Weights between those of before and after a fine-tuning, see :class:`TeacherConfig`."""
+    checkpoint = trained.checkpoint
+    before = start.model.state_dict()
+    for name, weight in checkpoint.model.state_dict().items():  # running means, too
+        if weight.is_floating_point() and weight.shape == before[name].shape:
+            weight.lerp_(before[name].to(weight), kept)
+    error = _validation_error(task, checkpoint)
+    checkpoint = _with_facts(checkpoint, validation_mae=error, kept=kept)
+    return replace(trained, checkpoint=checkpoint, validation_mae=error)
 
 
 def _fit(model: Architecture, setting: Setting, train: SpectrumDataset) -> None:

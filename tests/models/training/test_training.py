@@ -26,9 +26,9 @@ from models.training import train as training
 from models.training.batches import GraphLoader
 from models.training.callbacks import SaveState
 from models.training.card import ModelCard
-from models.training.checkpoint import load_checkpoint
+from models.training.checkpoint import Checkpoint, load_checkpoint
 from models.training.config import TrainingConfig, read_training_config
-from models.training.fit import Hardware, label_branch_losses, train_setting
+from models.training.fit import Hardware, Trained, label_branch_losses, train_setting
 from models.training.train import train_predictor
 from models.zoo import ZOO
 from tests.models.model_examples import (
@@ -630,6 +630,36 @@ def test_a_student_learns_from_its_teacher_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_student_keeps_its_share_of_what_it_was_taught() -> None:
+    dataset = small_dataset(40)
+    learn = {"learning_rate": 0.01, "epochs": 10, "schedule": "one-cycle"}
+
+    def train(start: Checkpoint | None, **changes: Any) -> Trained:
+        return train_setting(config(**changes), "sumnorm-kl", dataset, part(dataset), start=start)
+
+    then = train(None, epochs=1).checkpoint
+    tuned = train(then, **learn)
+    student = train(then, **learn, teacher={"labels": "taught.parquet", "kept": 0.75})
+    before, after, between = (
+        one.model.state_dict() for one in (then, tuned.checkpoint, student.checkpoint)
+    )
+    for name, weight in between.items():
+        if weight.is_floating_point():
+            expected = 0.75 * before[name] + 0.25 * after[name]
+            torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in before])
+    assert moved.abs().max() > 0.01
+
+    validation = dataset.subset(part(dataset).validation)
+    with torch.no_grad():
+        shapes = student.checkpoint.model(validation.graphs).softmax(-1)
+    labels = validation.spectra / validation.spectra.sum(1, keepdim=True)
+    assert student.validation_mae == pytest.approx((shapes - labels).abs().mean().item(), rel=1e-4)
+    assert student.validation_mae == student.checkpoint.card.training["validation_mae"]
+    assert student.validation_mae != tuned.validation_mae
+
+
+@pytest.mark.slow
 def test_no_material_of_the_test_is_taught(tmp_path: Path) -> None:
     files, taught = taught_files(tmp_path, TEACHER)
     seen: list[set[str]] = []
@@ -658,6 +688,7 @@ def test_the_card_says_what_a_teacher_taught(tmp_path: Path) -> None:
     assert lessons.n_train + lessons.n_validation + lessons.n_test == 90
     assert lessons.figures.keys() == student.card.figures.keys()
     assert "what teacher-1 predicts" in student.card.to_markdown()
+    assert "0.5 times those of then and 0.5 times" in student.card.to_markdown()
     student.save(tmp_path / "student")
     assert ModelCard.read(tmp_path / "student") == student.card
     plain = train_predictor(config(**files))
