@@ -40,8 +40,8 @@ class TeacherConfig(BaseModel):
         As in :class:`TrainingConfig`.
     kept : float
         Share of the weights of then in the final ones; the rest is what the labels of DFT made of
-        them. The mean of both knows what either does (Wortsman et al., CVPR 2022, 7959); 0: the
-        labels of DFT have the last word.
+        them. The mean of both knows what either does (Wortsman et al., CVPR 2022,
+        arXiv:2109.01903); 0: the labels of DFT have the last word.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
