@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.parquet"  # beside the weights of a model: what it learned of a search
-FINE_TUNING = {"batch_size": 32, "learning_rate": 3e-4, "schedule": "one-cycle"}
+FINE_TUNING = {"batch_size": 32, "learning_rate": 3e-4, "schedule": "one-cycle", "kept": 0.5}
 """As the shipped default learned from DFT after its teacher (``models/zoo/*.yaml``)."""
 
 

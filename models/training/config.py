@@ -38,10 +38,6 @@ class TeacherConfig(BaseModel):
         Parquet file as `screen distill` writes it.
     epochs, batch_size, learning_rate, schedule
         As in :class:`TrainingConfig`.
-    kept : float
-        Share of the weights of then in the final ones; the rest is what the labels of DFT made of
-        them. The mean of both knows what either does (Wortsman et al., CVPR 2022,
-        arXiv:2109.01903); 0: the labels of DFT have the last word.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +47,6 @@ class TeacherConfig(BaseModel):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Schedule = "one-cycle"
-    kept: float = Field(0.5, ge=0, lt=1)
 
 
 class TrainingConfig(BaseModel):
@@ -100,6 +95,9 @@ class TrainingConfig(BaseModel):
         Keep chemical systems together; see :func:`models.data.splits.split_of`.
     teacher : TeacherConfig, optional
         Learn from the labels of a teacher first; then `labels` fine-tune what it has learned.
+    kept : float
+        Where a model is fine-tuned, the share of the weights that it begins with in those at the
+        end. With 0.5 it knows what either do (Wortsman et al., CVPR 2022, arXiv:2109.01903).
     description, attribution, limits : str, str, tuple of str
         For the model card: what it predicts, whose data it was trained on, and what it must not
         be used for.
@@ -127,6 +125,7 @@ class TrainingConfig(BaseModel):
     split_seed: int = Field(0, ge=0)
     split_by: SplitBy = "material"
     teacher: TeacherConfig | None = None
+    kept: float = Field(0.0, ge=0, lt=1)
     description: str = ""
     attribution: str = ""
     limits: tuple[str, ...] = ()
@@ -148,6 +147,8 @@ class TrainingConfig(BaseModel):
             fields.pop("schedule", None)
         if self.teacher is None:
             fields.pop("teacher", None)
+        if not self.kept:
+            fields.pop("kept", None)
         if self.validate_every == 1:
             fields.pop("validate_every", None)
         return fields
@@ -227,7 +228,7 @@ def load_dataset(config: TrainingConfig) -> SpectrumDataset:
 def lessons_of(config: TrainingConfig) -> TrainingConfig:
     """How the labels of the teacher, which the configuration names, are learned."""
     assert config.teacher is not None
-    changes = config.teacher.model_dump(exclude={"labels", "kept"})
+    changes = config.teacher.model_dump(exclude={"labels"})
     return config.model_copy(update=changes | {"validate_every": 1})
 
 

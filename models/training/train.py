@@ -256,7 +256,7 @@ def _of_teacher(
         n_validation=len(split.validation),
         n_test=len(split.test),
         epochs=config.teacher.epochs,
-        kept=config.teacher.kept,
+        kept=config.kept,
         figures=figures,
     )
     elements = {element for c in checkpoints.values() for element in c.card.elements}
