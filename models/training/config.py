@@ -97,7 +97,7 @@ class TrainingConfig(BaseModel):
         Learn from the labels of a teacher first; then `labels` fine-tune what it has learned.
     kept : float
         Where a model is fine-tuned, the share of the weights that it begins with in those at the
-        end. With 0.5 it knows what either do (Wortsman et al., CVPR 2022, arXiv:2109.01903).
+        end. With 0.5 it knows what either does (Wortsman et al., CVPR 2022, arXiv:2109.01903).
     description, attribution, limits : str, str, tuple of str
         For the model card: what it predicts, whose data it was trained on, and what it must not
         be used for.

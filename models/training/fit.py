@@ -396,14 +396,14 @@ def _train(
     )
     checkpoint = Checkpoint(model.to(home).eval(), setting.to(home).eval(), card)
     trained = Trained(checkpoint, best.epoch, best.error, time.perf_counter() - started)
-    return trained if start is None else _between(task, trained, start, config.kept)
+    if start is None or not config.kept:
+        return trained
+    return _between(task, trained, start, config.kept)
 
 
 @torch.no_grad()
 def _between(task: _Task, trained: Trained, start: Checkpoint, kept: float) -> Trained:
     """Weights between those of before and after a fine-tuning."""
-    if not kept:
-        return trained
     checkpoint = trained.checkpoint
     before = start.model.state_dict()
     for name, weight in checkpoint.model.state_dict().items():  # running means, too
