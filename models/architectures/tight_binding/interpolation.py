@@ -1,7 +1,8 @@
 """Spectra for predictions: few wave vectors are diagonalised, the levels between interpolated.
 
 Levels on an even mesh around Gamma are those of the band edges too, as far as these are at Gamma
-or at the boundary of the zone. Each band, counted from below, is interpolated by cubic convolution
+or at the boundary of the zone; of a hexagonal one K and H are added, where bands meet in graphene
+and edges are in MoS2. Each band, counted from below, is interpolated by cubic convolution
 (R. G. Keys, IEEE Trans. Acoust. Speech Signal Process. 29, 1153 (1981)), which keeps computed
 levels and is exact for parabolas.
 """

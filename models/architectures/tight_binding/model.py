@@ -55,6 +55,8 @@ from models.architectures.tight_binding.slater_koster import (
 )
 from models.architectures.tight_binding.symmetry import (
     IDENTITY,
+    corners,
+    parts,
     point_group,
     reduced_mesh,
     sites,
@@ -382,12 +384,15 @@ class TightBinding(StatesArchitecture):
         numbers = batch.atomic_numbers.cpu().split(batch.n_nodes.tolist())
         samples = []
         for lattice, z, crystal in zip(lattices, numbers, crystals, strict=True):
-            bonds = (x.cpu().numpy() for x in (crystal.center, crystal.neighbor, crystal.steps))
-            places = sites(len(z), *bonds)
-            rotations = point_group(lattice, places, z.numpy()) if turned else IDENTITY
+            center, neighbor = crystal.center.cpu().numpy(), crystal.neighbor.cpu().numpy()
+            places = sites(len(z), center, neighbor, crystal.steps.cpu().numpy())
+            # All parts are at the origin, but none may be mapped onto another.
+            kinds = z.numpy() + 128 * parts(len(z), center, neighbor)
+            rotations = point_group(lattice, places, kinds) if turned else IDENTITY
             finer = max(1.0, (_SMALL / len(z)) ** (1 / 3))  # it costs little
             coarse = min(self.config.mesh, self.config.computed_mesh)
-            mesh = reduced_mesh(even_sizes(mesh_sizes(lattice, coarse * finer)), rotations)
+            sizes = even_sizes(mesh_sizes(lattice, coarse * finer))
+            mesh = reduced_mesh(sizes, rotations, corners(lattice))
             fine = mesh_sizes(lattice, self.config.mesh * finer)
             samples.append(Sample.of(crystal, places, mesh, fine))
         return samples

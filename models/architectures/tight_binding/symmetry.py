@@ -7,11 +7,13 @@ and 21 to 60 atoms), this 0.3, 0.3, 0.3 and 0.9, and a whole prediction takes 9 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from models.architectures.tight_binding.bands import mesh_indices
@@ -19,20 +21,22 @@ from models.architectures.tight_binding.bands import mesh_indices
 SYMPREC = 1e-3  # Å
 _VECTORS = np.stack(np.meshgrid(*[range(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
 _AT_ONCE = 300_000  # distances
+_HEXAGONAL = 0.01  # by which lengths (relative) and cosines may be off
 IDENTITY = np.eye(3, dtype=int)[None]
 """The rotations of a crystal without symmetry."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReducedMesh:
-    """Mesh of wave vectors m / size, those with the same levels taken once.
+    """Mesh of wave vectors m / size, those with the same levels taken once, and some beside it.
 
     Parameters
     ----------
     sizes : tuple of int
         Points along each reciprocal vector.
     points : Tensor, shape (Q, 3)
-        In units of the reciprocal vectors; first those that equal their opposites.
+        In units of the reciprocal vectors; first those that equal their opposites, last those
+        that are not of the mesh.
     n_real : int
         How many these are: Gamma and points like it, where a Hamiltonian can be real.
     point : Tensor, shape (N,), int64
@@ -45,7 +49,9 @@ class ReducedMesh:
     point: Tensor
 
 
-def reduced_mesh(sizes: tuple[int, int, int], rotations: np.ndarray) -> ReducedMesh:
+def reduced_mesh(
+    sizes: tuple[int, int, int], rotations: np.ndarray, beside: np.ndarray | None = None
+) -> ReducedMesh:
     """The points of a mesh that neither a rotation nor k -> -k turns into another.
 
     Parameters
@@ -54,13 +60,18 @@ def reduced_mesh(sizes: tuple[int, int, int], rotations: np.ndarray) -> ReducedM
         Rotations that do not map the mesh onto itself are not used.
     rotations : ndarray, shape (R, 3, 3), int
         A group, for columns of fractional coordinates; see :func:`point_group`.
+    beside : ndarray, shape (n, 3), optional
+        Points that are not of the mesh; none of them equals its opposite.
 
     Examples
     --------
     >>> len(reduced_mesh((4, 4, 4), IDENTITY).points)
     36
     """
-    return _reduced(sizes, np.ascontiguousarray(rotations, dtype=np.int8).tobytes())
+    mesh = _reduced(sizes, np.ascontiguousarray(rotations, dtype=np.int8).tobytes())
+    if beside is None or not len(beside):
+        return mesh
+    return replace(mesh, points=torch.cat([mesh.points, torch.from_numpy(beside).float()]))
 
 
 @lru_cache(maxsize=512)  # small cells of high symmetry are many, and of few kinds
@@ -83,6 +94,54 @@ def _reduced(sizes: tuple[int, int, int], packed: bytes) -> ReducedMesh:
             int(real.sum()),
             torch.from_numpy(np.argsort(order)[point]),
         )
+
+
+def corners(lattice: np.ndarray) -> np.ndarray:
+    """K and H of a hexagonal lattice, where a mesh need not have a point, shape (2, 3).
+
+    Of other lattices none, shape (0, 3). In units of the reciprocal vectors.
+
+    Parameters
+    ----------
+    lattice : ndarray, shape (3, 3)
+        Lattice vectors as rows, in Å.
+
+    Examples
+    --------
+    >>> corners(np.array([[1, 0, 0], [-0.5, 0.75**0.5, 0], [0, 0, 2]])).round(2).tolist()
+    [[0.33, 0.33, 0.0], [0.33, 0.33, 0.5]]
+    >>> len(corners(np.eye(3)))
+    0
+    """
+    lengths = np.linalg.norm(lattice, axis=1)
+    cosines = lattice @ lattice.T / np.outer(lengths, lengths)
+    for axis in range(3):
+        a, b = (i for i in range(3) if i != axis)
+        off = (
+            lengths[a] / lengths[b] - 1,
+            abs(cosines[a, b]) - 0.5,
+            cosines[a, axis],
+            cosines[b, axis],
+        )
+        if np.abs(off).max() < _HEXAGONAL:
+            points = np.zeros((2, 3))
+            points[:, a], points[:, b] = 1 / 3, -np.sign(cosines[a, b]) / 3
+            points[1, axis] = 0.5
+            return points
+    return np.zeros((0, 3))
+
+
+def parts(n_atoms: int, center: np.ndarray, neighbor: np.ndarray) -> np.ndarray:
+    """Which of the parts that no bond joins each atom belongs to, shape (n_atoms,).
+
+    Parameters
+    ----------
+    n_atoms : int
+    center, neighbor : ndarray, shape (E,), int
+    """
+    bonds = coo_array((np.ones(len(center)), (center, neighbor)), shape=(n_atoms, n_atoms))
+    part: np.ndarray = connected_components(bonds, directed=False)[1]
+    return part
 
 
 def sites(n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -127,6 +186,7 @@ def point_group(lattice: np.ndarray, places: np.ndarray, numbers: np.ndarray) ->
     places : ndarray, shape (n, 3)
         Fractional coordinates.
     numbers : ndarray, shape (n,), int
+        Of their kinds.
     """
     turns = _turns(lattice.astype(float))
     turned = places @ turns

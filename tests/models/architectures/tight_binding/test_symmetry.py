@@ -11,12 +11,15 @@ from models.architectures.tight_binding.bands import levels
 from models.architectures.tight_binding.symmetry import (
     IDENTITY,
     SYMPREC,
+    corners,
+    parts,
     point_group,
     reduced_mesh,
     sites,
 )
 from models.crystal import Crystal
-from tests.models.architectures.tight_binding.test_bands import GRAPHENE
+from models.predictor import SpectrumPredictor
+from tests.models.architectures.tight_binding.test_bands import GRAPHENE, Z, integrals_of
 from tests.models.architectures.tight_binding.test_tight_binding import graphs, small
 from tests.models.model_examples import random_crystal, rocksalt, supercell
 
@@ -37,6 +40,11 @@ def sites_of(crystal: Crystal) -> np.ndarray:
 
 def rotations_of(crystal: Crystal) -> np.ndarray:
     return point_group(crystal.lattice, sites_of(crystal), crystal.atomic_numbers)
+
+
+def in_other_axes(crystal: Crystal, axes: list[list[int]]) -> Crystal:
+    frac_coords = crystal.frac_coords @ np.linalg.inv(axes)
+    return Crystal(np.array(axes) @ crystal.lattice, frac_coords, crystal.atomic_numbers)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -123,3 +131,65 @@ def test_points_left_out_have_the_levels_of_those_taken(
     torch.testing.assert_close(taken[mesh.point], every, atol=5e-3, rtol=1e-3)
     opposite = (2 * mesh.points[: mesh.n_real]).frac().abs()
     assert (opposite < 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[1, 0, 0], [1, 1, 0], [0, 0, 1]],  # 60 degrees
+        [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
+        [[0, -1, 0], [0, 0, 1], [1, 0, 0]],
+    ],
+)
+def test_the_corners_of_a_hexagonal_zone_are_where_the_bands_of_graphene_touch(
+    axes: list[list[int]],
+) -> None:
+    crystal = in_other_axes(GRAPHENE, axes)
+    points = torch.from_numpy(corners(crystal.lattice))
+    found = levels(integrals_of(crystal, 1.6, [Z], {}), points)
+    torch.testing.assert_close(found, torch.zeros(2, 2).to(found), atol=1e-4, rtol=0)
+
+
+def test_only_hexagonal_lattices_have_corners() -> None:
+    others = [rocksalt(), TETRAGONAL, supercell(GRAPHENE, (2, 1, 1)), CRYSTALS["random"][0]]
+    assert not any(len(corners(crystal.lattice)) for crystal in others)
+    assert len(corners(WURTZITE.lattice)) == 2
+
+
+def test_points_beside_a_mesh_are_its_last() -> None:
+    mesh = reduced_mesh((4, 4, 2), IDENTITY)
+    more = reduced_mesh((4, 4, 2), IDENTITY, corners(GRAPHENE.lattice))
+    torch.testing.assert_close(more.points[:-2], mesh.points)
+    torch.testing.assert_close(more.points[-2:, 2], torch.tensor([0, 0.5]))
+    assert more.n_real == mesh.n_real
+    assert more.point is mesh.point
+
+
+@pytest.mark.parametrize("vacuum", [13.0, 20.0])
+def test_a_layer_of_graphene_has_no_gap(vacuum: float) -> None:
+    lattice = GRAPHENE.lattice * [[1], [1], [vacuum / 7]]
+    layer = Crystal(lattice, GRAPHENE.frac_coords, GRAPHENE.atomic_numbers)
+    prediction = SpectrumPredictor.load("tight-binding-edos", "cpu").predict([layer])
+    assert prediction.band_gaps[0] < 0.02
+
+
+def test_a_part_of_a_crystal_does_not_stand_for_another() -> None:
+    """A chain of CuO between planes of CuO2: two axes of four turns only the planes have."""
+    crystal = Crystal(
+        np.diag([3.85, 3.85, 18.2]),
+        [[0, 0, 0], [0, 0, 0.5], [0.5, 0, 0], [0, 0.5, 0], [0.5, 0, 0.5]],
+        [29, 29, 8, 8, 8],
+    )
+    model, batch = small(), graphs([crystal])
+    with torch.inference_mode():
+        integrals = next(model.integrals(batch))
+        ((mesh,), (every,)) = (
+            [sample.mesh for sample in model.samples(batch, [integrals], turned)]
+            for turned in (True, False)
+        )
+        taken, expected = (levels(integrals, of.points)[of.point] for of in (mesh, every))
+    part = parts(5, integrals.center.numpy(), integrals.neighbor.numpy())
+    np.testing.assert_array_equal(part, [0, 1, 0, 0, 1])
+    assert len(rotations_of(crystal)) == 16  # one too many where parts are not told apart
+    torch.testing.assert_close(taken, expected, atol=5e-3, rtol=1e-3)
