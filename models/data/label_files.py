@@ -20,7 +20,9 @@ from models.spectra.spectrum import (
     EDOS_GRID,
     PHDOS_GRID,
     EnergyGrid,
+    IntegratedDos,
     align_edos,
+    align_integral,
     band_edges,
     max_normalized,
     sum_normalized,
@@ -416,7 +418,8 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
         if complete < gap + grid.edges[-1]:
             yield material_id, _incomplete(complete)
             continue
-        values = align_edos(LABEL_EDGES, dos, 0.0, max(gap, 0.0), grid).values
+        integral = IntegratedDos(LABEL_EDGES, dos)
+        values = align_integral(integral, 0.0, max(gap, 0.0), grid).values
         if values.any():
             stand_ins = frozenset(row.get(STAND_INS) or ())
             origin = Origin(spin=bool(row.get(SPIN)), gap=gap, stand_ins=stand_ins)

@@ -59,6 +59,17 @@ def test_the_gap_of_a_label_is_cut_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(edos_dataset(labels, structures).spectra[0], 3.0, rtol=1e-5)
 
 
+def test_what_the_step_of_an_edge_holds_in_the_gap_is_next_to_the_gap(tmp_path: Path) -> None:
+    """A gap of 2.015 eV ends within a step, over all of which the label spreads its states."""
+    centers = (LABEL_EDGES[1:] + LABEL_EDGES[:-1]) / 2
+    dos = np.where((centers > 0) & (centers < 2.0), 0.0, 3.0)
+    labels, structures = files(tmp_path, [label_row("x-0", dos, band_gap=2.015)])
+    spectrum = edos_dataset(labels, structures).spectra[0].numpy()
+    expected = np.full(128, 3.0)
+    expected[64] += 3.0 * 0.015 / EDOS_GRID.width
+    np.testing.assert_allclose(spectrum, expected, rtol=1e-5)
+
+
 def test_a_negative_gap_is_a_metal(tmp_path: Path) -> None:
     labels, structures = files(tmp_path, [label_row("x-0", edos_label(), band_gap=-0.3)])
     expected = bin_averages(LABEL_EDGES, edos_label(), EDOS_GRID.edges)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import workflows.dos
 from db.documents import RoundDoc
 from models.data.label_files import LABEL_EDGES
-from models.spectra.spectrum import EDOS_GRID, align_edos
+from models.spectra.spectrum import EDOS_GRID, IntegratedDos, align_integral
 from screening.gap import GapCriteria, find_gaps
 from workflows.learning import is_not_worse
 
@@ -28,7 +28,7 @@ LABELS = {
 def test_what_was_found_is_what_the_labels_have() -> None:
     found = {name for document in ROUNDS for name in document.found}
     spectra = [
-        align_edos(LABEL_EDGES, np.array(row["dos"]), 0.0, row["band_gap"]).values
+        align_integral(IntegratedDos(LABEL_EDGES, row["dos"]), 0.0, row["band_gap"]).values
         for row in LABELS.values()
     ]
     gaps = find_gaps(EDOS_GRID, np.array(spectra), GapCriteria(), [1] * len(spectra)).is_gap
