@@ -198,7 +198,8 @@ def validation_of(
     the structure as it was calculated, the settings and the other figures.
 
     The DOS is judged at its own resolution as well; a different verdict is a warning, and so is
-    none: the criterion has no score for such a DOS.
+    none: the criterion has no score for such a DOS. Another one is a metal where the source has an
+    insulator, or the other way round.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def validation_of(
     if verdict["gap"] is not None:
         of_fine = {"is_gap_fine": bool(fine.is_positive[0])}
         verdict["gap"] = verdict["gap"].model_copy(update=of_fine)
-    draft = draft_of(store, run_id, key)
+    draft, candidate = draft_of(store, run_id, key), _candidate(store, run_id, key)
     changes = {
         "formula": document.formula,
         "nsites": nsites,
@@ -236,10 +237,14 @@ def validation_of(
         "cbm": document.cbm,
         "band_gap": document.band_gap,
         **verdict | ({"is_positive": None} if document.is_magnetic else {}),
-        **_errors(_prediction(store, run_id, key), spectrum),
+        **_errors(_prediction(store, candidate, key["structure_hash"]), spectrum),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
-        "warnings": [*document.warnings, *_difference(document, criterion, verdicts, fine)],
+        "warnings": [
+            *document.warnings,
+            *_difference(document, criterion, verdicts, fine),
+            *_other_kind(document.band_gap, candidate),
+        ],
         "error": None,
         "updated_at": utc_now(),
     }
@@ -278,6 +283,18 @@ def _difference(
         )
 
 
+def _other_kind(band_gap: float, candidate: CandidateDoc | None) -> Iterator[str]:
+    """A warning if only one of calculation and source has a band gap."""
+    source = None if candidate is None else candidate.band_gap
+    if source == 0 < band_gap:
+        yield (
+            f"a band gap of {band_gap:.2f} eV where the source has none: bands may cross between "
+            "the k-points; see whether a finer mesh keeps it"
+        )
+    elif source and not band_gap:
+        yield f"no band gap where the source has one of {source:.2f} eV"
+
+
 def _in_words(criterion: Criterion, verdicts: Verdicts) -> str:
     gaps = verdicts.gaps
     if gaps is None:
@@ -305,10 +322,15 @@ def _errors(prediction: PredictionDoc | None, spectrum: np.ndarray) -> dict[str,
     }
 
 
-def _prediction(store: ScreeningStore, run_id: str, key: dict[str, str]) -> PredictionDoc | None:
+def _candidate(store: ScreeningStore, run_id: str, key: dict[str, str]) -> CandidateDoc | None:
+    return next(iter(store.lookup(CANDIDATES, [(run_id, key["material_id"])])), None)
+
+
+def _prediction(
+    store: ScreeningStore, candidate: CandidateDoc | None, structure_hash: str
+) -> PredictionDoc | None:
     """The prediction whose verdict the candidate has: of two models the second one's."""
-    candidate = next(iter(store.lookup(CANDIDATES, [(run_id, key["material_id"])])), None)
     if candidate is None or candidate.model_id is None:
         return None
-    wanted = (key["material_id"], key["structure_hash"], candidate.model_id)
+    wanted = (candidate.material_id, structure_hash, candidate.model_id)
     return next(iter(store.predictions([wanted])), None)

@@ -245,6 +245,25 @@ def test_a_verdict_that_depends_on_the_resolution_is_a_warning(store, run, lower
         assert "no gap in bins of 62.5 meV, a gap from -1.54 to -0.54 eV" in found.warnings[-1]
 
 
+@pytest.mark.parametrize(
+    ("of_source", "gap", "warning"),
+    [
+        (0.0, 0.3, "a band gap of 0.30 eV where the source has none: bands may cross between"),
+        (0.8, 0.0, "no band gap where the source has one of 0.80 eV"),
+        (0.8, 0.3, None),
+        (0.0, 0.0, None),
+        (None, 0.3, None),
+    ],
+)
+def test_a_metal_where_the_source_has_an_insulator_is_a_warning(
+    store, run, of_source, gap, warning
+):
+    store.upsert_candidates([candidate("run-1", "p-0", crystal(0), band_gap=of_source)])
+    found = validation_of(store, "run-1", key(), free_electrons(crystal(0), gap=gap))
+    said = [text for text in found.warnings if "the source" in text]
+    assert [text[: len(warning or "")] for text in said] == ([warning] if warning else [])
+
+
 @pytest.mark.parametrize("gap", [0.0, 1.3])
 def test_the_own_grid_of_a_dos_has_its_resolution(gap):
     made = free_electrons(crystal(0), gap=gap)
