@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
-from models.spectra.spectrum import PHDOS_PAPER_GRID
+from models.spectra.spectrum import PHDOS_PAPER_GRID, IntegratedDos, sum_normalized
 from screening.sources.materials_project.cache import Layout
 from screening.sources.materials_project.documents import material_row, material_schema
 from screening.sources.materials_project.source import ServerQuery
@@ -37,7 +37,8 @@ def fetch_phdos(out: Path, method: Method = "dfpt", **options: Unpack[FetchOptio
     The file is like that of :func:`screening.training_sets.edos.fetch_edos`. `spectrum` has 51
     points from 0 to 1000 cm^-1 (Methods, 'Data generation') in states/cm^-1/cell, after a
     Savitzky-Golay filter of second order; the paper does not give its window, here it is the
-    width of a bin. `imaginary` is the part of the modes below zero frequency.
+    width of a bin. Each point is the average over its bin, so that no mode is lost or counted
+    twice. `imaginary` is the part of the modes below zero frequency.
 
     Parameters
     ----------
@@ -94,6 +95,9 @@ def _phdos_extra() -> list[tuple[str, pa.DataType]]:
 def phdos_columns(row: Row, material: Row) -> Row:
     """Spectrum of a row of the phonon-DOS table on the 51-point grid.
 
+    It has the modes that the table has in the range of the grid: what the filter takes below zero
+    next to a sharp peak is cut off, and the rest scaled by as much.
+
     Parameters
     ----------
     row : dict
@@ -122,11 +126,18 @@ def phdos_columns(row: Row, material: Row) -> Row:
     if total <= 0:
         raise LeftOutError("DOS is zero everywhere")
     negative = np.where(frequencies < 0, densities, 0.0)
+    held = _averages(frequencies, densities).sum()
     window = int(PHDOS_PAPER_GRID.width / np.median(steps)) // 2 * 2 + 1
     if 3 <= window <= len(densities):
         densities = savgol_filter(densities, window, polyorder=2)
-    values = np.interp(PHDOS_PAPER_GRID.centers, frequencies, densities, left=0, right=0)
+    shape = sum_normalized(np.maximum(_averages(frequencies, densities), 0))
     return {
-        "spectrum": np.maximum(values, 0).astype(np.float32),
+        "spectrum": (max(held, 0) * shape).astype(np.float32),
         "imaginary": float(np.trapezoid(negative, frequencies) / total),
     }
+
+
+def _averages(frequencies: np.ndarray, densities: np.ndarray) -> np.ndarray:
+    """Averages of a DOS over the bins of the grid, shape (51,); 0 where it is not known."""
+    integral = IntegratedDos(frequencies, densities)
+    return np.diff(integral(PHDOS_PAPER_GRID.edges.clip(*integral.reach))) / PHDOS_PAPER_GRID.width

@@ -20,7 +20,7 @@ from screening.errors import ScreeningError
 from screening.sources import open_source
 from screening.training_sets.delta_tables import SpectraTable
 from screening.training_sets.edos import edos_columns, fetch_edos
-from screening.training_sets.phonons import fetch_phdos, phdos_columns
+from screening.training_sets.phonons import THZ, fetch_phdos, phdos_columns
 from screening.training_sets.training_set import LeftOutError
 
 KEY = "k" * 31 + "1"
@@ -238,6 +238,32 @@ def test_phonon_dos_keeps_its_modes():
     assert label["spectrum"].sum() * PHDOS_PAPER_GRID.width == pytest.approx(6, rel=0.01)
     assert PHDOS_PAPER_GRID.centers[label["spectrum"].argmax()] == pytest.approx(334, abs=10)
     assert label["imaginary"] < 1e-6
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 24])  # cm^-1
+@pytest.mark.parametrize("center", [300, 305, 310, 318])  # 300 is a bin's centre, 310 its edge
+def test_narrow_branches_keep_their_modes(width, center):
+    frequencies = np.arange(-20.0, 1100.0)
+    acoustic = np.where((frequencies > 0) & (frequencies < 150), frequencies**2, 0.0)
+    optical = np.where(np.abs(frequencies - center) <= width / 2, 1.0, 0.0)
+    dos = sum(3 * branch / np.trapezoid(branch) for branch in (acoustic, optical))
+    dos = {"frequencies": frequencies / THZ, "densities": dos * THZ}
+    modes = phdos_columns({"dos": dos}, {})["spectrum"] * PHDOS_PAPER_GRID.width
+    assert modes.sum() == pytest.approx(6, rel=1e-6)
+    assert modes[PHDOS_PAPER_GRID.centers > 220].sum() == pytest.approx(3, abs=0.15)
+
+
+def test_only_modes_in_the_range_of_the_grid_count():
+    frequencies = np.arange(-500.0, 1500.0)
+    inside = (frequencies > 400) & (frequencies < 600)
+    outside = (frequencies < -300) | (frequencies > 1200)
+
+    def modes(where):
+        dos = {"frequencies": frequencies / THZ, "densities": where * THZ}
+        return phdos_columns({"dos": dos}, {})["spectrum"].sum() * PHDOS_PAPER_GRID.width
+
+    assert modes(inside | outside) == pytest.approx(np.trapezoid(inside * 1.0), rel=1e-6)
+    assert modes(outside) == 0
 
 
 def test_imaginary_modes_are_told():
