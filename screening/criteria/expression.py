@@ -243,14 +243,11 @@ def _value(node: ast.expr, values: Mapping[str, Values]) -> Values:
         case ast.BinOp(op=op, left=left, right=right):
             return _ARITHMETIC[type(op)](*each([left, right]))
         case ast.BoolOp(op=op, values=operands):
-            decisive = 0.0 if isinstance(op, ast.And) else 1.0
-            parts = np.broadcast_arrays(*each(operands))
-            decided = np.any([part == decisive for part in parts], axis=0)
-            return np.where(decided, decisive, sum(parts) * 0.0 + (1.0 - decisive))
+            return _combined(op, each(operands))
         case ast.Compare(left=left, ops=ops, comparators=others):
             chain = each([left, *others])
             pairs = zip(chain[:-1], ops, chain[1:], strict=True)
-            return reduce(np.minimum, [_compared(a, op, b) for a, op, b in pairs])
+            return _combined(ast.And(), [_compared(a, op, b) for a, op, b in pairs])
         case ast.Call(func=ast.Name(id="where"), args=args):
             condition, yes, no = each(args)
             return np.where(np.isnan(condition), np.nan, np.where(condition == 1.0, yes, no))
@@ -259,6 +256,14 @@ def _value(node: ast.expr, values: Mapping[str, Values]) -> Values:
                 return FUNCTIONS[function](*each(args))
             return reduce(_REDUCTIONS[function], each(args))
     raise AssertionError(ast.dump(node))
+
+
+def _combined(op: ast.boolop, conditions: list[Values]) -> Values:
+    """Whether all conditions are true, or any, where what is not known does not matter."""
+    decisive = 0.0 if isinstance(op, ast.And) else 1.0
+    parts = np.broadcast_arrays(*conditions)
+    decided = np.any([part == decisive for part in parts], axis=0)
+    return np.where(decided, decisive, sum(parts) * 0.0 + (1.0 - decisive))
 
 
 def _compared(left: Values, op: ast.cmpop, right: Values) -> Values:

@@ -105,6 +105,13 @@ def test_what_is_not_known_stays_so_unless_it_does_not_matter():
     assert not math.isfinite(value("10 ** x ** x", x=50.0))
 
 
+def test_a_comparison_that_fails_decides_a_chain():
+    assert value("2 < x < 1 / y", "condition", x=1.0, y=0.0) == 0.0
+    assert value("1 / y < x < -1", "condition", x=1.0, y=0.0) == 0.0
+    assert value("not 2 < x < 1 / y", "condition", x=1.0, y=0.0) == 1.0
+    assert math.isnan(value("2 < x < 1 / y", "condition", x=3.0, y=0.0))
+
+
 def test_one_number_for_all_is_a_value_for_each():
     expression = Expression.parse("2", "number", {}, "score")
     assert expression.evaluate({}, 3).tolist() == [2.0, 2.0, 2.0]
