@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.constants import e, hbar, m_e
 
 from models.architectures.tight_binding.slater_koster import (
     CHANNELS,
+    LENGTH,
     N_ORBITALS,
+    STRENGTHS,
     _d_tensors,
     blocks,
 )
@@ -38,6 +41,15 @@ def turn_of_orbitals(rotation: torch.Tensor) -> torch.Tensor:
     turn[1:4, 1:4] = rotation
     turn[4:9, 4:9] = torch.einsum("mij,ik,nkl,jl->mn", d, rotation, d, rotation)
     return turn
+
+
+@pytest.mark.parametrize(
+    ("channel", "eta", "power"), [("sp", 1.42, 2.0), ("pds", -2.95, 3.5), ("dds", -16.2, 5.0)]
+)
+def test_strengths_are_harrisons_with_one_d_radius(channel: str, eta: float, power: float) -> None:
+    hbar2_over_m, radius = hbar**2 / m_e / e * 1e20, 1.0  # eV Å^2, Å
+    expected = eta * hbar2_over_m * radius ** (power - 2) / LENGTH**power
+    assert STRENGTHS[CHANNELS.index(channel)] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_table_of_slater_and_koster() -> None:
