@@ -4,7 +4,12 @@ The bins of a spectrum hold modes of their centres' frequencies. A bin at 0 cm^-
 which are as soft as its width allows: they count in every sum, above and below the fraction
 line. Bins at negative frequencies hold imaginary modes, which are no oscillators: they are among
 the 3N modes of a cell, but have no heat and no mean frequency. So C_V falls short of 3N R at high
-temperature by the share of the imaginary modes, and by nothing else.
+temperature by the share of the imaginary modes.
+
+Modes above the end of the grid, such as those of O-H and C-H bonds, are in no bin, and a spectrum
+does not say that there are any: what it has is scaled to 3N modes all the same. C_V is too large
+then: 22.3 instead of 15.2 J/(K mol) of atoms if 3 of 9 modes are at 1500 cm^-1, which hardly have
+heat at 300 K, and the others at 10 to 390 cm^-1. The mean frequency is too low.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ def heat_capacities(
     """Heat capacity C_V of each material, in J/K per mole of cells.
 
     C_V = R sum_k g_k (x_k / sinh x_k)^2 with x = h nu / 2 k_B T, the heat of harmonic oscillators,
-    where the g_k are the 3N modes of the cell in the bins at 0 and above.
+    where the g_k are the 3N modes of the cell in the bins at 0 and above. All are taken to be on
+    the grid.
 
     Parameters
     ----------
