@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from screening.cli.fitting_table import Column, FittingTable
+from screening.cli.invocation import program
 
 if TYPE_CHECKING:
     from workflows.progress import Report
 
+NAMED = 3  # failures in one line
 UNLIMITED = 100_000  # columns, where lines may be as long as they must: a file or a pipe, --wide
 
 # Ids, paths and formulas come from outside: H2[relaxed] is a name, and so is a:x:.
@@ -41,6 +43,24 @@ def stderr(quiet: bool = False) -> Console:
 def print_json(document: Any) -> None:
     """Print a document as JSON on stdout."""
     print(json.dumps(document, indent=2, default=str, allow_nan=False))
+
+
+def name_failures(what: str, failures: Mapping[str, str | None], rest: str) -> None:
+    """Say on stderr what failed, also to those who want no remarks.
+
+    Parameters
+    ----------
+    what : str
+        How many and of what, in words.
+    failures : mapping of str to str or None
+        Reasons by id.
+    rest : str
+        Arguments with which the program lists those that are not named.
+    """
+    named = [f"{name} ({reason})" for name, reason in list(failures.items())[:NAMED]]
+    if more := len(failures) - len(named):
+        named.append(f"and {more} more (`{program()} {rest}`)")
+    print(f"{program()}: {what}: {', '.join(named)}", file=sys.stderr)
 
 
 def table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _FILTERS = "Filters"
 PROTOTYPES = "prototypes"
 CRITERION = "vb-gap"
-NAMED = 3  # failures in one line
 LARGE = 1_000_000  # bytes of a table with some thousand rows
 PROMPT_BACK = 0.7  # s for the last words of an interrupted run
 
@@ -359,18 +357,12 @@ def _report(db: str, run_id: str, top: int, as_json: bool, quiet: bool) -> None:
 
 
 def _name_failures(run: Run, failures: dict[str, str | None]) -> None:
-    """Say what could not be judged, also to those who want no remarks."""
-    named = [f"{name} ({reason})" for name, reason in list(failures.items())[:NAMED]]
-    more = len(failures) - len(named)
-    if more:
-        named.append(
-            f"and {more} more (`{program()} candidates --state failed --run {run.run_id}`)"
-        )
-    what = "structures" if len(failures) > 1 else "structure"
-    print(
-        f"{program()}: {len(failures)} {what} could not be judged: {', '.join(named)}",
-        file=sys.stderr,
-    )
+    """Say what could not be judged; an error if nothing could be."""
+    from screening.cli.console import name_failures
+
+    structures = "structures" if len(failures) > 1 else "structure"
+    what = f"{len(failures)} {structures} could not be judged"
+    name_failures(what, failures, f"candidates --state failed --run {run.run_id}")
     if not run.counts.get("screened"):
         raise typer.Exit(1)
 

@@ -132,7 +132,10 @@ def validate(
     quiet: options.Quiet = False,
     wide: options.Wide = False,
 ) -> None:
-    """Calculate the DFT DOS of a run's positives and of random negatives."""
+    """Calculate the DFT DOS of a run's positives and of random negatives.
+
+    Calculations that failed are named at the end; the command exits with 1 if all of them did.
+    """
     from db.open import open_store
     from screening.cli.console import print_json, stderr
     from screening.cli.stored import existing, find_run
@@ -186,6 +189,7 @@ def validate(
         print_json(document | {"results": results})
     if not on_launchpad:
         remarks.print(f"`screen metrics --run {stored.run_id}` shows precision and recall")
+    _name_failures(stored.run_id, results)
 
 
 def _plan_in_words(plan: ValidationPlan, maker: DosMaker) -> str:
@@ -361,6 +365,19 @@ def validate_locally(
             shown.ended(candidate, _verdict(outcome))
             results.append({"material_id": candidate.material_id} | outcome)
     return results
+
+
+def _name_failures(run_id: str, results: Sequence[dict[str, Any]]) -> None:
+    """Say what failed; an error if all did."""
+    from screening.cli.console import name_failures
+
+    failures = {r["material_id"]: r["error"] for r in results if r["state"] == "failed"}
+    if not failures:
+        return
+    what = f"{len(failures)} of {len(results)} calculations failed"
+    name_failures(what, failures, f"validate --dry-run --run {run_id}")
+    if len(failures) == len(results):
+        raise typer.Exit(1)
 
 
 def _verdict(outcome: dict[str, Any]) -> str:

@@ -134,6 +134,26 @@ def test_quiet(screen, run, formula):
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
+def test_what_failed_is_named_and_all_of_it_is_an_error(screen, formula):
+    copper = {f"c-{i}": crystal(i, "Cu") for i in range(4)}
+    with open_store(DB) as store:
+        put_run(store, copper | {"a": crystal(0)}, list(copper))
+    formula["maker"] = AnalyticDosMaker(failing="Cu")
+    quiet = ("validate", "--random", 0, "--quiet")
+    outcome = screen(*quiet, "--json")
+    one_line(outcome, "4 of 4 calculations failed: c-0 (Cu: the density did not converge), c-1 (")
+    one_line(outcome, "and 1 more (`screen validate --dry-run --run run-1`)")
+    assert outcome.code == 1
+    assert len(json.loads(outcome.out)["results"]) == 4
+    some = screen("validate", "--quiet")
+    assert (some.code, some.out) == (0, "")
+    assert some.err.startswith("screen: 4 of 5 calculations failed: c-0 (")
+    formula["maker"] = AnalyticDosMaker()
+    assert screen(*quiet).code == 0
+    nothing = screen(*quiet)
+    assert (nothing.code, nothing.err) == (0, "")
+
+
 @pytest.mark.slow
 def test_bad_input_ends_in_one_line(screen, run):
     one_line(screen("validate", "--engine", "abinit"), "'abinit' is not one of 'gpaw', 'vasp'")
