@@ -113,13 +113,17 @@ def check_folder_of(db: str) -> None:
     Raises
     ------
     ScreeningError
-        If the folder is missing.
+        If the folder is missing, or the path is one.
     """
     from screening.errors import ScreeningError
 
-    folder = Path(db).expanduser().parent
-    if "://" not in db and not folder.is_dir():
-        raise ScreeningError(f"--db {db}: there is no folder {folder}; make it first")
+    path = Path(db).expanduser()
+    if "://" in db:
+        return
+    if not db.strip() or path.is_dir():
+        raise ScreeningError(f"--db {db!r} names no file; give a path or a MongoDB URI")
+    if not path.parent.is_dir():
+        raise ScreeningError(f"--db {db}: there is no folder {path.parent}; make it first")
 
 
 def models_folder(db: str) -> Path:

@@ -174,6 +174,9 @@ def test_wrong_options_end_before_anything_is_made(screen, table, tmp_path, monk
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     before = set(tmp_path.iterdir())
     one_line(screen("run", "--source", table, "--db", "typo/s.sqlite"), "no folder typo")
+    for db in ("", ".", "/", tmp_path):
+        one_line(screen("run", "--source", table, "--db", db), f"--db {str(db)!r} names no file")
+    assert not tmp_path.with_suffix(".logs").exists()
     one_line(screen("run", "--source", table, "--known-edos", "known.csv"), "known.csv")
     if not torch.backends.cuda.is_built():
         one_line(screen("run", "--source", table, "--device", "cuda"), "device cuda")
