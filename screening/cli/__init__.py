@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def main() -> None:
     """Run a command; whatever goes wrong ends in one line on stderr and a non-zero exit."""
     # GPAW and the workers want one thread each; a user's own setting stays.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ≥ shows ? for it
     try:
         from screening.cli import logs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from db.open import open_store
 from screening.cli import main
 from tests.conftest import crystal_row
 from tests.screening.cli.test_interrupt import start
+from tests.workflows.screened_run import crystal, put_run
 
 PASSWORD, KEY, TOKEN = "hush-hush", "k" * 31 + "7", "certificate-secret"
 
@@ -171,6 +174,15 @@ def test_both_names_and_the_version(screen, capsys, monkeypatch):
     assert "edos run --source prototypes" in out
     scripts = (Path(__file__).parents[3] / "pyproject.toml").read_text()
     assert 'edos = "screening.cli:script"' in scripts
+
+
+def test_a_terminal_without_a_character_shows_a_question_mark(screen, monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    with open_store("screening.sqlite") as store:
+        put_run(store, {"Å ≥ 1": crystal(0)}, ["Å ≥ 1"])
+    assert screen("candidates").code == 0
+    sys.stdout.seek(0)
+    assert "Å ? 1" in sys.stdout.read()
 
 
 @pytest.mark.slow
