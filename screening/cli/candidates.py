@@ -44,8 +44,9 @@ _FILTERS = "Filters"
 def candidates(
     run: options.RunId = None,
     positive: Annotated[
-        bool, typer.Option("--positive/--all", help="Only the predicted positives.")
-    ] = True,
+        bool | None,
+        typer.Option("--positive/--all", help="Only the predicted positives, as by default."),
+    ] = None,
     to_validate: Annotated[
         bool, typer.Option("--to-validate", help="Positives without a DFT calculation, best first.")
     ] = False,
@@ -55,7 +56,7 @@ def candidates(
     ] = False,
     state: Annotated[
         Literal["pending", "screened", "rejected", "failed"] | None,
-        typer.Option(rich_help_panel=_FILTERS, help="Implies --all."),
+        typer.Option(rich_help_panel=_FILTERS, help="Implies --all, but for --positive."),
     ] = None,
     elements: Annotated[
         str | None,
@@ -129,7 +130,6 @@ def candidates(
     """List the candidates of a run."""
     from db import questions
     from db.open import open_store
-    from screening.acquisition import NO_PROBABILITIES
     from screening.cli.rows import CandidateRow, DisagreementRow, deliver
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
@@ -142,8 +142,11 @@ def candidates(
     composition = ScreeningFilters.from_options(
         elements=elements or "", exclude_elements=exclude_elements or "", max_elements=None
     )
+    if positive is None:
+        positive = state is None and not disagreements
     filters = _that_ask(
         state=state,
+        is_positive=positive or None,
         elements=sorted(composition.elements),
         exclude_elements=sorted(composition.exclude_elements),
         chemsys=chemsys or None,
@@ -157,6 +160,7 @@ def candidates(
         n_ranges=(None, max_ranges),
         score=(min_score, None),
     )
+    order = {"sort_by": _field(sort), "descending": not ascending}
     if limit is None and out is None and not as_json:
         limit = ROWS
     with open_store(existing(db)) as store:
@@ -166,37 +170,33 @@ def candidates(
             differ = questions.disagreements(
                 store, of_run.run_id, judged=partial(judged_for, of_run)
             )
-            pairs = _among(store, of_run, filters, differ, lambda pair: pair.candidate)[:limit]
-            differing = [DisagreementRow.of(pair, of_run) for pair in pairs]
-            title = f"{len(pairs)} disagreements of model and DFT in run {of_run.run_id}"
-            title += by_criterion(of_run)
+            pairs = _among(store, of_run, filters | order, differ, lambda pair: pair.candidate)
+            _check_sortable(sort, [pair.candidate for pair in pairs])
+            differing = [DisagreementRow.of(pair, of_run) for pair in pairs[:limit]]
+            title = f"{len(differing)} disagreements of model and DFT in run {of_run.run_id}"
+            title += by_criterion(of_run) + _whether_more(pairs, differing)
             show = partial(_disagreement_table, title, differing)
             deliver(DisagreementRow, differing, show, out, as_json, wide)
             return
         if to_validate:
             open_positives = questions.positives_to_validate(store, of_run.run_id)
-            asked = _among(store, of_run, filters, open_positives, lambda candidate: candidate)
+            asked = _among(store, of_run, filters | order, open_positives, lambda known: known)
         else:
-            sequence = questions.find_candidates(
-                store,
-                of_run.run_id,
-                is_positive=True if positive and state is None else None,
-                sort_by=_field(sort),
-                descending=not ascending,
-                limit=None if limit is None else limit + 1,  # to know whether there are more
-                **filters,
-            )
-            asked = list(sequence)
-            if sort == "probability" and asked and all(c.probability is None for c in asked):
-                raise ScreeningError(NO_PROBABILITIES.format("--sort probability", "--sort score"))
+            most = None if limit is None else limit + 1  # to know whether there are more
+            found = questions.find_candidates(store, of_run.run_id, limit=most, **filters, **order)
+            asked = list(found)
+        _check_sortable(sort, asked)
     rows = [CandidateRow.of(candidate, of_run) for candidate in asked[:limit]]
     title = f"{len(rows)} candidates of run {of_run.run_id}{by_criterion(of_run)}"
     if words := _domains_in_words(rows):
         title += f": {words}"
-    if len(asked) > len(rows):
-        title += ", and there are more (--limit)"
+    title += _whether_more(asked, rows)
     show = partial(candidates_table, title, rows, has_gaps(of_run))
     deliver(CandidateRow, rows, show, out, as_json, wide)
+
+
+def _whether_more(asked: Sequence[Any], shown: Sequence[Any]) -> str:
+    return ", and there are more (--limit)" if len(asked) > len(shown) else ""
 
 
 def _words_of_domain(text: str | None) -> list[str]:
@@ -248,6 +248,21 @@ def _check_has_gaps(run: Run, filters: dict[str, Any], sort: Sortable) -> None:
         )
 
 
+def _check_sortable(sort: Sortable, candidates: Sequence[CandidateDoc]) -> None:
+    """Refuse to sort by probabilities where there are none.
+
+    Raises
+    ------
+    ScreeningError
+        In one line, with what can be sorted by.
+    """
+    from screening.acquisition import NO_PROBABILITIES
+    from screening.errors import ScreeningError
+
+    if sort == "probability" and candidates and all(c.probability is None for c in candidates):
+        raise ScreeningError(NO_PROBABILITIES.format("--sort probability", "--sort score"))
+
+
 def _that_ask(**filters: Any) -> dict[str, Any]:
     """Arguments of :func:`db.questions.find_candidates`; without those that ask nothing."""
     from db.questions import ANY
@@ -262,13 +277,13 @@ def _among(
     items: list[T],
     candidate_of: Callable[[T], CandidateDoc],
 ) -> list[T]:
-    """Those items whose candidate meets the filters, if there are any."""
-    from db.questions import find_candidates
+    """Those items whose candidate is asked for, in the order that is asked for."""
+    from db.questions import candidate_query
 
-    if not filters:
-        return items
-    ids = {candidate.material_id for candidate in find_candidates(store, run.run_id, **filters)}
-    return [item for item in items if candidate_of(item).material_id in ids]
+    found = store.values(candidate_query(run.run_id, **filters), ["material_id"])
+    places = {material_id: place for place, (material_id,) in enumerate(found)}
+    among = [item for item in items if candidate_of(item).material_id in places]
+    return sorted(among, key=lambda item: places[candidate_of(item).material_id])
 
 
 def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = True) -> Any:

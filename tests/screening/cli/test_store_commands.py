@@ -13,6 +13,7 @@ from db.collections import COLLECTIONS, Query
 from db.documents import GapDoc, ValidationDoc, Verdict
 from db.open import open_store
 from tests.conftest import crystal_row
+from tests.workflows.screened_run import crystal, put_run, validation
 
 EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Sn", "Te")]
@@ -205,6 +206,38 @@ def test_disagreements_of_model_and_dft(filled, tmp_path):
     assert ids(filled("candidates", "--disagreements", "--elements", "O", "--json")) == {"m-1"}
     filled("candidates", "--disagreements", "--out", "table.csv")
     assert len(pd.read_csv(tmp_path / "table.csv")) == 2
+
+
+def test_what_is_left_and_what_differs_is_sorted_and_limited_as_asked(filled):
+    validate({"m-4": False, "m-0": True, "m-1": False, "m-3": False})
+    order = ("--sort", "energy_above_hull", "--ascending")
+    left = listed(filled("candidates", "--to-validate", *order, "--json"))
+    assert [row["material_id"] for row in left] == ["m-2", *(f"m-{i}" for i in range(5, 11))]
+    differ = listed(filled("candidates", "--disagreements", *order, "--json"))
+    assert [row["material_id"] for row in differ] == ["m-1", "m-3", "m-4"]
+    out = filled("candidates", "--disagreements", "--limit", 2).out
+    assert "2 disagreements of model" in out
+    assert "there are more (--limit)" in out
+    assert "there are more" not in filled("candidates", "--disagreements", "--limit", 3).out
+    with open_store("screening.sqlite") as store:
+        known = list(store.candidates(store.runs()[0].run_id))
+        store.upsert_candidates(c.model_copy(update={"probability": None}) for c in known)
+    for kind in ("--to-validate", "--disagreements"):
+        outcome = filled("candidates", kind, "--sort", "probability")
+        assert outcome.err.startswith("screen: --sort probability needs")
+
+
+def test_positives_of_a_state(screen):
+    with open_store("screening.sqlite") as store:
+        put_run(store, {f"m-{i}": crystal(i) for i in range(3)}, ["m-1"])
+    assert ids(screen("candidates", "--state", "screened", "--json")) == {"m-0", "m-1", "m-2"}
+    assert ids(screen("candidates", "--state", "screened", "--positive", "--json")) == {"m-1"}
+    assert ids(screen("candidates", "--json")) == {"m-1"}
+    with open_store("screening.sqlite") as store:
+        found = {c.material_id: c for c in store.candidates("run-1", with_structure=True)}
+        store.upsert_validations([validation(found["m-0"], True), validation(found["m-1"], False)])
+    assert ids(screen("candidates", "--disagreements", "--json")) == {"m-0", "m-1"}
+    assert ids(screen("candidates", "--disagreements", "--positive", "--json")) == {"m-1"}
 
 
 @pytest.mark.parametrize("metric", ["wasserstein", "mae"])
