@@ -53,10 +53,14 @@ def export(
 
     if mpcontribs is not None and out is not None:
         raise ScreeningError("--out is for the archive; --mpcontribs names a file of its own")
+    if mpcontribs is not None and not raw_dos:
+        raise ScreeningError("--no-raw-dos is for the archive; contributions have no raw DOS")
+    if mpcontribs is None and (all_ or project != PROJECT):
+        raise ScreeningError(f"{'--all' if all_ else '--project'} is for --mpcontribs")
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
         if mpcontribs is not None:
-            _contribute(store, stored, project, mpcontribs, positives_only=not all_)
+            _contribute(store, stored, project, mpcontribs, not all_, as_json, quiet)
             return
         _archive(store, stored, out or Path(f"{stored.run_id}.zip"), raw_dos, as_json, quiet)
 
@@ -95,18 +99,30 @@ def _archive(
 
 
 def _contribute(
-    store: ScreeningStore, run: Run, project: str, path: Path, positives_only: bool
+    store: ScreeningStore,
+    run: Run,
+    project: str,
+    path: Path,
+    positives_only: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    from screening.cli.console import stderr, stdout
+    from dataclasses import asdict
+
+    from screening.cli.console import print_json, stderr, stdout
     from screening.sources.materials_project.client import ATTRIBUTION
     from workflows.mpcontribs import write_contributions
 
     contributed = write_contributions(store, run, project, path, positives_only=positives_only)
-    stdout().print(f"{path}: {contributed.written} contributions", highlight=False)
+    if as_json:
+        print_json({"path": str(path)} | asdict(contributed))
+    else:
+        stdout().print(f"{path}: {contributed.written} contributions", highlight=False)
+    remarks = stderr(quiet)
     if contributed.without_id:
-        stderr().print(
+        remarks.print(
             f"{contributed.without_id} others have no id of the Materials Project (mp-...)"
         )
     if contributed.without_prediction:
-        stderr().print(f"{contributed.without_prediction} others have no prediction")
+        remarks.print(f"{contributed.without_prediction} others have no prediction")
     stderr().print(ATTRIBUTION)

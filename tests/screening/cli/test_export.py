@@ -79,6 +79,12 @@ def test_contributions_are_written_and_counted_in_words(screen):
     assert outcome.code == 0
     assert outcome.out == "c.json.gz: 1 contributions\n"
     assert "1 others have no id of the Materials Project" in outcome.err
+    quiet = screen("export", "--mpcontribs", "c.json.gz", "--all", "--json", "--quiet")
+    assert json.loads(quiet.out) == {
+        "path": "c.json.gz", "written": 1, "without_id": 1, "without_prediction": 0,
+    }  # fmt: skip
+    assert "others" not in quiet.err
+    assert "Data from the Materials Project" in quiet.err
 
 
 @pytest.mark.slow
@@ -89,6 +95,9 @@ def test_wrong_input_is_one_line(screen, tmp_path):
         (("--run", "x"), "has no run 'x'"),
         (("-o", "nowhere/a.zip"), "nowhere/a.zip cannot be written: No such file"),
         (("-o", "a.zip", "--mpcontribs", "c.json.gz"), "--out is for the archive"),
+        (("--no-raw-dos", "--mpcontribs", "c.json.gz"), "--no-raw-dos is for the archive"),
+        (("--all",), "--all is for --mpcontribs"),
+        (("--project", "mine"), "--project is for --mpcontribs"),
         (("--mpcontribs", "c.csv"), "has to end in .json.gz"),
         (("--mpcontribs", "nowhere/c.json.gz"), "cannot be written"),
     ):
