@@ -315,7 +315,7 @@ def candidates_table(title: str, rows: Sequence[CandidateRow], has_gaps: bool = 
     if any(row.first_model_id for row in rows):
         columns[Column("judged by", 9)] = lambda row: model_name(row.model_id or "") or None
         columns[Column("first positive", 9)] = "first_is_positive"
-        columns[Column("first score eV", 9)] = "first_score"
+        columns[Column("first score eV" if has_gaps else "first score", 9)] = "first_score"
     if any(row.doubts for row in rows):
         columns[Column("doubts", 2, folds=True)] = lambda row: "; ".join(row.doubts) or None
     if any(row.reason for row in rows):

@@ -278,14 +278,19 @@ def _learn_here(maker: ActiveSearchFlowMaker, document: RoundDoc, remarks: Any) 
         run_flow(maker.make_learning(document))
     with open_store(maker.db) as store:
         (ended,) = store.lookup(ROUNDS, [document.key])
-    remarks.print(_in_words(ended))
+        remarks.print(_in_words(ended, store.run(ended.chosen_in)))
     return ended
 
 
-def _in_words(document: RoundDoc) -> str:
-    """What a round came to, in some lines."""
+def _in_words(document: RoundDoc, run: Run) -> str:
+    """What a round that chose among the candidates of this run came to, in some lines."""
+    from screening.criteria.gap_criterion import gap_title
+    from screening.report.words import by_criterion, criterion_name
+
     n = sum(document.outcomes.values())
-    lines = [f"Round {document.number}: {len(document.found)} of {n} calculated have a VB gap"]
+    title = gap_title(criterion_name(run))
+    found = f"have a {title}" if title else f"are positive{by_criterion(run)}"
+    lines = [f"Round {document.number}: {len(document.found)} of {n} calculated {found}"]
     if document.remark:
         lines.append(f"Nothing learned: {document.remark}")
     learned = document.learned
@@ -355,7 +360,7 @@ def _rounds_table(rows: Sequence[RoundRow]) -> Any:
         Column("state"): "state",
         Column("chosen by", 5): "chosen_by",
         Column("calculated", 2): "n_calculated",
-        Column("VB gaps", 1): "n_found",
+        Column("positive", 1): "n_found",
         Column("learned", 3): "n_learned",
         Column("kept out", 7): "n_kept_out",
         Column("WD eV before", 2): lambda row: _digits(row.wd_before),

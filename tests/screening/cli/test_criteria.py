@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from db.documents import FirstVerdict
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
+from screening.criteria.registry import find_criterion, parameters_of
 from tests.conftest import crystal_row
-from tests.workflows.screened_run import put_run, validation, with_gap
+from tests.workflows.screened_run import crystal, put_run, validation, with_gap
 
 DB = "screening.sqlite"
 FLAT = {
@@ -197,13 +199,10 @@ def test_dft_of_another_runs_criterion_is_judged_anew(screen, table, flat):
 
 def test_a_calculation_says_by_what_it_was_judged(screen, monkeypatch):
     from tests.workflows.analytic_dos import AnalyticDosMaker
-    from tests.workflows.screened_run import crystal
 
     monkeypatch.setattr("workflows.dos.engines.dos_maker", lambda *_, **__: AnalyticDosMaker())
     with open_store(DB) as store:
         run = put_run(store, {"m-0": crystal(0), "m-1": crystal(1)}, ["m-0"])
-        from screening.criteria.registry import find_criterion, parameters_of
-
         by = parameters_of(find_criterion("steep-edge"))
         store.put_run(run.model_copy(update={"parameters": {"checkpoint": "none"} | by}))
     outcome = screen("validate", "--random", 1, "--json")
@@ -220,6 +219,19 @@ def test_a_calculation_says_by_what_it_was_judged(screen, monkeypatch):
             assert document.features["dos_at_fermi"] == pytest.approx(fermi, rel=1e-6)
             assert document.is_positive is not None
     assert with_gap(True).min() == 0.0
+
+
+def test_first_scores_have_the_unit_of_no_gap(screen):
+    with open_store(DB) as store:
+        run = put_run(store, {"m-0": crystal(0)}, ["m-0"])
+        by = parameters_of(find_criterion("steep-edge"))
+        store.put_run(run.model_copy(update={"parameters": {"checkpoint": "none"} | by}))
+        first = FirstVerdict(model_id="first-1", is_positive=True, score=0.5)
+        (known,) = store.candidates("run-1")
+        store.upsert_candidates([known.model_copy(update={"first_verdict": first})])
+    out = screen("candidates").out
+    assert "first score" in out
+    assert "eV" not in out.replace("hull eV/atom", "")
 
 
 def test_the_criteria_are_listed_with_what_they_are_made_of(screen, flat):

@@ -8,13 +8,17 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from db.documents import RoundDoc
 from db.open import open_store
 from screening.cli.options import models_folder
+from screening.cli.search import _in_words
+from screening.criteria.registry import find_criterion, parameters_of
 from tests.conftest import crystal_row
 from tests.models.model_examples import edos_label, label_row, write_rows
 from tests.workflows.analytic_dos import AnalyticDosMaker
 from tests.workflows.launchpads import SECRET, make_site, new_database
 from tests.workflows.learning_examples import TRAINED, screened, teach
+from tests.workflows.screened_run import crystal, put_run
 from workflows.launchpad import open_launchpad
 from workflows.validated_labels import are_alike
 
@@ -164,6 +168,38 @@ def test_all_failed_or_nothing_left_is_one_line(screen, run_id, formula, files):
         screen("search", "--rounds", 5, "--out-of-domain", *files),
         "no candidate is left to calculate",
     )
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        ("vb-gap", "1 of 2 calculated have a VB gap"),
+        ("cb-gap", "1 of 2 calculated have a CB gap"),
+        ("steep-edge", "1 of 2 calculated are positive by steep-edge"),
+    ],
+)
+def test_a_round_says_what_was_looked_for(screen, criterion, words):
+    document = RoundDoc(
+        run_id="run-1",
+        number="1",
+        chosen_in="run-1",
+        engine="gpaw",
+        recipe="r",
+        outcomes={"done": 2},
+        found=["m-0"],
+        model_id="model-1",
+        next_run_id="run-2",
+    )
+    with open_store(DB) as store:
+        run = put_run(store, {"m-0": crystal(0)})
+        by = parameters_of(find_criterion(criterion))
+        run = run.model_copy(update={"parameters": by})
+        store.put_run(run)
+        store.put_round(document)
+    assert words in _in_words(document, run)
+    out = screen("rounds").out
+    assert "positive" in out
+    assert "VB gap" not in out
 
 
 def test_models_are_beside_the_database(tmp_path, monkeypatch):
