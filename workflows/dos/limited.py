@@ -65,7 +65,7 @@ def run_limited(
             return process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             raise DosError(
-                f"wall-time limit of {limit:g} s reached; raise wall_time_limit or take a cheaper "
+                f"wall-time limit of {limit:g} s reached; raise it (--wall-time) or take a cheaper "
                 "preset"
             ) from None
         finally:

@@ -36,7 +36,7 @@ def test_limit_kills_the_whole_group_in_any_thread(tmp_path):
     thread.start()
     thread.join(20)
     assert outcome == [
-        "wall-time limit of 1.5 s reached; raise wall_time_limit or take a cheaper preset"
+        "wall-time limit of 1.5 s reached; raise it (--wall-time) or take a cheaper preset"
     ]
     assert time.monotonic() - started < 10
     log = (tmp_path / "log").read_text()
