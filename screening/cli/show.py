@@ -12,8 +12,10 @@ import typer
 from screening.cli import options
 
 if TYPE_CHECKING:
+    from db.documents import ValidationDoc
     from models.spectra.electronic_structure import ElectronicStructure
     from screening.nearest import NearestMaterial
+    from screening.report.words import Row
     from workflows.reporting import MaterialView
 
 PLOT_WIDTH = 78  # columns of a plot in the terminal, where there are so many
@@ -74,6 +76,9 @@ def _document(view: MaterialView) -> dict[str, Any]:
     if validation is not None:
         left_out = {"schema_version", "material_id", "structure_hash", "raw_dos", "job_uuids"}
         document["dft"] = validation.model_dump(mode="json", exclude=left_out)
+    if (unfinished := view.unfinished) is not None:
+        fields = {"engine", "recipe", "state", "error"}
+        document["unfinished_dft"] = unfinished.model_dump(mode="json", include=fields)
     document["nearest_training_materials"] = [material.as_dict() for material in view.nearest]
     return document
 
@@ -123,6 +128,7 @@ def _print(view: MaterialView, unit: str) -> None:
     structure, dft = view.electronic_structure, view.dft
     console = stdout()
     rows = [*candidate_rows(candidate, unit), *level_rows(structure), *dft_rows(validation)]
+    rows += _unfinished_rows(view.unfinished)
     console.print(table(candidate.material_id, ("property", "value"), rows))
     if (gap := candidate.gap) is not None:
         margins = gap.margins.model_dump() if gap.margins else {}
@@ -151,6 +157,17 @@ def _print(view: MaterialView, unit: str) -> None:
                 labels=axis_labels(prediction.grid),
             )
         )
+
+
+def _unfinished_rows(validation: ValidationDoc | None) -> list[Row]:
+    """Why there is nothing by DFT though it was asked for."""
+    if validation is None:
+        return []
+    why = "its spectrum is missing" if validation.state == "done" else validation.error
+    return [
+        (f"recipe of {validation.engine}", validation.recipe),
+        (f"calculation by {validation.engine}", ": ".join(filter(None, (validation.state, why)))),
+    ]
 
 
 def criteria_table(

@@ -397,6 +397,27 @@ def test_show_has_dft_beside_the_prediction(screen, run, formula):
     assert "raw_dos" not in dft
 
 
+def test_show_says_why_there_is_no_dft(screen, run):
+    documents = [candidate("run-1", name, crystal(i)) for i, name in enumerate(("m-0", "m-1"))]
+    with open_store(DB) as store:
+        store.upsert_validations(
+            [
+                validation(documents[0], None),
+                validation(documents[1], None, state="queued", error=None),
+            ]
+        )
+    shown = " ".join(screen("show", "m-0").out.split())
+    assert "recipe of gpaw │ recipe-1" in shown
+    assert "calculation by gpaw │ failed: no convergence" in shown
+    assert "queued" in screen("show", "m-1").out
+    assert "gpaw" not in screen("show", "m-2").out
+    document = json.loads(screen("show", "m-0", "--json").out)
+    assert document["unfinished_dft"] == {
+        "engine": "gpaw", "recipe": "recipe-1", "state": "failed", "error": "no convergence",
+    }  # fmt: skip
+    assert "dft" not in document
+
+
 def test_stand_ins_of_lanthanides_are_an_option_and_are_shown(screen):
     with open_store(DB) as store:
         put_run(store, {"a": crystal(0), "b": crystal(1, "Pr")}, ["a", "b"])
