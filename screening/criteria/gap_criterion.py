@@ -14,6 +14,10 @@ from screening.gap import find_gaps, has_gap
 from screening.gap_criteria import GapCriteria
 
 VB_GAP, CB_GAP = "vb-gap", "cb-gap"
+_DESCRIPTIONS = {
+    VB_GAP: "A gap just below the valence band edge, as in the paper",
+    CB_GAP: "A gap just above the conduction band edge, the mirror image of the paper's",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,13 @@ class GapCriterion(Criterion):
 
     def definition(self) -> dict[str, Any]:
         """Its limits."""
-        limits = self.criteria.model_dump(mode="json")
-        return {"name": self.name, "spectra": self.spectra, "unit": self.unit, "criteria": limits}
+        return {
+            "name": self.name,
+            "description": _DESCRIPTIONS[self.name],
+            "spectra": self.spectra,
+            "unit": self.unit,
+            "criteria": self.criteria.model_dump(mode="json"),
+        }
 
 
 def gap_title(name: str | None) -> str | None:

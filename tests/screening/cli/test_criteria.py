@@ -238,6 +238,9 @@ def test_the_criteria_are_listed_with_what_they_are_made_of(screen, flat):
     listed = screen("criteria").out
     for name in ("vb-gap", "cb-gap", "transparent-conductor", "steep-edge", "phonon-gap"):
         assert name in listed
+    assert "A gap just below the valence band edge" in listed
+    assert listed.count("just below the valence band edge") == 1
+    assert "A gap just above the conduction band edge" in listed
     shown = screen("criteria", "phonon-gap").out
     assert "positive: ao_gap.ratio >= min_ratio" in shown
     assert "source: L. Lindsay" in shown
