@@ -69,6 +69,26 @@ def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
     store.upsert_validations(plan.shared)
 
 
+def check_calculable(run: Run) -> None:
+    """Refuse a run whose spectra DFT cannot check.
+
+    Parameters
+    ----------
+    run : Run
+
+    Raises
+    ------
+    ScreeningError
+        If its criterion judges what no engine calculates.
+    """
+    criterion = criterion_of(run.parameters)
+    if criterion.spectra != "edos":
+        raise ScreeningError(
+            f"run {run.run_id}: its criterion {criterion.name} judges the phonon DOS, which no DFT "
+            "engine here calculates"
+        )
+
+
 def choose_validation(
     store: ScreeningStore,
     run: Run,
@@ -114,12 +134,7 @@ def choose_validation(
         If the strategy is not known or needs what the run has not, or the budget is too small; or
         if the run's criterion judges what no engine calculates.
     """
-    criterion = criterion_of(run.parameters)
-    if criterion.spectra != "edos":
-        raise ScreeningError(
-            f"run {run.run_id}: its criterion {criterion.name} judges the phonon DOS, which no DFT "
-            "engine here calculates"
-        )
+    check_calculable(run)
     outside = outside_domain(store, run) if in_domain else {}
     names = [material_id for material_id in run.selection if material_id not in outside]
     negatives = predicted_negatives(store, run, in_domain)[:n_random]

@@ -479,9 +479,11 @@ def metrics(
     from screening.errors import ScreeningError
     from screening.report.words import by_criterion, count_rows, figure_rows
     from workflows.metrics import run_metrics
+    from workflows.plan import check_calculable
 
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
+        check_calculable(stored)
         results = run_metrics(store, stored)
     if not results:
         raise ScreeningError(f"run {stored.run_id} has no validations; `screen validate` first")
