@@ -5,7 +5,7 @@ A document is recognised by its keys:
 ============== ================================================ ==============================
 kind           recognised by                                    properties that are used
 ============== ================================================ ==============================
-pymatgen       `lattice` and `sites`, or these in `structure`   those beside `structure`
+pymatgen       `lattice` and `sites`, or these in `structure`   those beside them
 CIF            text in `structure` or `cif`                     those beside it
 MP summary     `has_props` or `builder_meta` beside `structure` the same, `deprecated`
 OPTIMADE [1]_  `attributes`                                     those of some providers
@@ -228,8 +228,9 @@ def candidate_of(
 
 
 def _first_number(properties: dict[str, Any], names: tuple[str, ...]) -> float | None:
-    """The number under the first of some names that the document has."""
-    return number(properties, next((name for name in names if name in properties), names[0]))
+    """The number under the first of some names that the document knows one for."""
+    numbers = (number(properties, name) for name in names)
+    return next((known for known in numbers if known is not None), None)
 
 
 def _is_magnetic(properties: dict[str, Any]) -> bool | None:
@@ -241,7 +242,7 @@ def _is_magnetic(properties: dict[str, Any]) -> bool | None:
 
 def _of_pymatgen(document: dict[str, Any], material_id: str, label: str) -> Candidate:
     if "structure" not in document and "cif" not in document:
-        return Candidate(material_id, _pymatgen_crystal(document), origin=Origin(label))
+        return candidate_of(_pymatgen_crystal(document), document, material_id, Origin(label))
     if document.get("deprecated") is True:
         raise ModelError("deprecated by the Materials Project")
     structure = document.get("structure") or document.get("cif")

@@ -42,6 +42,7 @@ from screening.errors import ScreeningError, one_line
 from screening.sources.base import Source
 from screening.sources.ids import clean_id
 from screening.sources.opening import file_fingerprint
+from screening.sources.properties import number
 
 BATCH_ROWS = 4096
 
@@ -289,8 +290,8 @@ class _Rows:
         self._species = _Ragged(cast["species"], 0)
         self._coords = _Ragged(cast["frac_coords"], np.nan)
         nothing = [None] * batch.num_rows
-        self._hull = _finite(cast.get("energy_above_hull"), nothing)
-        self._band_gap = _finite(cast.get("band_gap"), nothing)
+        numbers = ("energy_above_hull", "band_gap")
+        self._numbers = {name: _python(cast.get(name), nothing) for name in numbers}
         self._magnetic = _python(cast.get("is_magnetic"), nothing)
         self._edos = _python(cast.get("has_edos"), nothing)
         self._formula = _python(cast.get("formula"), nothing)
@@ -325,14 +326,15 @@ class _Rows:
         Raises
         ------
         ModelError
-            If there is no usable structure in it.
+            If there is no usable structure in it, or a number of it is infinite.
         """
+        known = {name: values[k] for name, values in self._numbers.items()}
         more = (self._updated[k], self._functional[k])
         return Candidate(
             material_id=self.ids[k],
             structure=self._crystal(k),
-            energy_above_hull=self._hull[k],
-            band_gap=self._band_gap[k],
+            energy_above_hull=number(known, "energy_above_hull"),
+            band_gap=number(known, "band_gap"),
             is_magnetic=self._magnetic[k],
             has_edos=self._edos[k],
             source_formula=self._formula[k],
@@ -351,16 +353,3 @@ class _Rows:
 
 def _python(column: pa.Array | None, nothing: list[None]) -> list[Any]:
     return nothing if column is None else column.to_pylist()
-
-
-def _finite(column: pa.Array | None, nothing: list[None]) -> list[Any]:
-    """Numbers of a column, None for null, NaN and infinity."""
-    if column is None:
-        return list(nothing)
-    values = column.to_numpy(zero_copy_only=False)
-    finite = np.isfinite(values)
-    numbers: list[Any] = values.tolist()
-    if not finite.all():
-        for k in np.flatnonzero(~finite):
-            numbers[k] = None
-    return numbers

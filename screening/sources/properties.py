@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from models.errors import ModelError
 
 
 def number(document: Mapping[str, Any], key: str) -> float | None:
-    """Finite number in a document, None if it is missing, null or NaN.
+    """Number in a document, None if it is missing, null or NaN.
 
     Parameters
     ----------
@@ -20,14 +21,16 @@ def number(document: Mapping[str, Any], key: str) -> float | None:
     Raises
     ------
     ModelError
-        If it is of another type.
+        If it is of another type, or infinite: unknown, it would pass the filters.
     """
     value = document.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ModelError(f"{key} is not a number but {value!r:.40}")
-    return float(value) if math.isfinite(value) else None
+    if abs(value) > sys.float_info.max:
+        raise ModelError(f"{key} is not finite but {value!r:.40}")
+    return None if math.isnan(value) else float(value)
 
 
 def flag(document: Mapping[str, Any], key: str) -> bool | None:

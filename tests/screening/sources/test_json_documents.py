@@ -245,6 +245,28 @@ def test_documents_as_monty_writes_them(tmp_path):
     assert molecule == Unreadable("a#4", "it is a molecule: there is no lattice")
 
 
+@pytest.mark.parametrize("document", [STRUCTURE, {"structure": STRUCTURE}])
+def test_properties_beside_a_structure(document):
+    properties = {"energy_above_hull": 3.0, "is_magnetic": True, "has_edos": True}
+    found = item_of(document | properties, "a", "a.json")
+    assert same(found.structure)
+    assert {name: getattr(found, name) for name in properties} == properties
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan")])
+def test_a_property_by_its_other_name(unknown):
+    properties = {"energy_above_hull": unknown, "e_above_hull": 3.0, "band_gap": unknown}
+    found = item_of(STRUCTURE | properties, "a", "a.json")
+    assert (found.energy_above_hull, found.band_gap) == (3.0, None)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-1e999", "1" + "0" * 400])
+def test_what_is_infinite_is_not_unknown(number):
+    document = json.loads(f'{{"energy_above_hull": {number}}}')
+    found = item_of(STRUCTURE | document, "a", "a.json")
+    assert found.reason.startswith("energy_above_hull is not finite but ")
+
+
 def test_table_as_pandas_splits_it(tmp_path):
     table = {"index": [7, 8], "columns": ["structure", "y"], "data": [[STRUCTURE, 1], [None, 2]]}
     good, bad = items(tmp_path / "matbench.json", table)

@@ -189,6 +189,13 @@ def test_nan_means_unknown(tmp_path):
     assert found["mp-2"].band_gap is None
 
 
+def test_infinity_is_not_unknown(tmp_path):
+    rows = [row("mp-1", energy_above_hull=float("inf")), row("mp-2", energy_above_hull=0.1)]
+    found = items(write(tmp_path / "a.parquet", rows))
+    assert found["mp-1"] == Unreadable("mp-1", "energy_above_hull is not finite but inf")
+    assert found["mp-2"].energy_above_hull == 0.1
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
