@@ -6,6 +6,7 @@ periodic in three directions, with each atom written out.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.crystal import Crystal
+from models.crystal import ATOMIC_NUMBERS, Crystal
 from models.errors import ModelError
 from screening.candidate import Origin, SourceItem, Unreadable
 from screening.errors import one_line
@@ -27,6 +28,9 @@ from screening.sources.opening import StructureFile
 if TYPE_CHECKING:
     from ase import Atoms
 
+DISORDERED = "structure has partial occupancies; order it first"
+FULL = (1.0, 11.0)  # SHELX's occupancies of a site that is always taken: 1, refined or fixed
+SHELX_ATOM = re.compile(r"\w+\s+\d+(?:\s+[\d.-]+){3}\s+([\d.-]+)")  # what ASE takes for one
 ROWS = 100  # of a database that are in memory
 EXTENDED_XYZ = (".xyz", ".extxyz")
 FORMATS = {
@@ -167,7 +171,7 @@ def crystal_of(atoms: Atoms) -> Crystal:
             'write pbc="T T T"'
         )
     if _is_disordered(atoms):
-        raise ModelError("structure has partial occupancies; order it first")
+        raise ModelError(DISORDERED)
     return Crystal(np.array(atoms.cell), atoms.get_scaled_positions(wrap=False), atoms.numbers)
 
 
@@ -183,18 +187,37 @@ def _is_disordered(atoms: Atoms) -> bool:
 
 
 def _check_shelx(text: str) -> None:
-    """ASE takes the atoms of a SHELX file for all of them.
+    """ASE takes the atoms of a SHELX file for all of them, and each for one.
 
     Raises
     ------
     ValueError
-        If the file has a symmetry.
+        If the file has a symmetry, or ASE would not read an atom as SHELX does.
     """
-    for line in text.splitlines():
-        word, *rest = line.split() or [""]
-        is_primitive = word != "LATT" or rest[:1] == ["-1"]
-        if word.upper() == "SYMM" or not is_primitive:
-            raise ValueError(
-                f"it has a symmetry ({line.strip():.60}), and only files in P1 (LATT -1, no SYMM) "
-                "are read; write it as CIF"
-            )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    cards = [line for line in lines if line[:4].upper() in ("LATT", "SYMM")]
+    other = [line for line in cards if line.upper().split()[:2] != ["LATT", "-1"]]
+    if other or not cards:
+        symmetry = other[0] if other else "no LATT, which is LATT 1"
+        raise ValueError(
+            f"it has a symmetry ({symmetry:.60}), and only files in P1 (LATT -1, no SYMM) are "
+            "read; write it as CIF"
+        )
+    for line in lines:
+        _check_shelx_atom(line)
+
+
+def _check_shelx_atom(line: str) -> None:
+    label = line.split(maxsplit=1)[0]
+    symbol = re.split("[^A-Za-z]", label, maxsplit=1)[0].capitalize()
+    if ATOMIC_NUMBERS.get(symbol, 0) < 1:
+        return  # an instruction
+    if label not in ATOMIC_NUMBERS:
+        raise ValueError(
+            f"its atoms must be called by their elements, not {label!r:.40}; write it as CIF"
+        )
+    atom = SHELX_ATOM.match(line)
+    if not atom:
+        raise ValueError(f"{line!r:.60} must be an atom such as '{label} 1 0.0 0.5 0.5 1.0'")
+    if float(atom[1]) not in FULL:
+        raise ValueError(DISORDERED)

@@ -167,15 +167,50 @@ def test_what_is_no_crystal_is_refused(tmp_path, atoms, reason):
     assert isinstance(good, Candidate)
 
 
-@pytest.mark.parametrize("line", ["LATT 1", "LATT -4", "SYMM -X,-Y,-Z"])
-def test_shelx_files_with_a_symmetry_are_refused(tmp_path, line):
-    path = tmp_path / "a.res"
-    write(path, SALT)
-    text = path.read_text()
-    assert "LATT -1" in text
-    path.write_text(text.replace("LATT -1", line))
+SHELX = """TITL x
+CELL 0.71 4.21 4.21 4.21 90 90 90
+LATT -1
+SFAC Mg O
+Mg 1 0.0 0.0 0.0 {magnesium}
+O 2 0.5 0.5 0.5 11.0
+END
+"""
+
+
+def shelx(tmp_path, text=SHELX, magnesium="1.0"):
+    (tmp_path / "a.res").write_text(text.format(magnesium=magnesium))
     (found,) = open_source(tmp_path)
-    assert f"it has a symmetry ({line})" in found.reason
+    return found
+
+
+@pytest.mark.parametrize("line", ["LATT 1", "latt 1", "LATT -4", "LATT -1\nSYMM -X,-Y,-Z", ""])
+def test_shelx_files_with_a_symmetry_are_refused(tmp_path, line):
+    found = shelx(tmp_path, SHELX.replace("LATT -1", line))
+    symmetry = line.split("\n")[-1] or "no LATT, which is LATT 1"
+    assert f"it has a symmetry ({symmetry})" in found.reason
+
+
+@pytest.mark.parametrize("occupancy", ["1.0", "11.00000", "1.0 3.0"])
+def test_shelx_atoms_that_are_there_in_full(tmp_path, occupancy):
+    assert shelx(tmp_path, magnesium=occupancy).formula == "MgO"
+
+
+@pytest.mark.parametrize("occupancy", ["0.5", "10.5", "21.0", "-21.0"])
+def test_partial_occupancy_of_shelx_is_refused(tmp_path, occupancy):
+    assert "partial occupancies; order it first" in shelx(tmp_path, magnesium=occupancy).reason
+
+
+@pytest.mark.parametrize(
+    ("atom", "reason"),
+    [
+        ("Mg1 1 0.0 0.0 0.0 1.0", "its atoms must be called by their elements, not 'Mg1'"),
+        ("Mg 1 0.0 0.0 0.0", "'Mg 1 0.0 0.0 0.0' must be an atom such as 'Mg 1 0.0 0.5 0.5 1.0'"),
+        ("Mg 1 0.0 0.0 1e-7 1.0", "must be an atom such as"),
+    ],
+)
+def test_shelx_atoms_that_would_be_passed_over(tmp_path, atom, reason):
+    found = shelx(tmp_path, SHELX.replace("Mg 1 0.0 0.0 0.0 {magnesium}", atom))
+    assert reason in found.reason
 
 
 def test_bad_frames_are_named_by_line_and_stop_nothing(tmp_path):
