@@ -249,7 +249,7 @@ class FileSource(Source):
 
     def _items(self) -> Iterator[SourceItem]:
         file = StructureFile(self._path, clean_id(stem_of(self.name)), self.name)
-        return name_uniquely(read_structures(file), set())
+        return name_uniquely(read_structures(file), set(), file.stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +324,7 @@ class FilesSource(Source):
             file = StructureFile(Path(entry.path), entry.stem, entry.label)
             is_table = format_of(file.path.name) is TABLE
             items = self._table(file, seen) if is_table else read_structures(file)
-            for item in items if is_table else name_uniquely(items, seen):
+            for item in items if is_table else name_uniquely(items, seen, file.stem):
                 if is_table or isinstance(item, Unreadable):
                     yield item
                 else:

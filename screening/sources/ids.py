@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from screening.candidate import MAX_ID_LENGTH, SourceItem
+from screening.candidate import MAX_ID_LENGTH, Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError, one_line
 from screening.sources.opening import text_of, unpacked_name
 
@@ -147,7 +147,14 @@ def nth(name: str, n: int) -> str:
     return name if n == 1 else f"{name}#{n}"
 
 
-def name_uniquely(items: Iterable[SourceItem], seen: set[str]) -> Iterator[SourceItem]:
+def duplicate(material_id: str) -> str:
+    """Why a material is refused whose own id came before."""
+    return f"duplicate material_id {material_id}: the first one is used"
+
+
+def name_uniquely(
+    items: Iterable[SourceItem], seen: set[str], stem: str | None = None
+) -> Iterator[SourceItem]:
     """Number what has an id that is taken already.
 
     Parameters
@@ -155,6 +162,9 @@ def name_uniquely(items: Iterable[SourceItem], seen: set[str]) -> Iterator[Sourc
     items : iterable of Candidate or Unreadable
     seen : set of str
         Ids that are taken; those of the items are added.
+    stem : str, optional
+        Of the file that they are in. An id that is not made of it is the material's own, and a
+        second material of this id is refused: numbered, no list of ids would know it.
     """
     numbers: dict[str, int] = {}
     for item in items:
@@ -163,4 +173,10 @@ def name_uniquely(items: Iterable[SourceItem], seen: set[str]) -> Iterator[Sourc
             numbers[own] = numbers.get(own, 1) + 1
             free = nth(own, numbers[own])
         seen.add(free)
-        yield item if free == own else replace(item, material_id=free)
+        is_own = stem is not None and not f"{own}#".startswith(f"{stem}#")
+        if free == own:
+            yield item
+        elif is_own and isinstance(item, Candidate):
+            yield Unreadable(free, duplicate(own))
+        else:
+            yield replace(item, material_id=free)

@@ -40,7 +40,7 @@ from models.errors import ModelError
 from screening.candidate import Candidate, Origin, SourceItem, Unreadable, id_problem
 from screening.errors import ScreeningError, one_line
 from screening.sources.base import Source
-from screening.sources.ids import clean_id
+from screening.sources.ids import clean_id, duplicate
 from screening.sources.opening import file_fingerprint
 from screening.sources.properties import number
 
@@ -208,7 +208,7 @@ class ParquetSource(Source):
         material_id = rows.ids[k]
         problem = id_problem(material_id)
         if not problem and material_id in seen:
-            problem = f"duplicate material_id {material_id}: the first one is used"
+            problem = duplicate(material_id)
         if problem:  # under an id of its own, not to take the place of another material
             return Unreadable(f"{self._stem}#row-{row}", problem)
         seen.add(material_id)

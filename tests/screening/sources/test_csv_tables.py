@@ -103,8 +103,9 @@ BAD_ROWS = [
 
 def test_bad_rows_are_named_by_line_and_stop_nothing(tmp_path):
     header, good = "material_id,cif,energy_above_hull,is_magnetic\n", GOOD
+    last = GOOD.replace("good", "last", 1)
     for row, reason in BAD_ROWS:
-        before, bad, after = items(tmp_path / "a.csv", f"{header}{good}{row}\n\n{good}")
+        before, bad, after = items(tmp_path / "a.csv", f"{header}{good}{row}\n\n{last}")
         assert isinstance(before, Candidate)
         assert isinstance(after, Candidate)
         assert isinstance(bad, Unreadable), row

@@ -164,6 +164,22 @@ def test_one_bad_file_of_several_stops_nothing(tmp_path):
     assert isinstance(found["a"], Candidate)
 
 
+def test_a_second_material_of_one_id_is_refused(tmp_path):
+    """Called mp-1#2 it would not be in a list of known materials."""
+    structure = Crystal(np.eye(3) * 3, [[0, 0, 0]], np.array([84])).as_dict()
+    document = json.dumps({"material_id": "mp-1", "structure": structure})
+    unnamed = json.dumps(structure)
+    refused = "duplicate material_id mp-1: the first one is used"
+    put(tmp_path / "mp.jsonl", f"{document}\n{unnamed}\n" * 2)
+    found = list(open_source(tmp_path / "mp.jsonl"))
+    assert [i.material_id for i in found] == ["mp-1", "mp#2", "mp-1#2", "mp#4"]
+    assert found[2] == Unreadable("mp-1#2", refused)
+    put(tmp_path / "b.json", json.dumps({"mp-1": structure, "mp-2": structure}))
+    of_table, other, first, *_ = open_source(tmp_path)
+    assert (of_table.material_id, other.material_id) == ("mp-1", "mp-2")
+    assert first == Unreadable("mp-1#2", refused)
+
+
 def test_many_equal_ids_are_named_in_linear_time(tmp_path):
     document = {"structure": Crystal(np.eye(3) * 3, [[0, 0, 0]], [84]).as_dict()}
     lines = json.dumps({"material_id": "mp-1"} | document) + "\n"
