@@ -119,7 +119,7 @@ def write_to(path: Path) -> None:
     if any(isinstance(handler, _LogFile) for handler in root.handlers):
         return
     try:
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ScreeningError(f"--log {path}: {error.strerror}") from None
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from screening.errors import ScreeningError
 from screening.sources.base import Source, mark_known_edos
 from screening.sources.optimade import is_optimade
 
@@ -58,5 +59,12 @@ def open_source(spec: str | Path, **options: Any) -> Source:
 
         return PrototypeSource()
     from screening.sources.files import open_path
+    from screening.sources.ids import printable
 
+    try:
+        str(spec).encode()
+    except UnicodeEncodeError:
+        raise ScreeningError(
+            f"{printable(str(spec))}: its name is not UTF-8, and no run can store it; rename it"
+        ) from None
     return open_path(Path(spec), **options)

@@ -24,7 +24,7 @@ from screening.sources.ase_formats import (
 from screening.sources.ase_formats import FORMATS as ASE_FORMATS
 from screening.sources.base import Source, digest
 from screening.sources.csv_tables import has_structures, read_csv_table
-from screening.sources.ids import clean_id, name_uniquely, nth
+from screening.sources.ids import clean_id, name_uniquely, nth, printable
 from screening.sources.json_documents import read_json, read_json_lines
 from screening.sources.opening import StructureFile, file_fingerprint, unpacked_name
 from screening.sources.poscar import read_poscar
@@ -184,7 +184,7 @@ def open_paths(paths: Sequence[Path], recursive: bool = False) -> Source:
             inside = list(_walk(path, "", recursive, unread))
             entries += inside
             if not inside:
-                unread["folders without structure files"].append(str(path))
+                unread["folders without structure files"].append(printable(str(path)))
     return FilesSource("files", f"{len(entries):,} files", entries, unread)
 
 
@@ -262,7 +262,7 @@ class Entry:
     stem : str
         Id of its first structure.
     label : str
-        How it is called.
+        How it is called, printable.
     """
 
     path: str
@@ -387,32 +387,34 @@ def _walk(folder: Path, prefix: str, recursive: bool, unread: Unread) -> Iterato
     files: list[tuple[os.DirEntry[str], str]] = []
     folders = []
     for entry in inside:
+        name = prefix + printable(entry.name)
         if entry.name.startswith("."):
-            unread["hidden"].append(prefix + entry.name)
+            unread["hidden"].append(name)
         elif entry.is_dir():
             folders.append(entry)
         elif (format := format_of(entry.name)) is None or not entry.is_file():
-            unread[_kind_in_words(entry)].append(prefix + entry.name)
+            unread[_kind_in_words(entry)].append(name)
         elif format is CSV and not has_structures(Path(entry.path)):
-            unread["tables without structures"].append(prefix + entry.name)
+            unread["tables without structures"].append(name)
         else:
             files.append((entry, stem_of(entry.name)))
     stems = Counter(stem for _, stem in files)
     for entry, stem in files:
         own = stem if stems[stem] == 1 else entry.name
-        yield Entry(entry.path, clean_id(prefix + own), prefix + entry.name)
+        yield Entry(entry.path, clean_id(prefix + own), prefix + printable(entry.name))
     for entry in folders:
+        name = prefix + printable(entry.name)
         if not recursive or entry.is_symlink():
             kind = "linked folders" if recursive else "folders, which --recursive reads"
-            unread[kind].append(prefix + entry.name)
+            unread[kind].append(name)
         else:
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", recursive, unread)
+            yield from _walk(Path(entry.path), f"{name}/", recursive, unread)
 
 
 def _kind_in_words(entry: os.DirEntry[str]) -> str:
     if not entry.is_file():
         return "broken links or devices"
-    return Path(entry.name).suffix.lower() or entry.name
+    return printable(Path(entry.name).suffix.lower() or entry.name)
 
 
 def _apart(paths: Sequence[Path]) -> Iterator[Entry]:
@@ -424,7 +426,7 @@ def _apart(paths: Sequence[Path]) -> Iterator[Entry]:
     for path, own in zip(paths, parts, strict=True):
         lengths = range(1, len(own) + 1)
         length = next((n for n in lengths if ends[n - 1][own[-n:]] == same[own]), len(own))
-        yield Entry(str(path), clean_id("/".join(own[-length:])), str(path))
+        yield Entry(str(path), clean_id("/".join(own[-length:])), printable(str(path)))
 
 
 # --- one file -------------------------------------------------------------------------------

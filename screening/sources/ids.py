@@ -125,9 +125,12 @@ def _id_in(path: Path, entry: Any) -> str:
 
 def clean_id(text: str) -> str:
     """The text as a material id: printable and not too long."""
-    text = text.strip()
-    printable = text if text.isprintable() else "".join(c if c.isprintable() else "_" for c in text)
-    return printable[: MAX_ID_LENGTH - ROOM] or "structure"
+    return printable(text.strip())[: MAX_ID_LENGTH - ROOM] or "structure"
+
+
+def printable(text: str) -> str:
+    """The text with _ for what cannot be printed, such as bytes of a file's name in Latin-1."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "_" for c in text)
 
 
 def nth(name: str, n: int) -> str:

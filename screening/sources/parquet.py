@@ -222,6 +222,10 @@ class ParquetSource(Source):
             return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise ScreeningError(f"{self._path}: not a parquet file: {one_line(error)}") from None
+        except UnicodeEncodeError:
+            raise ScreeningError(
+                f"{self._path}: its name is not UTF-8, as Arrow wants it; rename it"
+            ) from None
 
 
 def _text_in(schema: pa.Schema, name: str) -> str | None:

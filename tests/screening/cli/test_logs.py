@@ -48,6 +48,14 @@ def test_a_log_on_a_full_disk_does_not_speak(screen, table, tmp_path):
     assert "No space left" not in result.err
 
 
+def test_arguments_that_are_not_utf_8(screen, tmp_path):
+    outcome = screen("run", "--source", "a\udce9.cif", "--log", "x.log")
+    assert outcome.code == 1
+    reason = "its name is not UTF-8, and no run can store it; rename it"
+    assert outcome.err.splitlines()[-1] == f"screen: {tmp_path / 'a_.cif'}: {reason}"
+    assert "--source a\\udce9.cif" in (tmp_path / "x.log").read_text()
+
+
 def test_a_failed_run_leaves_the_traceback_in_its_log(screen, table, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")

@@ -266,6 +266,30 @@ def test_links_to_folders_are_not_followed(tmp_path):
     assert source.notes == ("not read: 1 linked folders (loop)",)
 
 
+LATIN = os.fsdecode(b"\xe9")  # an accent in Latin-1, which is no UTF-8
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    put(tmp_path / f"a{LATIN}.cif", cif())
+    put(tmp_path / f"b{LATIN}.parquet", "")
+    put(tmp_path / f"note{LATIN}.txt", "")
+    put(tmp_path / f"x.{LATIN}", "")
+    put(tmp_path / f"run{LATIN}" / "POSCAR", poscar(3.3))
+    source = open_path(tmp_path, recursive=True)
+    crystal, table, inside = source
+    assert (crystal.material_id, crystal.origin.source) == ("a_", "a_.cif")
+    assert table.reason == "its name is not UTF-8, as Arrow wants it; rename it"
+    assert (inside.material_id, inside.origin.source) == ("run_/POSCAR", "run_/POSCAR")
+    assert source.notes == ("not read: 1 ._ (x._), 1 .txt (note_.txt)",)
+    assert len(source.fingerprint) == 32
+
+
+def test_a_source_whose_own_name_is_not_utf_8(tmp_path):
+    path = put(tmp_path / f"a{LATIN}.cif", cif())
+    with pytest.raises(ScreeningError, match=r"a_\.cif: its name is not UTF-8, .*; rename it$"):
+        open_source(path)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_subfolder_without_permission(tmp_path):
     put(tmp_path / "a.cif", cif())
