@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from io import StringIO
-from itertools import islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,17 @@ def read_ase(file: StructureFile) -> Iterator[SourceItem]:
 
     with file.unpacked() as path:
         kind = format_of(path.name)
-        if kind == "res":
-            _check_shelx(path.read_text(errors="replace"))
+        if kind in CHECKS:
+            with path.open(errors="replace") as lines:
+                CHECKS[kind](lines)
         frames = iread(path, index=":", format=kind, do_not_split_by_at_sign=True)
-        for n, atoms in enumerate(frames, 1):
-            yield _item(atoms, atoms.info, nth(file.stem, n), file.label)
+        try:
+            for n, atoms in enumerate(frames, 1):
+                yield _item(atoms, atoms.info, nth(file.stem, n), file.label)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, StopIteration):
+                raise
+            raise ValueError("the file ends too early") from None
 
 
 def read_extended_xyz(file: StructureFile) -> Iterator[SourceItem]:
@@ -186,7 +193,10 @@ def _is_disordered(atoms: Atoms) -> bool:
     return mixed
 
 
-def _check_shelx(text: str) -> None:
+# --- what ASE would pass over ---------------------------------------------------------------
+
+
+def _check_shelx(text: Iterable[str]) -> None:
     """ASE takes the atoms of a SHELX file for all of them, and each for one.
 
     Raises
@@ -194,7 +204,7 @@ def _check_shelx(text: str) -> None:
     ValueError
         If the file has a symmetry, or ASE would not read an atom as SHELX does.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text if line.strip()]
     cards = [line for line in lines if line[:4].upper() in ("LATT", "SYMM")]
     other = [line for line in cards if line.upper().split()[:2] != ["LATT", "-1"]]
     if other or not cards:
@@ -221,3 +231,74 @@ def _check_shelx_atom(line: str) -> None:
         raise ValueError(f"{line!r:.60} must be an atom such as '{label} 1 0.0 0.5 0.5 1.0'")
     if float(atom[1]) not in FULL:
         raise ValueError(DISORDERED)
+
+
+def _check_xsf(lines: Iterable[str]) -> None:
+    """ASE takes as many atoms as are counted, whatever follows.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer.
+    """
+    counted = None
+    content = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    for are_atoms, group in groupby(content, _is_atom):
+        if not are_atoms:
+            *before, last = deque(group, 2)
+            is_count = bool(before) and before[0].split()[0] == "PRIMCOORD"
+            counted = int(last.split()[0]) if is_count else None
+        elif counted is not None:
+            _check_count(counted, sum(1 for _ in group), "below PRIMCOORD")
+
+
+def _is_atom(line: str) -> bool:
+    """Whether an element and three numbers stand in it."""
+    numbers = line.split()[1:4]
+    try:
+        return len([float(number) for number in numbers]) == 3
+    except ValueError:
+        return False
+
+
+def _check_espresso(lines: Iterable[str]) -> None:
+    """ASE takes as many atoms as are counted, whatever follows.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer.
+    """
+    from ase.io.espresso import read_fortran_namelist
+
+    data, cards = read_fortran_namelist(lines)
+    begin = [n for n, card in enumerate(cards, 1) if card.startswith("ATOMIC_POSITIONS")]
+    behind = cards[begin[0] :] if begin else []
+    atoms = takewhile(lambda line: not re.match("[A-Za-z_]{7}", line), behind)  # to the next card
+    _check_count(data.get("system", {}).get("nat"), len(list(atoms)), "by nat")
+
+
+def _check_count(counted: int | None, found: int, where: str) -> None:
+    if counted != found:
+        raise ValueError(f"{counted} atoms are counted {where}, there are {found}")
+
+
+def _check_castep(lines: Iterable[str]) -> None:
+    """ASE takes each atom of a mixture for a whole one.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
+    if any("MIXTURE" in re.split("[#!;]", line, maxsplit=1)[0].upper() for line in lines):
+        raise ValueError(DISORDERED)
+
+
+CHECKS: dict[str, Callable[[Iterable[str]], None]] = {
+    "res": _check_shelx,
+    "xsf": _check_xsf,
+    "espresso-in": _check_espresso,
+    "castep-cell": _check_castep,
+}
+"""What is looked at before ASE reads a format."""

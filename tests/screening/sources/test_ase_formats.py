@@ -82,6 +82,69 @@ def test_input_of_quantum_espresso_written_by_hand(tmp_path):
     assert "ASE does not support ibrav != 0" in other.reason
 
 
+@pytest.mark.parametrize(
+    ("nat", "positions", "found"),
+    [(1, "Cu1 0 0 0\nCu1 .5 .5 .5", 2), (3, "! two\nCu1 0 0 0\nCu1 1/3 0 0", 2), (1, "", 0)],
+)
+def test_espresso_counts_its_atoms(tmp_path, nat, positions, found):
+    text = ESPRESSO.format(ibrav=0).replace("nat=1", f"nat={nat}")
+    (tmp_path / "cu.pwi").write_text(text.replace("Cu1 0 0 0", positions))
+    (copper,) = open_source(tmp_path)
+    assert f"{nat} atoms are counted by nat, there are {found}" in copper.reason
+
+
+XSF = """# salt
+CRYSTAL
+PRIMVEC
+4.2 0 0
+0 4.2 0
+0 0 4.2
+PRIMCOORD
+{n} 1
+Mg 0 0 0 0.1 0.1 0.1
+# the other one
+8 2.1 2.1 2.1 0.1 0.1 0.1
+"""
+GRID = "BEGIN_BLOCK_DATAGRID_3D\ndata\nBEGIN_DATAGRID_3D_1\n2 2 2\n0 0 0\n1 2 3 4\n5 6 7 8\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (XSF.format(n=2) + GRID, None),
+        (XSF.format(n=1), "1 atoms are counted below PRIMCOORD, there are 2"),
+        (XSF.format(n=4), "4 atoms are counted below PRIMCOORD, there are 2"),
+        (XSF[:40], "the file ends too early"),
+    ],
+)
+def test_xsf_counts_its_atoms(tmp_path, text, reason):
+    (tmp_path / "a.xsf").write_text(text)
+    (found,) = open_source(tmp_path)
+    assert found.formula == "MgO" if reason is None else reason in found.reason
+
+
+def test_each_frame_of_an_animation_counts_its_atoms(tmp_path):
+    path = tmp_path / "a.xsf"
+    write(path, [SALT, SALT])
+    assert len(list(open_source(path))) == 2
+    begin, _, end = path.read_text().rpartition(" 2 1")
+    path.write_text(f"{begin} 1 1{end}")
+    (found,) = open_source(tmp_path)
+    assert "1 atoms are counted below PRIMCOORD, there are 2" in found.reason
+
+
+@pytest.mark.parametrize("rest", ["MIXTURE:( 1 0.5)", "mixture=(1 0.5)", "SPIN=2.0 ! no mixture"])
+def test_mixtures_of_castep_are_refused(tmp_path, rest):
+    (tmp_path / "po.cell").write_text(
+        "%BLOCK LATTICE_ABC\n3.3 3.3 3.4\n90 90 90\n%ENDBLOCK LATTICE_ABC\n"
+        f"%BLOCK POSITIONS_FRAC\nPo 0 0 0 {rest}\n%ENDBLOCK POSITIONS_FRAC\n"
+    )
+    (found,) = open_source(tmp_path)
+    is_mixture = "no mixture" not in rest
+    assert isinstance(found, Unreadable) == is_mixture
+    assert not is_mixture or "partial occupancies; order it first" in found.reason
+
+
 def test_cell_of_castep_by_lengths_and_angles(tmp_path):
     (tmp_path / "po.cell").write_text(
         "%BLOCK LATTICE_ABC\n3.3 3.3 3.4\n90 90 90\n%ENDBLOCK LATTICE_ABC\n"
