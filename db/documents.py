@@ -616,6 +616,8 @@ class ValidationDoc(Document, Judged):
         In eV, on the calculation's own scale.
     band_gap : float or None
         In eV.
+    prediction_model_id : str or None
+        Of the model whose prediction `mae` and `wd` are errors of.
     mae : float or None
         Mean absolute error of the prediction in states/eV/cell.
     wd : float or None
@@ -667,6 +669,18 @@ class ValidationDoc(Document, Judged):
     def is_finished(self) -> bool:
         """Whether it has a result."""
         return self.state in FINISHED
+
+    def without_other_errors(self, model_id: str | None) -> Self:
+        """The same calculation, without errors of the prediction by another model.
+
+        Parameters
+        ----------
+        model_id : str or None
+            Of the model whose errors they may be.
+        """
+        if self.prediction_model_id == model_id:
+            return self
+        return self.model_copy(update={"prediction_model_id": None, "mae": None, "wd": None})
 
     @model_validator(mode="after")
     def _fits_its_grid(self) -> Self:

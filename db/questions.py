@@ -211,6 +211,8 @@ def comparisons(
 ) -> list[Comparison]:
     """Candidates of a run that were predicted and calculated, with both verdicts.
 
+    A calculation that was compared with another model's prediction has no errors here.
+
     Parameters
     ----------
     store : ScreeningStore
@@ -231,7 +233,8 @@ def comparisons(
             if candidate is None or not _are_comparable(candidate, validation):
                 continue
             if judged or candidate.criterion == validation.criterion:
-                pairs.append(Comparison(candidate, validation))
+                own = validation.without_other_errors(candidate.model_id)
+                pairs.append(Comparison(candidate, own))
     return pairs
 
 

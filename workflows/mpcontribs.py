@@ -22,6 +22,7 @@ from models.writing import replacing
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from workflows.reporting import find_predictions, run_validations
+from workflows.verdicts import compared_with
 
 MP_ID = "mp-"
 EV, STATES, HULL = "eV", "1/eV", "eV/atom"  # of states per eV and cell pint knows the second half
@@ -162,6 +163,7 @@ def contributions(
             validation = validations.get(candidate.material_id)
             if validation and validation.structure_hash != candidate.structure_hash:
                 validation = None
+            validation = validation and compared_with(validation, prediction)
             contributed.written += 1
             yield _contribution(run, project, candidate, prediction, validation)
 

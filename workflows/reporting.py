@@ -31,7 +31,7 @@ from screening.families import family_of, space_group_symbol
 from workflows.domains import Domains, domains
 from workflows.metrics import Metrics, run_metrics
 from workflows.progress import advance
-from workflows.verdicts import judged_for
+from workflows.verdicts import compared_with, judged_for
 
 if TYPE_CHECKING:
     from models.predictor import SpectrumPredictor
@@ -56,8 +56,8 @@ class MaterialView:
     prediction : PredictionDoc or None
         Of the model that judged it.
     validation : ValidationDoc or None
-        The newest finished calculation of this structure, judged by the criterion of the run; None
-        also where that is one of phonons.
+        The newest finished calculation of this structure, judged by the criterion of the run, with
+        the errors of `prediction`; None also where that is one of phonons.
     unfinished : ValidationDoc or None
         The newest calculation that failed, waits or runs, where none is finished.
     band : ndarray, shape (2, K'), or None
@@ -356,7 +356,10 @@ def _stored_views(
         by_id = {candidate.material_id: candidate for candidate in found}
         candidates = [by_id[material_id] for material_id in batch if material_id in by_id]
         predictions = find_predictions(store, candidates)
-        finished, others = find_validations(store, run, candidates)
+        finished, others = (
+            {name: compared_with(found[name], predictions.get(name)) for name in found}
+            for found in find_validations(store, run, candidates)
+        )
         for candidate in candidates:
             name = candidate.material_id
             view = MaterialView(candidate, predictions.get(name), finished.get(name))

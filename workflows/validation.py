@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from jobflow import Flow, Maker, OnMissing, job
 
 from db.collections import CANDIDATES, VALIDATIONS, Query, conditions
 from db.documents import CandidateDoc, PredictionDoc, ValidationDoc, utc_now
 from db.store import ScreeningStore
 from models.errors import ModelError
-from models.spectra.metrics import mae, wasserstein
 from models.spectra.spectrum import EDOS_GRID
 from screening.candidate import crystal_of
 from screening.criteria.interface import Criterion, Verdicts
@@ -23,7 +21,7 @@ from workflows.dos.document import DosDocument, SourceFacts
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
 from workflows.stores import open_reference, store_reference
-from workflows.verdicts import verdict_fields
+from workflows.verdicts import prediction_errors, verdict_fields
 
 SHOWN_OF_GAP = ("lower_edge", "upper_edge", "width", "is_lower_bound")
 MAX_REASON = 500  # characters of a failure's reason
@@ -226,6 +224,7 @@ def validation_of(
         of_fine = {"is_gap_fine": bool(fine.is_positive[0])}
         verdict["gap"] = verdict["gap"].model_copy(update=of_fine)
     draft, candidate = draft_of(store, run_id, key), _candidate(store, run_id, key)
+    prediction = _prediction(store, candidate, key["structure_hash"])
     changes = {
         "formula": document.formula,
         "nsites": nsites,
@@ -237,7 +236,7 @@ def validation_of(
         "cbm": document.cbm,
         "band_gap": document.band_gap,
         **verdict | ({"is_positive": None} if document.is_magnetic else {}),
-        **_errors(_prediction(store, candidate, key["structure_hash"]), spectrum),
+        **(prediction_errors(prediction, spectrum) if prediction else {}),
         "raw_dos": store.put_raw_dos(_raw_dos(document)),
         "wall_time": document.wall_time,
         "warnings": [
@@ -307,19 +306,6 @@ def _in_words(criterion: Criterion, verdicts: Verdicts) -> str:
 def _raw_dos(document: DosDocument) -> dict[str, Any]:
     rest = document.model_dump(mode="json", exclude={"energies", "dos"})
     return {**document.to_pymatgen().as_dict(), "document": rest}
-
-
-def _errors(prediction: PredictionDoc | None, spectrum: np.ndarray) -> dict[str, Any]:
-    """Errors of a prediction: `mae` in states/eV/cell, `wd` in eV."""
-    if prediction is None:
-        return {}
-    predicted = np.array(prediction.spectrum)
-    comparable = predicted.any() and spectrum.any()  # an empty spectrum has no shape
-    return {
-        "prediction_model_id": prediction.model_id,
-        "mae": mae(predicted, spectrum),
-        "wd": wasserstein(predicted[None], spectrum[None], EDOS_GRID.width) if comparable else None,
-    }
 
 
 def _candidate(store: ScreeningStore, run_id: str, key: dict[str, str]) -> CandidateDoc | None:

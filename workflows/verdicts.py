@@ -19,6 +19,7 @@ from db.documents import (
     ValidationDoc,
     Verdict,
 )
+from models.spectra.metrics import mae, wasserstein
 from models.spectra.spectrum import EDOS_GRID
 from screening.criteria.gap_criterion import VB_GAP
 from screening.criteria.interface import Criterion, Verdicts
@@ -244,6 +245,41 @@ def judged_for(run: Run, validations: Sequence[ValidationDoc]) -> list[Validatio
             fields["is_positive"] = None
         judged[i] = judged[i].model_copy(update=fields)
     return judged
+
+
+def compared_with(validation: ValidationDoc, prediction: PredictionDoc | None) -> ValidationDoc:
+    """A calculation with the errors of this prediction, whichever it was compared with first.
+
+    Parameters
+    ----------
+    validation : ValidationDoc
+    prediction : PredictionDoc or None
+        Of the same structure. Without it there are no errors.
+    """
+    own = validation.without_other_errors(prediction and prediction.model_id)
+    is_known = own.prediction_model_id is not None
+    if is_known or prediction is None or own.spectrum is None or own.grid != prediction.grid:
+        return own
+    return own.model_copy(update=prediction_errors(prediction, np.array(own.spectrum)))
+
+
+def prediction_errors(prediction: PredictionDoc, spectrum: np.ndarray) -> dict[str, Any]:
+    """Errors of a prediction by DFT, as a :class:`db.documents.ValidationDoc` has them.
+
+    Parameters
+    ----------
+    prediction : PredictionDoc
+    spectrum : ndarray, shape (K',)
+        By DFT, in states/eV/cell, on the grid of the prediction.
+    """
+    predicted = np.array(prediction.spectrum)
+    comparable = predicted.any() and spectrum.any()  # an empty spectrum has no shape
+    width = prediction.grid.width
+    return {
+        "prediction_model_id": prediction.model_id,
+        "mae": mae(predicted, spectrum),
+        "wd": wasserstein(predicted[None], spectrum[None], width) if comparable else None,
+    }
 
 
 def _has_verdict(document: ValidationDoc) -> bool:

@@ -100,7 +100,10 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class DisagreementRow:
-    """A material that the model and DFT judge differently; energies in eV."""
+    """A material that the model and DFT judge differently; energies in eV.
+
+    `mae` and `wd` are None where DFT was compared with the prediction of another model.
+    """
 
     material_id: str
     formula: str

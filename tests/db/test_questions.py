@@ -133,6 +133,13 @@ def test_positives_to_validate(filled: ScreeningStore) -> None:
     assert numbers(positives_to_validate(filled, "run-1")) == [18, 15, 0]
 
 
+def test_errors_of_another_models_prediction_are_left_out(filled: ScreeningStore) -> None:
+    filled.upsert_validations([validation(3, prediction_model_id="another")])
+    found = {c.validation.material_id: c.validation for c in comparisons(filled, "run-1")}
+    assert (found["mp-2"].mae, found["mp-2"].wd) == (0.3, 0.1)
+    assert (found["mp-3"].mae, found["mp-3"].wd) == (None, None)
+
+
 def test_disagreements_and_agreement(filled: ScreeningStore) -> None:
     """Of 1 to 12: predicted 3 6 9 12, calculated 4 8 12."""
     assert len(comparisons(filled, "run-1")) == 12

@@ -84,9 +84,10 @@ def put_reported_run(store: ScreeningStore) -> Run:
     store.upsert_candidates(documents)
     put_spectra(store, documents)
     first, evil, of_rubidium, last = documents[0], documents[4], documents[1], documents[7]
+    errors = {"prediction_model_id": first.model_id, "mae": 0.2, "wd": 0.1}
     store.upsert_validations(
         [
-            validation(first, True, warnings=[EVIL], mae=0.2, wd=0.1, band_gap=0.0),
+            validation(first, True, warnings=[EVIL], band_gap=0.0, **errors),
             validation(evil, False),
             validation(of_rubidium, None, error=EVIL),
             validation(last, False),

@@ -11,12 +11,20 @@ import pytest
 from monty.serialization import loadfn
 from pandas import DataFrame
 from pymatgen.core import Structure
+from scipy.stats import wasserstein_distance
 
 from db.documents import GapDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
 from screening.errors import ScreeningError
-from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
+from tests.workflows.screened_run import (
+    MODEL,
+    candidate,
+    crystal,
+    put_prediction,
+    put_run,
+    validation,
+)
 from tests.workflows.screened_run import with_gap as spectrum_of
 from workflows.mpcontribs import COLUMNS, write_contributions
 
@@ -44,7 +52,8 @@ def run(tmp_path):
             store.upsert_candidates([document])
             put_prediction(store, document, spectrum_of(is_positive) + i)
             if name == "mp-2":
-                store.upsert_validations([validation(document, True, band_gap=0.0, wd=0.125)])
+                own = {"prediction_model_id": MODEL, "wd": 0.125}
+                store.upsert_validations([validation(document, True, band_gap=0.0, **own)])
         yield store, run
 
 
@@ -130,6 +139,18 @@ def test_values_are_those_of_the_run(run, tmp_path):
     np.testing.assert_allclose(table["predicted DOS [states/eV/cell]"], spectrum_of(False) + 1)
     np.testing.assert_allclose(table["DFT DOS [states/eV/cell]"], spectrum_of(True))
     assert "DFT" not in first["data"]
+
+
+def test_the_distance_is_that_of_the_prediction_beside_it(run, tmp_path):
+    store, of_run = run
+    (stored,) = store.validations(material_ids=["mp-2"])
+    of_another = stored.model_copy(update={"prediction_model_id": "another", "wd": 9.0})
+    store.upsert_validations([of_another])
+    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
+    found = loadfn(tmp_path / "c.json.gz")[1]["data"]["DFT"]["wassersteinDistance"]
+    centers = EDOS_GRID.centers
+    expected = wasserstein_distance(centers, centers, spectrum_of(False) + 1, spectrum_of(True))
+    assert float(found.split()[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_all_that_was_screened_on_request_and_the_same_bytes_again(run, tmp_path):

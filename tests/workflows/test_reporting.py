@@ -103,6 +103,22 @@ def test_the_newest_calculation_of_the_structure_counts(tmp_path):
     assert others == {}
 
 
+def test_errors_are_those_of_the_prediction_that_is_shown(tmp_path):
+    with open_store(str(tmp_path / "s.sqlite")) as store:
+        run = put_reported_run(store)
+        (document,) = store.candidates(run.run_id, material_ids=["mp-1"])
+        (stored,) = store.validations(material_ids=["mp-1"])
+        assert view_material(store, run, "mp-1").validation.mae == stored.mae == 0.2
+        of_another = stored.model_copy(update={"prediction_model_id": "another"})
+        store.upsert_validations([of_another])
+        found = view_material(store, run, "mp-1").validation
+        assert (found.prediction_model_id, found.mae, found.wd) == (document.model_id, 0.0, 0.0)
+        lost = document.model_copy(update={"model_id": "a third"})  # whose prediction is not there
+        store.upsert_candidates([lost])
+        found = view_material(store, run, "mp-1", band=False, parts=False).validation
+    assert (found.prediction_model_id, found.mae, found.wd) == (None, None, None)
+
+
 def test_a_calculation_without_its_spectrum_is_not_a_result(tmp_path):
     with open_store(str(tmp_path / "s.sqlite")) as store:
         run = put_reported_run(store)
