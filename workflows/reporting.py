@@ -461,7 +461,8 @@ def find_validations(
 def run_validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]:
     """The newest calculation that a run asked for of each material, with a spectrum, by id.
 
-    They are judged by the criterion of the run; one of phonons has none.
+    They are judged by the criterion of the run; one of phonons has none. A material whose newest
+    one is magnetic has none either.
 
     Parameters
     ----------
@@ -470,11 +471,12 @@ def run_validations(store: ScreeningStore, run: Run) -> dict[str, ValidationDoc]
     """
     if criterion_of(run.parameters).spectra != "edos":
         return {}
-    done = store.validations(run_id=run.run_id, state="done")
-    comparable = [d for d in done if d.spectrum is not None and d.grid == EDOS_GRID]
+    finished = store.validations(run_id=run.run_id, state=FINISHED)
+    comparable = [d for d in finished if d.spectrum is not None and d.grid == EDOS_GRID]
     oldest_first = sorted(comparable, key=lambda document: (document.updated_at, document.key))
     newest = {document.material_id: document for document in oldest_first}
-    return {document.material_id: document for document in judged_for(run, list(newest.values()))}
+    done = [document for document in newest.values() if document.state == "done"]
+    return {document.material_id: document for document in judged_for(run, done)}
 
 
 class _Judges:

@@ -15,7 +15,13 @@ from screening.trust import calibration_of
 from tests.workflows.reported_run import EVIL, FIRST, RUN, SECOND, put_reported_run
 from tests.workflows.screened_run import put_run, validation, with_gap
 from workflows import reporting
-from workflows.reporting import find_validations, view_material, view_materials, view_run
+from workflows.reporting import (
+    find_validations,
+    run_validations,
+    view_material,
+    view_materials,
+    view_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,21 @@ def test_the_newest_calculation_of_the_structure_counts(tmp_path):
         finished, others = find_validations(store, run, [document])
     assert finished["mp-1"].engine == "vasp"
     assert others == {}
+
+
+def test_a_newer_calculation_that_is_magnetic_leaves_no_verdict(tmp_path):
+    with open_store(str(tmp_path / "s.sqlite")) as store:
+        run = put_reported_run(store)
+        assert set(run_validations(store, run)) == {"mp-1", EVIL, "mp-8"}
+        (old,) = store.validations(material_ids=["mp-1"])
+        changes = {"recipe": "finer", "state": "magnetic", "is_positive": None}
+        newer = {"updated_at": old.updated_at + timedelta(1)}
+        store.upsert_validations([old.model_copy(update=changes | newer)])
+        assert set(run_validations(store, run)) == {EVIL, "mp-8"}
+        assert view_material(store, run, "mp-1").validation.state == "magnetic"
+        older = {"updated_at": old.updated_at - timedelta(1)}
+        store.upsert_validations([old.model_copy(update=changes | older)])
+        assert set(run_validations(store, run)) == {"mp-1", EVIL, "mp-8"}
 
 
 def test_errors_are_those_of_the_prediction_that_is_shown(tmp_path):
