@@ -7,6 +7,7 @@ nested in keys of letters and digits, with a number and its unit in one text. No
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from screening.errors import ScreeningError
 from workflows.reporting import find_predictions, run_validations
 from workflows.verdicts import compared_with
 
-MP_ID = "mp-"
+MP_ID = re.compile(r"mp-(\d+|[a-z]{5,8})")  # letters are the ids of the new numbering
 EV, STATES, HULL = "eV", "1/eV", "eV/atom"  # of states per eV and cell pint knows the second half
 COLUMNS: dict[str, str | None] = {
     "prediction.positive": None,
@@ -152,7 +153,7 @@ def contributions(
         if not positives_only or candidate.is_positive or candidate.material_id in validations
     )
     for batch in batched(wanted, BATCH):
-        of_project = [c for c in batch if c.material_id.startswith(MP_ID)]
+        of_project = [c for c in batch if MP_ID.fullmatch(c.material_id)]
         contributed.without_id += len(batch) - len(of_project)
         predictions = find_predictions(store, of_project)
         for candidate in of_project:
@@ -182,7 +183,7 @@ def _contribution(
         "prediction.expectedError": candidate.expected_error,
         "prediction.inDomain": candidate.in_domain,
         "prediction.model": candidate.model_id,
-        **_gap("prediction", candidate.gap),
+        **_gap("prediction", candidate.gap, candidate.nsites),
         "structure.sites": candidate.nsites,
         "structure.energyAboveHull": candidate.energy_above_hull,
         "run.criterion": criterion_of(run.parameters).name,
@@ -192,7 +193,7 @@ def _contribution(
     if validation is not None:
         values |= {
             "DFT.positive": validation.is_positive,
-            **_gap("DFT", validation.gap),
+            **_gap("DFT", validation.gap, validation.nsites),
             "DFT.bandGap": validation.band_gap,
             "DFT.code": validation.engine,
             "DFT.recipe": validation.recipe,
@@ -209,15 +210,16 @@ def _contribution(
     }
 
 
-def _gap(where: str, gap: GapDoc | None) -> dict[str, Any]:
-    """Of a verdict that there is a gap; its largest DOS is of the cell, or of an atom."""
+def _gap(where: str, gap: GapDoc | None, n_atoms: int) -> dict[str, Any]:
+    """Of a verdict that there is a gap; its largest DOS is of the cell, as the spectra are."""
     if gap is None or not gap.is_gap:
         return {}
+    per_cell = n_atoms if gap.per_atom else 1
     return {
         f"{where}.gap.lowerEdge": gap.lower_edge,
         f"{where}.gap.upperEdge": gap.upper_edge,
         f"{where}.gap.width": gap.width,
-        f"{where}.gap.maxDOS": gap.max_dos,
+        f"{where}.gap.maxDOS": None if gap.max_dos is None else gap.max_dos * per_cell,
         f"{where}.gap.kind": gap.kind if where == "prediction" else None,
     }
 

@@ -153,6 +153,35 @@ def test_the_distance_is_that_of_the_prediction_beside_it(run, tmp_path):
     assert float(found.split()[0]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_largest_dos_is_of_the_cell_where_the_limit_is_for_an_atom(run, tmp_path):
+    store, of_run = run
+    of_run.parameters["criteria"] |= {"per_atom": True, "max_dos": 0.3}
+    spectrum = np.maximum(spectrum_of(True), 0.5)
+    for document in store.candidates(of_run.run_id, material_ids=["mp-1"], with_structure=True):
+        changes = {"nsites": 2, "gap": GapDoc(is_gap=True, **GAP, per_atom=True)}
+        store.upsert_candidates([document.model_copy(update=changes)])
+        store.upsert_validations([validation(document, True, spectrum=spectrum, nsites=2)])
+    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
+    data = loadfn(tmp_path / "c.json.gz")[0]["data"]
+    assert data["prediction"]["gap"]["maxDOS"] == "0.5 1/eV"
+    assert data["DFT"]["gap"]["maxDOS"] == "0.5 1/eV"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("mp-149", 1), ("mp-hllpq", 1), ("mp-149#2", 0), ("mp-149-strained", 0), ("mp-", 0)],
+)
+def test_only_ids_that_the_materials_project_gives_are_identifiers(tmp_path, name, written):
+    with open_store(tmp_path / "s.sqlite") as store:
+        structures = {"mp-1": crystal(0), name: crystal(1)}
+        of_run = put_run(store, structures, list(structures))
+        for material_id, structure in structures.items():
+            document = candidate(of_run.run_id, material_id, structure)
+            put_prediction(store, document, spectrum_of(True))
+        contributed = write_contributions(store, of_run, "x", tmp_path / "c.json.gz")
+    assert (contributed.written, contributed.without_id) == (1 + written, 1 - written)
+
+
 def test_all_that_was_screened_on_request_and_the_same_bytes_again(run, tmp_path):
     store, of_run = run
     for name in ("a", "b"):
