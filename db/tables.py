@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from db.collections import nested_models
 from db.errors import StoreError
 from db.structures import StructureArrays
+from models.writing import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,8 @@ def to_dataframe(
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table to a .csv, .json (a list of objects) or .parquet file.
 
-    Free dicts are JSON text in CSV and parquet, lists in CSV.
+    Free dicts are JSON text in CSV and parquet, lists in CSV. What the file held before stays until
+    the table is written as a whole.
 
     Parameters
     ----------
@@ -75,12 +77,13 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     if ending not in FORMATS:
         raise StoreError(f"{path}: unknown ending {ending!r}; use {', '.join(FORMATS)}")
     try:
-        if ending == ".csv":
-            table.map(_without_lists).to_csv(path, index=False)
-        elif ending == ".json":
-            table.to_json(path, orient="records", date_format="iso", indent=1)
-        else:
-            table.map(_without_dicts).to_parquet(path, index=False)
+        with replacing(path) as unfinished:
+            if ending == ".csv":
+                table.map(_without_lists).to_csv(unfinished, index=False)
+            elif ending == ".json":
+                table.to_json(unfinished, orient="records", date_format="iso", indent=1)
+            else:
+                table.map(_without_dicts).to_parquet(unfinished, index=False)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 

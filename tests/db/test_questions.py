@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,23 @@ def test_tables_are_written(tmp_path: Path, ending: str) -> None:
     assert list(again.columns) == list(table.columns)
     write_table(to_dataframe(rows[2:]), path)
     assert read(path)["run_id"].tolist() == ["run-1"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_a_table_on_a_full_disk_leaves_the_file_before_it(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"table.{ending}"
+    write_table(to_dataframe([candidate()]), path)
+    before = path.read_bytes()
+    large = pd.DataFrame({"score": np.random.default_rng(0).random(100_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=rf"table\.{ending} cannot be written"):
+            write_table(large, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_tables_that_cannot_be_written(tmp_path: Path) -> None:
