@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import orjson
 
-from db.collections import COLLECTIONS, VALIDATIONS, Collection, D, Query, batched
-from db.documents import Document
+from db.collections import COLLECTIONS, Collection, D, Query, batched
+from db.documents import FINISHED, Document, ValidationDoc
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
 
 Progress = Callable[[str, int], None]
+WITH_RESULT = (*FINISHED, "screened")  # states of runs, candidates, calculations and rounds
 
 
 class Source(Protocol):
@@ -65,8 +66,9 @@ def copy_store(
 ) -> list[Copied]:
     """Copy all documents and raw data; the target's other documents stay.
 
-    A document of the same key is replaced; of a calculation the target's runs that asked for it
-    are kept.
+    A document of the same key is replaced, but what has a result (a calculation, a candidate, a
+    run or a round) is not replaced by what has none; of a calculation the target's runs that asked
+    for it are kept.
 
     What is in the target already and equal is not written again, so that a copy that was
     interrupted goes on where it stopped.
@@ -87,7 +89,7 @@ def copy_store(
     Raises
     ------
     StoreError
-        If the target, read again, does not hold what the source does.
+        If the target, read again, does not hold what it should.
     """
     report = [_copy_collection(source, target, c, progress) for c in COLLECTIONS]
     return [*report, _copy_blobs(source, target, progress)]
@@ -105,11 +107,9 @@ def _copy_collection(
     progress: Progress | None,
 ) -> Copied:
     copied = Copied(collection.name)
-    query = Query(collection, with_structure=True)
-    for documents in batched(source.find(query), BATCH):
-        batch = _also_asked_for(target, collection, documents)
-        present = _digests(target, collection, batch)
-        missing = [d for d in batch if present.get(collection.key(d)) != _digest(d)]
+    for batch, present in _merged(source, target, collection):
+        digests = {key: _digest(document) for key, document in present.items()}
+        missing = [d for d in batch if digests.get(collection.key(d)) != _digest(d)]
         target.upsert(collection, missing, "replace")
         copied.documents += len(batch)
         copied.written += len(missing)
@@ -123,13 +123,11 @@ def _copy_collection(
 def _verify(
     source: Source, target: ScreeningStore, collection: Collection[Any], copied: int
 ) -> str:
-    """Checksum of the source's documents, after the target's was found to be the same."""
+    """Checksum of what the target is to hold, after that of what it holds was the same."""
     source_sum = target_sum = in_source = in_target = 0
-    for documents in batched(source.find(Query(collection, with_structure=True)), BATCH):
-        batch = _also_asked_for(target, collection, documents)
-        present = _digests(target, collection, batch)
+    for batch, present in _merged(source, target, collection):
         source_sum += sum(map(_digest, batch))
-        target_sum += sum(present.values())
+        target_sum += sum(map(_digest, present.values()))
         in_source += len(batch)
         in_target += len(present)
     if source_sum != target_sum or in_source != in_target or in_source != copied:
@@ -141,30 +139,30 @@ def _verify(
     return _as_text(source_sum)
 
 
-def _also_asked_for(
-    target: ScreeningStore, collection: Collection[Any], documents: list[Any]
-) -> list[Any]:
-    """Calculations as they are, and asked for also by the runs that the target knows of."""
-    if collection is not VALIDATIONS:
-        return documents
-    keys = [collection.key(document) for document in documents]
-    runs = {collection.key(d): d.run_ids for d in target.lookup(VALIDATIONS, keys)}
-    return [
-        d.model_copy(update={"run_ids": list(dict.fromkeys([*d.run_ids, *known]))})
-        if (known := runs.get(collection.key(d)))
-        else d
-        for d in documents
-    ]
+def _merged(
+    source: Source, target: ScreeningStore, collection: Collection[Any]
+) -> Iterator[tuple[list[Any], dict[Any, Any]]]:
+    """What the target is to hold of the source, and what it holds of that, batch by batch."""
+    key = collection.key
+    for documents in batched(source.find(Query(collection, with_structure=True)), BATCH):
+        found = target.lookup(collection, map(key, documents), with_structure=True)
+        present = {key(document): document for document in found}
+        yield [_merge(document, present.get(key(document))) for document in documents], present
 
 
-def _digests(
-    store: ScreeningStore, collection: Collection[Any], documents: list[Any]
-) -> dict[Any, int]:
-    keys = [collection.key(document) for document in documents]
-    return {
-        collection.key(document): _digest(document)
-        for document in store.lookup(collection, keys, with_structure=True)
-    }
+def _merge(document: Any, known: Any | None) -> Any:
+    """What the target is to hold where it knows a document of the same key."""
+    if known is None:
+        return document
+    kept = known if _has_result(known) and not _has_result(document) else document
+    if not isinstance(kept, ValidationDoc):
+        return kept
+    asked = list(dict.fromkeys([*document.run_ids, *known.run_ids]))
+    return kept.model_copy(update={"run_ids": asked})
+
+
+def _has_result(document: Any) -> bool:
+    return getattr(document, "state", None) in WITH_RESULT
 
 
 def _digest(document: Document) -> int:

@@ -26,6 +26,8 @@ def copy(
 ) -> None:
     """Copy everything from SOURCE to TARGET and check it; again goes on where it stopped.
 
+    Documents of the same key are replaced, but no result by what has none.
+
     Documents that cannot be read are named and left out, and the command exits with 1.
     """
     from dataclasses import asdict

@@ -10,6 +10,7 @@ import pytest
 
 from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Query
 from db.copy import checksum, copy_store
+from db.documents import Document
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH, ScreeningStore
@@ -25,6 +26,11 @@ def fill(store: ScreeningStore) -> None:
     reference = store.put_raw_dos({"energies": [0.1, 0.2], "densities": {"1": [1.0, 2.0]}})
     store.upsert_validations(validation(i, raw_dos=reference) for i in range(3))
     store.put_round(round_document())
+
+
+def put(store: ScreeningStore, document: Document) -> None:
+    (collection,) = (c for c in COLLECTIONS if c.document is type(document))
+    store.upsert(collection, [document], "replace")
 
 
 def everything(store: ScreeningStore) -> dict[str, dict[Any, Any]]:
@@ -75,6 +81,40 @@ def test_a_copy_replaces_what_differs_and_keeps_the_rest(
     assert everything(other)["predictions"] == {
         d.key: d for d in (prediction(1), prediction(2), prediction(3))
     }
+
+
+WITHOUT_RESULT = {
+    "open": ("running", "pending", "queued", "scoring"),
+    "failed": ("failed", "failed", "failed", "failed"),
+}
+
+
+@pytest.mark.parametrize("states", WITHOUT_RESULT.values(), ids=WITHOUT_RESULT)
+@pytest.mark.parametrize("back", [False, True], ids=["to_file", "from_file"])
+def test_a_copy_replaces_no_result_by_what_has_none(
+    store: ScreeningStore, other: ScreeningStore, back: bool, states: tuple[str, ...]
+) -> None:
+    source, target = (other, store) if back else (store, other)
+    of_run, of_candidate, of_validation, of_round = states
+    put(source, run(state=of_run))
+    put(source, candidate(1, state=of_candidate, reason=of_candidate, gap=None))
+    put(source, validation(1, state=of_validation, spectrum=None, run_ids=["run-0"]))
+    put(source, round_document(state=of_round))
+    done = (
+        run(state="done"),
+        candidate(1, state="screened"),
+        validation(1),
+        round_document(state="done"),
+    )
+    for document in done:
+        put(target, document)
+    held = everything(target)
+    copy_store(source, target)
+    asked = validation(1, run_ids=["run-0", "run-1"])
+    assert everything(target) == held | {"validations": {asked.key: asked}}
+    assert {copied.written for copied in copy_store(source, target)} == {0}
+    copy_store(target, source)  # what has a result replaces what has none
+    assert everything(source) == everything(target)
 
 
 @pytest.mark.slow
