@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,7 +57,7 @@ def paper_data(store: ScreeningStore, run: Run) -> PaperData:
         grid=next(iter(predictions.values())).grid if predictions else EDOS_GRID,
         held_out={name: _of_held_out(spectra) for name, spectra in held_out.items()},
         validated=_of_run(compared, predictions, validations),
-        engines=_engines(validations[c.material_id] for c in compared),
+        engines={_name(c): _engine(validations[c.material_id]) for c in compared},
         positives=[
             (_name(c), _panel(c, predictions[c.material_id], validations.get(c.material_id)))
             for c in positives
@@ -174,9 +172,8 @@ def _threshold(criterion: Criterion) -> float | None:
     return float(criterion.criteria.max_dos)
 
 
-def _engines(validations: Iterator[ValidationDoc] | Any) -> str:
-    counted = Counter(f"{document.engine}, {document.recipe}" for document in validations)
-    return "; ".join(f"{name}: {n}" for name, n in sorted(counted.items()))
+def _engine(validation: ValidationDoc) -> str:
+    return f"{validation.engine}, {validation.recipe}"
 
 
 def _confirmed(store: ScreeningStore, run: Run) -> str:

@@ -6,7 +6,8 @@ shows, of which data, and of how many materials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -133,8 +134,8 @@ class PaperData:
         the run's is the first. They are the same materials for all.
     validated : Comparison
         The materials of the run that DFT has calculated.
-    engines : str
-        What they were calculated with, in words.
+    engines : mapping of str to str
+        What each of them was calculated with, in words, by its name.
     positives : sequence of (str, EdosPanel)
         The predicted positives with their names, those with DFT first; each group by falling score.
     max_dos : float or None
@@ -154,7 +155,7 @@ class PaperData:
     grid: EnergyGrid
     held_out: Mapping[str, Comparison]
     validated: Comparison
-    engines: str
+    engines: Mapping[str, str]
     positives: Sequence[tuple[str, EdosPanel]]
     max_dos: float | None
     confirmed: str
@@ -366,7 +367,8 @@ def draw_validated(data: PaperData) -> tuple[Figure, str]:
     if not len(data.validated):
         raise NoDataError(data.missing["validated"])
     n = len(data.validated)
-    whose = f"{n} material{'s' * (n != 1)} of run {data.run_id} ({data.engines})"
+    engines = _engines(data, data.validated.names)
+    whose = f"{n} material{'s' * (n != 1)} of run {data.run_id} ({engines})"
     return _draw_examples(data.validated, whose)
 
 
@@ -444,14 +446,21 @@ def _legend(figure: Figure, axes: Axes, panels: Sequence[EdosPanel], columns: in
     )
 
 
+def _engines(data: PaperData, names: Iterable[str]) -> str:
+    """What these materials were calculated with, and how many of them."""
+    counted = Counter(data.engines[name] for name in names)
+    return "; ".join(f"{engine}: {n}" for engine, n in sorted(counted.items()))
+
+
 def _positives_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
-    n_dft = sum(panel.dft is not None for panel in panels)
+    shown = data.positives[: len(panels)]
+    calculated = [name for name, panel in shown if panel.dft is not None]
+    grey = f"{len(calculated)} of them with that of DFT (grey; {_engines(data, calculated)})"
     what = "phonon DOS" if axis_labels(data.grid) == PHONON_LABELS else "eDOS"
     which = "all" if len(panels) == len(data.positives) else f"{len(panels)}"
-    dft = f"{n_dft} of them with that of DFT (grey; {data.engines})" if n_dft else "without DFT"
     words = [
         f"Predicted {what} (blue) of {which} of the {len(data.positives)} predicted positives of "
-        f"run {data.run_id} by {data.judges}, {dft}.",
+        f"run {data.run_id} by {data.judges}, {grey if calculated else 'without DFT'}.",
         "Those with DFT come first, whatever it says; each group by falling score.",
     ]
     if any(panel.predicted_gap for panel in panels):
@@ -460,7 +469,7 @@ def _positives_caption(data: PaperData, panels: Sequence[EdosPanel]) -> str:
         words.append("Hatched: gap by DFT.")
     if data.max_dos is not None:
         words.append(f"Dashed: the threshold, {data.max_dos:g} states/eV/cell.")
-    names = [markdown(name) for name, _ in data.positives[: len(panels)]]
+    names = [markdown(name) for name, _ in shown]
     listed = zip(ascii_lowercase, names, strict=False)
     words.append("; ".join(f"**{letter}** {name}" for letter, name in listed) + ".")
     return " ".join([*words, data.confirmed]).strip()

@@ -171,7 +171,7 @@ def test_figure_3_is_of_the_held_out_materials(data):
 def test_figure_6_has_the_positives_with_dft_first_and_both_gaps(tmp_path):
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_paper_run(store, n=7, positives=3, validated=0)
-        for i in (1, 2):
+        for i in (1, 2, 5):  # the last one is a predicted negative
             document = candidate(run.run_id, f"m-{i}", crystal(i))
             store.upsert_validations([validation(document, i == 2)])
         data = paper_data(store, run)
@@ -183,7 +183,8 @@ def test_figure_6_has_the_positives_with_dft_first_and_both_gaps(tmp_path):
     hatched = [any(patch.get_hatch() for patch in axes.patches) for axes in figure.axes]
     assert hatched == [False, True, False]
     assert "all of the 3 predicted positives" in caption
-    assert "2 of them with that of DFT" in caption
+    assert "2 of them with that of DFT (grey; gpaw, recipe-1: 2)" in caption
+    assert "3 materials of run run-1 (gpaw, recipe-1: 3)" in draw_validated(data)[1]
     assert "confirmed 1 of 2 predicted positives with a verdict" in caption
     # Clopper-Pearson's interval of 1 in 2
     assert "precision 0.01 to 0.99 (95 %)" in caption
