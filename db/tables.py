@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from db.collections import nested_models
 from db.errors import StoreError
 from db.structures import StructureArrays
-from models.writing import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,36 +55,31 @@ def to_dataframe(
     return table
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table to a .csv, .json (a list of objects) or .parquet file.
+def encode_table(table: pd.DataFrame, path: str | Path) -> bytes:
+    """A table as the content of a .csv, .json (a list of objects) or .parquet file.
 
-    Free dicts are JSON text in CSV and parquet, lists in CSV. What the file held before stays until
-    the table is written as a whole.
+    Free dicts are JSON text in CSV and parquet, lists in CSV.
 
     Parameters
     ----------
     table : DataFrame
     path : str or Path
+        Of the file, whose ending says what it is to be.
 
     Raises
     ------
     StoreError
-        If the ending is another, or the file cannot be written.
+        If the ending is another.
     """
-    path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in FORMATS:
-        raise StoreError(f"{path}: unknown ending {ending!r}; use {', '.join(FORMATS)}")
-    try:
-        with replacing(path) as unfinished:
-            if ending == ".csv":
-                table.map(_without_lists).to_csv(unfinished, index=False)
-            elif ending == ".json":
-                table.to_json(unfinished, orient="records", date_format="iso", indent=1)
-            else:
-                table.map(_without_dicts).to_parquet(unfinished, index=False)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    ending = Path(path).suffix.lower()
+    match ending:
+        case ".csv":
+            return table.map(_without_lists).to_csv(index=False).encode()
+        case ".json":
+            return table.to_json(orient="records", date_format="iso", indent=1).encode()
+        case ".parquet":
+            return table.map(_without_dicts).to_parquet(index=False)
+    raise StoreError(f"{path}: unknown ending {ending!r}; use {', '.join(FORMATS)}")
 
 
 def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:

@@ -256,7 +256,7 @@ def compared_with(validation: ValidationDoc, prediction: PredictionDoc | None) -
     prediction : PredictionDoc or None
         Of the same structure. Without it there are no errors.
     """
-    own = validation.without_other_errors(prediction and prediction.model_id)
+    own = validation.without_other_errors(None if prediction is None else prediction.model_id)
     is_known = own.prediction_model_id is not None
     if is_known or prediction is None or own.spectrum is None or own.grid != prediction.grid:
         return own

@@ -423,9 +423,15 @@ def deliver(
     from screening.cli.console import print_json, stderr, stdout
 
     if out is not None:
-        from db.tables import to_dataframe, write_table
+        from db.tables import encode_table, to_dataframe
+        from models.writing import write_whole
+        from screening.errors import ScreeningError
 
-        write_table(to_dataframe(rows, columns=[field.name for field in fields(kind)]), out)
+        table_of_rows = to_dataframe(rows, columns=[field.name for field in fields(kind)])
+        try:
+            write_whole(out, encode_table(table_of_rows, out))
+        except OSError as error:
+            raise ScreeningError(f"{out} cannot be written: {error.strerror or error}") from None
         stderr().print(f"{len(rows)} rows in {out}")
     elif as_json:
         print_json([asdict(row) for row in rows])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import sqlite3
 import uuid
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,8 @@ import pytest
 from db.collections import COLLECTIONS, Query
 from db.documents import GapDoc, ValidationDoc, Verdict
 from db.open import open_store
+from screening.cli.rows import deliver
+from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.screened_run import crystal, put_run, validation
 
@@ -173,6 +177,28 @@ def test_all_formats_hold_the_same_table(filled, tmp_path, ending):
             else:
                 assert table.loc[material_id, number] == pytest.approx(row[number])
     assert "attribution" in table.columns
+
+
+@dataclass
+class Row:
+    name: str
+    attribution: str = ""
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_a_table_on_a_full_disk_leaves_the_file_before_it(tmp_path, ending):
+    path = tmp_path / f"table.{ending}"
+    path.write_text("of before")
+    rows = [Row(uuid.uuid4().hex) for _ in range(1_000)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(ScreeningError, match=rf"table\.{ending} cannot be written: File too"):
+            deliver(Row, rows, list, path, as_json=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "of before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_empty_table_has_its_columns(filled, tmp_path):
