@@ -124,7 +124,8 @@ def write_to(path: Path) -> None:
         raise ScreeningError(f"--log {path}: {error.strerror}") from None
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
-    log.info("edos-screening %s: %s", version("edos-screening"), " ".join(sys.argv))
+    command = " ".join(sys.argv).encode(errors="backslashreplace").decode()  # any bytes of a path
+    log.info("edos-screening %s: %s", version("edos-screening"), command)
 
 
 def log_file_of_run(db: str, run_id: str) -> Path:
