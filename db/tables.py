@@ -82,6 +82,26 @@ def encode_table(table: pd.DataFrame, path: str | Path) -> bytes:
     raise StoreError(f"{path}: unknown ending {ending!r}; use {', '.join(FORMATS)}")
 
 
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table to a .csv, .json (a list of objects) or .parquet file.
+
+    Parameters
+    ----------
+    table : DataFrame
+    path : str or Path
+
+    Raises
+    ------
+    StoreError
+        If the ending is another, or the file cannot be written.
+    """
+    content = encode_table(table, path)
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     inner = nested_models(type(row)) if isinstance(row, BaseModel) else {}

@@ -26,7 +26,7 @@ from db.questions import (
     positives_to_validate,
 )
 from db.store import ScreeningStore
-from db.tables import encode_table, to_dataframe
+from db.tables import encode_table, to_dataframe, write_table
 from models.spectra.spectrum import EnergyGrid
 from tests.db.db_examples import GRID, START, candidate, gap, prediction, run, validation, verdict
 
@@ -236,19 +236,23 @@ def test_tables_are_written(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"table.{ending}"
     rows = [candidate(1, gap=gap(), origin={}), candidate(2, origin={"source": "a"}), run()]
     table = to_dataframe(rows[:2])
-    path.write_bytes(encode_table(table, path))
+    write_table(table, path)
     read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[ending]
     again = read(path)
     assert again["material_id"].tolist() == ["mp-1", "mp-2"]
     assert again["gap_upper_edge"].tolist()[0] == pytest.approx(-1 / 3)
     assert list(again.columns) == list(table.columns)
-    path.write_bytes(encode_table(to_dataframe(rows[2:]), path))
+    write_table(to_dataframe(rows[2:]), path)
     assert read(path)["run_id"].tolist() == ["run-1"]
 
 
-def test_a_table_of_another_ending_is_refused() -> None:
+def test_tables_that_cannot_be_written(tmp_path: Path) -> None:
+    table = to_dataframe([candidate()])
     with pytest.raises(StoreError, match=r"table\.xls: unknown ending '\.xls'; use \.csv"):
-        encode_table(to_dataframe([candidate()]), "table.xls")
+        encode_table(table, "table.xls")
+    for ending in ("csv", "json", "parquet"):
+        with pytest.raises(StoreError, match="cannot be written"):
+            write_table(table, tmp_path / "nowhere" / f"table.{ending}")
 
 
 # the documentation
