@@ -83,7 +83,7 @@ def encode_table(table: pd.DataFrame, path: str | Path) -> bytes:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table to a .csv, .json (a list of objects) or .parquet file.
+    """Write a table to a file, see :func:`encode_table`.
 
     Parameters
     ----------

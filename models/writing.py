@@ -13,7 +13,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Path beside `path` to write to, which takes its place at the end of the ``with`` block.
 
     After an error nothing has changed. What a killed process leaves is named after the file and
-    ends in ``.unfinished``.
+    ends in ``.unfinished``. A device or a pipe is written to itself.
 
     Examples
     --------
@@ -26,6 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> path.read_text()
     'a,b'
     """
+    if path.is_char_device() or path.is_fifo():  # which no file may replace
+        yield path
+        return
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         yield unfinished

@@ -30,3 +30,12 @@ def test_bytes_and_text_replace_what_was_there(tmp_path: Path) -> None:
         write_whole(path, content)
         assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "text")
+    assert path.is_char_device()
+    assert list(tmp_path.iterdir()) == [path]

@@ -37,16 +37,35 @@ def test_shipped_figures_are_within_their_bounds(name):
     assert figures["brier_probability"] < figures["brier_verdict"]
 
 
-@pytest.mark.parametrize("name", CALIBRATED)
-def test_probabilities_beat_verdicts_and_the_base_rate_on_all_that_was_held_out(name):
+def held_out_errors(name):
+    """Squared errors of probability and verdict of each held-out material, and the base rate's."""
     rows = [row for row in csv.DictReader(HELD_OUT.open()) if row["predictor"] == name]
     assert len(rows) >= 200
     true = np.array([row["dft_vb_gap"] == "True" for row in rows])
     verdicts = np.array([row["predicted_vb_gap"] == "True" for row in rows])
     probabilities = np.array([float(row["probability"]) for row in rows])
-    errors = [np.mean((said - true) ** 2) for said in (probabilities, verdicts.astype(float))]
-    assert errors[0] < 0.7 * errors[1]
-    assert errors[0] < true.mean() * (1 - true.mean())
+    of_probability, of_verdict = ((said * 1.0 - true) ** 2 for said in (probabilities, verdicts))
+    return of_probability, of_verdict, true.mean() * (1 - true.mean())
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_probabilities_beat_verdicts_and_the_base_rate_on_all_that_was_held_out(name):
+    of_probability, of_verdict, of_base_rate = held_out_errors(name)
+    assert of_probability.mean() < 0.7 * of_verdict.mean()
+    assert of_probability.mean() < of_base_rate
+
+
+FEW = pytest.mark.xfail(strict=True, reason="1.7 standard errors, of 277 labels")
+
+
+@pytest.mark.parametrize(
+    "name", [*CALIBRATED[:2], pytest.param("tight-binding-edos", marks=FEW, id="tight-binding")]
+)
+def test_probabilities_beat_verdicts_by_two_standard_errors(name):
+    """Of the paired difference, which a ratio would not know."""
+    of_probability, of_verdict, _ = held_out_errors(name)
+    gain = of_verdict - of_probability
+    assert gain.mean() > 2 * gain.std(ddof=1) / len(gain) ** 0.5
 
 
 def test_trust_is_made_once_for_a_criterion(tmp_path):

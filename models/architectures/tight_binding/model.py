@@ -56,7 +56,6 @@ from models.architectures.tight_binding.slater_koster import (
 from models.architectures.tight_binding.symmetry import (
     IDENTITY,
     corners,
-    parts,
     point_group,
     reduced_mesh,
     sites,
@@ -384,10 +383,9 @@ class TightBinding(StatesArchitecture):
         numbers = batch.atomic_numbers.cpu().split(batch.n_nodes.tolist())
         samples = []
         for lattice, z, crystal in zip(lattices, numbers, crystals, strict=True):
-            center, neighbor = crystal.center.cpu().numpy(), crystal.neighbor.cpu().numpy()
-            places = sites(len(z), center, neighbor, crystal.steps.cpu().numpy())
-            # All parts are at the origin, but none may be mapped onto another.
-            kinds = z.numpy() + 128 * parts(len(z), center, neighbor)
+            bonds = (x.cpu().numpy() for x in (crystal.center, crystal.neighbor, crystal.steps))
+            places, part = sites(len(z), *bonds)
+            kinds = z.numpy() + 128 * part  # no part, all at the origin, is mapped onto another
             rotations = point_group(lattice, places, kinds) if turned else IDENTITY
             finer = max(1.0, (_SMALL / len(z)) ** (1 / 3))  # it costs little
             coarse = min(self.config.mesh, self.config.computed_mesh)

@@ -12,8 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from models.architectures.tight_binding.bands import mesh_indices
@@ -131,21 +129,10 @@ def corners(lattice: np.ndarray) -> np.ndarray:
     return np.zeros((0, 3))
 
 
-def parts(n_atoms: int, center: np.ndarray, neighbor: np.ndarray) -> np.ndarray:
-    """Which of the parts that no bond joins each atom belongs to, shape (n_atoms,).
-
-    Parameters
-    ----------
-    n_atoms : int
-    center, neighbor : ndarray, shape (E,), int
-    """
-    bonds = coo_array((np.ones(len(center)), (center, neighbor)), shape=(n_atoms, n_atoms))
-    part: np.ndarray = connected_components(bonds, directed=False)[1]
-    return part
-
-
-def sites(n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Fractional coordinates of atoms, from bonds, shape (n_atoms, 3).
+def sites(
+    n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fractional coordinates of atoms, from bonds, and the part that each belongs to.
 
     Parts of a crystal that no bond joins begin at the origin, each of them.
 
@@ -155,6 +142,12 @@ def sites(n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndar
     center, neighbor : ndarray, shape (E,), int
     steps : ndarray, shape (E, 3)
         From centre to neighbour, in units of the lattice vectors.
+
+    Returns
+    -------
+    ndarray, shape (n_atoms, 3)
+    ndarray, shape (n_atoms,), int
+        The first atom of the part.
     """
     between = np.zeros((n_atoms, n_atoms, 3))
     joined = np.zeros((n_atoms, n_atoms), bool)
@@ -162,16 +155,16 @@ def sites(n_atoms: int, center: np.ndarray, neighbor: np.ndarray, steps: np.ndar
         between[one, other] = step
         joined[one, other] = True
     places = np.zeros((n_atoms, 3))
-    not_reached = np.ones(n_atoms, bool)
+    part = np.full(n_atoms, -1)
     for root in range(n_atoms):
-        queue = [root] if not_reached[root] else []
-        not_reached[root] = False
+        queue = [root] if part[root] < 0 else []
+        part[queue] = root
         for atom in queue:
-            found = np.flatnonzero(joined[atom] & not_reached)
+            found = np.flatnonzero(joined[atom] & (part < 0))
             places[found] = places[atom] + between[atom, found]
-            not_reached[found] = False
+            part[found] = root
             queue.extend(found.tolist())
-    return places
+    return places, part
 
 
 def point_group(lattice: np.ndarray, places: np.ndarray, numbers: np.ndarray) -> np.ndarray:

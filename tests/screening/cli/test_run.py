@@ -258,6 +258,8 @@ def test_candidates_lists_and_exports(screen, table, tmp_path):
     assert {"score", "gap_width", "energy_above_hull", "structure_hash"} <= rows[0].keys()
     one_line(screen("candidates", "--sort", "beauty"), "beauty")
     one_line(screen("candidates", "--db", "other.sqlite"), "other.sqlite")
+    (tmp_path / "full.csv").symlink_to("/dev/full")
+    one_line(screen("candidates", "--out", "full.csv"), "No space left on device")
     one_line(screen("candidates", "--out", "all.docx"), ".csv, .json, .parquet")
 
 

@@ -38,7 +38,7 @@ CUBIC = integrals_of(Crystal(3.0 * np.eye(3), [[0, 0, 0]], [11]), 3.1, [S], {})
 
 def sample_of(integrals: Integrals, sizes: Sizes, fine: Sizes) -> Sample:
     ends = integrals.center.numpy(), integrals.neighbor.numpy()
-    places = sites(len(integrals.onsite), *ends, integrals.steps.numpy())
+    places, _ = sites(len(integrals.onsite), *ends, integrals.steps.numpy())
     return Sample.of(integrals, places, reduced_mesh(sizes, IDENTITY), fine)
 
 

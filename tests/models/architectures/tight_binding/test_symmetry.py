@@ -12,7 +12,6 @@ from models.architectures.tight_binding.symmetry import (
     IDENTITY,
     SYMPREC,
     corners,
-    parts,
     point_group,
     reduced_mesh,
     sites,
@@ -35,7 +34,7 @@ def sites_of(crystal: Crystal) -> np.ndarray:
     with torch.inference_mode():
         bonds = next(small().integrals(graphs([crystal])))
     ends = bonds.center.numpy(), bonds.neighbor.numpy()
-    return sites(len(crystal), *ends, bonds.steps.numpy())
+    return sites(len(crystal), *ends, bonds.steps.numpy())[0]
 
 
 def rotations_of(crystal: Crystal) -> np.ndarray:
@@ -58,7 +57,9 @@ def test_bonds_tell_where_the_atoms_are(seed: int) -> None:
 def test_parts_that_no_bond_joins_begin_at_the_origin() -> None:
     ends, steps = np.array([[1, 3], [2, 0]]), np.array([[0.25, 0, 0], [0, 0.5, 0]])
     expected = [[0, 0, 0], [0, 0, 0], [0.25, 0, 0], [0, -0.5, 0]]
-    np.testing.assert_array_equal(sites(4, *ends, steps), expected)
+    places, part = sites(4, *ends, steps)
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(part, [0, 1, 1, 0])
 
 
 CRYSTALS = {
@@ -189,7 +190,5 @@ def test_a_part_of_a_crystal_does_not_stand_for_another() -> None:
             for turned in (True, False)
         )
         taken, expected = (levels(integrals, of.points)[of.point] for of in (mesh, every))
-    part = parts(5, integrals.center.numpy(), integrals.neighbor.numpy())
-    np.testing.assert_array_equal(part, [0, 1, 0, 0, 1])
     assert len(rotations_of(crystal)) == 16  # one too many where parts are not told apart
     torch.testing.assert_close(taken, expected, atol=5e-3, rtol=1e-3)
