@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +31,13 @@ def screen(tmp_path, monkeypatch, capsys) -> Callable[..., Outcome]:
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["screen", *map(str, arguments)])
         code = 0
+        hearing = signal.getsignal(signal.SIGINT)
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:  # a command that was interrupted ends deaf to another Ctrl-C; this process goes on
+            signal.signal(signal.SIGINT, hearing)
         out, err = capsys.readouterr()
         assert "Traceback" not in err + out
         return Outcome(code, out, err)

@@ -75,13 +75,12 @@ def test_key_file_that_is_not_there(no_key, tmp_path):
 
 
 def test_no_network(key, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     naps = []
-    with pytest.raises(ScreeningError, match="cannot reach the Materials Project") as e:
-        open_source(
-            "mp", endpoint=f"http://127.0.0.1:{port}/", cache_dir=tmp_path, sleep=naps.append
-        )
+    with socket.socket() as silent:  # holds its port, so that no other test's server gets it
+        silent.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with pytest.raises(ScreeningError, match="cannot reach the Materials Project") as e:
+            open_source("mp", endpoint=endpoint, cache_dir=tmp_path, sleep=naps.append)
     assert naps == [2, 4]
     assert KEY not in str(e.value)
 
