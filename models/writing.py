@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Path beside `path` to write to, which takes its place at the end of the ``with`` block.
 
-    After an error nothing has changed. What a killed process leaves is named after the file and
-    ends in ``.unfinished``. A device or a pipe is written to itself.
+    After an error nothing has changed, and where the disk is full the error names the file. What
+    a killed process leaves is named after the file and ends in ``.unfinished``. A device or a pipe
+    is written to itself.
 
     Examples
     --------
@@ -27,14 +29,27 @@ def replacing(path: Path) -> Iterator[Path]:
     'a,b'
     """
     if path.is_char_device() or path.is_fifo():  # which no file may replace
-        yield path
+        with _naming(path):
+            yield path
         return
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with _naming(path):
+            yield unfinished
+            unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file it was that a disk had no room for; the system's error does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

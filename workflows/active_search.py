@@ -48,7 +48,7 @@ from workflows.learning import (
     learn,
     lineage,
 )
-from workflows.plan import CHOICES, choose_validation, record_plan
+from workflows.plan import CHOICES, check_calculable, choose_validation, record_plan
 from workflows.runs import find_run, new_run_id
 from workflows.screening import finish, in_shards, rescore
 from workflows.stores import open_reference, store_reference
@@ -192,12 +192,13 @@ def round_of_validations(
     Raises
     ------
     ScreeningError
-        If the run is not done, or has no calculations.
+        If the run is not done, has no calculations, or can have none.
     """
     unfinished = _unfinished(store, run)
     if unfinished is not None and (unfinished.choice is not None or _has_learned(unfinished)):
         return unfinished
     _done(run)
+    check_calculable(run)
     checkpoint_of(run)
     validations = list(store.validations(run_id=run.run_id))
     if not validations:

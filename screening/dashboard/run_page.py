@@ -21,6 +21,7 @@ from screening.errors import ScreeningError
 from screening.report.charts import element_chart, funnel_chart, hull_chart
 from screening.report.words import count_rows, criterion_name, figure_rows, has_gaps
 from workflows.metrics import run_metrics
+from workflows.plan import check_calculable
 from workflows.reporting import Screened, all_screened
 
 DRAWN_POSITIVES = 5000  # in a chart
@@ -170,6 +171,7 @@ def _stability(screened: Screened, run: Run) -> Chart | list[Component]:
 def _rightness(store: ScreeningStore, run: Run) -> list[Component]:
     shown: list[Component] = []
     try:
+        check_calculable(run)
         known = run_metrics(store, run)
     except ScreeningError as error:  # the charts are there all the same
         return [html.P(f"{error}.")]

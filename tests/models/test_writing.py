@@ -35,7 +35,8 @@ def test_bytes_and_text_replace_what_was_there(tmp_path: Path) -> None:
 def test_a_device_is_written_to(tmp_path: Path) -> None:
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         write_whole(path, "text")
     assert path.is_char_device()
+    assert error.value.filename == str(path)
     assert list(tmp_path.iterdir()) == [path]
