@@ -1,13 +1,20 @@
 """From integrals to spectra: Hamiltonians on a mesh, levels, their filling, and their density.
 
-The orbitals are orthogonal, so that the levels at a wave vector k are the eigenvalues of
+The levels of orthogonal orbitals at a wave vector k are the eigenvalues of
 
     H_ab(k) = delta_ab eps_a + sum over bonds of exp(i k r) V_ab(r),
 
 r from the atom of orbital a to that of b (J. C. Slater and G. F. Koster, Phys. Rev. 94, 1498
-(1954)). Every level holds two electrons; the number of electrons decides how far they are filled,
-so where the band edges or the Fermi level are is not learned. All of it can be differentiated by
-the integrals.
+(1954)). Those of orbitals that overlap by S are the eigenvalues of A H A with A = S^(-1/2) (P.-O.
+Löwdin, J. Chem. Phys. 18, 365 (1950)). Not S is learned but what is left of A without 1, which
+to first order is half of the overlap of neighbours, with the other sign:
+
+    A_ab(k) = delta_ab + sum over bonds of exp(i k r) X_ab(r).
+
+So antibonding levels rise by more than bonding ones fall, second neighbours interact, and there are
+levels whatever X is. Every level holds two electrons; the number of electrons decides how far they
+are filled, so where the band edges or the Fermi level are is not learned. All of it can be
+differentiated by the integrals.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from models.architectures.parts.eigenvalues import at_once, eigenvalues, padded_
 from models.architectures.tight_binding.derivatives import (
     BlochSum,
     levels_of,
+    orthogonalized,
     share_below,
     smeared,
 )
@@ -123,6 +131,8 @@ class Integrals:
         Which of the 10 n orbitals there are.
     flat : Tensor, shape (F,)
         Levels that are the same at every wave vector.
+    mixing : Tensor, shape (E, 10, 10), optional
+        Half of what each bond adds to A, without a unit; None if orbitals do not overlap.
     """
 
     onsite: Tensor
@@ -132,10 +142,13 @@ class Integrals:
     steps: Tensor
     orbitals: Tensor
     flat: Tensor
+    mixing: Tensor | None = None
 
 
 def hamiltonians(integrals: Integrals, points: Tensor) -> Tensor:
     """Hamiltonians at some wave vectors, complex and Hermitian, shape (Q, M, M), in eV.
+
+    Those of orbitals that overlap are A H A.
 
     Parameters
     ----------
@@ -143,12 +156,17 @@ def hamiltonians(integrals: Integrals, points: Tensor) -> Tensor:
         In units of the reciprocal vectors.
     """
     bonds = _bloch_sum(integrals)
-    return bonds.matrices(_halves(integrals), bonds.phases(points))
+    phases = bonds.phases(points)
+    return orthogonalized(*(bonds.matrices(part, phases) for part in halves(integrals)))
 
 
-def _halves(integrals: Integrals) -> Tensor:
-    """What each atom and each bond adds to half of a Hamiltonian, shape (n + E, 100)."""
-    return torch.cat([integrals.onsite, integrals.hopping]).flatten(1)
+def halves(integrals: Integrals) -> list[Tensor]:
+    """What each atom and bond adds to half of H, and of A if orbitals overlap, (n + E, 100)."""
+    parts = [torch.cat([integrals.onsite, integrals.hopping]).flatten(1)]
+    if integrals.mixing is not None:
+        own = torch.zeros_like(integrals.onsite)
+        parts.append(torch.cat([own, integrals.mixing]).flatten(1))
+    return parts
 
 
 def _bloch_sum(integrals: Integrals) -> BlochSum:
@@ -169,8 +187,8 @@ def levels(integrals: Integrals, points: Tensor) -> Tensor:
     points : Tensor, shape (Q, 3)
         In units of the reciprocal vectors.
     """
-    bonds, halves = _bloch_sum(integrals), _halves(integrals)
-    parts = [levels_of(halves, bonds, some) for some in _chunks(integrals, points)]
+    bonds, of_bonds = _bloch_sum(integrals), halves(integrals)
+    parts = [levels_of(bonds, some, *of_bonds) for some in _chunks(integrals, points)]
     return with_flat(torch.cat(parts), integrals)
 
 

@@ -63,6 +63,8 @@ class TightBindingConfig(ArchitectureConfig):
         Whether each step of the training shifts that mesh at random.
     diffuse : bool
         Whether atoms have the diffuse s*, for the continuum.
+    overlap : bool
+        Whether orbitals of neighbours overlap, see :mod:`.bands`.
     loss_weights : LossWeights
     max_orbitals : int
         Cells with more orbitals are refused: the time of a matrix grows with the cube of them,
@@ -88,6 +90,7 @@ class TightBindingConfig(ArchitectureConfig):
     training_mesh: float = Field(11.0, gt=0)
     shifted: bool = True
     diffuse: bool = True
+    overlap: bool = False
     loss_weights: LossWeights = LossWeights()
     max_orbitals: int = Field(2500, gt=0)
     kernel: float = Field(0.0, ge=0, le=1)

@@ -119,20 +119,45 @@ class BlochSum:
         return 2 * (phases @ sums).flatten(0, 1).index_select(0, self.place)
 
 
-def levels_of(halves: Tensor, bonds: BlochSum, points: Tensor) -> Tensor:
+def orthogonalized(hamiltonian: Tensor, mixing: Tensor | None = None) -> Tensor:
+    """Hamiltonians A H A of orbitals that overlap, with A = 1 + X, shape (Q, M, M).
+
+    Parameters
+    ----------
+    hamiltonian : Tensor, shape (Q, M, M)
+    mixing : Tensor, shape (Q, M, M), optional
+        X; without, orbitals are orthogonal.
+    """
+    if mixing is None:
+        return hamiltonian
+    a = _one_plus(mixing)
+    return a @ hamiltonian @ a
+
+
+def _one_plus(matrices: Tensor) -> Tensor:
+    return matrices + torch.eye(matrices.shape[-1]).to(matrices)
+
+
+def levels_of(
+    bonds: BlochSum, points: Tensor, halves: Tensor, mixing: Tensor | None = None
+) -> Tensor:
     """Levels at some wave vectors, rising, shape (Q, M).
 
     Parameters
     ----------
-    halves : Tensor, shape (E, 100)
-        See :meth:`BlochSum.matrices`.
     bonds : BlochSum
     points : Tensor, shape (Q, 3)
+    halves : Tensor, shape (E, 100)
+        Of Hamiltonians, see :meth:`BlochSum.matrices`.
+    mixing : Tensor, shape (E, 100), optional
+        The same of X, see :func:`orthogonalized`.
     """
     if torch.is_grad_enabled() and halves.requires_grad:
-        levels: Tensor = _Levels.apply(halves, bonds, points)
+        levels: Tensor = _Levels.apply(bonds, points, halves, mixing)
         return levels
-    return torch.linalg.eigvalsh(bonds.matrices(halves, bonds.phases(points)))
+    phases = bonds.phases(points)
+    parts = [halves] if mixing is None else [halves, mixing]
+    return torch.linalg.eigvalsh(orthogonalized(*(bonds.matrices(x, phases) for x in parts)))
 
 
 class _Levels(torch.autograd.Function):
@@ -142,21 +167,34 @@ class _Levels(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, halves: Tensor, bonds: BlochSum, points: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, bonds: BlochSum, points: Tensor, halves: Tensor, mixing: Tensor | None
+    ) -> Tensor:
         """See :func:`levels_of`."""
-        phases = bonds.phases(points)
-        levels, states = torch.linalg.eigh(bonds.matrices(halves, phases))
-        ctx.bonds = bonds
-        ctx.save_for_backward(phases, states)
+        ctx.bonds, phases = bonds, bonds.phases(points)
+        matrices = bonds.matrices(halves, phases)
+        if mixing is None:
+            levels, states = torch.linalg.eigh(matrices)
+            ctx.save_for_backward(phases, states)
+        else:
+            a = _one_plus(bonds.matrices(mixing, phases))
+            levels, states = torch.linalg.eigh(a @ matrices @ a)
+            ctx.save_for_backward(phases, states, matrices, a)
         return levels
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """By the halves."""
-        phases, states = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        """By the halves of H and X."""
+        phases, states, *overlapping = ctx.saved_tensors
         density = (states * gradient[:, None, :]) @ states.mH
-        return ctx.bonds.halves(density, phases), None, None
+        if not overlapping:
+            return None, None, ctx.bonds.halves(density, phases), None
+        matrices, a = overlapping  # tr(D d(A H A)) = tr(A D A dH) + tr((H A D + D A H) dA)
+        turned = a @ density
+        by_mixing = matrices @ turned
+        by_halves = ctx.bonds.halves(turned @ a, phases)
+        return None, None, by_halves, ctx.bonds.halves(by_mixing + by_mixing.mH, phases)
 
 
 def smeared(

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.architectures.tight_binding.bands import Integrals, levels, states_below
+from models.architectures.tight_binding.bands import Integrals, halves, levels, states_below
+from models.architectures.tight_binding.derivatives import orthogonalized
 from models.architectures.tight_binding.slater_koster import N_ORBITALS
 from models.architectures.tight_binding.symmetry import ReducedMesh
 
@@ -101,21 +102,30 @@ def computed(integrals: Integrals, sample: Sample) -> Tensor:
     mesh, size, (cells, place) = sample.mesh, len(integrals.orbitals), sample.by_cell
     if len(cells) * size**2 > _MOST:
         return levels(replace(integrals, flat=integrals.flat[:0]), mesh.points.to(integrals.steps))
-    numbers = torch.cat([integrals.onsite.flatten(), integrals.hopping.flatten()])
-    halves = numbers.new_zeros(len(cells) * size**2 + 1)
-    halves = halves.index_add_(0, place, numbers)[:-1].view(-1, size, size)
-    angles = 2 * math.pi * (mesh.points @ cells.float().T).to(halves)
+    parts = []
+    for of_bonds in halves(integrals):
+        summed = of_bonds.new_zeros(len(cells) * size**2 + 1).index_add_(
+            0, place, of_bonds.flatten()
+        )
+        parts.append(summed[:-1].view(-1, size, size))
+    angles = 2 * math.pi * (mesh.points @ cells.float().T).to(parts[0])
     real, rest = angles[: mesh.n_real], angles[mesh.n_real :]
-    even = (halves + halves.mT).flatten(1)
+    at_once = max(1, _CHUNK // size**2)
+    even = [(part + part.mT).flatten(1) for part in parts]
     energies = [
-        torch.linalg.eigvalsh((some.cos() @ even).view(-1, size, size))
-        for some in real.split(max(1, _CHUNK // size**2))
+        torch.linalg.eigvalsh(
+            orthogonalized(*((some.cos() @ e).view(-1, size, size) for e in even))
+        )
+        for some in real.split(at_once)
     ]
     if len(rest):
-        odd = (halves - halves.mT).flatten(1)
-        for some in rest.split(max(1, _CHUNK // size**2)):
-            matrices = torch.complex(some.cos() @ even, some.sin() @ odd)
-            energies.append(torch.linalg.eigvalsh(matrices.view(-1, size, size)))
+        odd = [(part - part.mT).flatten(1) for part in parts]
+        for some in rest.split(at_once):
+            matrices = (
+                torch.complex(some.cos() @ e, some.sin() @ o).view(-1, size, size)
+                for e, o in zip(even, odd, strict=True)
+            )
+            energies.append(torch.linalg.eigvalsh(orthogonalized(*matrices)))
     return torch.cat(energies)
 
 

@@ -87,9 +87,9 @@ class TightBinding(StatesArchitecture):
     21 Slater-Koster integrals, which begin with Harrison's powers of the distance, and its part in
     the crystal field of its two ends. The spectrum is that of the levels of this Hamiltonian. The
     electrons of the atoms fill them, so that metal or insulator, band edges and Fermi level
-    follow; only energies are learned. Its limits: orbitals are orthogonal, there is no spin, charge
-    moves levels only as far as that is learned, and what ten orbitals lack of the continuum is left
-    to the broadening.
+    follow; only energies are learned, and with `overlap` how orbitals overlap. Its limits: there is
+    no spin, charge moves levels only as far as that is learned, and what ten orbitals lack of the
+    continuum is left to the broadening.
 
     Its logits are logarithms of states/eV/cell: softmax makes the shape of them, and no second
     model is needed for the scale. Needs graphs with edge vectors and `NEIGHBORS` neighbours.
@@ -434,8 +434,11 @@ class TightBinding(StatesArchitecture):
         member = member or self.networks[0]
         atoms, bonds = self._atoms(batch), self._bonds(batch)
         energies: Energies = member(atoms, bonds)
-        of_bonds = torch.cat([energies.integrals, energies.field])
-        between, own = blocks(bonds.direction.repeat(2, 1), 0.5 * of_bonds).chunk(2)
+        of_bonds = [energies.integrals, energies.field]
+        if energies.mixing is not None:
+            of_bonds.append(energies.mixing)
+        directions = bonds.direction.repeat(len(of_bonds), 1)
+        between, own, *mixing = blocks(directions, 0.5 * torch.cat(of_bonds)).chunk(len(of_bonds))
         diagonal = torch.diag_embed(0.5 * energies.levels[:, list(SHELL_OF_ORBITAL)])
         diagonal = diagonal.index_add(0, bonds.center, own)
         n_bonds = bonds.graph.bincount(minlength=len(batch)).tolist()
@@ -445,17 +448,25 @@ class TightBinding(StatesArchitecture):
             diagonal.split(batch.n_nodes.tolist()),
             energies.flat.split(batch.n_nodes.tolist()),
             between.split(n_bonds),
+            mixing[0].split(n_bonds) if mixing else [None] * len(batch),
             bonds.center.split(n_bonds),
             bonds.neighbor.split(n_bonds),
             bonds.steps.split(n_bonds),
             first_atom,
             strict=True,
         )
-        for z, own_of, flat_of, hop, center, neighbor, steps, first in parts:
+        for z, own_of, flat_of, hop, mix, center, neighbor, steps, first in parts:
             there = ~flat_of.isnan()
             shells = (flat_of[there] if there.any() else flat_of[:0]).repeat_interleave(7)
             yield Integrals(
-                own_of, hop, center - first, neighbor - first, steps, self._orbitals(z), shells
+                own_of,
+                hop,
+                center - first,
+                neighbor - first,
+                steps,
+                self._orbitals(z),
+                shells,
+                mix,
             )
 
     def _orbitals(self, numbers: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ N_SURROUNDINGS = 6
 N_LENGTHS = 3
 _OUTLIER = 4.0
 _LARGEST = 15.0  # eV, of an integral before the network corrects it
+_MIXING = 0.036  # 1/eV: V = 1.75 E S (M. Wolfsberg, L. Helmholz, 1952), with levels E about -8 eV
 
 
 class Atoms(NamedTuple):
@@ -48,7 +49,7 @@ class Atoms(NamedTuple):
 
 
 class Energies(NamedTuple):
-    """What the Hamiltonian of N atoms and E bonds is made of, in eV.
+    """What the Hamiltonian of N atoms and E bonds is made of, in eV but for `mixing`.
 
     Parameters
     ----------
@@ -60,12 +61,15 @@ class Energies(NamedTuple):
         Of the bonds, by :data:`~.slater_koster.CHANNELS`.
     field : Tensor, shape (E, 21)
         Part of each bond in the crystal field of its centre.
+    mixing : Tensor, shape (E, 21), or None
+        What orbitals that overlap take of each other to be orthogonal; None if they are.
     """
 
     levels: Tensor
     flat: Tensor
     integrals: Tensor
     field: Tensor
+    mixing: Tensor | None
 
 
 class _Described(NamedTuple):
@@ -106,10 +110,11 @@ class Network(nn.Module):
         n_atom = n_atom + config.embedding
         self.site = _perceptron(2 * n_atom + N_SURROUNDINGS, 4 + 1, config)
         n_bond = 2 * (n_atom + N_SURROUNDINGS) + N_LENGTHS
-        self.bond = _perceptron(n_bond, 2 * n_channels, config)
+        self.bond = _perceptron(n_bond, (3 if config.overlap else 2) * n_channels, config)
         self.strength = nn.Parameter(torch.zeros(n_channels))
         self.power = nn.Parameter(torch.zeros(n_channels))
         self.decay = nn.Parameter(torch.zeros(n_channels))
+        self.mixing = nn.Parameter(torch.zeros(n_channels)) if config.overlap else None
         self.flat = nn.Parameter(torch.zeros(n_elements))
         self.broadening = nn.Parameter(torch.tensor([0.0, 0.0, 0.0]))
 
@@ -133,10 +138,23 @@ class Network(nn.Module):
         shift = described.bound[:, None] * 3 * (site + element)
         levels = atoms.levels + shift[:, :4]
         flat = atoms.flat + 5 * self.flat[atoms.numbers] + shift[:, 4]
-        correction, field = self.bond(described.bonds).float().chunk(2, 1)
-        integrals = bonds.weight[:, None] * self._law(bonds) * (1 + 2 * correction)
+        learned = self.bond(described.bonds).float().split(len(CHANNELS), dim=1)
+        law = bonds.weight[:, None] * self._law(bonds)
         near = bonds.weight * torch.exp(-3 * (bonds.ratio - 1))
-        return Energies(levels, flat, integrals, 0.5 * near[:, None] * field)
+        return Energies(
+            levels,
+            flat,
+            integrals=law * (1 + 2 * learned[0]),
+            field=0.5 * near[:, None] * learned[1],
+            mixing=self._mixing(law, *learned[2:]),
+        )
+
+    def _mixing(self, law: Tensor, *learned: Tensor) -> Tensor | None:
+        """In proportion to the integrals, as overlaps are."""
+        if self.mixing is None:
+            return None
+        (correction,) = learned
+        return law * (_MIXING + 0.1 * (self.mixing + correction))
 
     def features(self, atoms: Atoms, bonds: Bonds) -> Tensor:
         """What the network makes of the E bonds, shape (E, hidden).

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import eigh
 
 from models.architectures.tight_binding.bands import (
     FERMI_WIDTH,
@@ -79,6 +80,38 @@ def test_a_chain_of_two_orbitals_by_formula() -> None:
     mixed = (((s - p) / 2) ** 2 + (2 * HOPPING["sp"] * phase.sin()) ** 2).sqrt()
     expected = torch.stack([(s + p) / 2 - mixed, (s + p) / 2 + mixed], 1)
     torch.testing.assert_close(found, expected)
+
+
+def overlapping(integrals: Integrals, per_ev: float = -0.05) -> Integrals:
+    """With overlaps in proportion to the integrals."""
+    return replace(integrals, mixing=-0.5 * per_ev * integrals.hopping)
+
+
+def test_a_chain_of_overlapping_orbitals_by_formula() -> None:
+    """E = (eps + 2 V cos) (1 + 2 X cos)^2, whose band is wider above eps than below it."""
+    chain = Crystal(np.diag([2.5, 7.0, 7.0]), [[0, 0, 0]], [11])
+    integrals = integrals_of(chain, 3.0, [S], {S: -5.0})
+    k = torch.linspace(-0.5, 0.5, 9).double()
+    found = levels(overlapping(integrals), torch.stack([k, 0 * k, 0 * k], 1))[:, 0]
+    cosine = (2 * np.pi * k).cos()
+    x = 0.025 * HOPPING["ss"]
+    expected = (-5.0 + 2 * HOPPING["ss"] * cosine) * (1 + 2 * x * cosine) ** 2
+    torch.testing.assert_close(found, expected)
+    assert found.max() + 5 > -5 - found.min()
+
+
+def test_levels_are_those_of_the_generalised_problem() -> None:
+    """H c = E S c with S = A^-2, by SciPy."""
+    integrals = overlapping(random_integrals(2), 0.02)
+    points = torch.tensor([[0.1, 0.2, -0.3], [0.0, 0.0, 0.0]]).double()
+    plain = hamiltonians(replace(integrals, mixing=None), points)
+    assert integrals.mixing is not None
+    only_x = replace(integrals, onsite=0 * integrals.onsite, hopping=integrals.mixing, mixing=None)
+    a = torch.eye(27) + hamiltonians(only_x, points)
+    overlap = torch.linalg.inv(a @ a)
+    for found, h, s in zip(levels(integrals, points), plain, overlap, strict=True):
+        expected = eigh(h.numpy(), (s + s.mH).numpy() / 2, eigvals_only=True)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_the_s_band_of_fcc_by_formula() -> None:

@@ -28,6 +28,7 @@ from tests.models.architectures.tight_binding.test_bands import (
     HOPPING,
     S,
     integrals_of,
+    overlapping,
     random_integrals,
 )
 
@@ -49,13 +50,16 @@ def mesh_points(sizes: Sizes) -> Tensor:
     return torch.from_numpy((index.reshape(-1, 3) + 0.5) / sizes)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("n_atoms", "most"), [(1, 10**9), (3, 10**9), (2, 0)])
 def test_computed_levels_are_those_of_the_hamiltonian(
-    n_atoms: int, most: int, monkeypatch: pytest.MonkeyPatch
+    n_atoms: int, most: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At Gamma and points like it, where it is real in other phases, and elsewhere."""
     monkeypatch.setattr(interpolation, "_MOST", most)
     integrals = random_integrals(4, n_atoms)
+    if overlap:
+        integrals = overlapping(integrals, 0.02)
     sample = sample_of(integrals, (4, 2, 2), (4, 2, 2))
     expected = levels(integrals, sample.mesh.points.double())
     torch.testing.assert_close(computed(integrals, sample), expected, atol=1e-4, rtol=0)

@@ -13,7 +13,7 @@ import torch
 
 from models.architectures.interface import Architecture
 from models.architectures.registry import build_model, config_for, graphs_for, unsuited
-from models.architectures.tight_binding.bands import levels
+from models.architectures.tight_binding.bands import hamiltonians, levels
 from models.architectures.tight_binding.free_atoms import free_atoms
 from models.architectures.tight_binding.model import NEIGHBORS, TightBinding
 from models.crystal import ATOMIC_NUMBERS, Crystal
@@ -35,7 +35,7 @@ from tests.models.model_examples import OnGpu, batch_of, random_crystals, rocksa
 
 GRAPH = graphs_for("tight-binding", GraphConfig())
 SETTING = SETTINGS["sumnorm-kl"](EDOS_GRID.size)
-SMALL = {"hidden": 16, "mesh": 8.0, "training_mesh": 5.0, "dropout": 0.0}
+SMALL = {"hidden": 16, "mesh": 8.0, "training_mesh": 5.0, "dropout": 0.0, "overlap": True}
 
 
 def small(**changes: object) -> TightBinding:
@@ -231,10 +231,13 @@ def test_the_fermi_level_of_a_metal_is_that_of_all_members_that_call_it_one() ->
 
 
 def test_sharp_levels_are_counted_below_and_above_the_edges() -> None:
-    """An insulator with flat edges, and a metal: all states, and the electrons below 0."""
+    """An insulator with flat edges, and a metal: all states, and the electrons below 0.
+
+    With overlaps a network that has learned nothing knows that rock salt is an insulator.
+    """
     wide = EnergyGrid(start=-60.0, width=0.5, size=240)
     torch.manual_seed(0)
-    config = config_for("tight-binding", SMALL | {"members": 2}, SETTING, wide)
+    config = config_for("tight-binding", SMALL | {"members": 2, "overlap": False}, SETTING, wide)
     model = build_model("tight-binding", wide.size, config).eval()
     assert isinstance(model, TightBinding)
     for crystal, orbitals, electrons in ((isolated("Mg"), 10, 2), (rocksalt(), 20, 8)):
@@ -328,7 +331,9 @@ def test_the_derivative_by_parameters_is_that_of_small_changes() -> None:
         return sum((bands.levels / 5).tanh().square().mean() for bands in model.bands(batch))
 
     smooth().backward()
-    for parameter in (member.strength, member.power, member.flat, member.bond[-1].bias):
+    assert member.mixing is not None
+    learned = member.strength, member.power, member.mixing, member.flat, member.bond[-1].bias
+    for parameter in learned:
         assert parameter.grad is not None
         direction = torch.sin(torch.arange(parameter.numel()).float() + 1)
         slope = float(parameter.grad @ direction)
@@ -369,6 +374,16 @@ def test_without_diffuse_orbitals_the_others_are_the_same() -> None:
     (ten,), (nine,) = (list(small(diffuse=diffuse).integrals(batch)) for diffuse in (True, False))
     assert (levels(ten, points).shape[1], levels(nine, points).shape[1]) == (20 + 7, 18 + 7)
     assert nine.orbitals.tolist() == [i for i in ten.orbitals.tolist() if i % 10 != 9]
+
+
+def test_without_overlap_the_hamiltonian_is_that_of_orthogonal_orbitals() -> None:
+    batch, points = graphs([rocksalt()]), torch.tensor([[0.1, 0.2, 0.3]])
+    (orthogonal,) = small(overlap=False).integrals(batch)
+    assert orthogonal.mixing is None
+    (mixed,) = small().integrals(batch)
+    assert mixed.mixing is not None
+    a_h_a, h = (hamiltonians(x, points) for x in (mixed, replace(mixed, mixing=None)))
+    assert (a_h_a - h).abs().max() > 0.1  # eV
 
 
 def test_the_loss_is_the_sum_of_its_weighted_parts() -> None:
