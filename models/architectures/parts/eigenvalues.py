@@ -103,13 +103,14 @@ def tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """
     rest = matrices.clone()
     diagonal, beside = [rest[..., 0, 0].real], []
-    smallest = torch.finfo(matrices.dtype).tiny
+    smallest = 100 * math.sqrt(torch.finfo(matrices.dtype).tiny)  # squares of less vanish
     for _ in range(matrices.shape[-1] - 1):
         mirror = rest[..., 1:, :1].clone()
         length = torch.linalg.vector_norm(mirror, dim=-2, keepdim=True)
         first = mirror[..., :1, :]
         first += torch.where(first == 0, length, length * first.sgn())
-        mirror /= torch.linalg.vector_norm(mirror, dim=-2, keepdim=True).clamp_min(smallest)
+        norm = torch.linalg.vector_norm(mirror, dim=-2, keepdim=True)
+        mirror /= torch.where(length > smallest, norm, math.inf)
         rest = rest[..., 1:, 1:]
         image = rest @ mirror
         image = 2 * (image - (mirror.mH @ image) * mirror)

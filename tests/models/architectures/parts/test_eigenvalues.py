@@ -78,6 +78,18 @@ def test_bisection_finds_what_lapack_finds(n: int, dtype: torch.dtype) -> None:
     assert (found.diff(dim=-1) >= 0).all()
 
 
+@pytest.mark.parametrize("tiny", [1e-170, 1e-158, 1e-150, 1e-320])
+def test_numbers_whose_squares_vanish_are_none(tiny: float) -> None:
+    """Rounding leaves them of a matrix of low rank, on some processors."""
+    weak = tiny * torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    strong = hermitian(3, 1).real.double()
+    matrix = torch.block_diag(weak + weak.mT, strong)
+    matrix[0, 4:] = matrix[4:, 0] = tiny
+    expected = torch.linalg.eigvalsh(matrix)
+    found = bisected(*tridiagonal(matrix[None]))[0]
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=1e-14)
+
+
 def test_bisection_of_a_chain() -> None:
     """2 cos(k pi / (n + 1)) are the levels of n atoms in a row."""
     n = 30
