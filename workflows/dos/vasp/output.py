@@ -53,7 +53,7 @@ def read_dos(
         Fermi level, no eigenvalues or no integrated DOS; if its DOS does not hold NELECT electrons
         to 1 %, or its EMIN and EMAX or its bands miss the window.
     """
-    static = _vasprun(static_dir, parse_dos=False, parse_eigen=False)
+    static = _vasprun(static_dir, parse_dos=False, parse_eigen=True)
     dos = _vasprun(dos_dir, parse_dos=True, parse_eigen=True)
     _check_converged(static, f"static VASP run in {static_dir} did not reach self-consistency")
     _check_converged(dos, f"bands of the DOS run in {dos_dir} did not converge")
@@ -77,6 +77,9 @@ def read_dos(
             f"{n_electrons:g}: the run is broken, or its EMIN cuts bands off"
         )
     energies, total = _covering_below(*_averages(points, integrated), vbm)
+    # Where the static run finds no moment, MPNonSCFSet leaves spin out of the uniform one.
+    with_spin, folder = (dos, dos_dir) if dos.is_spin else (static, static_dir)
+    has_spin = bool(with_spin.is_spin)
     symbols = {site.specie.symbol for site in dos.final_structure}
     return DosDocument.checked(
         material_id=material_id,
@@ -97,10 +100,10 @@ def read_dos(
         kmesh_dos=_k_mesh(dos),
         emax=float(bands[..., -1].min()),
         wall_time=_elapsed(static_dir, dos_dir),
-        is_spin_polarized=bool(dos.is_spin),
-        magnetization=_magnetization(dos) if dos.is_spin else None,
-        largest_moment=_largest_moment(static_dir) if dos.is_spin else None,
-        warnings=tuple(remarks(symbols, bool(dos.is_spin))),
+        is_spin_polarized=has_spin,
+        magnetization=_magnetization(with_spin, folder) if has_spin else None,
+        largest_moment=_largest_moment(static_dir) if has_spin else None,
+        warnings=tuple(remarks(symbols, has_spin)),
     )
 
 
@@ -238,8 +241,9 @@ def _k_mesh(vasprun: Vasprun) -> tuple[int, int, int]:
     return n1, n2, n3
 
 
-def _magnetization(vasprun: Vasprun) -> float:
+def _magnetization(vasprun: Vasprun, folder: str | Path) -> float:
     """Moment of the cell in Bohr magnetons, from the occupations."""
+    _bands(vasprun, folder)  # refuses a run without any
     weights = np.array(vasprun.actual_kpoints_weights)
     up, down = (weights @ vasprun.eigenvalues[s][..., 1].sum(axis=1) for s in (Spin.up, Spin.down))
     return float(up - down)

@@ -269,6 +269,12 @@ def insulator(top=12.0):
     return {"bands": bands, "occupations": occupations, "dos": dos}
 
 
+def with_spin(run):
+    """The same run with two equal spin channels."""
+    channels = {name: np.repeat(values, 2, axis=0) for name, values in run.items()}
+    return channels | {"dos": channels["dos"] / 2}
+
+
 def write_pair(folder: Path, **dos_run):
     write_run(
         folder / "static", SILICON, energy=-10.84, n_electrons=8, mesh=(9, 9, 9), seconds=20.0
@@ -372,14 +378,29 @@ def test_both_spins_are_added_and_the_moment_is_counted(tmp_path):
 
 @pytest.mark.parametrize(("moment", "magnetic"), [(0.02, False), (1.5, True)])
 def test_antiferromagnet_is_magnetic_without_a_total_moment(tmp_path, moment, magnetic):
-    run = insulator()
-    half = {name: np.repeat(run[name], 2, axis=0) for name in ("bands", "occupations")}
-    static, dos = write_pair(tmp_path, dos=np.repeat(run["dos"] / 2, 2, axis=0), **half)
+    static, dos = write_pair(tmp_path, **with_spin(insulator()))
     write_run(static, SILICON, energy=-1, n_electrons=8, mesh=(9, 9, 9), moments=[moment, -moment])
     document = read_dos(static, dos, VaspDosMaker())
     assert document.magnetization == pytest.approx(0.0)
     assert document.largest_moment == moment
     assert document.is_magnetic is magnetic
+
+
+@pytest.mark.parametrize("up", [0.0, 0.25])
+def test_a_uniform_run_without_spin_after_a_static_run_with_it(tmp_path, up):
+    # MPNonSCFSet leaves spin out where no site has a moment; one between the sites stays.
+    scf = with_spin(insulator())
+    scf["occupations"][:, :, 4] += [[up], [0.0]]
+    iron = Structure(SILICON.lattice, ["Fe", "Fe"], SILICON.frac_coords)
+    facts = {"n_electrons": 8, "efermi": 5.5, "energies": ENERGIES, "energy": -1}
+    write_run(tmp_path / "static", iron, mesh=(9, 9, 9), moments=[0.01, 0.0], **facts, **scf)
+    write_run(tmp_path / "dos", iron, mesh=(9, 9, 9), **facts, **insulator())
+    document = read_dos(tmp_path / "static", tmp_path / "dos", VaspDosMaker())
+    assert document.is_spin_polarized
+    assert document.magnetization == pytest.approx(up)
+    assert document.largest_moment == 0.01
+    assert document.is_magnetic is (up > 0)
+    assert "without spin polarisation" not in " ".join(document.warnings)
 
 
 def test_dos_that_starts_above_the_window_is_padded_with_zeros(tmp_path):
@@ -602,6 +623,8 @@ def runs(monkeypatch, tmp_path):
         mesh = Kpoints.from_file("KPOINTS").kpts[0]
         given.append(Given(incar, mesh, structure, Path("CHGCAR").exists(), wall_time))
         bands = insulator(top=12.0 if incar.get("NBANDS", 0) >= 20 else 9.5)
+        if incar["ISPIN"] == 2:
+            bands = with_spin(bands) | {"moments": [0.0] * len(structure)}
         options = {"efermi": 5.5, "energies": ENERGIES, "energy": -10.84, "n_electrons": 8}
         write_run(Path(), structure, mesh=mesh, **options, **bands)
         structure.to(fmt="poscar", filename="CONTCAR")
@@ -648,14 +671,17 @@ def test_the_whole_flow_writes_the_settings_and_reads_what_comes_of_it(runs):
     assert uniform.structure.matches(SILICON)
     assert (document.material_id, document.vbm, document.cbm) == ("mp-149", 5.2, 5.8)
     assert (document.recipe, document.emax) == (maker.recipe, 12.0)
+    assert document.is_spin_polarized
+    assert document.is_magnetic is False
 
 
 def test_the_whole_flow_relaxes_twice_first(runs):
     maker = VaspDosMaker(relax=True, nbands_factor=2.5)
     document = run_with_reader(maker.make(SILICON))
     relaxations, static, uniform = runs[:2], runs[2], runs[3]
-    assert [run.incar for run in relaxations] == [RELAXATION, RELAXATION]
-    assert (static.incar, uniform.incar["ICHARG"]) == (STATIC, 11)
+    found = {"MAGMOM": [0.0, 0.0]}  # by the run before
+    assert [run.incar for run in relaxations] == [RELAXATION, RELAXATION | found]
+    assert (static.incar, uniform.incar["ICHARG"]) == (STATIC | found, 11)
     assert document.recipe == maker.recipe
 
 
