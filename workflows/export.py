@@ -46,6 +46,13 @@ ARTICLE = {
     "year": 2022,
     "doi": PAPER_DOI,
 }
+UNITS = {
+    "edos": "Spectra are in states/eV/cell, both spins, on the grid that stands beside them; "
+    "energies in eV are relative to the VBM below 0 and to the CBM above 0, or to the Fermi level "
+    "of a metal.",
+    "phdos": "Spectra are on any scale, on the grid that stands beside them, in cm^-1; negative "
+    "frequencies are imaginary modes.",
+}
 COLUMNS = {
     "runs.parquet": "the run: filters, criterion, model, versions, the funnel's counts",
     "candidates.parquet": "each material with its structure, properties, state and verdict",
@@ -146,9 +153,7 @@ def readme(store: ScreeningStore, run: Run, sources: list[str], with_raw_dos: bo
         "| --- | --- | --- | --- |",
         *funnel,
         "",
-        "Spectra are in states/eV/cell, both spins, on the grid that stands beside them; energies "
-        "in eV are relative to the VBM below 0 and to the CBM above 0, or to the Fermi level of a "
-        "metal. Predictions are estimates; the cards in models/ say how good.",
+        f"{UNITS[criterion.spectra]} Predictions are estimates; the cards in models/ say how good.",
         "",
         "## Files",
         "",

@@ -54,7 +54,10 @@ COLUMNS: dict[str, str | None] = {
     "run.id": None,
     "run.databaseVersion": None,
 }
-"""Columns with their units, for `Client.init_columns`; None is text, "" a number without a unit."""
+"""Columns with their units, for `Client.init_columns`; None is text, "" a number without a unit.
+
+The score of other criteria than a gap is in the criterion's own unit.
+"""
 
 
 @dataclass
@@ -176,6 +179,7 @@ def _contribution(
     prediction: PredictionDoc,
     validation: ValidationDoc | None,
 ) -> dict[str, Any]:
+    criterion = criterion_of(run.parameters)
     values = {
         "prediction.positive": candidate.is_positive,
         "prediction.score": candidate.score,
@@ -186,7 +190,7 @@ def _contribution(
         **_gap("prediction", candidate.gap, candidate.nsites),
         "structure.sites": candidate.nsites,
         "structure.energyAboveHull": candidate.energy_above_hull,
-        "run.criterion": criterion_of(run.parameters).name,
+        "run.criterion": criterion.name,
         "run.id": run.run_id,
         "run.databaseVersion": candidate.origin.get("database_version"),
     }
@@ -204,7 +208,7 @@ def _contribution(
         "identifier": candidate.material_id,
         "formula": candidate.formula,
         "is_public": False,
-        "data": _nested(values),
+        "data": _nested(values, COLUMNS | {"prediction.score": criterion.unit}),
         "structures": [dict(candidate.structure)] if candidate.structure else [],
         "tables": [_table(prediction, validation)],
     }
@@ -224,7 +228,7 @@ def _gap(where: str, gap: GapDoc | None, n_atoms: int) -> dict[str, Any]:
     }
 
 
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
+def _nested(values: dict[str, Any], units: dict[str, str | None]) -> dict[str, Any]:
     """Values with their units, by the parts of their keys; what is not known is left out."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
@@ -234,7 +238,7 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
         where = nested
         for group in groups:
             where = where.setdefault(group, {})
-        where[last] = _with_unit(value, COLUMNS[path])
+        where[last] = _with_unit(value, units[path])
     return nested
 
 

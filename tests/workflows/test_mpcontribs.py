@@ -16,6 +16,7 @@ from scipy.stats import wasserstein_distance
 from db.documents import GapDoc
 from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
+from screening.criteria.registry import CRITERION, find_criterion
 from screening.errors import ScreeningError
 from tests.workflows.screened_run import (
     MODEL,
@@ -151,6 +152,18 @@ def test_the_distance_is_that_of_the_prediction_beside_it(run, tmp_path):
     centers = EDOS_GRID.centers
     expected = wasserstein_distance(centers, centers, spectrum_of(False) + 1, spectrum_of(True))
     assert float(found.split()[0]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "score"), [("steep-edge", 0.5), ("transparent-conductor", "0.5 eV")]
+)
+def test_the_score_is_in_the_unit_of_the_criterion(run, tmp_path, name, score):
+    store, of_run = run
+    of_run.parameters[CRITERION] = find_criterion(name).definition()
+    for document in store.candidates(of_run.run_id, material_ids=["mp-1"]):
+        store.upsert_candidates([document.model_copy(update={"score": 0.5})])
+    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
+    assert loadfn(tmp_path / "c.json.gz")[0]["data"]["prediction"]["score"] == score
 
 
 def test_the_largest_dos_is_of_the_cell_where_the_limit_is_for_an_atom(run, tmp_path):
