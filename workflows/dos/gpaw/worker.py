@@ -246,11 +246,17 @@ def density_of_states(atoms: Atoms, settings: GpawSettings, safer: bool) -> dict
         "kmesh_scf": symmetric_mesh(atoms, settings.k_spacing_scf),
         "kmesh_dos": mesh,
         "magnetization": _magnetization(calc, settings),
+        "largest_moment": _largest_moment(calc, settings),
     }
 
 
 def _magnetization(calc: Any, settings: GpawSettings) -> float | None:
     return float(calc.get_magnetic_moment()) if settings.spin_polarized else None
+
+
+def _largest_moment(calc: Any, settings: GpawSettings) -> float | None:
+    """Of an atom in Bohr magnetons, which opposite moments have although the cell has none."""
+    return float(np.abs(calc.get_magnetic_moments()).max()) if settings.spin_polarized else None
 
 
 def _dos_mesh(calc: Any, settings: GpawSettings, n_electrons: float) -> tuple[int, int, int]:

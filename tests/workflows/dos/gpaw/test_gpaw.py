@@ -491,6 +491,7 @@ def test_iron_is_magnetic(tmp_path, monkeypatch):
     maker = GpawDosMaker(preset="fast", spin_polarized=True, user_settings=coarse)
     document = run(maker.make(iron))
     assert document.magnetization == pytest.approx(2.2, abs=0.15)
+    assert document.largest_moment == pytest.approx(2.2, abs=0.15)
     assert document.is_magnetic
     assert document.is_metal
     assert any("ferromagnetic" in w for w in document.warnings)
