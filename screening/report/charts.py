@@ -123,13 +123,12 @@ def edos_chart(
         # A wide band may double the axis, not more.
         top = max(top, min(HEADROOM * float(np.max(band)), 2 * top))
     traces.append(_steps(grid, predicted, escape(model), BLUE, width=2))
-    lowest = float(grid.edges[0])
     if gap is not None:
-        name = f"predicted gap: {range_text(gap, lowest)}"
+        name = f"predicted gap: {range_text(gap, grid.edges)}"
         traces.append(_range(gap, top, name, fillcolor=_SHADE))
     if dft_gap is not None:
         hatch = {"shape": "/", "fgcolor": "#555555", "bgcolor": "rgba(0,0,0,0)", "size": 8}
-        name = f"DFT gap: {range_text(dft_gap, lowest)}"
+        name = f"DFT gap: {range_text(dft_gap, grid.edges)}"
         traces.append(_range(dft_gap, top, name, fillpattern=hatch))
     if max_dos is not None:
         traces.append(_threshold(grid, max_dos))

@@ -35,8 +35,10 @@ FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # text 
 # Of a file no time is kept and ids in it are not random: the same figure gives the same bytes.
 FIXED = {"svg.hashsalt": "edos-screening"}
 NO_TIMES: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-ELEMENT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
-"""Of M. Okabe and K. Ito, which colour-blind people can tell apart."""
+ELEMENT_COLORS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black", "#F0E442",
+)  # fmt: skip
+"""Of M. Okabe and K. Ito, which colour-blind people can tell apart: one for each drawn part."""
 STYLES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
 MARKERS = "osD^vP"
 SHELL_LINES = {"s": "dotted", "p": "solid", "d": "dashed", "f": "dashdot"}
@@ -108,15 +110,15 @@ def axis_labels(grid: EnergyGrid) -> tuple[str, str] | None:
     return PHONON_LABELS if grid.unit == "cm^-1" else None
 
 
-def range_text(edges: Range, lowest: float | None = None) -> str:
-    """Edges and width of a range; the width is a lower bound where it starts at `lowest`.
+def range_text(edges: Range, bins: np.ndarray | None = None) -> str:
+    """Edges and width of a range; the width is a lower bound where it runs off the grid.
 
     Parameters
     ----------
     edges : (float, float)
         In eV.
-    lowest : float
-        Lower end of the grid, in eV.
+    bins : ndarray, optional
+        Bin edges of the grid, in eV.
 
     Examples
     --------
@@ -124,7 +126,8 @@ def range_text(edges: Range, lowest: float | None = None) -> str:
     '−2.00 to −0.50 eV, width 1.50 eV'
     """
     lower, upper = edges
-    bound = "≥ " if lowest is not None and lower <= lowest + 1e-6 else ""
+    runs_off = bins is not None and (lower <= bins[0] + 1e-6 or upper >= bins[-1] - 1e-6)
+    bound = "≥ " if runs_off else ""
     return f"{lower:.2f} to {upper:.2f} eV, width {bound}{upper - lower:.2f} eV".replace("-", "−")
 
 
@@ -215,11 +218,11 @@ def draw_edos(
     labels : (str, str), optional
         Names of both axes for other spectra; see :func:`axis_labels`.
     """
-    lowest = float(bin_edges(energies)[0])
+    bins = bin_edges(energies)
     if gap is not None:
-        _shade(axes, gap, f"predicted gap: {range_text(gap, lowest)}")
+        _shade(axes, gap, f"predicted gap: {range_text(gap, bins)}")
     if dft_gap is not None:
-        _hatch(axes, dft_gap, f"DFT gap: {range_text(dft_gap, lowest)}")
+        _hatch(axes, dft_gap, f"DFT gap: {range_text(dft_gap, bins)}")
     cut = None if labels else band_gap
     _draw_curves(axes, energies, predicted, dft, max_dos, plain_text(model), cut)
     if band is not None:
@@ -423,14 +426,14 @@ def draw_panel(
     model : str
         Name of the model, for the legend.
     """
-    lowest = float(bin_edges(energies)[0])
+    bins = bin_edges(energies)
     lines = [plain_text(panel.title)]
     if panel.predicted_gap is not None:
         _shade(axes, panel.predicted_gap)
-        lines.append(f"predicted gap {range_text(panel.predicted_gap, lowest)}")
+        lines.append(f"predicted gap {range_text(panel.predicted_gap, bins)}")
     if panel.gap is not None:
         _hatch(axes, panel.gap)
-        lines.append(f"DFT gap {range_text(panel.gap, lowest)}")
+        lines.append(f"DFT gap {range_text(panel.gap, bins)}")
     _draw_curves(axes, energies, panel.predicted, panel.dft, max_dos, plain_text(model), None)
     axes.set_title("\n".join(lines), fontsize="small")
 

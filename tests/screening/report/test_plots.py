@@ -10,6 +10,7 @@ from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.spectrum import EDOS_GRID, Spectrum
 from screening.errors import ScreeningError
 from screening.nearest import NearestMaterial
+from screening.report.charts import edos_chart, parts_chart
 from screening.report.plots import (
     DOS_LABEL,
     ENERGY_LABEL,
@@ -86,9 +87,29 @@ def test_what_is_not_known_is_not_drawn():
     assert spans(axes) == {}
 
 
-def test_a_width_that_runs_off_the_grid_is_a_lower_bound():
-    (axes,) = plot_edos(CENTERS, PREDICTED, "Na", gap=(-4.0, -0.5)).axes
-    assert legend_of(axes)[0] == "predicted gap: −4.00 to −0.50 eV, width ≥ 3.50 eV"
+def test_each_of_many_elements_has_a_colour_of_its_own():
+    metals = ("Ti", "V", "Zr", "Nb", "Mo", "Hf", "Ta", "W")
+    dos = np.zeros((len(metals), 4, EDOS_GRID.size))
+    dos[:, 2] = 1.0
+    structure = ElectronicStructure(EDOS_GRID, metals, dos, dos * EDOS_GRID.width, 0.0, 0.0, 0.0)
+    chart = parts_chart(structure)
+    assert len({trace.line.color for trace in chart.data[1:]}) == len(metals)
+    _, axes = plot_edos(CENTERS, structure.dos, "alloy", projected=structure).axes
+    assert {f"{metal} d" for metal in metals} <= drawn(axes).keys()
+
+
+@pytest.mark.parametrize(
+    ("gap", "text"),
+    [
+        ((-4.0, -0.5), "−4.00 to −0.50 eV, width ≥ 3.50 eV"),
+        ((0.5, 4.0), "0.50 to 4.00 eV, width ≥ 3.50 eV"),  # a gap above the CBM
+        ((0.5, 3.9375), "0.50 to 3.94 eV, width 3.44 eV"),
+    ],
+)
+def test_a_width_that_runs_off_the_grid_is_a_lower_bound(gap, text):
+    (axes,) = plot_edos(CENTERS, PREDICTED, "Na", gap=gap).axes
+    assert legend_of(axes)[0] == f"predicted gap: {text}"
+    assert edos_chart(EDOS_GRID, PREDICTED, gap=gap).data[1].name == f"predicted gap: {text}"
     assert range_text((-4.0, -0.5)) == "−4.00 to −0.50 eV, width 3.50 eV"
 
 
