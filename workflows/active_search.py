@@ -53,6 +53,7 @@ from workflows.runs import find_run, new_run_id
 from workflows.screening import finish, in_shards, rescore
 from workflows.stores import open_reference, store_reference
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
+from workflows.verdicts import judged_for
 
 log = logging.getLogger(__name__)
 
@@ -368,10 +369,14 @@ def _saved_before(folder: Path, document: RoundDoc) -> RoundDoc | None:
 
 
 def _outcomes(store: ScreeningStore, document: RoundDoc) -> list[ValidationDoc]:
-    """The newest calculation of each material of a round, in the order of the choice."""
+    """The newest calculation of each material of a round, in the order of the choice.
+
+    They are judged by the criterion of the run, whichever run asked for them first.
+    """
     of_run = store.validations(run_id=document.chosen_in)
     newest = {v.material_id: v for v in sorted(of_run, key=lambda v: v.updated_at)}
-    return [newest[n] for n in (*document.chosen, *document.controls) if n in newest]
+    in_order = [newest[n] for n in (*document.chosen, *document.controls) if n in newest]
+    return judged_for(store.run(document.chosen_in), in_order)
 
 
 def _kept(document: RoundDoc, folder: Path, learned: Learned, force: bool) -> RoundDoc:

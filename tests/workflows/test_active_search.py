@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from monty.json import MontyEncoder
 
+from db.documents import RoundDoc
 from db.open import open_store
 from models.training.card import ModelCard
 from models.zoo import model_id
@@ -22,17 +23,19 @@ from screening.second_predictor import RESCORE_WITH
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.learning_examples import TRAINED, screened, teach
+from tests.workflows.screened_run import crystal, put_run, validation, with_gap
 from workflows import active_search
 from workflows.active_search import (
     CALCULATED,
     ActiveSearchFlowMaker,
     begin_round,
     calculations_left,
+    learn_in_round,
     round_of_validations,
     rounds_of,
 )
 from workflows.launchpad import open_launchpad, submit_search
-from workflows.learning import Learning
+from workflows.learning import Learning, NothingToLearnError
 from workflows.local import run_flow
 from workflows.metrics import run_metrics
 
@@ -406,3 +409,28 @@ def test_workers_do_all_rounds(tmp_path, mongo_uri, monkeypatch, taught, structu
         stored = json.dumps([*pad.fireworks.find(), *pad.workflows.find()], default=str)
     assert SECRET not in stored
     assert "mongodb://" not in stored
+
+
+def test_what_was_found_is_judged_by_the_criterion_of_the_search(tmp_path, monkeypatch):
+    def nothing(*_):
+        raise NothingToLearnError("nothing new")
+
+    monkeypatch.setattr(active_search, "learn", nothing)
+    with open_store(tmp_path / "s.sqlite") as store:
+        names = ("gap", "none", "magnetic")
+        run = put_run(store, {name: crystal(i) for i, name in enumerate(names)}, names)
+        by_another = {"criterion": "steep-edge", "gap": None, "features": {}}
+        for name, spectrum, state in zip(
+            names, map(with_gap, (True, False, True)), ("done", "done", "magnetic"), strict=True
+        ):
+            (document,) = store.candidates(run.run_id, material_ids=[name])
+            changes = by_another | {"spectrum": spectrum, "state": state}
+            store.upsert_validations([validation(document, name == "none", **changes)])
+        document = RoundDoc(
+            run_id=run.run_id, number="1", chosen_in=run.run_id, choice={}, chosen=list(names),
+            engine="gpaw", recipe="recipe-1", model_id="model-1", next_run_id="run-2",
+            checkpoint=str(tmp_path / "model"),
+        )  # fmt: skip
+        ended = learn_in_round(store, document, Learning())
+    assert ended.outcomes == {"done": 2, "magnetic": 1}
+    assert ended.found == ["gap"]
