@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from workflows.dos.base import DosMaker
 
 RANDOM_NEGATIVES = 49  # as in the paper
+DRAWN_IN_DOMAIN = "random draws in the domain"  # where positives were chosen among all as well
 CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`
 
 
@@ -264,15 +266,16 @@ class Choice:
     ranked : mapping of str to frozenset of str
         What each strategy but ``"random"`` chose.
     drawn : frozenset of str
-        Drawn at random; those of them that a strategy chose as well count as chosen by rank, the
-        rest is then a random part of the others.
+        Drawn at random among all, or with `in_domain` among what the model can know; those of them
+        that were chosen otherwise as well count as chosen by rank, the rest is then a random part
+        of the others.
     n_best : int
         So many of the best were chosen by older programs, which noted no names.
     in_domain : bool
         All were chosen, negatives as well, among what the model can know.
     n_random : int or None
-        Where first only those, and later all were chosen among: the negatives that were drawn
-        among all, so that the first ones do not count twice.
+        Where it was chosen among those once and among all at another time: the negatives that were
+        drawn among all, of which the others are no random part.
     """
 
     ranked: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -308,29 +311,46 @@ class Choice:
 
     def taken_by(self, strategy: str) -> frozenset[str]:
         """What a strategy chose, as far as names are noted."""
-        return self.drawn if strategy == "random" else self.ranked.get(strategy, frozenset())
+        if strategy == "random":
+            return self.drawn | self.ranked.get(DRAWN_IN_DOMAIN, frozenset())
+        return self.ranked.get(strategy, frozenset())
 
     def by_rank(self, selection: Sequence[str]) -> set[str]:
         """Those of the positives, best first, that any strategy chose by rank."""
         return {*selection[: self.n_best], *frozenset().union(*self.ranked.values())} & {*selection}
 
-    def among(self, in_domain: bool, n_random: int, is_first: bool) -> Choice:
-        """The same after another choice among the model's domain, or among all.
+    def among(self, in_domain: bool, n_random: int, n_before: Callable[[], int]) -> Choice:
+        """The same before another choice among the model's domain, or among all.
+
+        What was drawn in the domain is no random part of all, and counts as chosen by rank.
 
         Parameters
         ----------
         in_domain : bool
-            The other choice was among what the model can know.
+            The other choice is among what the model can know.
         n_random : int
-            Negatives that it drew.
-        is_first : bool
-            Nothing was chosen before.
+            Negatives that it draws.
+        n_before : callable
+            Gives the negatives that were drawn before, if it was among all.
         """
-        if is_first:
+        if self == Choice():
             return replace(self, in_domain=in_domain)
-        if in_domain or not (self.in_domain or self.n_random is not None):
+        if in_domain:
+            is_mixed_now = not self.in_domain and self.n_random is None
+            return replace(self, n_random=n_before()) if is_mixed_now else self
+        if self.in_domain:
+            own = replace(self, in_domain=False, n_random=n_random, drawn=frozenset())
+            return own.with_ranked(DRAWN_IN_DOMAIN, self.drawn)
+        if self.n_random is None:
             return self
-        return replace(self, in_domain=False, n_random=max(self.n_random or 0, n_random))
+        return replace(self, n_random=max(self.n_random, n_random))
+
+    def with_ranked(self, strategy: str, names: Collection[str]) -> Choice:
+        """The same with what a strategy chose besides."""
+        if not names:
+            return self
+        both = self.ranked.get(strategy, frozenset()) | frozenset(names)
+        return replace(self, ranked={**self.ranked, strategy: both})
 
     def noted_in(self, run: Run, engine: str, recipe: str) -> Run:
         """The run with this choice among its parameters.
@@ -369,19 +389,25 @@ def _with_choice(
 ) -> Run:
     """The run with a note on how its positives were chosen, so that metrics know."""
     before = Choice.of(run, maker.engine, maker.recipe)
-    if strategy == "random":
-        asked = (*conditions(engine=maker.engine), Condition("run_ids", "has", run.run_id))
-        known = {
-            document.material_id
-            for document in store.find(Query(VALIDATIONS, asked))
-            if recipe_without_stand_ins(document.recipe) == maker.recipe
-        }
-        by_rank = known - before.drawn  # also of programs that left no note
-        now = replace(before, drawn=before.drawn | (set(positives) - by_rank))
+    asked = (*conditions(engine=maker.engine), Condition("run_ids", "has", run.run_id))
+    known = {
+        document.material_id
+        for document in store.find(Query(VALIDATIONS, asked))
+        if recipe_without_stand_ins(document.recipe) == maker.recipe
+    }
+
+    def n_before() -> int:
+        in_order = predicted_negatives(store, run, in_domain=False)
+        return sum(1 for _ in takewhile(known.__contains__, in_order))
+
+    now = before.among(in_domain, n_random, n_before)
+    if strategy != "random":
+        now = now.with_ranked(strategy, positives)
+    elif in_domain and not now.in_domain:
+        now = now.with_ranked(DRAWN_IN_DOMAIN, positives)
     else:
-        names = before.taken_by(strategy) | frozenset(positives)
-        now = replace(before, ranked={**before.ranked, strategy: names} if names else before.ranked)
-    now = now.among(in_domain, n_random, is_first=before == Choice())
+        by_rank = known - now.drawn  # also of programs that left no note
+        now = replace(now, drawn=now.drawn | (set(positives) - by_rank))
     return run if now == before else now.noted_in(run, maker.engine, maker.recipe)
 
 

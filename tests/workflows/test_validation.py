@@ -603,6 +603,47 @@ def test_positives_of_older_programs_count_as_chosen_by_rank(store, run):
     assert positives_of(store, run) == Group(4, ranked=Sample(1, 1), drawn=Sample(2, 0))
 
 
+@pytest.fixture
+def half_known(store):
+    """A run whose model can know every other of its 12 positives and 24 negatives."""
+    structures = materials(12, 24)
+    run = put_run(store, structures, list(structures)[:12])
+    candidates = store.candidates(run.run_id, with_structure=True)
+    store.upsert_candidates(
+        [
+            c.model_copy(update={"out_of_domain": int(c.material_id[2:]) % 2 == 1})
+            for c in candidates
+        ]
+    )
+    return run
+
+
+@pytest.mark.parametrize("among", [(True, False), (False, True), (True, False, True)])
+def test_draws_in_the_domain_are_no_random_part_of_all(store, half_known, among):
+    options = {"limit": 5, "n_random": 6, "strategy": "random"}
+    chosen = {in_domain: set() for in_domain in among}
+    for in_domain in among:
+        planned = plan(store, half_known, in_domain=in_domain, **options)
+        store.upsert_validations(
+            [
+                validation(todo, int(todo.material_id[2:]) % 2 == 0, recipe=RECIPE)
+                for todo in planned.todo
+            ]
+        )
+        chosen[in_domain] |= {*ids(planned), *(v.material_id for v in planned.shared)}
+    found = only_metrics(store, half_known).assessment
+    known, drawn = ({n for n in chosen[i] if n.startswith("p")} for i in (True, False))
+    assert (len(known), len(drawn)) == (5, 5)
+    n_drawn, n_confirmed = len(drawn - known), sum(int(n[2:]) % 2 == 0 for n in drawn - known)
+    assert 0 < n_drawn < 5
+    assert found.positives.ranked == Sample(5, 0)
+    assert found.positives.drawn == Sample(n_confirmed, n_drawn - n_confirmed)
+    others = [n for n in chosen[False] if n.startswith("n")]
+    n_missed = sum(int(n[2:]) % 2 == 0 for n in others)
+    assert found.negatives == Group(24, drawn=Sample(n_missed, 6 - n_missed))
+    assert "5 of 12 by random draws in the domain" in found.design
+
+
 def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, run):
     work_off(store, run, limit=2, strategy="random")
     plan_validation(store, run, "vasp", RECIPE, limit=3)
