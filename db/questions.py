@@ -221,7 +221,7 @@ def comparisons(
         Only calculations with these.
     judged : callable, optional
         Gives calculations the verdict of the run's criterion. Without it only those are compared
-        that a run with a criterion of that name asked for first.
+        that a run with a criterion of that name, and a gap of the same limits, asked for first.
     """
     pairs = []
     for finished in batched(_finished(store, None, engine, recipe), BATCH):
@@ -232,7 +232,7 @@ def comparisons(
             candidate = candidates.get(validation.material_id)
             if candidate is None or not _are_comparable(candidate, validation):
                 continue
-            if judged or candidate.criterion == validation.criterion:
+            if judged or _judged_alike(candidate, validation):
                 own = validation.without_other_errors(candidate.model_id)
                 pairs.append(Comparison(candidate, own))
     return pairs
@@ -244,6 +244,13 @@ def _are_comparable(candidate: CandidateDoc, validation: ValidationDoc) -> bool:
         and candidate.is_positive is not None
         and validation.is_positive is not None
     )
+
+
+def _judged_alike(candidate: CandidateDoc, validation: ValidationDoc) -> bool:
+    """Whether both verdicts are by the same criterion, and the same limits as far as known."""
+    limits, others = (d.gap.criteria if d.gap else {} for d in (candidate, validation))
+    is_same_gap = not limits or not others or limits == others
+    return candidate.criterion == validation.criterion and is_same_gap
 
 
 def disagreements(

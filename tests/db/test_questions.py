@@ -154,6 +154,21 @@ def test_disagreements_and_agreement(filled: ScreeningStore) -> None:
     assert agreements(filled, engine="vasp") == []
 
 
+def test_verdicts_by_other_limits_are_not_compared(filled: ScreeningStore) -> None:
+    for first, limits in enumerate(({"max_dos": 1.0}, {"max_dos": 0.5}), 1):
+        filled.upsert_validations(
+            validation(i, is_positive=True, gap=gap(criteria=limits)) for i in range(first, 13, 2)
+        )
+    filled.apply_verdicts(
+        verdict(i, is_positive=True, gap=gap(criteria={"max_dos": 0.5})) for i in range(20)
+    )
+    compared = comparisons(filled, "run-1")
+    assert sorted(numbers(c.candidate for c in compared)) == [2, 4, 6, 8, 10, 12]
+    (row,) = agreements(filled, run_id="run-1")
+    assert row.true_positives == 6
+    assert len(comparisons(filled, "run-1", judged=list)) == 12
+
+
 def test_agreement_of_nothing_is_not_a_number(filled: ScreeningStore) -> None:
     filled.upsert_validations(validation(i, is_positive=False) for i in range(1, 13))
     filled.apply_verdicts(verdict(i, is_positive=False) for i in range(20))
