@@ -20,7 +20,10 @@ EDGES = ("lower_edge", "upper_edge", "width")
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """A candidate of a run; energies and errors in eV, `energy_above_hull` in eV/atom."""
+    """A candidate of a run; energies and errors in eV, `energy_above_hull` in eV/atom.
+
+    `gap_max_dos` and its margin are in states/eV/cell, or for an atom if the threshold is.
+    """
 
     material_id: str
     formula: str

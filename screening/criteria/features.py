@@ -222,7 +222,8 @@ def _gap_features(name: str, edge: str, far: int) -> dict[str, Feature]:
 
     def largest(m: MeasuredEdos) -> FloatArray:
         gaps: Gaps = getattr(m, name)
-        return gaps.criteria.max_dos - gaps.margins[:, 0]
+        per_cell = m.n_atoms if gaps.criteria.per_atom else 1.0
+        return (gaps.criteria.max_dos - gaps.margins[:, 0]) * per_cell
 
     def is_gap(m: MeasuredEdos) -> np.ndarray:
         return getattr(m, name).is_gap

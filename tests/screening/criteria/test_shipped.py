@@ -256,6 +256,17 @@ def test_features_of_a_gap_say_where_the_range_is():
     assert without["cb_gap.lower_edge"] == without["cb_gap.upper_edge"] == 4.0
 
 
+def test_the_largest_dos_is_of_the_cell_where_the_threshold_is_for_an_atom():
+    dos = np.full((1, 128), 20.0)
+    dos[0, 32:48] = 2.0  # of four atoms
+    measure = EdosMeasure.model_validate({"gap": {"per_atom": True}})
+    of_spectra = measured(dos, EDOS_GRID, [4], measure)
+    feature = FEATURES["edos"]["vb_gap.max_dos"]
+    assert feature.unit == "states/eV/cell"
+    assert FEATURES["edos"]["vb_gap.is_gap"].of(of_spectra)[0]
+    assert feature.of(of_spectra)[0] == pytest.approx(2.0)
+
+
 def test_the_thermopower_is_motts():
     """Of a DOS that grows by 8 per eV about 4 states/eV, by the constants of CODATA 2018."""
     dos = 4.0 + 8.0 * EDOS_GRID.centers.clip(-0.25, 0.25)
