@@ -56,7 +56,9 @@ def similar(
             limit=limit + 1,
         )
     others = [NeighbourRow.of(n) for n in nearest if n.prediction.key != prediction.key][:limit]
-    unit = prediction.grid.unit if metric == "wasserstein" else f"states/{prediction.grid.unit}"
+    unit = prediction.grid.unit
+    if metric == "mae":
+        unit = "states/eV/cell" if unit == "eV" else "on any scale"
     title = f"Spectra by {prediction.model_id} like that of {candidate.formula}, {material_id}"
     stderr().print(f"{material_id} as in run {of_run.run_id}")
     deliver(NeighbourRow, others, lambda: _table(title, unit, others), out, as_json, wide)

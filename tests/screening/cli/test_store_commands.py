@@ -288,6 +288,10 @@ def test_similar_spectra_are_the_nearest_ones(filled, metric):
         assert row["distance"] == pytest.approx(distance(spectra[row["material_id"]]), rel=1e-5)
 
 
+def test_distances_of_values_are_of_the_cell(filled):
+    assert "distance states/eV/cell" in filled("similar", "m-1", "--metric", "mae").out
+
+
 def test_similar_to_what_is_not_there(filled):
     for arguments, message in [
         (("m-99",), "m-99 is in no run of"),
