@@ -36,6 +36,42 @@ def new_run_id() -> str:
     return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def new_run(run_id: str, parameters: dict[str, Any]) -> Run:
+    """A run whose source was not opened yet.
+
+    Parameters
+    ----------
+    run_id : str
+    parameters : dict
+        Of the :class:`workflows.screening.ScreeningFlowMaker`.
+    """
+    folders = (parameters.get(name) for name in _OF_MODELS)
+    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
+    return Run(
+        run_id=run_id,
+        parameters=parameters,
+        versions={"edos-screening": version("edos-screening")},
+        model_id=model,
+        second_model_id=second,
+    )
+
+
+def note_submission(db: str, run_id: str, parameters: dict[str, Any]) -> None:
+    """Write down a run that a launchpad gets, so that its state is known before a worker begins it.
+
+    Parameters
+    ----------
+    db : str
+        Path of the embedded store or MongoDB URI.
+    run_id : str
+        Of a new run, or of one to resume.
+    parameters : dict
+        Of the :class:`workflows.screening.ScreeningFlowMaker`.
+    """
+    with open_reference(store_reference(db)) as store:
+        store.upsert(RUNS, [new_run(run_id, parameters)], "insert")
+
+
 def begin_run(
     store: ScreeningStore, run_id: str, parameters: dict[str, Any], source: Source
 ) -> Run:
@@ -55,36 +91,25 @@ def begin_run(
     ScreeningError
         If source or models are not those that it began with, or if both models are the same.
     """
-    folders = (parameters.get(name) for name in ("checkpoint", "rescore_with"))
-    model, second = (None if folder is None else model_id(Path(folder)) for folder in folders)
-    models = ", then ".join(filter(None, (model, second)))
+    new = new_run(run_id, parameters)
+    models = ", then ".join(filter(None, (new.model_id, new.second_model_id)))
     log.info("run %s: %s; model %s", run_id, source.description, models)
     log.debug("run %s: %s", run_id, parameters)
-    if model == second:
+    if new.model_id == new.second_model_id:
         raise ScreeningError(SAME_MODEL.format(Path(parameters["rescore_with"]).name))
-    run = find_run(store, run_id)
-    if run is None:
-        run = Run(
-            run_id=run_id,
-            parameters=parameters,
-            versions={"edos-screening": version("edos-screening")},
-            model_id=model,
-            second_model_id=second,
-            source={"source": parameters["source"]} | source.provenance,
-        )
-        store.put_run(run)
-        return run
+    run = find_run(store, run_id) or new
+    noted = run.source or {"source": parameters["source"]} | source.provenance
     changed = [
         f"the {what} is another"
         for what, before, now in (
             ("criterion", run.parameters.get(CRITERION), parameters.get(CRITERION)),
             (
                 "source (by name, size and time of change)",
-                run.source.get("fingerprint"),
+                noted.get("fingerprint"),
                 source.fingerprint,
             ),
-            ("checkpoint", run.model_id, model),
-            ("checkpoint of --rescore-with", run.second_model_id, second),
+            ("checkpoint", run.model_id, new.model_id),
+            ("checkpoint of --rescore-with", run.second_model_id, new.second_model_id),
         )
         if before != now
     ]
@@ -93,7 +118,8 @@ def begin_run(
             f"run {run_id} cannot be resumed: {' and '.join(changed)} than when it began; "
             "start a new run, which makes no prediction twice"
         )
-    run = run.model_copy(update={"state": "running", "error": None, "updated_at": utc_now()})
+    begun = {"state": "running", "error": None, "source": noted, "updated_at": utc_now()}
+    run = Run.model_validate(run.model_dump() | begun)
     store.put_run(run)
     return run
 

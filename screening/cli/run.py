@@ -290,8 +290,11 @@ def _resumed(maker: ScreeningFlowMaker, is_rescore_typed: bool) -> str:
 
 def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
     from workflows.launchpad import open_launchpad, submit_screening
+    from workflows.runs import note_submission
 
     with open_launchpad(launchpad) as pad:
+        # In this order, dying in between leaves a run that --resume submits.
+        note_submission(maker.db, run_id, maker.parameters())
         submit_screening(pad, maker, run_id)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from ase.build import bulk
 
 from tests.screening.cli.test_search import one_line
 from tests.workflows.launchpads import make_site, new_database
@@ -48,3 +49,31 @@ def test_workers_judge_the_best_again_by_default(screen, site, monkeypatch):
     (run,) = json.loads(screen("runs", "--json").out)
     assert run["state"] == "done"
     assert run["second_model_id"].startswith("tight-binding-edos-")
+
+
+@pytest.mark.mongo
+def test_a_submitted_run_is_known_before_it_begins_and_after_it_could_not(screen, site, tmp_path):
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    bulk("Cu").write(folder / "Cu.cif")
+    asked = ("run", "--source", folder, "--where", "launchpad")
+    assert screen(*asked).code == 0
+    (run,) = json.loads(screen("runs", "--json").out)
+    assert run["state"] == "running"
+    found = json.loads(screen("status", "--json").out)
+    assert found["run_id"] == run["run_id"]
+    assert found["screening"]["read_shard"] == {"READY": 1}
+    one_line(screen(*asked, "--resume"), f"run {run['run_id']} is on the launchpad already")
+
+    folder.rename(tmp_path / "elsewhere")
+    site.call("screen", "worker", "--workers", 1, "--device", "cpu")
+    (run,) = json.loads(screen("runs", "--json").out)
+    assert run["state"] == "failed"
+    assert f"{folder}: no such file" in run["error"]
+    assert f"{folder}: no such file" in screen("status").out.replace("\n", " ")
+
+    (tmp_path / "elsewhere").rename(folder)
+    assert "1 fizzled jobs made ready again" in screen("status", "--rerun-failed").err
+    site.call("screen", "worker", "--workers", 1, "--device", "cpu")
+    (run,) = json.loads(screen("runs", "--json").out)
+    assert (run["state"], run["screened"]) == ("done", 1)
