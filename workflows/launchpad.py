@@ -228,7 +228,7 @@ def submit(
     store: ScreeningStore,
     maker: ValidationFlowMaker,
     candidates: Sequence[CandidateDoc],
-) -> int:
+) -> list[dict[str, Any]]:
     """Send one workflow for each candidate to the launchpad, the best with the highest priority.
 
     A candidate that the engine cannot calculate is recorded as failed instead.
@@ -243,16 +243,18 @@ def submit(
 
     Returns
     -------
-    int
-        Workflows that were submitted.
+    list of dict
+        Those that the engine cannot calculate: `material_id`, and `state` and `error` of
+        :func:`workflows.validation.store_failure`.
     """
-    submitted = 0
+    refused = []
     for rank, candidate in enumerate(candidates):
         key = key_of(candidate, maker.dos_maker)
         try:
             flow = maker.make(candidate)
         except DosError as error:
-            store_failure(store, candidate.run_id, key, str(error))
+            failed = store_failure(store, candidate.run_id, key, str(error))
+            refused.append({"material_id": candidate.material_id} | failed)
             continue
         # In this order, dying in between repeats a calculation instead of losing it.
         submit_flow(
@@ -263,8 +265,7 @@ def submit(
             metadata=key | {"run_id": candidate.run_id},
         )
         _mark_queued(store, candidate, key, list(flow.job_uuids))
-        submitted += 1
-    return submitted
+    return refused
 
 
 def _mark_queued(

@@ -177,9 +177,7 @@ def validate(
             raise ScreeningError("; ".join(lacking))
         _confirm(plan, cost, 1 if on_launchpad else workers, yes)
         record_plan(store, plan)
-        if on_launchpad:
-            remarks.print(_submit(launchpad, store, maker, plan))
-    results: list[dict[str, Any]] = []
+        results = _submit(launchpad, store, maker, plan, remarks) if on_launchpad else []
     if plan.todo and not on_launchpad:
         if not quiet:
             remarks.print(_cost_in_words(cost, workers))
@@ -189,7 +187,7 @@ def validate(
         print_json(document | {"results": results})
     if not on_launchpad:
         remarks.print(f"`screen metrics --run {stored.run_id}` shows precision and recall")
-    _name_failures(stored.run_id, results)
+    _name_failures(stored.run_id, results, len(plan.todo))
 
 
 def _plan_in_words(plan: ValidationPlan, maker: DosMaker) -> str:
@@ -327,14 +325,20 @@ def _in_words(title: str, is_positive: bool) -> str:
 
 
 def _submit(
-    file: Path, store: ScreeningStore, maker: ValidationFlowMaker, plan: ValidationPlan
-) -> str:
-    """Submit what is to be calculated, and say so."""
+    file: Path,
+    store: ScreeningStore,
+    maker: ValidationFlowMaker,
+    plan: ValidationPlan,
+    remarks: Any,
+) -> list[dict[str, Any]]:
+    """Submit what is to be calculated, and say so; what the engine cannot calculate."""
     from workflows.launchpad import open_launchpad, submit
 
     with open_launchpad(file) as launchpad:
-        n = submit(launchpad, store, maker, plan.todo)
-    return f"{n} workflows submitted; `rlaunch -l {file} rapidfire` works them off"
+        refused = submit(launchpad, store, maker, plan.todo)
+    n = len(plan.todo) - len(refused)
+    remarks.print(f"{n} workflows submitted; `rlaunch -l {file} rapidfire` works them off")
+    return refused
 
 
 def validate_locally(
@@ -367,16 +371,16 @@ def validate_locally(
     return results
 
 
-def _name_failures(run_id: str, results: Sequence[dict[str, Any]]) -> None:
-    """Say what failed; an error if all did."""
+def _name_failures(run_id: str, results: Sequence[dict[str, Any]], n: int) -> None:
+    """Say what failed; an error if all `n` calculations did."""
     from screening.cli.console import name_failures
 
     failures = {r["material_id"]: r["error"] for r in results if r["state"] == "failed"}
     if not failures:
         return
-    what = f"{len(failures)} of {len(results)} calculations failed"
+    what = f"{len(failures)} of {n} calculations failed"
     name_failures(what, failures, f"validate --dry-run --run {run_id}")
-    if len(failures) == len(results):
+    if len(failures) == n:
         raise typer.Exit(1)
 
 

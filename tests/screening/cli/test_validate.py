@@ -605,9 +605,14 @@ def test_vasp_is_submitted_without_vasp_and_a_worker_without_it_says_so(screen, 
     with open_store(site.db) as store:
         put_run(store, {"a": crystal(0), "b": crystal(0, "At")}, ["a", "b"])
     outcome = screen("validate", "--engine", "vasp", "--where", "launchpad")
+    assert outcome.code == 0
     assert "1 workflows submitted" in outcome.err
     refused = validations(site.db)["b"]
     assert refused.error == "the Materials Project recipe has no POTCAR for At"
+    assert f"1 of 2 calculations failed: b ({refused.error})" in outcome.err
+    outcome = screen("validate", "--engine", "vasp", "--where", "launchpad", "--quiet")
+    assert outcome.code == 1
+    one_line(outcome, f"1 of 1 calculations failed: b ({refused.error})")
     with open_launchpad(site.launchpad) as pad:
         specs = {f["name"]: f["spec"] for f in pad.fireworks.find()}
     assert specs.keys() == {"MP GGA static", "MP GGA uniform", "VASP DOS", "store_validation"}
