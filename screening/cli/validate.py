@@ -158,24 +158,29 @@ def validate(
         stored = find_run(store, run)
         if stored.state != "done":
             raise ScreeningError(f"run {stored.run_id} is not done; `screen run --resume` first")
-        plan = choose_validation(
-            store,
-            stored,
-            maker.dos_maker,
-            n_random=random,
-            limit=limit,
-            strategy=strategy,
-            budget=budget,
-            in_domain=not out_of_domain,
-        )
-        cost = plan_cost(store, plan, maker.dos_maker)
+
+        def chosen() -> tuple[ValidationPlan, CostEstimate]:
+            plan = choose_validation(
+                store,
+                stored,
+                maker.dos_maker,
+                n_random=random,
+                limit=limit,
+                strategy=strategy,
+                budget=budget,
+                in_domain=not out_of_domain,
+            )
+            return plan, plan_cost(store, plan, maker.dos_maker)
+
+        plan, cost = chosen()
         if dry_run:
             _show_plan(plan, cost, maker.dos_maker, workers, as_json, wide)
             return
         remarks.print(_plan_in_words(plan, maker.dos_maker))
         if plan.todo and not on_launchpad and (lacking := maker.dos_maker.missing()):
             raise ScreeningError("; ".join(lacking))
-        _confirm(plan, cost, 1 if on_launchpad else workers, yes)
+        if _confirm(plan, cost, 1 if on_launchpad else workers, yes):
+            plan, cost = chosen()  # much may have ended, or been submitted, until the answer
         record_plan(store, plan)
         results = _submit(launchpad, store, maker, plan, remarks) if on_launchpad else []
     if plan.todo and not on_launchpad:
@@ -212,8 +217,8 @@ def _cost_in_words(cost: CostEstimate, workers: int) -> str:
     return f"About {time} with {workers} at a time ({cost.basis})"
 
 
-def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) -> None:
-    """Ask before many calculations are started.
+def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) -> bool:
+    """Ask before many calculations are started; whether it had to.
 
     Raises
     ------
@@ -226,7 +231,7 @@ def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) 
 
     n = len(plan.todo)
     if yes or n <= ASK:
-        return
+        return False
     time = _cost_in_words(cost, workers)
     if not sys.stdin.isatty():
         raise ScreeningError(
@@ -234,6 +239,7 @@ def _confirm(plan: ValidationPlan, cost: CostEstimate, workers: int, yes: bool) 
             "fewer"
         )
     typer.confirm(f"{n} calculations. {time}. Start them?", abort=True, err=True)
+    return True
 
 
 def _plan_document(

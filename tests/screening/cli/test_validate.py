@@ -17,7 +17,7 @@ from db.open import open_store
 from models.spectra.spectrum import EDOS_GRID
 from screening.cli.validate import _verdict
 from screening.report.words import dft_rows
-from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.dos.toy_engine import LINE
 from tests.workflows.launchpads import ROOT, SECRET, make_site, new_database, wait_until
 from tests.workflows.screened_run import candidate, crystal, put_prediction, put_run, validation
@@ -198,7 +198,7 @@ def test_without_the_engine(screen, run, monkeypatch):
 SCRIPT = """
 import sys
 import workflows.dos.engines
-from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 seconds, log, *arguments = sys.argv[1:]
 maker = AnalyticDosMaker(seconds=float(seconds), log=log)
 workflows.dos.engines.dos_maker = lambda engine, **options: maker
@@ -282,6 +282,40 @@ def test_many_calculations_are_not_started_unasked(screen, formula, monkeypatch)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     assert screen("validate", "--random", 0).code == 0
     assert {v.state for v in validations().values()} == {"done"}
+
+
+def test_what_others_do_until_the_question_is_answered_is_kept(screen, formula, monkeypatch):
+    with open_store(DB) as store:
+        run = put_run(store, materials(23), list(materials(23)))
+        structures = materials(23)
+        on_launchpad = [
+            ValidationDoc(
+                material_id=name,
+                structure_hash=candidate("run-1", name, structures[name]).structure_hash,
+                engine="gpaw",
+                recipe=RECIPE,
+                job_uuids=["job"],
+                run_ids=["run-0"],
+            )
+            for name in ("m-0", "m-1")
+        ]
+        store.upsert_validations(on_launchpad[:1])
+
+    def answer(*_, **__):
+        done = validation(
+            candidate("run-1", "m-0", structures["m-0"]), True, recipe=RECIPE, run_ids=["run-0"]
+        )
+        with open_store(DB) as store:
+            store.upsert_validations([done, on_launchpad[1]])
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", answer)
+    monkeypatch.setattr("screening.cli.validate.validate_locally", lambda _, todo, *__: [])
+    outcome = screen("validate", "--random", 0, "--json")
+    assert len(json.loads(outcome.out)["to_calculate"]) == 21
+    found = validations()
+    assert {name: v.state for name, v in found.items()} == {"m-0": "done", "m-1": "queued"}
+    assert {tuple(v.run_ids) for v in found.values()} == {("run-0", run.run_id)}
 
 
 @pytest.mark.slow
