@@ -113,9 +113,10 @@ def store_validation(
 
 
 def _store(store: ScreeningStore, document: ValidationDoc) -> None:
-    """Store a validation, also for the other materials that wait for the same calculation."""
+    """Store a validation, also for other materials whose same calculation waits or has failed."""
     names = ("structure_hash", "engine", "recipe")
-    asked = conditions(state="queued", **{name: getattr(document, name) for name in names})
+    same = {name: getattr(document, name) for name in names}
+    asked = conditions(state=("queued", "failed"), **same)
     waiting = [
         document.model_copy(update={"material_id": other.material_id, "run_ids": other.run_ids})
         for other in store.find(Query(VALIDATIONS, asked))

@@ -332,6 +332,20 @@ def test_a_calculation_that_another_run_submitted_is_not_gone(site, pad, store):
 
 
 @pytest.mark.mongo
+def test_a_calculation_that_failed_and_runs_again_is_that_of_its_twins_too(site, pad, store):
+    copper = crystal(1, "Cu")
+    log = submitted(site, pad, store, 1, structures={"m": copper}, failing="Cu")
+    other = put_run(store, {"twin": copper}, ["twin"], run_id="run-2")
+    plan_validation(store, other, "gpaw", AnalyticDosMaker().recipe)
+    site.work()
+    assert states(store, "run-2") == {"failed": 1}
+    log.with_suffix(".log.repaired").touch()
+    assert rerun_failed(pad, store, "run-1") == 1
+    site.work()
+    assert states(store, "run-1") == states(store, "run-2") == {"done": 1}
+
+
+@pytest.mark.mongo
 def test_runs_on_one_launchpad_are_told_apart(site, pad, store):
     submitted(site, pad, store, 1)
     submitted(site, pad, store, 1, run_id="run-2", structures={"x": crystal(7)})
