@@ -20,6 +20,7 @@ from db.collections import CANDIDATES, Query, batched, conditions
 from db.documents import CandidateDoc, GapDoc, PredictionDoc, Run, ValidationDoc
 from db.store import BATCH, ScreeningStore
 from models.writing import replacing
+from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from workflows.reporting import find_predictions, run_validations
@@ -30,6 +31,7 @@ EV, STATES, HULL = "eV", "1/eV", "eV/atom"  # of states per eV and cell pint kno
 COLUMNS: dict[str, str | None] = {
     "prediction.positive": None,
     "prediction.score": EV,
+    "prediction.scoreNumber": "",  # by a criterion whose score is no energy
     "prediction.probability": "",
     "prediction.expectedError": EV,
     "prediction.inDomain": None,
@@ -54,10 +56,7 @@ COLUMNS: dict[str, str | None] = {
     "run.id": None,
     "run.databaseVersion": None,
 }
-"""Columns with their units, for `Client.init_columns`; None is text, "" a number without a unit.
-
-The score of other criteria than a gap is in the criterion's own unit.
-"""
+"""Columns with their units, for `Client.init_columns`; None is text, "" a number without a unit."""
 
 
 @dataclass
@@ -109,10 +108,9 @@ def write_contributions(
         ):
             _write_list(out, contributions(store, run, project, contributed, positives_only))
             if not contributed.written:
+                asked_for = contributed.without_id + contributed.without_prediction
                 raise ScreeningError(
-                    f"run {run.run_id} has nothing to contribute: of its "
-                    f"{contributed.without_id + contributed.without_prediction} "
-                    f"{'positives' if positives_only else 'candidates'} "
+                    f"run {run.run_id} has nothing to contribute: of {asked_for} candidates "
                     f"{contributed.without_id} have no id of the Materials Project (mp-...)"
                 )
     except OSError as error:
@@ -148,6 +146,7 @@ def contributions(
         As for :func:`write_contributions`.
     """
     validations = run_validations(store, run)
+    criterion = criterion_of(run.parameters)
     asked = conditions(run_id=run.run_id, state="screened")
     query = Query(CANDIDATES, asked, sort_by="material_id", with_structure=True)
     wanted = (
@@ -169,20 +168,21 @@ def contributions(
                 validation = None
             validation = validation and compared_with(validation, prediction)
             contributed.written += 1
-            yield _contribution(run, project, candidate, prediction, validation)
+            yield _contribution(run, criterion, project, candidate, prediction, validation)
 
 
 def _contribution(
     run: Run,
+    criterion: Criterion,
     project: str,
     candidate: CandidateDoc,
     prediction: PredictionDoc,
     validation: ValidationDoc | None,
 ) -> dict[str, Any]:
-    criterion = criterion_of(run.parameters)
+    score = "score" if criterion.unit == EV else "scoreNumber"
     values = {
         "prediction.positive": candidate.is_positive,
-        "prediction.score": candidate.score,
+        f"prediction.{score}": candidate.score,
         "prediction.probability": candidate.probability,
         "prediction.expectedError": candidate.expected_error,
         "prediction.inDomain": candidate.in_domain,
@@ -208,7 +208,7 @@ def _contribution(
         "identifier": candidate.material_id,
         "formula": candidate.formula,
         "is_public": False,
-        "data": _nested(values, COLUMNS | {"prediction.score": criterion.unit}),
+        "data": _nested(values),
         "structures": [dict(candidate.structure)] if candidate.structure else [],
         "tables": [_table(prediction, validation)],
     }
@@ -228,7 +228,7 @@ def _gap(where: str, gap: GapDoc | None, n_atoms: int) -> dict[str, Any]:
     }
 
 
-def _nested(values: dict[str, Any], units: dict[str, str | None]) -> dict[str, Any]:
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
     """Values with their units, by the parts of their keys; what is not known is left out."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
@@ -238,7 +238,7 @@ def _nested(values: dict[str, Any], units: dict[str, str | None]) -> dict[str, A
         where = nested
         for group in groups:
             where = where.setdefault(group, {})
-        where[last] = _with_unit(value, units[path])
+        where[last] = _with_unit(value, COLUMNS[path])
     return nested
 
 

@@ -154,18 +154,6 @@ def test_the_distance_is_that_of_the_prediction_beside_it(run, tmp_path):
     assert float(found.split()[0]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "score"), [("steep-edge", 0.5), ("transparent-conductor", "0.5 eV")]
-)
-def test_the_score_is_in_the_unit_of_the_criterion(run, tmp_path, name, score):
-    store, of_run = run
-    of_run.parameters[CRITERION] = find_criterion(name).definition()
-    for document in store.candidates(of_run.run_id, material_ids=["mp-1"]):
-        store.upsert_candidates([document.model_copy(update={"score": 0.5})])
-    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
-    assert loadfn(tmp_path / "c.json.gz")[0]["data"]["prediction"]["score"] == score
-
-
 def test_the_largest_dos_is_of_the_cell_where_the_limit_is_for_an_atom(run, tmp_path):
     store, of_run = run
     of_run.parameters["criteria"] |= {"per_atom": True, "max_dos": 0.3}
@@ -178,6 +166,15 @@ def test_the_largest_dos_is_of_the_cell_where_the_limit_is_for_an_atom(run, tmp_
     data = loadfn(tmp_path / "c.json.gz")[0]["data"]
     assert data["prediction"]["gap"]["maxDOS"] == "0.5 1/eV"
     assert data["DFT"]["gap"]["maxDOS"] == "0.5 1/eV"
+
+
+def test_a_score_that_is_no_energy_has_no_unit(run, tmp_path):
+    store, of_run = run
+    of_run.parameters[CRITERION] = find_criterion("steep-edge").definition()
+    write_contributions(store, of_run, "sandbox", tmp_path / "c.json.gz")
+    prediction = loadfn(tmp_path / "c.json.gz")[1]["data"]["prediction"]
+    assert prediction["scoreNumber"] == 0.1
+    assert "score" not in prediction
 
 
 @pytest.mark.parametrize(
@@ -212,6 +209,9 @@ def test_nothing_to_contribute_is_one_line_and_no_file(run, tmp_path):
         write_contributions(store, of_run, "x", tmp_path / "c.json")
     with open_store(tmp_path / "other.sqlite") as other:
         lonely = put_run(other, {"mine": crystal(1)}, ["mine"])
-        with pytest.raises(ScreeningError, match="of its 1 positives 1 have no id"):
-            write_contributions(other, lonely, "x", tmp_path / "c.json.gz")
+        negative = put_run(other, {"a": crystal(2), "b": crystal(3)}, ["a"], run_id="run-2")
+        other.upsert_validations([validation(candidate("run-2", "b", crystal(3)), False)])
+        for run_without, n in ((lonely, 1), (negative, 2)):
+            with pytest.raises(ScreeningError, match=f"of {n} candidates {n} have no id"):
+                write_contributions(other, run_without, "x", tmp_path / "c.json.gz")
     assert list(tmp_path.glob("*.gz*")) == []
