@@ -40,6 +40,7 @@ READING = "reading"  # category of a screening run's jobs that need its source, 
 PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fastest
 SCREENING = "screening"  # category of all others, which need neither
 SHARD_SIZE = 20_000  # candidates of a scoring job: seconds of a GPU, minutes of a few cores
+OPEN = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}  # jobs that end without help
 OURS = (
     DosError,
     ModelError,
@@ -211,8 +212,18 @@ def submit_search(launchpad: LaunchPad, maker: ActiveSearchFlowMaker, run_id: st
     launchpad : LaunchPad
     maker : ActiveSearchFlowMaker
     run_id : str
-        Any run of the search.
+        The first run of the search.
+
+    Raises
+    ------
+    ScreeningError
+        If the launchpad has jobs of the search that run or are about to.
     """
+    if launchpad.get_fw_ids_in_wfs({"metadata.search": run_id}, OPEN):
+        raise ScreeningError(
+            f"the search of run {run_id} is on the launchpad already; `screen rounds {run_id}` "
+            "shows how far it is, `lpad detect_lostruns --rerun` goes on where a worker was lost"
+        )
     categories = {score_shard.__name__: PREDICTION, DFT: maker.dos_maker.engine}
     submit_flow(
         launchpad,

@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 
 from screening.errors import ScreeningError
 from workflows.hardware import UnfitError
-from workflows.launchpad import PREDICTION, READING, SCREENING, last_line_of, make_ready_again
+from workflows.launchpad import OPEN, PREDICTION, READING, SCREENING, last_line_of, make_ready_again
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -30,7 +30,6 @@ SIGN_OF_LIFE = 30.0  # s between two signs of life
 LOST_AFTER = 300.0  # s without one, after which a job is done by another worker
 SLEEP = 5.0  # s until an idle worker asks again
 PREFIX = "screen worker "  # of the names of workers that give such signs
-OPEN = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}
 
 Told = Callable[[str], None]
 

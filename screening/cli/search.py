@@ -159,10 +159,8 @@ def search(
     )
     remarks = stderr(quiet)
     if where == "launchpad":
-        _submit(launchpad, maker, stored.run_id)
-        remarks.print(
-            f"search of run {stored.run_id} submitted; `screen rounds` shows how far it is"
-        )
+        first = _submit(launchpad, maker, stored.run_id)
+        remarks.print(f"search of run {first} submitted; `screen rounds` shows how far it is")
         return
     if lacking := maker.dos_maker.missing():
         raise ScreeningError("; ".join(lacking))
@@ -237,11 +235,16 @@ def _learning(
     )
 
 
-def _submit(file: Path, maker: ActiveSearchFlowMaker, run_id: str) -> None:
+def _submit(file: Path, maker: ActiveSearchFlowMaker, run_id: str) -> str:
+    """Begin the round, which tells the user what is wrong, and submit it; id of the first run."""
+    from db.open import open_store
+    from workflows.active_search import begin_round
     from workflows.launchpad import open_launchpad, submit_search
 
-    with open_launchpad(file) as launchpad:
-        submit_search(launchpad, maker, run_id)
+    with open_launchpad(file) as launchpad, open_store(maker.db) as store:
+        first = begin_round(store, run_id, maker).run_id
+        submit_search(launchpad, maker, first)
+    return first
 
 
 def _calculate(maker: ActiveSearchFlowMaker, document: RoundDoc, workers: int, quiet: bool) -> None:
