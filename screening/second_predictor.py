@@ -44,6 +44,9 @@ def can_judge_again(checkpoint: Path, second: Path) -> bool:
     return not is_same and predictor_grid(checkpoint).unit == predictor_grid(second).unit
 
 
+NOT_JUDGED_AGAIN = "not judged again by "
+
+
 def not_judged_again(model: str, reason: str) -> str:
     """Remark on a candidate that keeps its first verdict.
 
@@ -54,4 +57,4 @@ def not_judged_again(model: str, reason: str) -> str:
     reason : str
         Why it refuses the candidate, or failed on it.
     """
-    return f"not judged again by {model}: {reason}"
+    return f"{NOT_JUDGED_AGAIN}{model}: {reason}"

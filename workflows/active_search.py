@@ -35,6 +35,7 @@ from db.store import ScreeningStore
 from models.writing import write_whole
 from models.zoo import model_id
 from screening.errors import ScreeningError, one_line
+from screening.second_predictor import NOT_JUDGED_AGAIN
 from workflows.dos.base import DosMaker
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
@@ -446,9 +447,11 @@ def _calculated(store: ScreeningStore, run: Run) -> set[str]:
 
 
 def _afresh(candidate: CandidateDoc, run: Run) -> CandidateDoc:
-    """A candidate that awaits the model of another run."""
+    """A candidate that awaits the model of another run, with what was remarked when it was read."""
     changes: dict[str, Any] = dict.fromkeys((*VERDICT_FIELDS, "first_verdict"))
-    return candidate.model_copy(update=changes | {"run_id": run.run_id, "state": "pending"})
+    remarks = [r for r in candidate.remarks or () if not r.startswith(NOT_JUDGED_AGAIN)]
+    changes |= {"run_id": run.run_id, "state": "pending", "remarks": remarks}
+    return candidate.model_copy(update=changes)
 
 
 # The jobs.

@@ -17,9 +17,9 @@ from monty.json import MontyEncoder
 from db.documents import RoundDoc
 from db.open import open_store
 from models.training.card import ModelCard
-from models.zoo import model_id
+from models.zoo import DEFAULT_EDOS, model_id
 from screening.errors import ScreeningError
-from screening.second_predictor import RESCORE_WITH
+from screening.second_predictor import RESCORE_WITH, not_judged_again
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.learning_examples import TRAINED, screened, teach
@@ -28,6 +28,7 @@ from workflows import active_search
 from workflows.active_search import (
     CALCULATED,
     ActiveSearchFlowMaker,
+    begin_next_run,
     begin_round,
     calculations_left,
     learn_in_round,
@@ -170,6 +171,27 @@ def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
         assert before.counts["rescored"] == after.counts["rescored"] == 3
         judged = Counter(c.model_id for c in store.candidates(after.run_id))
         assert judged == {document.new_model_id: N - 2 - 3, after.second_model_id: 3}
+
+
+def test_a_next_run_knows_no_refusals_by_the_second_model_of_the_run_before(tmp_path):
+    read, refused = "read as P1", not_judged_again("tight-binding-edos", "no levels for Th")
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = put_run(store, {"m": crystal(1)}, ["m"])
+        (known,) = store.candidates(run.run_id)
+        store.upsert_candidates([known.model_copy(update={"remarks": [read, refused]})])
+        document = RoundDoc(
+            run_id=run.run_id,
+            number="1",
+            chosen_in=run.run_id,
+            engine="gpaw",
+            recipe=RECIPE,
+            model_id="model-1",
+            checkpoint=str(DEFAULT_EDOS),
+            next_run_id="run-2",
+        )
+        begin_next_run(store, document)
+        (left,) = store.candidates("run-2")
+    assert left.remarks == [read]
 
 
 @pytest.mark.slow
