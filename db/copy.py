@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from db.collections import COLLECTIONS, Collection, D, Query, batched
-from db.documents import FINISHED, Document, ValidationDoc
+from db.documents import FINISHED, Document, Run, ValidationDoc
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
 
@@ -68,7 +68,8 @@ def copy_store(
 
     A document of the same key is replaced, but what has a result (a calculation, a candidate, a
     run or a round) is not replaced by what has none; of a calculation the target's runs that asked
-    for it are kept.
+    for it are kept, and of a run what the source does not know of it, such as how its positives
+    were chosen for DFT.
 
     What is in the target already and equal is not written again, so that a copy that was
     interrupted goes on where it stopped.
@@ -155,6 +156,8 @@ def _merge(document: Any, known: Any | None) -> Any:
     if known is None:
         return document
     kept = known if _has_result(known) and not _has_result(document) else document
+    if isinstance(kept, Run):
+        return kept.model_copy(update={"parameters": known.parameters | kept.parameters})
     if not isinstance(kept, ValidationDoc):
         return kept
     asked = list(dict.fromkeys([*document.run_ids, *known.run_ids]))

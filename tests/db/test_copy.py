@@ -117,6 +117,21 @@ def test_a_copy_replaces_no_result_by_what_has_none(
     assert everything(source) == everything(target)
 
 
+def test_a_copy_keeps_what_its_source_does_not_know_of_a_run(
+    store: ScreeningStore, other: ScreeningStore
+) -> None:
+    before = run(state="done", counts={"screened": 1})
+    choices = {"validation_choices": [{"engine": "gpaw"}]}
+    store.put_run(before)
+    other.put_run(before.model_copy(update={"parameters": before.parameters | choices}))
+    held = everything(other)
+    copy_store(store, other)
+    assert everything(other) == held
+    copy_store(other, store)
+    assert everything(store) == held
+    assert {copied.written for copied in copy_store(store, other)} == {0}
+
+
 @pytest.mark.slow
 def test_an_interrupted_copy_goes_on(store: ScreeningStore, other: ScreeningStore) -> None:
     store.upsert_predictions(prediction(i) for i in range(BATCH + 500))
