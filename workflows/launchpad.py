@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -308,11 +309,14 @@ class WorkflowState:
         workflow completed, because the last job did its work: it recorded the failure.
     reason : str or None
         Last line of the exception of a fizzled job.
+    fizzled : tuple of int
+        Fizzled jobs.
     """
 
     key: tuple[str, ...]
     state: str
     reason: str | None = None
+    fizzled: tuple[int, ...] = ()
 
     @property
     def material_id(self) -> str:
@@ -334,9 +338,10 @@ def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
     states = {}
     for workflow in workflows:
         key = tuple(workflow["metadata"][name] for name in VALIDATIONS.key_fields)
-        fizzled = [reasons[node] for node in workflow["nodes"] if node in reasons]
+        fizzled = tuple(node for node in workflow["nodes"] if node in reasons)
         state = "FIZZLED" if fizzled else workflow["state"]
-        states[key] = WorkflowState(key, state, next(filter(None, fizzled), None))
+        reason = next(filter(None, map(reasons.get, fizzled)), None)
+        states[key] = WorkflowState(key, state, reason, fizzled)
     return list(states.values())
 
 
@@ -427,7 +432,8 @@ def _key_fields(document: ValidationDoc) -> dict[str, str]:
 def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
     """Make the fizzled jobs of a run ready again, those of its screening too.
 
-    Their validations are queued again.
+    Their validations are queued again. What was calculated elsewhere or submitted anew since is
+    left alone.
 
     Parameters
     ----------
@@ -440,15 +446,18 @@ def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> in
     int
         Jobs that are ready again.
     """
-    fizzled = {s.key for s in workflow_states(launchpad, run_id) if s.state == "FIZZLED"}
-    failed = [
-        document
-        for document in store.validations(run_id=run_id, state="failed")
-        if document.key in fizzled
-    ]
+    fizzled = {state.key: state.fizzled for state in workflow_states(launchpad, run_id)}
     again = {"state": "queued", "error": None, "updated_at": utc_now()}
-    store.upsert_validations([document.model_copy(update=again) for document in failed])
-    fw_ids = launchpad.get_fw_ids_in_wfs(_of_run(run_id), {"state": "FIZZLED"})
+    queued = []
+    for document in store.validations(run_id=run_id):
+        if document.is_finished:
+            fizzled.pop(document.key, None)
+        elif document.state == "failed" and fizzled.get(document.key):
+            queued.append(document.model_copy(update=again))
+    store.upsert_validations(queued)
+    of_screening = {"metadata.screening": run_id}
+    fw_ids = launchpad.get_fw_ids_in_wfs(of_screening, {"state": "FIZZLED"})
+    fw_ids += chain.from_iterable(fizzled.values())
     for fw_id in fw_ids:
         launchpad.rerun_fw(fw_id)
     run = store.run(run_id)

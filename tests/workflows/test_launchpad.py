@@ -346,6 +346,20 @@ def test_a_calculation_that_failed_and_runs_again_is_that_of_its_twins_too(site,
 
 
 @pytest.mark.mongo
+def test_what_was_submitted_anew_is_not_rerun(site, pad, store):
+    submitted(site, pad, store, 1, structures={"m": crystal(1, "Cu")}, failing="Cu")
+    site.work()
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    plan = plan_validation(store, store.run("run-1"), "gpaw", maker.dos_maker.recipe)
+    submit(pad, store, maker, plan.todo)
+    assert rerun_failed(pad, store, "run-1") == 0
+    site.work()
+    assert states(store) == {"done": 1}
+    assert rerun_failed(pad, store, "run-1") == 0
+    assert states(store) == {"done": 1}
+
+
+@pytest.mark.mongo
 def test_runs_on_one_launchpad_are_told_apart(site, pad, store):
     submitted(site, pad, store, 1)
     submitted(site, pad, store, 1, run_id="run-2", structures={"x": crystal(7)})
