@@ -35,6 +35,7 @@ from screening.errors import ScreeningError
 from screening.gap import GapCriteria
 from screening.trust import calibrate_trained
 from workflows.hardware import worker_processes
+from workflows.runs import find_run
 from workflows.validated_labels import (
     NothingToLearnError,
     ValidatedLabels,
@@ -157,10 +158,20 @@ def lineage(store: ScreeningStore, run: Run) -> list[Run]:
     ----------
     store : ScreeningStore
     run : Run
+
+    Raises
+    ------
+    ScreeningError
+        If one of them is not in the store, as where only the last one was copied.
     """
     runs = [run]
     while (parent := runs[-1].parent) is not None:
-        runs.append(store.run(parent))
+        if (known := find_run(store, parent)) is None:
+            raise ScreeningError(
+                f"run {runs[-1].run_id} goes on with what run {parent} found, which is not in "
+                f"{store.location}; copy that run, too (`screen export --run {parent}`)"
+            )
+        runs.append(known)
     return runs
 
 

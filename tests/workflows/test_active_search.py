@@ -173,6 +173,13 @@ def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
         assert judged == {document.new_model_id: N - 2 - 3, after.second_model_id: 3}
 
 
+def test_a_run_of_a_search_that_was_copied_alone_names_the_one_that_is_missing(tmp_path):
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = put_run(store, {"m": crystal(1)}).model_copy(update={"parent": "run-0"})
+        with pytest.raises(ScreeningError, match=r"run run-1 goes on .*`screen export --run run-0"):
+            rounds_of(store, run)
+
+
 def test_a_next_run_knows_no_refusals_by_the_second_model_of_the_run_before(tmp_path):
     read, refused = "read as P1", not_judged_again("tight-binding-edos", "no levels for Th")
     with open_store(tmp_path / "s.sqlite") as store:
