@@ -13,6 +13,8 @@ from screening.criteria.registry import criterion_of, needed_grid
 from screening.errors import ScreeningError
 from workflows.hardware import worker_device
 
+CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run
+
 
 def check_checkpoints(parameters: dict[str, Any]) -> None:
     """Refuse damaged predictors, and those of other spectra than the criterion judges.
@@ -28,7 +30,7 @@ def check_checkpoints(parameters: dict[str, Any]) -> None:
         That names the file.
     """
     criterion = criterion_of(parameters)
-    for name in ("checkpoint", "rescore_with"):
+    for name in CHECKPOINTS:
         if name in parameters:
             folder = Path(parameters[name])
             check_predictor(folder, needed_grid(criterion, folder))
@@ -57,6 +59,28 @@ def model_of(run: Run, checkpoint: str) -> str:
             f"machine has it ({model}); copy {run.model_id} here, or start a new run"
         )
     return model
+
+
+def check_all_here(run: Run | None, parameters: dict[str, Any]) -> None:
+    """Refuse what would end a reading job on this machine, and perhaps on no other.
+
+    Parameters
+    ----------
+    run : Run or None
+        None if nobody has noted it yet.
+    parameters : dict
+        Of the run.
+
+    Raises
+    ------
+    ModelError, ScreeningError
+        If a predictor of the run is not here, is damaged or another.
+    """
+    check_checkpoints(parameters)
+    if run is not None:
+        for name in CHECKPOINTS:
+            if name in parameters:
+                model_of(run, parameters[name])
 
 
 def check_here(run: Run, checkpoint: str) -> None:

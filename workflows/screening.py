@@ -30,7 +30,7 @@ from screening.errors import ScreeningError
 from screening.filters import ScreeningFilters
 from screening.second_predictor import RESCORE_WITH, n_unless_asked
 from screening.sources import Source
-from workflows.checkpoints import check_checkpoints, check_here, model_of
+from workflows.checkpoints import check_all_here, check_checkpoints, check_here, model_of
 from workflows.hardware import what_only_this_machine_lacks, worker_device, worker_processes
 from workflows.reading import open_source_of_run, reader_of_run
 from workflows.rescoring import SAME_MODEL, awaiting, choose, n_chosen
@@ -189,6 +189,7 @@ def prepare(
     """
     checkpoint = parameters["checkpoint"]
     source = _source_of(parameters, source_options)
+    check_checkpoints(parameters)
     with store_of_run(db, run_id) as store:
         is_new = find_run(store, run_id) is None
         run = begin_run(store, run_id, parameters, source)
@@ -227,6 +228,8 @@ def read_shard(
     reader = OPEN_READERS.pop(run_id, None)
     with store_of_run(db, run_id) as store:
         if reader is None or reader.shard >= shard:
+            with what_only_this_machine_lacks():
+                check_all_here(find_run(store, run_id), parameters)
             source = _source_of(parameters, source_options)
             run = begin_run(store, run_id, parameters, source)
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
@@ -251,11 +254,8 @@ def read_shard(
 
 
 def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> Source:
-    """The source of a run whose models can be used."""
     filters = ScreeningFilters(**parameters["filters"])
-    source = open_source_of_run(parameters["source"], filters, source_options)
-    check_checkpoints(parameters)
-    return source
+    return open_source_of_run(parameters["source"], filters, source_options)
 
 
 def in_shards(
@@ -363,7 +363,11 @@ def rescore(
     checkpoint = parameters["rescore_with"]
     with store_of_run(db, run_id) as store:
         run = store.run(run_id)
-        model_of(run, checkpoint)
+        if hardware["device"] is None:
+            with what_only_this_machine_lacks():
+                check_here(run, checkpoint)
+        else:
+            model_of(run, checkpoint)
         _check_judged(store, run, run.model_id or "")
         if (n := parameters["rescore"] - n_chosen(store, run)) > 0:
             predictor = deferred_predictor(checkpoint, hardware["device"] or worker_device())

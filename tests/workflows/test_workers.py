@@ -30,6 +30,7 @@ from workflows.launchpad import (
     submit_screening,
 )
 from workflows.local import run_flow
+from workflows.runs import note_submission
 from workflows.screening import ScreeningFlowMaker
 from workflows.shards import OPEN_READERS
 from workflows.worker import work
@@ -220,12 +221,18 @@ def pad(site):
         yield launchpad
 
 
-def submitted(site, maker, pad, folder):
-    """A run of a checkpoint that is read already; its folder."""
+def submitted_of_copy(site, maker, pad, folder):
+    """A run of a checkpoint of its own; its folder."""
     checkpoint = folder / "shared" / "mat2spec-plus-edos"
     shutil.copytree(maker.checkpoint, checkpoint)
     maker.db, maker.checkpoint = site.db, str(checkpoint)
     submit_screening(pad, maker, "run-1")
+    return checkpoint
+
+
+def submitted(site, maker, pad, folder):
+    """The same, where all is read already."""
+    checkpoint = submitted_of_copy(site, maker, pad, folder)
     rapidfire(pad, FWorker(category="reading"), sleep_time=1)
     return checkpoint
 
@@ -269,6 +276,47 @@ def test_an_unfit_worker_leaves_its_shard_to_others(site, pad, maker, tmp_path, 
         assert work(pad, tell=lines.append) == 5
         assert store.run("run-1").state == "done"
     assert re.fullmatch(r"score_shard \(\d+\) in \d+\.\d s", lines[0])
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("lack", ["missing", "another"])
+@pytest.mark.parametrize("category", ["reading", "screening"])
+def test_so_does_one_that_reads_or_chooses(site, pad, maker, tmp_path, monkeypatch, category, lack):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.worker.SLEEP", 0.05)
+    monkeypatch.setenv("SCREEN_WORKERS", "1")
+    monkeypatch.setenv("SCREEN_DEVICE", "cpu")
+    shared = tmp_path / "shared" / "mat2spec-plus-edos"
+    shutil.copytree(maker.checkpoint, shared)
+    if category == "reading":
+        maker.checkpoint = str(shared)
+    else:
+        maker.checkpoint, maker.rescore, maker.rescore_with = (
+            str(ZOO / "mat2spec-edos"),
+            2,
+            str(shared),
+        )
+    maker.db = site.db
+    note_submission(site.db, "run-1", maker.parameters())
+    submit_screening(pad, maker, "run-1")
+    if category == "screening":
+        for other in ("reading", "prediction"):
+            rapidfire(pad, FWorker(category=other), sleep_time=1)
+    hidden = shared.with_name("hidden")
+    if lack == "missing":
+        shared.rename(hidden)
+    else:
+        shutil.copytree(shared, hidden)
+        card = next(shared.glob("*kl.json"))
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"weights_sha256": "0" * 64}))
+    with pytest.raises(ScreeningError, match=f"{shared}.*; the job waits for another worker"):
+        work(pad, [category])
+    with open_store(site.db) as store:
+        assert store.run("run-1").state == "running"
+        shutil.rmtree(shared, ignore_errors=True)
+        hidden.rename(shared)
+        work(pad)
+        assert store.run("run-1").state == "done"
 
 
 @pytest.mark.mongo
