@@ -105,11 +105,12 @@ def _replace_the_dead(launchpad: LaunchPad, seconds: float) -> None:
 
 
 def _is_more_to_come(launchpad: LaunchPad, worker: FWorker) -> bool:
-    """Whether a job of a screening may still add one for this worker."""
+    """Whether a job that is not done may still add one for this worker, as those of screenings."""
+    if launchpad.future_run_exists(worker):
+        return True
     of_screening = {"metadata.screening": {"$exists": True}}
-    return bool(launchpad.get_fw_ids_in_wfs(of_screening, OPEN)) or launchpad.future_run_exists(
-        worker
-    )
+    is_for_screenings = not {*CATEGORIES}.isdisjoint(worker.category)
+    return is_for_screenings and bool(launchpad.get_fw_ids_in_wfs(of_screening, OPEN))
 
 
 @contextmanager

@@ -333,6 +333,17 @@ def test_a_job_of_a_dead_worker_is_done_by_one_that_lives(site, pad, maker, monk
         assert found["state"] == ("READY" if name.startswith("screen") else "RUNNING")
 
 
+@pytest.mark.mongo
+def test_a_worker_for_dft_does_not_wait_for_a_screening(site, pad, maker, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    maker.db = site.db
+    submit_screening(pad, maker, "run-1")
+    interrupted(monkeypatch)
+    assert work(pad, ["gpaw"]) == 0
+    with pytest.raises(KeyboardInterrupt):
+        work(pad, ["gpaw", "prediction"])
+
+
 def interrupted(monkeypatch):
     def sleep(seconds):
         raise KeyboardInterrupt
