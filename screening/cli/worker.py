@@ -8,14 +8,26 @@ from typing import Annotated
 import typer
 
 from screening.cli import options
+from workflows.dos.engines import ENGINES
+
+
+def _known_categories(names: list[str] | None) -> list[str] | None:
+    from workflows.launchpad import PREDICTION, READING, SCREENING
+
+    known = (READING, PREDICTION, SCREENING, *ENGINES)
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}.")
+    return names
 
 
 def worker(
     category: Annotated[
         list[str] | None,
         typer.Option(
+            callback=_known_categories,
             help="Jobs to take, may be repeated: reading (the source), prediction (a GPU does it "
-            "fastest), screening (all else of a screening), gpaw, vasp. Default: the first three."
+            "fastest), screening (all else of a screening), gpaw, vasp. Default: the first three.",
         ),
     ] = None,
     device: Annotated[

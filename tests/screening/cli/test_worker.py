@@ -35,6 +35,9 @@ def test_a_submitted_run_is_worked_off(screen, site, monkeypatch):
     assert found["screening"] == {"read_shard": done, "score_shard": done, "finish": done}
     assert "score_shard" in screen("status").out
     one_line(screen("worker", "--launchpad", "no.yaml"), "no.yaml: No such file")
+    refused = screen("worker", "--category", "gpaw", "--category", "predicton")
+    assert refused.code == 2
+    assert "'predicton' is not one of reading, prediction, screening, gpaw, vasp" in refused.err
 
 
 @pytest.mark.mongo
