@@ -151,6 +151,8 @@ def run(
         _submit(maker, run_id, launchpad)
         work = f"`{program()} worker` or `rlaunch -l {launchpad} rapidfire`"
         remarks.print(f"Run {run_id} submitted; {work} works it off")
+        if as_json:
+            _print_submitted(db, run_id)
         return
     remarks.print(f"Run {run_id} ({'resumed' if resume else 'new'})")
     logs.write_to(logs.log_file_of_run(db, run_id))
@@ -296,6 +298,14 @@ def _submit(maker: ScreeningFlowMaker, run_id: str, launchpad: Path) -> None:
         # In this order, dying in between leaves a run that --resume submits.
         note_submission(maker.db, run_id, maker.parameters())
         submit_screening(pad, maker, run_id)
+
+
+def _print_submitted(db: str, run_id: str) -> None:
+    from db.open import open_store
+    from screening.cli.console import print_json
+
+    with open_store(db) as store:
+        print_json(_summary(store.run(run_id), []))
 
 
 def _execute(maker: ScreeningFlowMaker, run_id: str, quiet: bool) -> None:

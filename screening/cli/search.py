@@ -161,6 +161,8 @@ def search(
     if where == "launchpad":
         first = _submit(launchpad, maker, stored.run_id)
         remarks.print(f"search of run {first} submitted; `screen rounds` shows how far it is")
+        if as_json:
+            _show_rounds(db, first, None, as_json, wide)
         return
     if lacking := maker.dos_maker.missing():
         raise ScreeningError("; ".join(lacking))

@@ -237,10 +237,10 @@ def test_a_search_is_sent_to_a_launchpad(
         one_line(screen("search", *options), f"run {run_id}: no candidate is left to calculate")
         assert screen("rounds", "--json").out.strip() == "[]"
         options += ("--out-of-domain",)
-        sent = screen("search", *options)
+        sent = screen("search", "--json", *options)
         assert sent.code == 0
         assert f"search of run {run_id} submitted; `screen rounds`" in sent.err
-        (begun,) = json.loads(screen("rounds", "--json").out)
+        (begun,) = json.loads(sent.out)
         assert (begun["run_id"], begun["state"]) == (run_id, "calculating")
         one_line(screen("search", *options), f"search of run {run_id} is on the launchpad already")
         with open_launchpad(site.launchpad) as pad:

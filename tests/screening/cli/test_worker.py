@@ -60,9 +60,10 @@ def test_a_submitted_run_is_known_before_it_begins_and_after_it_could_not(screen
     folder.mkdir()
     bulk("Cu").write(folder / "Cu.cif")
     asked = ("run", "--source", folder, "--where", "launchpad")
-    assert screen(*asked).code == 0
+    submitted = json.loads(screen(*asked, "--quiet", "--json").out)
     (run,) = json.loads(screen("runs", "--json").out)
     assert run["state"] == "running"
+    assert submitted["run_id"] == run["run_id"]
     found = json.loads(screen("status", "--json").out)
     assert found["run_id"] == run["run_id"]
     assert found["screening"]["read_shard"] == {"READY": 1}
