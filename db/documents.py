@@ -808,6 +808,11 @@ class RoundDoc(Document):
         """``(run_id, number)``."""
         return self.run_id, self.number
 
+    @property
+    def n_calculated(self) -> int:
+        """Calculations with a result."""
+        return sum(self.outcomes.get(state, 0) for state in FINISHED)
+
 
 def _check_reason(state: str, reason: str | None) -> None:
     if state in ("rejected", "failed") and not reason:

@@ -373,7 +373,6 @@ class RoundRow:
             **_same(cls, document),
             **figures,
             chosen_by="hand" if document.choice is None else str(document.choice.get("strategy")),
-            n_calculated=sum(document.outcomes.values()),
             n_found=len(document.found),
             n_learned=learned.get("training", 0) + learned.get("validation", 0),
             n_kept_out=learned.get("test", 0),

@@ -292,10 +292,10 @@ def _in_words(document: RoundDoc, run: Run) -> str:
     from screening.criteria.gap_criterion import gap_title
     from screening.report.words import by_criterion, criterion_name
 
-    n = sum(document.outcomes.values())
     title = gap_title(criterion_name(run))
     found = f"have a {title}" if title else f"are positive{by_criterion(run)}"
-    lines = [f"Round {document.number}: {len(document.found)} of {n} calculated {found}"]
+    n_found, n = len(document.found), document.n_calculated
+    lines = [f"Round {document.number}: {n_found} of {n} calculated {found}"]
     if document.remark:
         lines.append(f"Nothing learned: {document.remark}")
     learned = document.learned

@@ -173,6 +173,35 @@ def test_the_best_are_judged_again_in_each_round_of_a_run_where_they_were(
         assert judged == {document.new_model_id: N - 2 - 3, after.second_model_id: 3}
 
 
+def test_what_a_round_found_is_by_the_criterion_of_its_run(tmp_path, monkeypatch):
+    def nothing(*_):
+        raise NothingToLearnError("nothing new")
+
+    monkeypatch.setattr(active_search, "learn", nothing)
+    structures = {name: crystal(i) for i, name in enumerate(("a", "b", "c"))}
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = put_run(store, structures, list(structures))
+        a, b, c = store.candidates(run.run_id, sort_by="material_id")
+        asked_by_another = validation(a, True, spectrum=with_gap(False))
+        store.upsert_validations([asked_by_another, validation(b, True), validation(c, None)])
+        document = RoundDoc(
+            run_id=run.run_id,
+            number="1",
+            chosen_in=run.run_id,
+            choice={},
+            chosen=list(structures),
+            engine="gpaw",
+            recipe=RECIPE,
+            model_id="model-1",
+            checkpoint=str(tmp_path / "new"),
+            next_run_id="run-2",
+        )
+        learned = learn_in_round(store, document, Learning())
+    assert learned.found == ["b"]
+    assert learned.outcomes == {"done": 2, "failed": 1}
+    assert learned.n_calculated == 2
+
+
 def test_a_run_of_a_search_that_was_copied_alone_names_the_one_that_is_missing(tmp_path):
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_run(store, {"m": crystal(1)}).model_copy(update={"parent": "run-0"})
