@@ -467,28 +467,3 @@ def test_workers_do_all_rounds(tmp_path, mongo_uri, monkeypatch, taught, structu
         stored = json.dumps([*pad.fireworks.find(), *pad.workflows.find()], default=str)
     assert SECRET not in stored
     assert "mongodb://" not in stored
-
-
-def test_what_was_found_is_judged_by_the_criterion_of_the_search(tmp_path, monkeypatch):
-    def nothing(*_):
-        raise NothingToLearnError("nothing new")
-
-    monkeypatch.setattr(active_search, "learn", nothing)
-    with open_store(tmp_path / "s.sqlite") as store:
-        names = ("gap", "none", "magnetic")
-        run = put_run(store, {name: crystal(i) for i, name in enumerate(names)}, names)
-        by_another = {"criterion": "steep-edge", "gap": None, "features": {}}
-        for name, spectrum, state in zip(
-            names, map(with_gap, (True, False, True)), ("done", "done", "magnetic"), strict=True
-        ):
-            (document,) = store.candidates(run.run_id, material_ids=[name])
-            changes = by_another | {"spectrum": spectrum, "state": state}
-            store.upsert_validations([validation(document, name == "none", **changes)])
-        document = RoundDoc(
-            run_id=run.run_id, number="1", chosen_in=run.run_id, choice={}, chosen=list(names),
-            engine="gpaw", recipe="recipe-1", model_id="model-1", next_run_id="run-2",
-            checkpoint=str(tmp_path / "model"),
-        )  # fmt: skip
-        ended = learn_in_round(store, document, Learning())
-    assert ended.outcomes == {"done": 2, "magnetic": 1}
-    assert ended.found == ["gap"]
