@@ -346,7 +346,14 @@ class Choice:
         return replace(self, n_random=max(self.n_random, n_random))
 
     def with_ranked(self, strategy: str, names: Collection[str]) -> Choice:
-        """The same with what a strategy chose besides."""
+        """The same with what a strategy chose besides.
+
+        Parameters
+        ----------
+        strategy : str
+        names : collection of str
+            Materials.
+        """
         if not names:
             return self
         both = self.ranked.get(strategy, frozenset()) | frozenset(names)
