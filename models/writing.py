@@ -28,18 +28,17 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> path.read_text()
     'a,b'
     """
-    if path.is_char_device() or path.is_fifo():  # which no file may replace
-        with _naming(path):
+    with _naming(path):
+        if path.is_char_device() or path.is_fifo():  # which no file may replace
             yield path
-        return
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        with _naming(path):
+            return
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        try:
             yield unfinished
             unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

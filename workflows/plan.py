@@ -397,15 +397,17 @@ def _with_choice(
     """The run with a note on how its positives were chosen, so that metrics know."""
     before = Choice.of(run, maker.engine, maker.recipe)
     asked = (*conditions(engine=maker.engine), Condition("run_ids", "has", run.run_id))
-    known = {
-        document.material_id
-        for document in store.find(Query(VALIDATIONS, asked))
-        if recipe_without_stand_ins(document.recipe) == maker.recipe
-    }
+
+    def known() -> set[str]:
+        return {
+            document.material_id
+            for document in store.find(Query(VALIDATIONS, asked))
+            if recipe_without_stand_ins(document.recipe) == maker.recipe
+        }
 
     def n_before() -> int:
         in_order = predicted_negatives(store, run, in_domain=False)
-        return sum(1 for _ in takewhile(known.__contains__, in_order))
+        return sum(1 for _ in takewhile(known().__contains__, in_order))
 
     now = before.among(in_domain, n_random, n_before)
     if strategy != "random":
@@ -413,7 +415,7 @@ def _with_choice(
     elif in_domain and not now.in_domain:
         now = now.with_ranked(DRAWN_IN_DOMAIN, positives)
     else:
-        by_rank = known - now.drawn  # also of programs that left no note
+        by_rank = known() - now.drawn  # also of programs that left no note
         now = replace(now, drawn=now.drawn | (set(positives) - by_rank))
     return run if now == before else now.noted_in(run, maker.engine, maker.recipe)
 

@@ -141,20 +141,16 @@ class Network(nn.Module):
         learned = self.bond(described.bonds).float().split(len(CHANNELS), dim=1)
         law = bonds.weight[:, None] * self._law(bonds)
         near = bonds.weight * torch.exp(-3 * (bonds.ratio - 1))
+        mixing = None  # in proportion to the integrals, as overlaps are
+        if self.mixing is not None:
+            mixing = law * (_MIXING + 0.1 * (self.mixing + learned[2]))
         return Energies(
             levels,
             flat,
             integrals=law * (1 + 2 * learned[0]),
             field=0.5 * near[:, None] * learned[1],
-            mixing=self._mixing(law, *learned[2:]),
+            mixing=mixing,
         )
-
-    def _mixing(self, law: Tensor, *learned: Tensor) -> Tensor | None:
-        """In proportion to the integrals, as overlaps are."""
-        if self.mixing is None:
-            return None
-        (correction,) = learned
-        return law * (_MIXING + 0.1 * (self.mixing + correction))
 
     def features(self, atoms: Atoms, bonds: Bonds) -> Tensor:
         """What the network makes of the E bonds, shape (E, hidden).
