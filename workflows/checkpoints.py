@@ -13,7 +13,7 @@ from screening.criteria.registry import criterion_of, needed_grid
 from screening.errors import ScreeningError
 from workflows.hardware import worker_device
 
-CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run
+CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 
 
 def check_checkpoints(parameters: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from screening.criteria.interface import Criterion
 from screening.criteria.registry import criterion_of
 from screening.errors import ScreeningError
 from screening.families import family_of, space_group_symbol
+from workflows.checkpoints import CHECKPOINTS
 from workflows.domains import Domains, domains
 from workflows.metrics import Metrics, run_metrics
 from workflows.progress import advance
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from models.training.card import ModelCard
     from screening.nearest import NearestMaterial
 
-_CHECKPOINTS = ("checkpoint", "rescore_with")  # parameters of a run that name predictors
 _BATCH = 100  # materials that are looked up together
 _MANY = 100  # materials for which processes are worth their start
 _SCREENED = ("material_id", "formula", "energy_above_hull", "score", "is_positive")
@@ -404,7 +404,7 @@ def find_model(run: Run, model: str) -> Path | None:
 
 
 def _checkpoints(run: Run) -> list[str]:
-    return [run.parameters[name] for name in _CHECKPOINTS if name in run.parameters]
+    return [run.parameters[name] for name in CHECKPOINTS if name in run.parameters]
 
 
 def find_predictions(
