@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 from models.errors import ModelError
 
 AHEAD = 4  # tasks that a process finds waiting while the caller does other things
+LOOK = 1.0  # s between two looks whether all processes still live
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -90,9 +91,9 @@ class WorkerPool:
             for task in tasks:
                 waiting.append(self._submit(function, task))
                 while waiting and (len(waiting) >= AHEAD * self.workers or waiting[0].done()):
-                    yield waiting.popleft().result()
+                    yield self._result(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield self._result(waiting.popleft())
 
     def start(self) -> None:
         """Start a process, and let it prepare itself; the others start with the tasks."""
@@ -117,8 +118,9 @@ class WorkerPool:
         self._renew()
         with self._ending_early():
             futures = {self._submit(function, task): task for task in tasks}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while futures:
+                for future in self._done(futures):
+                    yield futures.pop(future), future.result()
 
     def close(self) -> None:
         """End the processes when they have done what they do; what waits is cancelled."""
@@ -134,26 +136,42 @@ class WorkerPool:
 
     def _renew(self) -> None:
         """Let go of processes that were killed while nobody waited for them."""
-        if self._executor is not None:
-            try:
-                self.start()
-            except BrokenProcessPool:
-                self.close()
+        if self._executor and _has_died(self._executor):
+            self.kill()
 
     def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         if self._executor is None:
             # Forked processes would inherit torch's threads in an unknown state.
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.workers, context, _begin, self._prepare)
-        with deaf_to_interrupts():
-            return self._executor.submit(function, *arguments)
+        try:
+            with deaf_to_interrupts():
+                return self._executor.submit(function, *arguments)
+        except OSError:  # no pipe for a process that starts while the pool breaks
+            if _has_died(self._executor):
+                raise BrokenProcessPool from None
+            raise
+
+    def _result(self, future: Future[Result]) -> Result:
+        self._done([future])
+        return future.result()
+
+    def _done(self, futures: Iterable[Future[Result]]) -> set[Future[Result]]:
+        """Wait for the first of them, as long as all processes live.
+
+        The pool itself may forget a task, or a process, that came while it broke (CPython 3.11).
+        """
+        while not (done := wait(futures, LOOK, FIRST_COMPLETED).done):
+            if self._executor is None or _has_died(self._executor):
+                raise BrokenProcessPool
+        return done
 
     @contextmanager
     def _ending_early(self) -> Iterator[None]:
         try:
             yield
         except BrokenProcessPool:
-            self.close()
+            self.kill()  # one that was started while the pool broke would wait for ever
             raise WorkerDiedError(
                 "a worker process died; out of memory? use fewer workers"
             ) from None
@@ -315,6 +333,12 @@ def deaf_to_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if in_time:
             signal.raise_signal(signal.SIGINT)
+
+
+def _has_died(pool: ProcessPoolExecutor) -> bool:
+    """Whether a process of the pool has ended, which none does by itself."""
+    processes = list((pool._processes or {}).values())
+    return bool(pool._broken) or not all(process.is_alive() for process in processes)
 
 
 def kill_workers(pool: ProcessPoolExecutor) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +166,19 @@ def test_a_killed_worker_is_one_line_and_the_next_call_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "IN_PROCESS", 1)
+    monkeypatch.setattr(chunks, "FIRST_CHUNK", 4)
     predictor = SpectrumPredictor.load(folder, device="cpu")
     structures = random_crystals(4)
     expected = predictor.predict(structures, workers=2).values
-    for process in multiprocessing.active_children():
-        process.kill()
+
+    def killed_while_they_are_read() -> Iterator[Crystal]:
+        yield from structures
+        for process in multiprocessing.active_children():
+            process.kill()
+        yield from structures
+
     with pytest.raises(ModelError, match="a worker process died"):
-        predictor.predict(structures, workers=2)
+        list(predictor.predict_parts(killed_while_they_are_read(), workers=2))
     np.testing.assert_allclose(predictor.predict(structures, workers=2).values, expected)
     predictor.close()
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,48 @@ def test_processes_that_died_while_idle_are_replaced() -> None:
         os.kill(before, signal.SIGKILL)
         while before in {child.pid for child in multiprocessing.active_children()}:
             time.sleep(0.01)
-        time.sleep(0.2)  # the pool notices
         (after,) = pool.in_order(process_id, [0])
         assert after != before
         assert [n for _, n in pool.as_done(process_id, [0])] == [after]
+
+
+@pytest.mark.slow
+def test_a_process_that_starts_while_the_pool_breaks_is_not_waited_for(
+    living: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a lock that the killed one holds, and CPython 3.11 for its end."""
+    with WorkerPool(2) as pool:
+        (first,) = pool.in_order(process_id, [0])
+        spawn = ProcessPoolExecutor._spawn_process  # type: ignore[attr-defined]
+
+        def spawn_late(executor: ProcessPoolExecutor) -> None:
+            os.kill(first, signal.SIGKILL)
+            deadline = time.monotonic() + 1
+            while not executor._broken and time.monotonic() < deadline:
+                time.sleep(0.001)
+            spawn(executor)
+
+        monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", spawn_late)
+        with pytest.raises(WorkerDiedError):
+            list(pool.in_order(process_id, range(8)))
+        assert not living()
+        monkeypatch.undo()
+        assert first not in pool.in_order(process_id, [0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["in_order", "as_done"])
+def test_a_task_that_a_breaking_pool_forgets_is_not_waited_for(how: str) -> None:
+    with WorkerPool(1) as pool:
+        (worker,) = pool.in_order(process_id, [0])
+
+        def forget(*_: Any) -> Future[int]:
+            os.kill(worker, signal.SIGKILL)
+            return Future()
+
+        pool._executor.submit = forget  # type: ignore[method-assign, union-attr]
+        with pytest.raises(WorkerDiedError):
+            list(getattr(pool, how)(process_id, [0]))
 
 
 def process_id(_: int) -> int:
