@@ -101,6 +101,7 @@ ABLATION_VARIANTS = (
     ),
     _ablation(_TIGHT_BINDING, "without the loss of gaps", loss_weights={"gap": 0.0}),
     _ablation(_TIGHT_BINDING, "corrected", kernel=0.6),
+    _ablation(_TIGHT_BINDING, "of overlapping orbitals", overlap=True),
 )
 MEAN_SPECTRUM = Variant(name="mean spectrum", architecture="none")
 NEAREST_COMPOSITION = Variant(name="nearest composition", architecture="none")

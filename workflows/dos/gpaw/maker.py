@@ -153,7 +153,7 @@ class GpawDosMaker(DosMaker):
         """
         recipe = self.recipe_for(symbols(structure))
         jobs: list[Job | Flow] = []
-        started_from = structure
+        started_from, spent = structure, 0.0
         if self.relax:
             from workflows.dos.gpaw.ase_makers import GpawRelaxMaker  # atomate2 takes seconds
 
@@ -165,8 +165,12 @@ class GpawDosMaker(DosMaker):
             ).make(structure)
             jobs.append(relaxation)
             started_from = relaxation.output.structure
+            spent = relaxation.output.output.elapsed_time
         settings = asdict(self.settings)
-        return [*jobs, gpaw_dos(started_from, settings, recipe, self.wall_time_limit, material_id)]
+        dos = gpaw_dos(
+            started_from, settings, recipe, self.wall_time_limit, material_id, spent=spent
+        )
+        return [*jobs, dos]
 
 
 @job(output_schema=DosDocument)
@@ -176,6 +180,7 @@ def gpaw_dos(
     recipe: str,
     wall_time_limit: float,
     material_id: str | None = None,
+    spent: float = 0.0,
 ) -> DosDocument:
     """Job that computes a DOS with GPAW.
 
@@ -189,5 +194,11 @@ def gpaw_dos(
         In s.
     material_id : str, optional
         See :func:`~workflows.dos.gpaw.calculation.compute_dos`.
+    spent : float
+        Time of the relaxation, in s, which counts as well.
     """
-    return compute_dos(structure, GpawSettings(**settings), recipe, wall_time_limit, material_id)
+    document = compute_dos(
+        structure, GpawSettings(**settings), recipe, wall_time_limit, material_id
+    )
+    assert document.wall_time is not None
+    return document.model_copy(update={"wall_time": document.wall_time + spent})

@@ -9,6 +9,7 @@ Materials Project's DOS, both runs have five times as many k-points where the ga
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -175,12 +176,13 @@ class VaspDosMaker(DosMaker):
             Its band gap decides the k-mesh, its functional whether the structure is relaxed.
         """
         jobs: list[Job | Flow] = []
-        started_from, previous = structure, None
+        started_from, previous, earlier = structure, None, []
         if self._relaxes(source.functional):
             relaxation = self._relax_maker().make(structure)
             jobs.append(relaxation)
             started_from = relaxation.output.structure
             previous = relaxation.output.dir_name
+            earlier = [relaxed.output.dir_name for relaxed in relaxation.jobs]
         static = MPGGAStaticMaker(
             input_set_generator=self.static_set(source.band_gap), **self._run_options
         ).make(started_from, prev_dir=previous)
@@ -193,6 +195,7 @@ class VaspDosMaker(DosMaker):
             self,
             material_id=material_id,
             band_gap=source.band_gap,
+            earlier=earlier,
         )
         return [*jobs, static, uniform, dos]
 
@@ -215,6 +218,7 @@ def vasp_dos(
     maker: VaspDosMaker,
     material_id: str | None = None,
     band_gap: float | None = None,
+    earlier: Sequence[str] = (),
     repeat: bool = True,
 ) -> DosDocument | Response:
     """Job that reads the two runs, or repeats the second one with twice the bands.
@@ -227,11 +231,13 @@ def vasp_dos(
     material_id : str, optional
     band_gap : float, optional
         The source's, in eV; a repeated run has the same k-mesh.
+    earlier : sequence of str
+        Folders of the runs before these, whose time counts as well.
     repeat : bool
         Whether a DOS that does not reach 4 eV above the CBM may be repeated.
     """
     try:
-        return read_dos(static_dir, dos_dir, maker, material_id)
+        return read_dos(static_dir, dos_dir, maker, material_id, earlier)
     except WindowError:
         if not repeat:
             raise
@@ -245,6 +251,7 @@ def vasp_dos(
         wider,
         material_id=material_id,
         band_gap=band_gap,
+        earlier=[*earlier, dos_dir],
         repeat=False,
     )
     return Response(replace=Flow([uniform, dos], output=dos.output, name=maker.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def read_dos(
     dos_dir: str | Path,
     maker: VaspDosMaker,
     material_id: str | None = None,
+    earlier: Sequence[str | Path] = (),
 ) -> DosDocument:
     """DOS document of a static run and a uniform run.
 
@@ -45,6 +47,8 @@ def read_dos(
     maker : VaspDosMaker
         Whose recipe the runs follow.
     material_id : str, optional
+    earlier : sequence of str or Path
+        Folders of other runs of the calculation, whose time counts as well.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def read_dos(
         kmesh_scf=_k_mesh(static),
         kmesh_dos=_k_mesh(dos),
         emax=float(bands[..., -1].min()),
-        wall_time=_elapsed(static_dir, dos_dir),
+        wall_time=_elapsed(*earlier, static_dir, dos_dir),
         is_spin_polarized=has_spin,
         magnetization=_magnetization(with_spin, folder) if has_spin else None,
         largest_moment=_largest_moment(static_dir) if has_spin else None,

@@ -116,6 +116,8 @@ def test_relaxation_comes_first_and_its_structure_is_used(fake_worker, monkeypat
     def run_limited(command, limit, log, environment):
         request = json.loads(Path(command[-2]).read_text())
         requests.append(request)
+        if request["task"] == "relax":
+            time.sleep(0.3)
         result = {**relaxed, "safer_mixing": False} if request["task"] == "relax" else RESULT
         Path(command[-1]).write_text(json.dumps(result))
         return 0
@@ -129,6 +131,7 @@ def test_relaxation_comes_first_and_its_structure_is_used(fake_worker, monkeypat
     assert requests[1]["cell"] == pytest.approx(np.array(cell))
     assert document.structure.lattice.volume == pytest.approx(ALUMINIUM.volume * 1.01**3)
     assert document.recipe == maker.recipe != GpawDosMaker().recipe
+    assert 0.3 <= document.wall_time < 10
 
 
 def test_flow_survives_json_and_fireworks():

@@ -229,7 +229,9 @@ def test_flow_survives_json_and_fireworks(relax):
     copy = json.loads(json.dumps(flow, cls=MontyEncoder), cls=MontyDecoder)
     copied = job_of(copy, "MP GGA uniform").maker.input_set_generator
     assert (copied.nedos, copied.reciprocal_density, copied.mode) == (2001, 500, "uniform")
-    assert job_of(copy, "VASP DOS").function_kwargs == {"material_id": "mp-149", "band_gap": None}
+    given = dict(job_of(copy, "VASP DOS").function_kwargs)
+    assert len(given.pop("earlier")) == (2 if relax else 0)
+    assert given == {"material_id": "mp-149", "band_gap": None}
     workflow = flow_to_workflow(flow, store=JobStore(MemoryStore()))
     assert len(workflow.fws) == (5 if relax else 3)
     again = type(workflow).from_format(workflow.to_format("json"), "json")
@@ -580,6 +582,7 @@ def test_too_few_bands_are_computed_again_once_with_twice_as_many(tmp_path):
     assert document.function_kwargs == {
         "material_id": "mp-149",
         "band_gap": None,
+        "earlier": [str(dos)],
         "repeat": False,
     }
     with pytest.raises(DosError, match="compute more bands"):
@@ -683,6 +686,7 @@ def test_the_whole_flow_relaxes_twice_first(runs):
     assert [run.incar for run in relaxations] == [RELAXATION, RELAXATION | found]
     assert (static.incar, uniform.incar["ICHARG"]) == (STATIC | found, 11)
     assert document.recipe == maker.recipe
+    assert document.wall_time == 4 * 12.5
 
 
 @pytest.mark.slow
@@ -691,6 +695,7 @@ def test_the_whole_flow_with_too_few_bands_runs_once_more(runs):
     assert [run.incar.get("NBANDS") for run in runs] == [None, 10, 20]
     assert (document.material_id, document.emax) == ("mp-149", 12.0)
     assert document.recipe == VaspDosMaker().recipe
+    assert document.wall_time == 3 * 12.5
 
 
 @pytest.mark.mongo
