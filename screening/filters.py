@@ -103,6 +103,29 @@ EXCLUDE_ELEMENTS = Filter("exclude_elements", _has_elements)
 N_SITES = Filter("n_sites", _large_cell, of_cell=True)
 
 
+def known_elements(symbols: str | Iterable[Any]) -> frozenset[str]:
+    """Elements as a user names them: Mg,Si or Mg-Si, or one by one.
+
+    Parameters
+    ----------
+    symbols : str or iterable
+
+    Raises
+    ------
+    ValueError
+        If there is no such element.
+    """
+    from models.crystal import ATOMIC_NUMBERS  # with NumPy, which `screen --help` does without
+
+    if isinstance(symbols, str):
+        symbols = symbols.replace(",", " ").replace("-", " ").split()
+    found = [str(s).strip() for s in symbols]
+    wrong = [s for s in found if ATOMIC_NUMBERS.get(s, 0) < 1]
+    if wrong:
+        raise ValueError(f"there is no element {', '.join(wrong)}; write Mg, not mg")
+    return frozenset(found)
+
+
 class ScreeningFilters(UserInput):
     """What a candidate must be like; the defaults are the paper's.
 
@@ -167,17 +190,7 @@ class ScreeningFilters(UserInput):
     @field_validator("elements", "exclude_elements", mode="before")
     @classmethod
     def _are_elements(cls, symbols: Any) -> Any:
-        if isinstance(symbols, str):
-            symbols = symbols.replace(",", " ").replace("-", " ").split()
-        if not isinstance(symbols, Iterable):
-            return symbols
-        from models.crystal import ATOMIC_NUMBERS  # with NumPy, which `screen --help` does without
-
-        symbols = [str(s).strip() for s in symbols]
-        wrong = [s for s in symbols if ATOMIC_NUMBERS.get(s, 0) < 1]
-        if wrong:
-            raise ValueError(f"there is no element {', '.join(wrong)}; write Mg, not mg")
-        return frozenset(symbols)
+        return known_elements(symbols) if isinstance(symbols, Iterable) else symbols
 
     @model_validator(mode="after")
     def _can_pass(self) -> Self:

@@ -149,7 +149,7 @@ def candidates(
         is_positive=positive or None,
         elements=sorted(composition.elements),
         exclude_elements=sorted(composition.exclude_elements),
-        chemsys=chemsys or None,
+        chemsys=_system(chemsys),
         kind=kind,
         robust=robust or None,
         out_of_domain=None if in_domain is None else not in_domain,
@@ -197,6 +197,17 @@ def candidates(
 
 def _whether_more(asked: Sequence[Any], shown: Sequence[Any]) -> str:
     return ", and there are more (--limit)" if len(asked) > len(shown) else ""
+
+
+def _system(text: str | None) -> str | None:
+    """Chemical system of `--chemsys`."""
+    from screening.errors import ScreeningError
+    from screening.filters import known_elements
+
+    try:
+        return "-".join(sorted(known_elements(text))) if text else None
+    except ValueError as error:
+        raise ScreeningError(f"--chemsys {text}: {error}") from None
 
 
 def _words_of_domain(text: str | None) -> list[str]:

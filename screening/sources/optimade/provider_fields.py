@@ -39,8 +39,8 @@ def properties_of(attributes: Mapping[str, Any]) -> dict[str, float | None]:
 
     Examples
     --------
-    >>> properties_of({"_oqmd_stability": 0.1, "_oqmd_band_gap": None})
-    {'energy_above_hull': 0.1, 'band_gap': None}
+    >>> properties_of({"_oqmd_stability": -0.1, "_oqmd_band_gap": None})
+    {'energy_above_hull': 0.0, 'band_gap': None}
     """
     return {name: _first(attributes, fields) for name, fields in PROVIDER_FIELDS.items()}
 
@@ -50,7 +50,9 @@ def _first(attributes: Mapping[str, Any], fields: tuple[str, ...]) -> float | No
     for field in present:
         value = attributes[field]
         if not isinstance(value, Mapping):
-            return number(attributes, field)
+            found = number(attributes, field)
+            # The OQMD: negative on the hull, which would lie so much higher without it.
+            return max(0.0, found) if field == "_oqmd_stability" and found is not None else found
         hulls = [value[hull] for hull in MP_HULLS if isinstance(value.get(hull), Mapping)]
         if hulls:
             return number(hulls[0], "energy_above_hull")

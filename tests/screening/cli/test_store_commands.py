@@ -144,6 +144,7 @@ def test_candidates_are_sorted_and_limited(filled):
     ("arguments", "message"),
     [
         (("--elements", "Xx"), "there is no element Xx"),
+        (("--chemsys", "Mg-Xx"), "--chemsys Mg-Xx: there is no element Xx"),
         (("--state", "lost"), "'--state': 'lost' is not one of"),
         (("--kind", "hole"), "'--kind': 'hole' is not one of"),
         (("--sort", "$where"), "'--sort': '$where' is not one of"),
