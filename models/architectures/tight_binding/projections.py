@@ -74,12 +74,18 @@ def projections(
 
 
 def _interpolated(integrals: Integrals, sample: Sample, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels, rising, shape (Q, M + F), and shares of the groups, shape (Q, M + F, P)."""
+    """Levels, shape (Q, M + F), and shares of the groups, shape (Q, M + F, P).
+
+    In the order that they have in the spectrum: bands as they are counted where computed, also
+    where interpolated ones cross, and rising with flat levels among them.
+    """
     orbitals, flat = groups.split([len(integrals.orbitals), len(integrals.flat)])
     points = sample.mesh.points.to(integrals.steps)
     bands, shares = projected_levels(replace(integrals, flat=integrals.flat[:0]), points, orbitals)
     bands, shares = interpolated(bands, sample), interpolated(shares, sample).clamp_min(0)
     shares = shares / shares.sum(2, keepdim=True)  # cubic interpolation may overshoot
+    if not len(flat):
+        return bands, shares
     n_groups = int(groups.max()) + 1
     of_flat = F.one_hot(flat, n_groups).to(shares).expand(len(bands), -1, -1)
     shares = torch.cat([F.pad(shares, (0, n_groups - shares.shape[2])), of_flat], dim=1)

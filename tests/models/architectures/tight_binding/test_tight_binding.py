@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -188,6 +189,21 @@ def test_projections_add_up_to_the_spectrum() -> None:
         assert structure.projected_dos.shape == (len(crystal), 4, EDOS_GRID.size)
         expected = states([crystal], small(members=2))[0].numpy()
         np.testing.assert_allclose(structure.dos, expected, atol=2e-3 * expected.max())
+
+
+def test_projections_have_the_band_edges_of_the_spectrum() -> None:
+    """Also in a half-Heusler alloy, where interpolated bands cross below the VBM."""
+    fcc, sites = 2.95 * (1 - np.eye(3)), np.array([0.5, 0, 0.25])[:, None].repeat(3, axis=1)
+    batch = graphs([Crystal(fcc, sites, [22, 14, 78])])
+    with closing(SpectrumPredictor.load("tight-binding-edos", "cpu")) as predictor:
+        model = predictor.shape.model
+    assert isinstance(model, TightBinding)
+    with torch.inference_mode():
+        structure = model.electronic_structure(batch)
+        spectra, insights = model.states_and_insights(batch)
+    assert insights.band_gaps is not None
+    assert structure.band_gap == pytest.approx(float(insights.band_gaps[0]), abs=1e-4)
+    np.testing.assert_allclose(structure.dos, spectra[0].numpy(), atol=1e-3)
 
 
 def test_what_a_gpu_is_given_to_do_gives_the_same_spectra() -> None:
