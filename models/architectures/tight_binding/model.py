@@ -56,6 +56,7 @@ from models.architectures.tight_binding.slater_koster import (
 from models.architectures.tight_binding.symmetry import (
     IDENTITY,
     corners,
+    in_reduced_cells,
     point_group,
     reduced_mesh,
     sites,
@@ -207,6 +208,7 @@ class TightBinding(StatesArchitecture):
         So most of them decide whether it is a metal; of an even number the lower of the two gaps
         in the middle counts.
         """
+        batch = in_reduced_cells(batch)
         spectra, gaps, electrons = [], [], self.n_electrons(batch)
         of_members = [list(self.integrals(batch, member)) for member in self.networks]
         samples = self.samples(batch, of_members[0])
@@ -245,6 +247,7 @@ class TightBinding(StatesArchitecture):
         Diffuse s* count as s. Takes three times as long as the spectrum alone (2 and 15 atoms, one
         CPU thread): symmetry saves nothing here.
         """
+        batch = in_reduced_cells(batch)
         (electrons,) = self.n_electrons(batch).tolist()
         (sample,) = self.samples(batch, list(self.integrals(batch)), turned=False)
         with_f = ~self.flat_level[self.stand_in[batch.atomic_numbers]].isnan()
@@ -327,6 +330,7 @@ class TightBinding(StatesArchitecture):
         labels : BandLabels, optional
             In training, what tells metals from insulators.
         """
+        batch = in_reduced_cells(batch)
         electrons = self.n_electrons(batch).tolist()
         gaps = [math.nan] * len(batch) if labels is None else labels.gap.tolist()
         crystals = list(self.integrals(batch, member))

@@ -7,6 +7,7 @@ and 21 to 60 atoms), this 0.3, 0.3, 0.3 and 0.9, and a whole prediction takes 9 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.architectures.tight_binding.bands import mesh_indices
+from models.graphs.graph import GraphBatch
 
 SYMPREC = 1e-3  # Å
 _VECTORS = np.stack(np.meshgrid(*[range(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -92,6 +94,39 @@ def _reduced(sizes: tuple[int, int, int], packed: bytes) -> ReducedMesh:
             int(real.sum()),
             torch.from_numpy(np.argsort(order)[point]),
         )
+
+
+def in_reduced_cells(batch: GraphBatch) -> GraphBatch:
+    """The same crystals, each with Niggli's vectors of its lattice.
+
+    A mesh of wave vectors follows the vectors of a cell: with those of a skewed one it has many
+    times the points, and other ones. Niggli's are the same whatever cell is given.
+
+    Parameters
+    ----------
+    batch : GraphBatch
+
+    References
+    ----------
+    I. Krivy and B. Gruber, Acta Cryst. A 32, 297 (1976).
+    """
+    if batch.lattice is None:
+        return batch
+    reduced = np.stack([_niggli(lattice) for lattice in batch.lattice.double().cpu().numpy()])
+    return replace(batch, lattice=torch.from_numpy(reduced).to(batch.lattice))
+
+
+def _niggli(lattice: np.ndarray) -> np.ndarray:
+    """Niggli's vectors of a lattice, as rows, or those given if spglib finds none."""
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of how it reports errors
+            reduced: np.ndarray | None = spglib.niggli_reduce(lattice, SYMPREC)
+    except spglib.SpglibError:
+        reduced = None
+    return lattice if reduced is None else reduced
 
 
 def corners(lattice: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import spglib
@@ -12,14 +14,17 @@ from models.architectures.tight_binding.symmetry import (
     IDENTITY,
     SYMPREC,
     corners,
+    in_reduced_cells,
     point_group,
     reduced_mesh,
     sites,
 )
 from models.crystal import Crystal
 from models.predictor import SpectrumPredictor
+from models.spectra.spectrum import EDOS_GRID
 from tests.models.architectures.tight_binding.test_bands import GRAPHENE, Z, integrals_of
-from tests.models.architectures.tight_binding.test_tight_binding import graphs, small
+from tests.models.architectures.tight_binding.test_tight_binding import SETTING, graphs, small
+from tests.models.cells import CELLS
 from tests.models.model_examples import random_crystal, rocksalt, supercell
 
 TETRAGONAL = Crystal(np.diag([3.0, 3.0, 4.5]), [[0, 0, 0], [0.5, 0.5, 0.4]], [22, 8])
@@ -192,3 +197,25 @@ def test_a_part_of_a_crystal_does_not_stand_for_another() -> None:
         taken, expected = (levels(integrals, of.points)[of.point] for of in (mesh, every))
     assert len(rotations_of(crystal)) == 16  # one too many where parts are not told apart
     torch.testing.assert_close(taken, expected, atol=5e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("axes", [[[1, 1, 0], [0, 1, 0], [0, 0, 1]], CELLS["skewed"]])
+def test_another_primitive_cell_has_the_same_spectrum(axes: list[list[int]]) -> None:
+    """Gaps, the sum over the atoms, and what is learned are the same, too."""
+    model, target = small(), torch.full((1, EDOS_GRID.size), 1 / EDOS_GRID.size)
+    for crystal in (rocksalt(), WURTZITE, random_crystal(np.random.default_rng(2), 3)):
+        one, other = graphs([crystal]), graphs([in_other_axes(crystal, axes)])
+        with torch.inference_mode():
+            (spectrum, insights), (expected, of_one) = map(model.states_and_insights, (other, one))
+            sums = [torch.from_numpy(model.electronic_structure(b).dos) for b in (other, one)]
+            losses = [model.losses(b, target, SETTING)["total"] for b in (other, one)]
+        torch.testing.assert_close(spectrum, expected, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(insights.band_gaps, of_one.band_gaps, atol=1e-4, rtol=0)
+        torch.testing.assert_close(*sums, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+
+
+def test_a_lattice_that_cannot_be_reduced_stays() -> None:
+    batch = graphs([rocksalt()])
+    flat = replace(batch, lattice=torch.tensor([[[5.0, 0, 0], [0, 5, 0], [5e5, 3e5, 5]]]))
+    torch.testing.assert_close(in_reduced_cells(flat).lattice, flat.lattice)
