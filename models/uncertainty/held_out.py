@@ -148,6 +148,12 @@ def read_held_out(folder: Path) -> HeldOut | None:
     return HeldOut(ids, systems, predicted, labels, n_atoms, spread, distance, card.grid)
 
 
+def held_out_files(folder: Path) -> tuple[Path, Path]:
+    """The two files that keep it in a predictor's folder: arrays, and all else."""
+    files = _files(folder)
+    return files.arrays_file, files.card_file
+
+
 def _files(folder: Path) -> ArrayFiles[HeldOutCard]:
     again = "`screen calibrate` makes it again"
     return ArrayFiles(folder / NAME, HeldOutCard, "arrays_sha256", "calibration", again)

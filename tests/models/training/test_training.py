@@ -30,6 +30,7 @@ from models.training.checkpoint import Checkpoint, load_checkpoint
 from models.training.config import TrainingConfig, read_training_config
 from models.training.fit import Hardware, Trained, label_branch_losses, train_setting
 from models.training.train import train_predictor
+from models.uncertainty.held_out import read_held_out, write_held_out
 from models.zoo import ZOO
 from tests.models.model_examples import (
     labelled_crystals,
@@ -92,6 +93,17 @@ def test_a_model_without_an_embedding_takes_the_list_of_the_last_one_away(tmp_pa
     trained.save(tmp_path / "small")
     replace(trained, trained_on=None).save(tmp_path / "small")
     assert SpectrumPredictor.load(tmp_path / "small", device="cpu").trained_on is None
+
+
+def test_a_new_training_takes_the_calibration_of_the_last_one_away(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    train_predictor(config(labels=[labels], structures=structures)).save(tmp_path / "small")
+    held_out = read_held_out(ZOO / "mat2spec-edos")
+    assert held_out is not None
+    write_held_out(tmp_path / "small", held_out, {})
+    again = train_predictor(config(labels=[labels], structures=structures, seed=1))
+    again.save(tmp_path / "small")
+    assert read_held_out(tmp_path / "small") is None
 
 
 @pytest.mark.slow
