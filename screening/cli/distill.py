@@ -45,6 +45,7 @@ def distill(
     from workflows.hardware import worker_processes
     from workflows.progress import reporting_to, steps_of
 
+    _check_free(out, structures, recursive)
     source = open_source(structures, **({"recursive": True} if recursive else {}))
     again = resumable("the same command goes on from here")
     with (
@@ -70,3 +71,21 @@ def distill(
     stdout().print(training_set_table(title, distilled, "structures"))
     if source.attribution:
         stderr(quiet).print(source.attribution)
+
+
+def _check_free(out: Path, structures: Path, recursive: bool) -> None:
+    """Refuse before the work what no labels may replace.
+
+    Raises
+    ------
+    ScreeningError
+        If `out` is a folder, or one of the files that are read.
+    """
+    from screening.errors import ScreeningError
+
+    if out.is_dir():
+        raise ScreeningError(f"{out}: this is a folder; name a file in it")
+    place = out.resolve()
+    folders = place.parents if recursive else (place.parent,)
+    if out.exists() and structures.resolve() in (place, *folders):
+        raise ScreeningError(f"{out} is among the structures that are read; name another file")

@@ -66,6 +66,18 @@ def test_what_cannot_be_distilled_is_one_line(screen, structure_table):
     unknown = screen("distill", table, "t.parquet", "--teacher", "nobody")
     assert unknown.code == 1
     assert "checkpoint nobody: no such folder" in unknown.err
+    folder = screen("distill", table, ".", "--teacher", NAME)
+    assert (folder.code, folder.err) == (1, "screen: .: this is a folder; name a file in it\n")
     missing = screen("distill", "missing.parquet", "t.parquet", "--teacher", NAME)
     assert missing.code == 1
     assert "missing.parquet" in missing.err
+
+
+@pytest.mark.parametrize("read", ["structures.parquet", "."])
+def test_labels_replace_no_structures(screen, structure_table, read):
+    table = structure_table([crystal_row("m-0", 4.0, ("Na", "Cl"))])
+    content = table.read_bytes()
+    refused = screen("distill", read, table.name, "--teacher", NAME, "--quiet")
+    assert refused.code == 1
+    assert f"{table.name} is among the structures that are read" in refused.err
+    assert table.read_bytes() == content
