@@ -21,7 +21,7 @@ def export(
     run: options.RunId = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The archive; RUN.zip by default."),
+        typer.Option("--out", "-o", help="The archive, a .zip; RUN.zip by default."),
     ] = None,
     raw_dos: Annotated[
         bool, typer.Option("--raw-dos/--no-raw-dos", help="Also the DOS as DFT calculated them.")
@@ -57,6 +57,8 @@ def export(
         raise ScreeningError("--no-raw-dos is for the archive; contributions have no raw DOS")
     if mpcontribs is None and (all_ or project != PROJECT):
         raise ScreeningError(f"{'--all' if all_ else '--project'} is for --mpcontribs")
+    if out is not None and out.suffix.lower() != ".zip":
+        raise ScreeningError(f"--out {out}: the archive is a zip file; let its name end in .zip")
     with open_store(existing(db)) as store:
         stored = find_run(store, run)
         if mpcontribs is not None:

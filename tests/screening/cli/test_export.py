@@ -93,6 +93,7 @@ def test_wrong_input_is_one_line(screen, tmp_path):
     put_exported_run()
     for arguments, words in (
         (("--run", "x"), "has no run 'x'"),
+        (("-o", "screening.sqlite"), "let its name end in .zip"),
         (("-o", "nowhere/a.zip"), "nowhere/a.zip cannot be written: No such file"),
         (("-o", "a.zip", "--mpcontribs", "c.json.gz"), "--out is for the archive"),
         (("--no-raw-dos", "--mpcontribs", "c.json.gz"), "--no-raw-dos is for the archive"),
