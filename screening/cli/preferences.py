@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -59,6 +59,12 @@ class Preferences(BaseSettings):
     rescore: Annotated[int, Field(ge=0)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launchpad: Path = Path("launchpad.yaml")
+
+    @field_validator("mp_api_key_file", "launchpad")
+    @classmethod
+    def _without_tilde(cls, path: Path | None) -> Path | None:
+        """As a shell gives it; in the file nothing else does."""
+        return path and path.expanduser()
 
     @classmethod
     def settings_customise_sources(

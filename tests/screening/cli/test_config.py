@@ -52,6 +52,13 @@ def test_zero_is_a_preference_too(settings, tmp_path, monkeypatch):
     assert settings("--rescore", 7)["rescore"] == ("7", "command line")
 
 
+def test_paths_may_begin_with_a_tilde(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    (tmp_path / "screen.yaml").write_text("mp_api_key_file: ~/key\nlaunchpad: ~/launchpad.yaml\n")
+    assert settings()["mp_api_key_file"] == ("/home/ann/key", "screen.yaml")
+    assert settings()["launchpad"] == ("/home/ann/launchpad.yaml", "screen.yaml")
+
+
 def test_passwords_are_masked(settings, screen, tmp_path):
     (tmp_path / "screen.yaml").write_text("db: mongodb://ann:hush@db.example.org/s?tls=true\n")
     assert settings()["db"] == ("mongodb://db.example.org/s", "screen.yaml")
