@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from db.embedded import EmbeddedStore
 from db.errors import StoreError
 from db.opened_archive import OpenedArchive
 from db.store import MONGODB_SCHEMES, ScreeningStore, mask_uri
+
+_SQLITE = b"SQLite format 3\0"  # how a database begins
 
 
 def open_store(uri_or_path: str | Path, *, read_only: bool = False) -> ScreeningStore:
@@ -38,7 +41,13 @@ def open_store(uri_or_path: str | Path, *, read_only: bool = False) -> Screening
         )
     if not text.strip():
         raise StoreError("the store has no name; give a path or a MongoDB URI")
-    return EmbeddedStore(Path(text).expanduser(), read_only)
+    path = Path(text).expanduser()
+    if _is_archive(path):
+        raise StoreError(
+            f"{path}: a .zip is an archive of `screen export` and no database; "
+            "`screen db copy` makes a database of it, in a file of another name"
+        )
+    return EmbeddedStore(path, read_only)
 
 
 def open_source(uri_or_path: str | Path) -> ScreeningStore | OpenedArchive:
@@ -55,9 +64,16 @@ def open_source(uri_or_path: str | Path) -> ScreeningStore | OpenedArchive:
         If it cannot be opened.
     """
     path = Path(uri_or_path).expanduser()
-    if "://" not in str(uri_or_path) and path.is_file():
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-        if is_zip or path.suffix == ".zip":
-            return OpenedArchive(path)
+    if "://" not in str(uri_or_path) and path.is_file() and _is_archive(path):
+        return OpenedArchive(path)
     return open_store(uri_or_path)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is an archive by how it begins, else by its name."""
+    begins = b""
+    with suppress(OSError):  # which whoever opens it names
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(len(_SQLITE))
+    return begins.startswith(b"PK\x03\x04") or (path.suffix == ".zip" and begins != _SQLITE)

@@ -111,6 +111,17 @@ def test_a_copy_has_all_documents_of_the_run_and_no_other(filled, archive, tmp_p
 
 
 @pytest.mark.mongo
+def test_a_store_is_no_archive_nor_called_so(archive, tmp_path):
+    for path in (archive, tmp_path / "new.zip"):
+        with pytest.raises(StoreError, match=r"a \.zip is an archive of `screen export`"):
+            open_store(path)
+    assert not (tmp_path / "new.zip").exists()
+    open_store(tmp_path / "old.sqlite").close()
+    (tmp_path / "old.sqlite").rename(tmp_path / "old.zip")
+    with open_source(tmp_path / "old.zip") as renamed:
+        assert renamed.runs() == []
+
+
 def test_an_archive_fills_mongodb_and_comes_out_of_it_the_same(archive, mongo_database, tmp_path):
     with open_source(archive) as source, open_store(mongo_database) as target:
         assert copy_store(source, target)[1].documents == N
