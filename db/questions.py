@@ -111,7 +111,16 @@ def candidate_query(
         That DFT finds the candidate positive, 0 to 1.
     sort_by, descending, limit, with_structure, skip
         As in :class:`db.collections.Query`.
+
+    Raises
+    ------
+    StoreError
+        If one text stands where there may be several.
     """
+    lists = {"elements": elements, "exclude_elements": exclude_elements, "in_domain": in_domain}
+    for name, values in lists.items():
+        if isinstance(values, str):  # whose letters would be taken one by one
+            raise StoreError(f"{name} {values!r}: give a list, such as {[values]}")
     equal = conditions(
         run_id=run_id,
         chemsys=None if chemsys is None else "-".join(sorted(chemsys.split("-"))),

@@ -375,3 +375,9 @@ def test_the_mongosh_examples_run(filled: ScreeningStore, database: Any) -> None
     assert [r["run_id"] for r in results[8]] == ["run-1", "run-0"]
     assert results[9] == [{"_id": "screened", "count": 20}]
     assert results[10] == 7
+
+
+@pytest.mark.parametrize("name", ["elements", "exclude_elements", "in_domain"])
+def test_one_text_is_no_list(embedded: ScreeningStore, name: str) -> None:
+    with pytest.raises(StoreError, match=f"{name} 'Na': give a list, such as \\['Na'\\]"):
+        find_candidates(embedded, "run-1", **{name: "Na"})
