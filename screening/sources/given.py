@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -50,16 +50,17 @@ def read_given(what: Any, recursive: bool = False) -> Given:
     """
     if _is_structure(what):
         return Given([_of_memory(what, ALONE)], is_one=True)
+    if isinstance(what, str) and "\n" in what:
+        raise ScreeningError("a text is no path; `Structure.from_str` makes a structure of it")
     if _is_path(what):
         path = Path(what)
         given = _read_paths([path], recursive)
         return replace(given, is_one=len(given.items) == 1 and not path.is_dir())
-    try:
-        members = list(what)
-    except TypeError:
+    if isinstance(what, Mapping) or not hasattr(what, "__iter__"):
         raise ScreeningError(
             f"a {type(what).__name__} is neither a structure (pymatgen, ASE) nor a path"
-        ) from None
+        )
+    members = list(what)
     if members and all(map(_is_path, members)):
         return _read_paths([Path(member) for member in members], recursive)
     return _read_mixed(members, recursive)

@@ -189,6 +189,10 @@ def test_wrong_options_are_one_line(hafnium):
         predict([hafnium], checkpoint="nowhere", device="cpu")
     with pytest.raises(ScreeningError, match="int is neither a structure"):
         predict(5)
+    with pytest.raises(ScreeningError, match="dict is neither a structure"):
+        predict(hafnium.as_dict())
+    with pytest.raises(ScreeningError, match="a text is no path"):
+        predict(hafnium.to(fmt="cif"))
 
 
 DRAWN = ("svg", "rect", "polyline", "line", "text")
