@@ -31,9 +31,12 @@ def calibrate(
     """
     from models.data.dataset import edos_dataset
     from models.predictor import SpectrumPredictor
+    from models.spectra.spectrum import EDOS_GRID
+    from models.zoo import check_predictor, predictor_folder
     from screening.cli.console import print_json, stderr, stdout
     from screening.trust import calibrate as calibrate_on
 
+    check_predictor(predictor_folder(predictor), EDOS_GRID)
     model = SpectrumPredictor.load(predictor, device)
     dataset = edos_dataset(labels, structures, model.grid, model.shape.card.graph)
     figures = calibrate_on(model, dataset)

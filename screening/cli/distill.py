@@ -38,6 +38,8 @@ def distill(
     Called again, it goes on where it was interrupted.
     """
     from models.predictor import SpectrumPredictor
+    from models.spectra.spectrum import EDOS_GRID
+    from models.zoo import check_predictor, predictor_folder
     from screening.cli.console import print_json, progress_bars, stderr, stdout
     from screening.cli.fetch import training_set_table
     from screening.sources import open_source
@@ -45,6 +47,7 @@ def distill(
     from workflows.hardware import worker_processes
     from workflows.progress import reporting_to, steps_of
 
+    check_predictor(predictor_folder(teacher), EDOS_GRID)
     _check_free(out, structures, recursive)
     source = open_source(structures, **({"recursive": True} if recursive else {}))
     again = resumable("the same command goes on from here")

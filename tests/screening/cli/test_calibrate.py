@@ -56,6 +56,9 @@ def test_what_cannot_be_calibrated_is_one_line(screen, predictor, tmp_path):
     assert few.code == 1
     assert "too few to calibrate on" in few.err
     assert screen("calibrate", "nobody", "--labels", labels).code == 1
+    phonons = screen("calibrate", "springs-phdos", "--labels", labels, "--structures", structures)
+    assert phonons.code == 1
+    assert "springs-phdos predicts 66 bins from -310 cm^-1; needed are 128" in phonons.err
 
 
 def test_a_damaged_calibration_ends_a_run_in_one_line(screen, predictor, structure_table):

@@ -66,6 +66,9 @@ def test_what_cannot_be_distilled_is_one_line(screen, structure_table):
     unknown = screen("distill", table, "t.parquet", "--teacher", "nobody")
     assert unknown.code == 1
     assert "checkpoint nobody: no such folder" in unknown.err
+    phonons = screen("distill", table, "t.parquet", "--teacher", "springs-phdos")
+    assert phonons.code == 1
+    assert "springs-phdos predicts 66 bins from -310 cm^-1; needed are 128" in phonons.err
     folder = screen("distill", table, ".", "--teacher", NAME)
     assert (folder.code, folder.err) == (1, "screen: .: this is a folder; name a file in it\n")
     missing = screen("distill", "missing.parquet", "t.parquet", "--teacher", NAME)
