@@ -10,14 +10,14 @@ import numpy as np
 
 from models.errors import ModelError
 from models.uncertainty.calibration import Calibration
-from models.uncertainty.held_out import NAME, HeldOut, read_held_out, write_held_out
+from models.uncertainty.held_out import HeldOut, read_held_out, write_held_out
 from models.uncertainty.reliability import (
     average_precision,
     brier_score,
     expected_calibration_error,
     reliability_bins,
 )
-from models.zoo import model_id
+from models.zoo import HELD_OUT, model_id
 from screening.criteria.gap_criterion import GapCriterion
 from screening.criteria.interface import Criterion
 
@@ -117,7 +117,7 @@ def calibration_of(folder: Path) -> Calibration | None:
 
 def _stamp(folder: Path) -> tuple[str, ...]:
     """What changes when a predictor, or what it is calibrated on, does."""
-    files = (folder / f"{NAME}.json", folder / f"{NAME}.safetensors")
+    files = (folder / f"{HELD_OUT}.json", folder / f"{HELD_OUT}.safetensors")
     times = (str(path.stat().st_mtime_ns) if path.exists() else "" for path in files)
     return str(folder.resolve()), model_id(folder), *times
 

@@ -16,13 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.errors import ModelError, describe, named
 from models.training.card import CARD, README
 from models.training.materials import material_files
-from models.uncertainty import held_out
 from models.writing import write_whole
-from models.zoo import NAME_PATTERN, PARTS
+from models.zoo import HELD_OUT, NAME_PATTERN, PARTS
 
 MANIFEST = "manifest.json"
 LARGEST = {".safetensors": 2 * 2**30, ".json": 64 * 2**20, ".md": 2**20}  # bytes of a file
-_STEMS = (*PARTS, held_out.NAME, material_files(Path())[0].stem)
+_STEMS = (*PARTS, HELD_OUT, material_files(Path())[0].stem)
 ALLOWED = frozenset(
     {CARD, README} | {f"{stem}{ending}" for stem in _STEMS for ending in (".json", ".safetensors")}
 )

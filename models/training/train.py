@@ -27,8 +27,7 @@ from models.training.config import TrainingConfig, lessons_of, load_dataset, loa
 from models.training.fit import Hardware, Trained, train_setting
 from models.training.materials import TrainingMaterial, TrainingMaterials, material_files
 from models.training.resume import TrainingProgress
-from models.uncertainty.held_out import held_out_files
-from models.zoo import SCALE, SHAPE
+from models.zoo import HELD_OUT, SCALE, SHAPE
 
 BATCH = 32  # materials that are embedded at a time
 PART = 512  # materials that are predicted at a time: 1.5 GB, cells of 27 atoms
@@ -72,8 +71,10 @@ class TrainedPredictor:
             save_checkpoint(folder / name, checkpoint, self.config.half)
         if self.trained_on is not None:
             self.trained_on.save(folder)
-        gone = held_out_files(folder)  # of the predictor that was there before
-        for file in gone if self.trained_on is not None else gone + material_files(folder):
+        gone = [folder / f"{HELD_OUT}.{ending}" for ending in ("json", "safetensors")]
+        if self.trained_on is None:
+            gone += material_files(folder)
+        for file in gone:  # of the predictor that was there before
             file.unlink(missing_ok=True)
         card = self.card.model_copy(update={"gap": gap or {}})
         card.write(folder)

@@ -20,9 +20,8 @@ from safetensors.numpy import save as save_arrays
 from models.array_files import ArrayFiles
 from models.spectra.metrics import wasserstein_distances
 from models.spectra.spectrum import EnergyGrid
-from models.zoo import SHAPE, weights_hash
+from models.zoo import HELD_OUT, SHAPE, weights_hash
 
-NAME = "held_out"  # of the files, without their endings
 FORMAT_VERSION = 1
 _ARRAYS = ("predicted", "labels", "n_atoms", "member_spread", "training_distance")
 
@@ -148,12 +147,6 @@ def read_held_out(folder: Path) -> HeldOut | None:
     return HeldOut(ids, systems, predicted, labels, n_atoms, spread, distance, card.grid)
 
 
-def held_out_files(folder: Path) -> tuple[Path, Path]:
-    """The two files that keep it in a predictor's folder: arrays, and all else."""
-    files = _files(folder)
-    return files.arrays_file, files.card_file
-
-
 def _files(folder: Path) -> ArrayFiles[HeldOutCard]:
     again = "`screen calibrate` makes it again"
-    return ArrayFiles(folder / NAME, HeldOutCard, "arrays_sha256", "calibration", again)
+    return ArrayFiles(folder / HELD_OUT, HeldOutCard, "arrays_sha256", "calibration", again)

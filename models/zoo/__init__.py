@@ -22,6 +22,7 @@ DEFAULT_PHDOS = ZOO / "springs-phdos"
 SHAPE, SCALE = "sumnorm-kl", "standard-mae"  # the checkpoints of an eDOS predictor
 PHONON_SHAPES = ("sumnorm-wd", "maxnorm-mse", "maxnorm-mae")  # any of a phonon predictor will do
 PARTS = (SHAPE, SCALE, *PHONON_SHAPES)
+HELD_OUT = "held_out"  # the calibration beside them
 NAME_PATTERN = r"^[A-Za-z0-9_+][A-Za-z0-9_.+-]*$"  # of a predictor, and so of its folder
 REMEDY = "train it with `screen train`, or pull it with `screen models pull`"
 
