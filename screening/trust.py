@@ -17,7 +17,7 @@ from models.uncertainty.reliability import (
     expected_calibration_error,
     reliability_bins,
 )
-from models.zoo import HELD_OUT, model_id
+from models.zoo import calibration_files, model_id
 from screening.criteria.gap_criterion import GapCriterion
 from screening.criteria.interface import Criterion
 
@@ -117,7 +117,7 @@ def calibration_of(folder: Path) -> Calibration | None:
 
 def _stamp(folder: Path) -> tuple[str, ...]:
     """What changes when a predictor, or what it is calibrated on, does."""
-    files = (folder / f"{HELD_OUT}.json", folder / f"{HELD_OUT}.safetensors")
+    files = calibration_files(folder)
     times = (str(path.stat().st_mtime_ns) if path.exists() else "" for path in files)
     return str(folder.resolve()), model_id(folder), *times
 

@@ -27,7 +27,7 @@ from models.training.config import TrainingConfig, lessons_of, load_dataset, loa
 from models.training.fit import Hardware, Trained, train_setting
 from models.training.materials import TrainingMaterial, TrainingMaterials, material_files
 from models.training.resume import TrainingProgress
-from models.zoo import HELD_OUT, SCALE, SHAPE
+from models.zoo import SCALE, SHAPE, calibration_files
 
 BATCH = 32  # materials that are embedded at a time
 PART = 512  # materials that are predicted at a time: 1.5 GB, cells of 27 atoms
@@ -71,7 +71,7 @@ class TrainedPredictor:
             save_checkpoint(folder / name, checkpoint, self.config.half)
         if self.trained_on is not None:
             self.trained_on.save(folder)
-        gone = [folder / f"{HELD_OUT}.{ending}" for ending in ("json", "safetensors")]
+        gone: tuple[Path, ...] = calibration_files(folder)
         if self.trained_on is None:
             gone += material_files(folder)
         for file in gone:  # of the predictor that was there before

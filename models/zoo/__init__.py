@@ -98,6 +98,11 @@ def pulled_predictors() -> tuple[str, ...]:
     return tuple(sorted({part.parent.name for part in parts if part.stem in PARTS}))
 
 
+def calibration_files(folder: Path) -> tuple[Path, Path]:
+    """The card and the arrays of what a predictor says of held-out materials."""
+    return folder / f"{HELD_OUT}.json", folder / f"{HELD_OUT}.safetensors"
+
+
 def predictor_folder(name: str | Path | None = None) -> Path:
     """Folder of a predictor: a path, the name of a shipped or a pulled one, or the default's.
 

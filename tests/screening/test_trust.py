@@ -85,8 +85,8 @@ def test_trust_is_made_once_for_a_criterion(tmp_path):
     assert trust_in(folder, GapCriterion()) is None
 
 
-@pytest.mark.parametrize("name", ["vb-gap", "cb-gap", "transparent-conductor", "steep-edge"])
-def test_any_criterion_has_a_probability_that_follows_its_verdicts(name):
+def held_out_probabilities(name):
+    """By a criterion: which held-out materials are positive by DFT, and what is expected."""
     criterion = find_criterion(name)
     trust = trust_in(DEFAULT_EDOS, criterion)
     assert trust is not None
@@ -95,9 +95,25 @@ def test_any_criterion_has_a_probability_that_follows_its_verdicts(name):
     _, scores = trust.judge(held_out.predicted, held_out.n_atoms)
     errors = trust.calibration.own_errors
     p = trust.probabilities(held_out.predicted, held_out.n_atoms, scores, errors)
+    return is_positive, p
+
+
+@pytest.mark.parametrize("name", ["vb-gap", "cb-gap", "transparent-conductor", "steep-edge"])
+def test_any_criterion_has_probabilities_that_sum_up_to_what_is_found(name):
+    is_positive, p = held_out_probabilities(name)
     assert ((p >= 0) & (p <= 1)).all()
     assert p.sum() == pytest.approx(is_positive.sum(), abs=0.3 * is_positive.sum() + 2)
-    if is_positive.sum() >= 5:  # of two the order is chance
+
+
+RARE = pytest.mark.xfail(strict=True, reason="two of 139 are: 0.017, where the others have 0.015")
+
+
+@pytest.mark.parametrize(
+    "name", ["vb-gap", "cb-gap", pytest.param("transparent-conductor", marks=RARE), "steep-edge"]
+)
+def test_any_criterion_has_probabilities_that_tell_what_is_found(name):
+    is_positive, p = held_out_probabilities(name)
+    if is_positive.any():
         assert p[is_positive].mean() > 2 * p[~is_positive].mean()
 
 
