@@ -35,8 +35,9 @@ from models.training.checkpoint import (
     save_checkpoint,
 )
 from models.training.config import TrainingConfig
-from models.training.members import Announce, Member, in_processes, members_of
+from models.training.members import Member, members_of
 from models.training.module import SpectrumModule
+from models.training.side_by_side import Announce, train_side_by_side
 
 Precision = Literal["32-true", "bf16-mixed"]
 MEMBER_FACTS = ("seed", "best_epoch", "validation_mae")
@@ -182,6 +183,17 @@ class _Task:
         return self.train.spectra.device
 
 
+def training_device(config: TrainingConfig, hardware: Hardware) -> torch.device:
+    """Where a training runs.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    hardware : Hardware
+    """
+    return _trainer(config, [], hardware, progress=False).strategy.root_device
+
+
 def train_setting(
     config: TrainingConfig,
     setting_name: str,
@@ -243,7 +255,7 @@ def train_setting(
     if start is not None and start.card.grid != dataset.grid:
         raise ModelError(f"{setting_name}: the model to fine-tune is for another grid")
     started = time.perf_counter()
-    device = _trainer(config, [], hardware, progress=False).strategy.root_device
+    device = training_device(config, hardware)
     train, validation = dataset.subset(split.train), dataset.subset(split.validation)
     home = home_of(device, train, validation, announce=announce)
     task = _Task(setting_name, train.to(home), validation.to(home), hardware, progress)
@@ -270,7 +282,7 @@ def _train_members(
     missing = [member for member, trained in kept.items() if trained is None]
     if min(workers, len(missing)) > 1:
         train = partial(_train_member, replace(task, progress=False))
-        in_processes(train, missing, workers, announce)
+        train_side_by_side(train, missing, workers, announce)
         kept |= {member: Trained.kept(member.stem) for member in missing}
     return [kept[member] or _train_member(task, member, announce) for member in members]
 

@@ -1,4 +1,4 @@
-"""Members of an ensemble that are trained each on its own, in processes beside each other.
+"""Members of an ensemble that are trained each on its own.
 
 Their gradients do not mix, so each is the training of the same configuration with one member, the
 next seed, and its own best epoch.
@@ -6,20 +6,16 @@ next seed, and its own best epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from models.architectures.registry import model_config, n_members_apart
 from models.errors import ModelError
-from models.processes import WorkerPool
 from models.training.checkpoint import Checkpoint
 from models.training.config import TrainingConfig
-
-Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,58 +109,3 @@ def _refuse_other_members(config: TrainingConfig, start: Checkpoint) -> None:
 
 def _apart(start: Checkpoint) -> list[Checkpoint]:
     return [replace(start, model=model) for model in start.model.apart()]
-
-
-def in_processes(
-    train: Callable[[Member, Announce], object],
-    members: Sequence[Member],
-    workers: int,
-    announce: Announce,
-) -> None:
-    """Train members that are kept on disk, so many at a time, each with one thread.
-
-    Parameters
-    ----------
-    train : callable
-        Trains a member and saves it. Tensors that it holds are shared with the processes.
-    members : sequence of Member
-    workers : int
-        Processes.
-    announce : callable
-        Gets the lines of a member when it ends.
-
-    Raises
-    ------
-    WorkerDiedError
-        If a process is killed.
-    ModelError
-        If the data do not fit into shared memory, of which a container may have little.
-    """
-    with WorkerPool(min(workers, len(members)), _prepare, (train, members)) as pool:
-        try:
-            for _, lines in pool.as_done(_train_in_worker, range(len(members))):
-                for line in lines:
-                    announce(line)
-        except RuntimeError as error:
-            if "shared memory" not in str(error):  # torch has no type of its own for it
-                raise
-            raise ModelError(
-                "the shared memory of this machine has no room for the data set; train the members "
-                "with one worker"
-            ) from None
-
-
-_in_worker: tuple[Callable[[Member, Announce], object], Sequence[Member]] | None = None
-
-
-def _prepare(*of_all: Any) -> None:
-    global _in_worker
-    _in_worker = of_all
-
-
-def _train_in_worker(i: int) -> list[str]:
-    assert _in_worker is not None
-    lines: list[str] = []
-    train, members = _in_worker
-    train(members[i], lines.append)
-    return lines

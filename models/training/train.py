@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,13 @@ from models.data.splits import Split, split_of
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
 from models.spectra.metrics import spectrum_metrics, standard_errors
-from models.training.card import LessonsCard, ModelCard, label_branch_in_words
+from models.training.card import LessonsCard, ModelCard
 from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig, lessons_of, load_dataset, load_taught
-from models.training.fit import Hardware, Trained, train_setting
+from models.training.fit import Hardware
 from models.training.materials import TrainingMaterial, TrainingMaterials, material_files
 from models.training.resume import TrainingProgress
+from models.training.settings import SettingsTraining
 from models.zoo import SCALE, SHAPE, calibration_files
 
 BATCH = 32  # materials that are embedded at a time
@@ -111,53 +114,26 @@ def train_predictor(
         By the names of their settings: fine-tune these, instead of what a teacher taught or
         random weights.
     workers : int
-        Members of an ensemble that are trained at a time, see :func:`train_setting`; the result
-        does not depend on it.
+        Trainings at a time on a CPU, each in a process of its own: settings or, of an ensemble
+        whose members are trained apart, members. Settings that share the threads of torch differ
+        from those that have them one after the other by how sums are rounded.
     """
     dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
     split = split_of(dataset, config.split_seed, config.split_by)
     announce(f"{_parts_in_words(dataset, split)}; {len(dataset.left_out)} left out")
     datasets = [dataset] if taught is None else [dataset, taught]
-    earlier = TrainingProgress(folder, config, *datasets, resume=resume) if folder else None
-
-    def train(
-        config: TrainingConfig,
-        dataset: SpectrumDataset,
-        split: Split,
-        suffix: str = "",
-        start: dict[str, Checkpoint] | None = None,
-    ) -> dict[str, Checkpoint]:
-        checkpoints = {}
-        for name in config.settings:
-            key = name + suffix
-            trained = earlier.finished(key) if earlier else None
-            if trained is None:
-                trained = train_setting(
-                    config,
-                    name,
-                    dataset,
-                    split,
-                    progress,
-                    hardware=hardware,
-                    state=earlier.state_file(key) if earlier else None,
-                    start=start[name] if start else None,
-                    announce=announce,
-                    workers=workers,
-                )
-                if earlier:
-                    earlier.finish(key, trained)
-            checkpoints[name] = trained.checkpoint
-            announce(_in_words(key, trained))
-        return checkpoints
-
-    started = time.perf_counter()
-    if taught is not None:
-        taught_split = split_of(taught, config.split_seed, config.split_by)
-        announce(f"of a teacher: {_parts_in_words(taught, taught_split)}")
-        start = train(lessons_of(config), taught, taught_split, TAUGHT)
-    checkpoints = train(config, dataset, split, start=start)
-    seconds = time.perf_counter() - started
+    with TemporaryDirectory() as own:
+        kept = TrainingProgress(folder or Path(own, "progress"), config, *datasets, resume=resume)
+        settings = partial(SettingsTraining, kept=kept, hardware=hardware, bars=progress)
+        started = time.perf_counter()
+        if taught is not None:
+            taught_split = split_of(taught, config.split_seed, config.split_by)
+            announce(f"of a teacher: {_parts_in_words(taught, taught_split)}")
+            lessons = settings(lessons_of(config), taught, taught_split, suffix=TAUGHT)
+            start = lessons.run(workers, announce)
+        checkpoints = settings(config, dataset, split, start=start).run(workers, announce)
+        seconds = time.perf_counter() - started
     if config.half:
         for checkpoint in checkpoints.values():
             checkpoint.model.half().float()
@@ -167,8 +143,7 @@ def train_predictor(
     card = _card(config, dataset, split, figures, how, seconds)
     if taught is not None:
         card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
-    if earlier:
-        earlier.clear()
+    kept.clear()
     shape = checkpoints.get(SHAPE)
     trained_on = None if shape is None else embedded(shape, dataset.subset(split.train))
     return TrainedPredictor(config, checkpoints, card, dataset, test, predicted, trained_on)
@@ -263,13 +238,6 @@ def _of_teacher(
     )
     elements = {element for c in checkpoints.values() for element in c.card.elements}
     return {"elements": tuple(sorted(elements)), "lessons": lessons}
-
-
-def _in_words(setting_name: str, trained: Trained) -> str:
-    line = f"{setting_name}: {trained.in_words}"
-    if not trained.label_branch:
-        return line
-    return f"{line}; {label_branch_in_words(trained.label_branch)}"
 
 
 def _card(

@@ -56,8 +56,9 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Processes for the members of a tight-binding ensemble, each trained on its own; "
-            "one for each core by default. On a GPU and with --devices one follows the other.",
+            help="Trainings at a time: both settings of a pair, or members of a tight-binding "
+            "ensemble. One for each core by default; on a GPU and with --devices one follows the "
+            "other.",
         ),
     ] = None,
     quiet: options.Quiet = False,

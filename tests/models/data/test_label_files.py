@@ -13,7 +13,7 @@ from models.data.dataset import edos_dataset, phdos_dataset, refuse_settings, us
 from models.data.label_files import edos_labels, phdos_labels, read_crystals
 from models.errors import ModelError, named
 from models.spectra.spectrum import EDOS_GRID, sum_normalized
-from models.training import train as training
+from models.training import settings
 from models.training.config import TrainingConfig
 from models.training.train import train_predictor
 from tests.models.model_examples import (
@@ -215,7 +215,7 @@ def test_shapes_are_for_sumnorm_settings_only(tmp_path: Path) -> None:
 def test_a_predictor_of_shapes_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(training, "train_setting")
+    monkeypatch.delattr(settings, "train_setting")
     rows = [shape_row(f"s-{i}", metal()) for i in range(40)]
     file = write_rows(tmp_path / "s.parquet", rows)
     config = TrainingConfig(name="t", labels=[file], settings=["sumnorm-kl", "standard-mae"])

@@ -22,6 +22,7 @@ from models.graphs.graph import GraphBatch
 from models.predictor import SpectrumPredictor
 from models.spectra.settings import SETTINGS
 from models.spectra.spectrum import EDOS_GRID
+from models.training import settings
 from models.training import train as training
 from models.training.batches import GraphLoader
 from models.training.callbacks import SaveState
@@ -681,7 +682,7 @@ def test_no_material_of_the_test_is_taught(tmp_path: Path) -> None:
         return train_setting(config, name, dataset, split, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_setting", train)
+        patch.setattr(settings, "train_setting", train)
         student = train_predictor(config(**files, teacher={"labels": taught, "epochs": 1}))
     held_out = set(student.test.material_ids)
     assert len(seen) == 4
@@ -730,7 +731,7 @@ def test_a_teaching_that_was_interrupted_goes_on(tmp_path: Path) -> None:
         return train_setting(*arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_setting", interrupted)
+        patch.setattr(settings, "train_setting", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_predictor(chosen, folder=progress)
     resumed = train_predictor(chosen, announce=lines.append, folder=progress, resume=True)
