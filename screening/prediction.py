@@ -501,7 +501,8 @@ def predict(
     ------
     ScreeningError
         If the only structure cannot be read or predicted, or `what` is something else, or
-        `rescore` is negative, or asked for where it cannot be done.
+        `rescore` is negative, or asked for where it cannot be done, or `criteria` are of
+        another type.
     ModelError
         If there is no such predictor or device.
 
@@ -519,7 +520,11 @@ def predict(
     >>> predict([copper, "missing.cif"], device="cpu").to_dataframe()["is_gap"].tolist()
     [False, <NA>]
     """
-    criteria = criteria or GapCriteria()
+    criteria = GapCriteria() if criteria is None else criteria
+    if not isinstance(criteria, GapCriteria):
+        raise ScreeningError(
+            f"criteria: {type(criteria).__name__} is none; use GapCriteria(max_dos=0.5) or the like"
+        )
     folder = predictor_folder(checkpoint)
     n_again = _n_again(folder, rescore)
     given = read_given(what, recursive)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from screening.training_sets.training_set import FetchReport
 
 app = typer.Typer(help="Fetch structures and spectra of the Materials Project to train on.")
+REASONS = 12  # lines of what was left out
 OutFile = Annotated[Path, typer.Argument(help="Parquet file to write.")]
 
 
@@ -104,6 +105,9 @@ def training_set_table(title: str, report: FetchReport | DistillReport, of: str)
     """
     from screening.cli.console import table
 
+    reasons = sorted(report.left_out.items(), key=lambda reason: -reason[1])
     rows = [(f"written to {report.path}", report.written)]
-    rows += [(f"left out: {reason}", n) for reason, n in report.left_out.items()]
+    rows += [(f"left out: {reason}", n) for reason, n in reasons[:REASONS]]
+    if rest := reasons[REASONS:]:
+        rows.append((f"left out: {len(rest)} rarer reasons, see --json", sum(n for _, n in rest)))
     return table(title, ("what became of them", of), rows)

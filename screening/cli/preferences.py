@@ -60,6 +60,14 @@ class Preferences(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     launchpad: Path = Path("launchpad.yaml")
 
+    @field_validator("rescore", mode="before")
+    @classmethod
+    def _no_yes(cls, number: Any) -> Any:
+        """YAML's `yes` would count as 1."""
+        if number is True or number is False:
+            raise ValueError("a number of candidates is needed; 0 for none")
+        return number
+
     @field_validator("mp_api_key_file", "launchpad")
     @classmethod
     def _without_tilde(cls, path: Path | None) -> Path | None:

@@ -73,9 +73,12 @@ def _table(title: str, unit: str, rows: Sequence[NeighbourRow]) -> Any:
         Column("formula", 1): "formula",
         Column(f"distance {unit}"): lambda row: f"{row.distance:.4f}",
         Column("atoms", 5): "nsites",
+    }
+    of_gap: dict[Column, Any] = {
         Column("VB gap", 2): "is_gap",
         Column("from eV", 3): "gap_lower_edge",
         Column("to eV", 3): "gap_upper_edge",
         Column("score eV", 4): "score",
     }
-    return table_of(title, columns, rows)
+    judged = any(row.is_gap is not None for row in rows)
+    return table_of(title, columns | (of_gap if judged else {}), rows)

@@ -240,6 +240,12 @@ def test_the_repr_says_the_verdict(result, hafnium):
     assert "... and 2 more" in many._repr_html_()
 
 
+@pytest.mark.parametrize("criteria", [{"max_dos": 0.5}, "cb-gap", ()])
+def test_criteria_of_another_type_are_refused(hafnium, criteria):
+    with pytest.raises(ScreeningError, match=r"criteria: \w+ is none; use GapCriteria\("):
+        predict(hafnium, device="cpu", criteria=criteria)
+
+
 def test_remarks_name_repairs_unknown_elements_lonely_atoms_and_the_cell(result):
     assert result.remarks == ("cell given with 8 atoms, reduced to 1/4",)
     lonely = predict(Structure(Lattice.cubic(7), ["Fm"], [[0, 0, 0]]), device="cpu")

@@ -94,6 +94,7 @@ def test_commands_use_the_settings(screen, structure_table, tmp_path, monkeypatc
         ("{", "not YAML"),
         ("device: gpu", "screen.yaml, device: input should be 'auto', 'cpu' or 'cuda'"),
         ("rescore: -1", "screen.yaml, rescore: input should be greater than or equal to 0"),
+        ("rescore: yes", "screen.yaml, rescore: a number of candidates is needed"),
         ("rescore: many", "screen.yaml, rescore: input should be a valid integer"),
         ("db: [mongodb://ann:hush@host]", "screen.yaml, db: input should be a valid string"),
     ],

@@ -124,6 +124,7 @@ def test_phonons_have_their_own_axes_and_no_dft(screen, table, tmp_path):
     assert "0 disagreements" in screen("candidates", "--disagreements").out
     similar = screen("similar", "m-1").out
     assert "distance cm^-1" in similar
+    assert "VB gap" not in similar
     assert "distance on any scale" in screen("similar", "m-1", "--metric", "mae").out
     for command in ("validate", "metrics", "learn"):
         one_line(screen(command), "its criterion phonon-gap judges the phonon DOS, which no DFT")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from models.training.card import ModelCard
+from screening.cli.fetch import training_set_table
+from screening.training_sets.distillation import DistillReport
 from tests.conftest import crystal_row
 from tests.models.model_examples import write_edos_files
 
@@ -84,3 +89,15 @@ def test_labels_replace_no_structures(screen, structure_table, read):
     assert refused.code == 1
     assert f"{table.name} is among the structures that are read" in refused.err
     assert table.read_bytes() == content
+
+
+def test_rare_reasons_are_one_line():
+    left_out = {f"reason {n}": n for n in range(1, 16)}
+    report = DistillReport(Path("out.parquet"), "t", 7, left_out)
+    table = Console(width=100, file=StringIO())
+    table.print(training_set_table("Labels", report, "structures"))
+    lines = [line.strip("│ ") for line in table.file.getvalue().splitlines() if "reason" in line]
+    assert len(lines) == 13
+    assert [line.split()[-1] for line in lines[:2]] == ["15", "14"]
+    assert "3 rarer reasons, see --json" in lines[-1]
+    assert lines[-1].split()[-1] == "6"

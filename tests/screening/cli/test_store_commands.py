@@ -291,6 +291,7 @@ def test_similar_spectra_are_the_nearest_ones(filled, metric):
 
 def test_distances_of_values_are_of_the_cell(filled):
     assert "distance states/eV/cell" in filled("similar", "m-1", "--metric", "mae").out
+    assert "VB gap" in filled("similar", "m-1").out
 
 
 def test_similar_to_what_is_not_there(filled):
