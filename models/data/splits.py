@@ -16,6 +16,7 @@ from models.errors import ModelError, named
 
 SplitBy = Literal["material", "chemsys"]
 VALIDATION_SHARE = TEST_SHARE = 0.1
+MADE_OF = "~"  # `mp-149~2` was made of mp-149, and is where that is
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Split:
 def fold(name: str, seed: int) -> float:
     """Number in [0, 1) that belongs to a name and a seed, however the data set grows.
 
+    What was made of a material (`MADE_OF`) has that of the material.
+
     Parameters
     ----------
     name : str
@@ -65,7 +68,7 @@ def fold(name: str, seed: int) -> float:
     >>> round(fold("mp-149", seed=0), 3)
     0.549
     """
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{name.partition(MADE_OF)[0]}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -27,6 +27,14 @@ def distill(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Structures to read; all by default.")
     ] = None,
+    substituted: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Crystals to make of each structure, with elements in the place of others of "
+            "their group, and to label, too.",
+        ),
+    ] = 0,
     recursive: options.Recursive = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -63,6 +71,7 @@ def distill(
             predictor,
             max_sites=max_sites,
             limit=limit,
+            substituted=substituted,
             workers=workers or worker_processes(),
             progress=steps_of("labelled"),
         )

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase.data import chemical_symbols
+
 from db.collections import batched
 from models.crystal import Crystal
 from models.data.label_files import SPECTRUM, TEACHER, Teacher
 from models.data.label_rules import Origin, why_forbidden
+from models.data.splits import part_of
 from models.training.card import ModelCard
 from models.writing import replacing
-from screening.candidate import SourceItem, Unreadable
+from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError, one_line
 from screening.sources import Source
 from screening.table_parts import TableParts
+from screening.training_sets.substitution import Substitutions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +68,7 @@ def distill(
     *,
     max_sites: int | None = None,
     limit: int | None = None,
+    substituted: int = 0,
     workers: int = 1,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> DistillReport:
@@ -85,6 +90,9 @@ def distill(
         Most atoms in the primitive cell.
     limit : int, optional
         Of structures read.
+    substituted : int
+        So many crystals are made of each structure that a student may learn of, and labelled, too
+        (:mod:`screening.training_sets.substitution`).
     workers : int
         Processes.
     progress : callable, optional
@@ -100,19 +108,40 @@ def distill(
         model_id=predictor.model_id, split_seed=card.split_seed, split_by=card.split_by
     )
     parts = TableParts(out.with_name(f"{out.name}.parts"), _schema)
-    parts.begin(json.dumps([teacher.model_dump(), source.fingerprint, max_sites, limit, PART]))
+    mark = [teacher.model_dump(), source.fingerprint, max_sites, limit, PART]
+    parts.begin(json.dumps([*mark, substituted] if substituted else mark))
     total = source.total if limit is None else min(limit, source.total or limit)
+    items: Iterable[SourceItem] = islice(source, limit)
+    if substituted:
+        items = _substitutions(source, predictor, teacher, substituted).among(items)
+        total = total and total * (1 + substituted)
     done = 0
-    for number, batch in enumerate(batched(islice(source, limit), PART)):
+    for number, batch in enumerate(batched(items, PART)):
         name = f"{number:08}"
         if parts.ids(name) is None:
             parts.write(name, _rows(batch, predictor, max_sites, workers))
         done += len(batch)
         if progress is not None:
             progress(done, total)
+    if progress is not None:  # not of each structure is made what was asked for
+        progress(done, done)
     report = _join(out, parts, teacher, predictor, source)
     parts.remove()
     return report
+
+
+def _substitutions(
+    source: Source, teacher: SpectrumPredictor, of: Teacher, n: int
+) -> Substitutions:
+    """Of formulas that the source has not: what is made must be no material of a test."""
+    known = frozenset(item.structure.formula for item in source if isinstance(item, Candidate))
+    elements = frozenset(set(chemical_symbols[1:]) - set(teacher.known.unseen(chemical_symbols)))
+
+    def is_taught(candidate: Candidate) -> bool:
+        name = candidate.material_id if of.split_by == "material" else candidate.chemsys
+        return part_of(name, of.split_seed) == "training"
+
+    return Substitutions(n, elements, known, is_taught)
 
 
 def _rows(
