@@ -74,7 +74,7 @@ Rescore = Annotated[
     typer.Option(
         "--rescore",
         help="So many candidates with the best scores are judged again by --rescore-with; 0: none. "
-        "Default: 4000 with the default predictor, else 0.",
+        "Default: 20000 with the default predictor, else 0.",
     ),
 ]
 Device = Annotated[

@@ -36,7 +36,7 @@ def predict(
         int | None,
         typer.Option(
             help="So many structures with the best scores are judged again by tight-binding-edos; "
-            "0: none. Default: 4000 with the default predictor, else 0."
+            "0: none. Default: 20000 with the default predictor, else 0."
         ),
     ] = None,
     device: options.Device = "auto",

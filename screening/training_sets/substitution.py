@@ -64,9 +64,10 @@ class Substitutions:
             if len(formulas) == self.n:
                 return
             crystal = exchanged(parent.structure, self.elements, rng)
-            if crystal is not None and crystal.formula not in formulas | self.known:
-                formulas.add(crystal.formula)
-                yield Candidate(f"{parent.material_id}{MADE_OF}{len(formulas)}", crystal)
+            if crystal is None or crystal.formula in self.known or crystal.formula in formulas:
+                continue
+            formulas.add(crystal.formula)
+            yield Candidate(f"{parent.material_id}{MADE_OF}{len(formulas)}", crystal)
 
 
 def exchanged(
