@@ -228,6 +228,30 @@ class Domain:
         return None if None in (self.unseen_elements, self.has_isolated_atoms) else False
 
 
+def unpaired_electrons(document: CandidateDoc) -> list[str]:
+    """Remark on an ion that the labels' rules take for magnetic, where the source does not say.
+
+    Models learned of no such ion (:func:`models.data.label_rules.open_shell`), and DFT without
+    spin gives it no moment. To ask costs some 10 ms where there is one.
+
+    Parameters
+    ----------
+    document : CandidateDoc
+    """
+    from pymatgen.core import Composition
+
+    from models.data.label_rules import open_shell_ion
+
+    if document.is_magnetic is not None or not document.formula:
+        return []
+    try:
+        composition = Composition(document.formula).get_el_amt_dict()
+        ion = open_shell_ion(composition, document.band_gap)
+    except (ValueError, KeyError):  # a source writes formulas as it likes
+        return []
+    return [f"{ion} may be magnetic: no model learned of it"] if ion else []
+
+
 def doubts(document: CandidateDoc) -> list[str]:
     """What a person needs to disbelieve a verdict, in words, the gravest first.
 

@@ -7,12 +7,13 @@ the same for every file of eDOS labels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from models.crystal import ELEMENTS, Crystal
+from models.crystal import ATOMIC_NUMBERS, ELEMENTS, Crystal
 from models.distances import close_pairs, isolated_atoms
 
 WIDE_GAP = 1.0  # eV; PBE and a coarse mesh of wave vectors do not close such a gap
@@ -120,12 +121,30 @@ def open_shell(crystal: Crystal, source_gap: float | None = None) -> str:
     source_gap : float, optional
         Band gap that the source of the structure gives, in eV.
     """
-    numbers = set(crystal.atomic_numbers.tolist())
+    return open_shell_ion(crystal.composition, source_gap)
+
+
+def open_shell_ion(composition: Mapping[str, float], source_gap: float | None = None) -> str:
+    """As :func:`open_shell`, of a composition.
+
+    Parameters
+    ----------
+    composition : mapping of str to float
+        Atoms of each element, by symbol.
+    source_gap : float, optional
+        In eV.
+
+    Examples
+    --------
+    >>> open_shell_ion({"K": 2, "Na": 1, "Ti": 1, "F": 6})
+    'Ti3+'
+    """
+    numbers = {ATOMIC_NUMBERS[symbol] for symbol in composition}
     halide = bool(numbers & HALOGENS)
     ions = sorted(numbers & _GROUP.keys())
     if not ions or not (halide or OXYGEN in numbers):
         return ""
-    charges = _charges(tuple(crystal.composition.items()))
+    charges = _charges(tuple(sorted(composition.items())))
     for z in ions:
         charge = charges.get(ELEMENTS[z])
         metallic = z == TITANIUM and not halide and source_gap == 0
@@ -139,7 +158,7 @@ def open_shell(crystal: Crystal, source_gap: float | None = None) -> str:
 
 
 @cache
-def _charges(composition: tuple[tuple[str, int], ...]) -> dict[str, float]:
+def _charges(composition: tuple[tuple[str, float], ...]) -> dict[str, float]:
     """Mean charge of each element by symbol; empty where no charges add up to zero."""
     from pymatgen.core import Composition
 

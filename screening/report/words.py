@@ -194,7 +194,7 @@ def _with_unit(name: str, unit: str) -> str:
 
 def _domain(candidate: CandidateDoc) -> list[Row]:
     """Whether the model can know the material, why not or how; empty before a verdict."""
-    from screening.domain import Domain
+    from screening.domain import Domain, unpaired_electrons
 
     if candidate.is_positive is None:
         return []
@@ -204,7 +204,8 @@ def _domain(candidate: CandidateDoc) -> list[Row]:
         words += f": {', '.join(because)}"
     elif domain.in_domain is None:
         words += f": {_UNKNOWN_DISTANCE if domain.is_outside is False else _UNKNOWN_ATOMS}"
-    remarks = [("remark", remark) for remark in domain.remarks]
+    said = [*domain.remarks, *unpaired_electrons(candidate)]
+    remarks = [("remark", remark) for remark in said]
     return [("in the domain of the model", words), *remarks]
 
 

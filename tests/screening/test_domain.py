@@ -19,7 +19,7 @@ from models.training.card import ModelCard, trained_elements
 from models.training.materials import TrainingMaterial, TrainingMaterials
 from models.zoo import ZOO
 from screening.candidate import Candidate
-from screening.domain import Domain, Training, doubts
+from screening.domain import Domain, Training, doubts, unpaired_electrons
 
 TRAINED = Training(KnownElements(frozenset({"Na", "Cl", "Mg", "O"})))
 
@@ -108,6 +108,30 @@ def test_an_element_is_known_by_its_stand_in_only_to_a_model_that_uses_it():
         )
         assert (remark in doubts(document)) == (not unseen)
     assert Domain(None, elements=["Pr"]).remarks == []
+
+
+@pytest.mark.parametrize(
+    ("formula", "known", "ion"),
+    [
+        ("K2NaTiF6", {}, "Ti3+"),
+        ("TiBr2", {}, "Ti2+"),
+        ("Rb2NaVF6", {}, "V3+"),
+        ("CuO", {}, "Cu2+"),
+        ("K2TiF6", {}, ""),  # Ti4+
+        ("Cu2O", {}, ""),
+        ("TiC", {}, ""),  # no ions
+        ("LiTi2O4", {"band_gap": 0.0}, ""),  # a metal to its source, and an oxide
+        ("LiTi2O4", {"band_gap": 0.5}, "Ti3.5+"),
+        ("TiBr2", {"is_magnetic": False}, ""),  # the source has looked
+        ("TiBr2", {"is_magnetic": True}, ""),
+        ("alloy 7 (x=0.5)", {}, ""),
+        ("", {}, ""),
+    ],
+)
+def test_ions_with_unpaired_electrons_are_named_where_the_source_does_not_say(formula, known, ion):
+    document = CandidateDoc(run_id="r", material_id="m", formula=formula, **known)
+    expected = [f"{ion} may be magnetic: no model learned of it"] if ion else []
+    assert unpaired_electrons(document) == expected
 
 
 @pytest.mark.parametrize(
