@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RESCORING = ("rescore", "rescore_with")  # parameters of runs with a second model alone
 SAME_MODEL = "--rescore-with {}: is the model of the run itself; name another, or use --rescore 0"
-SHARD = 250  # candidates of a job; some 24 s of the shipped predictor on one core
+SHARD = 250  # candidates of a job; some 36 s of the shipped predictor on one core
 
 
 def awaiting(run: Run, model: str, shard: int | None = None) -> Query[CandidateDoc]:
