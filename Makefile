@@ -58,7 +58,7 @@ EDOS := --labels $(DATA)/edos_gpaw.parquet --labels models/data/edos_labels.parq
 	touch $@
 
 $(DATA)/taught.parquet: .retrained/tight-binding-edos
-	$(BIN)/screen distill $(DATA)/mp_snapshot.parquet $@ --max-sites 30 --substituted 1
+	$(BIN)/screen distill $(DATA)/mp_snapshot.parquet $@ --max-sites 30
 
 .retrained/mat2spec-plus-edos: $(DATA)/taught.parquet
 	$(TRAIN) $(EDOS) --teacher-labels $<
