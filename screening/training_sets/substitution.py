@@ -93,9 +93,9 @@ def exchanged(
 
     Examples
     --------
-    >>> copper_gold = Crystal(np.eye(3) * 3.0, [[0, 0, 0], [0.5, 0.5, 0.5]], [29, 47])
-    >>> exchanged(copper_gold, frozenset({"Ag", "Au"}), np.random.default_rng(0)).formula
-    'AgAu'
+    >>> sodium_chloride = Crystal(np.eye(3) * 3.5, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])
+    >>> exchanged(sodium_chloride, frozenset({"K", "Cl"}), np.random.default_rng(0)).formula
+    'KCl'
     """
     old = crystal.atomic_numbers
     mates = {z: _group_mates(z, elements) for z in np.unique(old).tolist()}
