@@ -252,6 +252,16 @@ def unpaired_electrons(document: CandidateDoc) -> list[str]:
     return [f"{ion} may be magnetic: no model learned of it"] if ion else []
 
 
+def remarks_on(document: CandidateDoc) -> list[str]:
+    """What to know of a material that its domain does not say, in words.
+
+    Parameters
+    ----------
+    document : CandidateDoc
+    """
+    return [*Domain.of_document(document).remarks, *unpaired_electrons(document)]
+
+
 def doubts(document: CandidateDoc) -> list[str]:
     """What a person needs to disbelieve a verdict, in words, the gravest first.
 

@@ -21,7 +21,7 @@ from models.training.side_by_side import Announce, train_side_by_side
 
 @dataclass(frozen=True, eq=False)
 class SettingsTraining:
-    """Of the settings of a configuration, all with the same materials.
+    """The training of all settings of a configuration, with the same materials.
 
     Parameters
     ----------

@@ -58,15 +58,14 @@ def show(
 
 
 def _document(view: MaterialView) -> dict[str, Any]:
-    from screening.domain import Domain, unpaired_electrons
+    from screening.domain import Domain, remarks_on
 
     candidate, prediction, validation = view.candidate, view.prediction, view.validation
     document = candidate.model_dump(mode="json", exclude={"structure", "schema_version"})
     domain = Domain.of_document(candidate)
     document["out_of_domain_because"] = domain.reasons
     document["near_domain_because"] = domain.reservations
-    said = [*domain.remarks, *unpaired_electrons(candidate)]
-    document["remarks"] = [*said, *(candidate.remarks or ())]
+    document["remarks"] = [*remarks_on(candidate), *(candidate.remarks or ())]
     if prediction is not None:
         document["grid"] = prediction.grid.model_dump()
         document["spectrum"] = prediction.spectrum

@@ -194,7 +194,7 @@ def _with_unit(name: str, unit: str) -> str:
 
 def _domain(candidate: CandidateDoc) -> list[Row]:
     """Whether the model can know the material, why not or how; empty before a verdict."""
-    from screening.domain import Domain, unpaired_electrons
+    from screening.domain import Domain, remarks_on
 
     if candidate.is_positive is None:
         return []
@@ -204,8 +204,7 @@ def _domain(candidate: CandidateDoc) -> list[Row]:
         words += f": {', '.join(because)}"
     elif domain.in_domain is None:
         words += f": {_UNKNOWN_DISTANCE if domain.is_outside is False else _UNKNOWN_ATOMS}"
-    said = [*domain.remarks, *unpaired_electrons(candidate)]
-    remarks = [("remark", remark) for remark in said]
+    remarks = [("remark", remark) for remark in remarks_on(candidate)]
     return [("in the domain of the model", words), *remarks]
 
 
