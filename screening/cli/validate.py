@@ -18,7 +18,7 @@ from workflows.dos.engines import ENGINES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from db.documents import CandidateDoc
+    from db.documents import CandidateDoc, ValidationDoc
     from db.store import ScreeningStore
     from workflows.dos.base import DosMaker
     from workflows.dos.cost import CostEstimate
@@ -300,8 +300,9 @@ def _show_plan(
         (c.material_id, c.formula, c.nsites, _predicted(c), f"{seconds / 60:.1f}", "yes")
         for c, seconds in zip(plan.todo, cost.seconds, strict=True)
     ]
+    twins = {(c.structure_hash, maker.recipe_for(c.elements)): c.material_id for c in plan.todo}
     rows += [
-        (v.material_id, v.formula, v.nsites, None, None, f"no: {v.state} already")
+        (v.material_id, v.formula, v.nsites, None, None, f"no: {_why_not(v, twins)}")
         for v in plan.shared
     ]
     rows += [
@@ -318,6 +319,12 @@ def _show_plan(
     console = stdout(wide)
     console.print(table(_plan_in_words(plan, maker), columns, rows))
     console.print(_cost_in_words(cost, workers))
+
+
+def _why_not(validation: ValidationDoc, twins: dict[tuple[str | None, str], str]) -> str:
+    """Why a structure that is shared is not calculated; twins are calculated in this plan."""
+    twin = twins.get((validation.structure_hash, validation.recipe))
+    return f"same structure as {twin}" if twin else f"{validation.state} already"
 
 
 def _predicted(candidate: CandidateDoc) -> str:

@@ -369,6 +369,12 @@ def test_a_dry_run_lists_what_and_why_not_and_writes_nothing(screen, domains):
     assert {row["material_id"] for row in all_of_them} == {"m-2", "m-1", "m-3", "m-4", "m-5"}
 
 
+def test_a_dry_run_says_which_material_has_the_same_structure(screen, formula):
+    with open_store(DB) as store:
+        put_run(store, {"m-0": crystal(0), "twin": crystal(0)}, ["m-0", "twin"])
+    assert "no: same structure as m-0" in screen("validate", "--dry-run").out
+
+
 @pytest.mark.slow
 def test_what_the_model_cannot_know_is_left_out_unless_asked_for(screen, domains):
     outcome = screen("validate", "--limit", 1)
