@@ -20,6 +20,7 @@ from workflows.dos.base import DosMaker
 from workflows.dos.document import DosDocument, SourceFacts
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
+from workflows.hardware import what_only_this_machine_lacks
 from workflows.stores import open_reference, store_reference
 from workflows.verdicts import prediction_errors, verdict_fields
 
@@ -94,10 +95,17 @@ def store_validation(
     dict
         `state`, and `error` or `is_positive` (None without a verdict), `criterion` (None for the VB
         gap) and `gap`: edges and width of the range, in eV.
+
+    Raises
+    ------
+    UnfitError
+        If the criterion is of a package that is not here, or is another one here.
     """
     with open_reference(db) as store:
         if document is None:
             return store_failure(store, run_id, key, JOB_FAILED)
+        with what_only_this_machine_lacks():  # the DOS waits for a worker that has the criterion
+            criterion_of(store.run(run_id).parameters)
         try:
             document = DosDocument.model_validate(document)
             validation = validation_of(store, run_id, key, document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class ModelCard(BaseModel):
         gap = "\n".join(f"- {key}: {_plain(value)}" for key, value in self.gap.items())
         limits = "\n".join(f"- {limit}" for limit in self.limits)
         versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
-        return f"""# {self.name}
+        text = f"""# {self.name}
 
 {self.description}
 
@@ -169,6 +170,7 @@ of the row; WD in {self.unit}. ± is the standard error over the materials.
 
 {limits}
 """
+        return re.sub(r"\n{3,}", "\n\n", text)  # of what is not there blank lines are left
 
 
 def _figures_table(figures: dict[str, dict[str, float]]) -> str:

@@ -38,6 +38,7 @@ from models.training.config import TrainingConfig
 from models.training.members import Member, members_of
 from models.training.module import SpectrumModule
 from models.training.side_by_side import Announce, train_side_by_side
+from models.writing import write_whole
 
 Precision = Literal["32-true", "bf16-mixed"]
 MEMBER_FACTS = ("seed", "best_epoch", "validation_mae")
@@ -352,6 +353,9 @@ def _train_within_memory(
     announce: Announce,
 ) -> Trained:
     """Train with batches that the memory holds."""
+    smaller = None if state is None else state.with_suffix(".batch_size")
+    if smaller is not None and smaller.exists():  # an interrupted training found it out
+        config = config.model_copy(update={"batch_size": int(smaller.read_text())})
     while True:
         try:
             return _train(task, config, state, start)
@@ -363,8 +367,9 @@ def _train_within_memory(
             half = config.batch_size // 2
             announce(f"{task.setting_name}: out of memory; begins again with batches of {half}")
             config = config.model_copy(update={"batch_size": half})
-            if state is not None:
+            if state is not None and smaller is not None:
                 state.unlink(missing_ok=True)
+                write_whole(smaller, str(half))
 
 
 def _train(

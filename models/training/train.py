@@ -30,7 +30,7 @@ from models.training.fit import Hardware
 from models.training.materials import TrainingMaterial, TrainingMaterials, material_files
 from models.training.resume import TrainingProgress
 from models.training.settings import SettingsTraining
-from models.zoo import SCALE, SHAPE, calibration_files
+from models.zoo import PARTS, SCALE, SHAPE, calibration_files, part_files
 
 BATCH = 32  # materials that are embedded at a time
 PART = 512  # materials that are predicted at a time: 1.5 GB, cells of 27 atoms
@@ -51,6 +51,8 @@ class TrainedPredictor:
         Their predicted spectra in states/eV/cell, NaN unless both parts of the pair were trained.
     trained_on : TrainingMaterials or None
         Where the training materials are in the embedding of the shape; None if there is none.
+    progress : TrainingProgress or None
+        What is left on disk for `--resume` until the predictor is saved.
     """
 
     config: TrainingConfig
@@ -60,6 +62,7 @@ class TrainedPredictor:
     test: SpectrumDataset
     predicted: np.ndarray
     trained_on: TrainingMaterials | None = None
+    progress: TrainingProgress | None = None
 
     def save(self, folder: Path, gap: dict[str, Any] | None = None) -> ModelCard:
         """Write all checkpoints and the card into `folder`, replacing what is there.
@@ -77,10 +80,14 @@ class TrainedPredictor:
         gone: tuple[Path, ...] = calibration_files(folder)
         if self.trained_on is None:
             gone += material_files(folder)
+        for part in set(PARTS) - set(self.checkpoints):
+            gone += part_files(folder, part)
         for file in gone:  # of the predictor that was there before
             file.unlink(missing_ok=True)
         card = self.card.model_copy(update={"gap": gap or {}})
         card.write(folder)
+        if self.progress is not None:
+            self.progress.clear()
         return card
 
 
@@ -107,7 +114,8 @@ def train_predictor(
     hardware : Hardware
         Where it runs.
     folder : Path, optional
-        Where progress is kept until all is done, so that an interrupted training can go on.
+        Where progress is kept until the predictor is saved, so that an interrupted training can go
+        on.
     resume : bool
         Go on from what an interrupted training left in `folder`.
     start : dict of Checkpoint, optional
@@ -143,10 +151,18 @@ def train_predictor(
     card = _card(config, dataset, split, figures, how, seconds)
     if taught is not None:
         card = card.model_copy(update=_of_teacher(config, taught, taught_split, checkpoints))
-    kept.clear()
     shape = checkpoints.get(SHAPE)
     trained_on = None if shape is None else embedded(shape, dataset.subset(split.train))
-    return TrainedPredictor(config, checkpoints, card, dataset, test, predicted, trained_on)
+    return TrainedPredictor(
+        config,
+        checkpoints,
+        card,
+        dataset,
+        test,
+        predicted,
+        trained_on,
+        progress=None if folder is None else kept,
+    )
 
 
 @torch.inference_mode()

@@ -98,6 +98,18 @@ def pulled_predictors() -> tuple[str, ...]:
     return tuple(sorted({part.parent.name for part in parts if part.stem in PARTS}))
 
 
+def part_files(folder: Path, part: str) -> tuple[Path, Path]:
+    """The card and the weights of a checkpoint of a predictor.
+
+    Parameters
+    ----------
+    folder : Path
+    part : str
+        Name of the checkpoint, one of :data:`PARTS`.
+    """
+    return folder / f"{part}.json", folder / f"{part}.safetensors"
+
+
 def calibration_files(folder: Path) -> tuple[Path, Path]:
     """The card and the arrays of what a predictor says of held-out materials."""
     return folder / f"{HELD_OUT}.json", folder / f"{HELD_OUT}.safetensors"

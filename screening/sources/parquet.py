@@ -103,6 +103,7 @@ OPTIONAL = {
     "functional": _TEXT,
     "problem": _TEXT,
 }
+_OTHER_NAMES = {"energy_above_hull": "e_above_hull", "band_gap": "gap pbe"}
 
 
 class ParquetSource(Source):
@@ -172,7 +173,9 @@ class ParquetSource(Source):
             So many rows at the beginning are left out.
         """
         with self._open() as file:
-            for start, batch in self._batches(file, list(self._columns), first):
+            for start, batch in self._batches(
+                file, [field.name for field in self._columns.values()], first
+            ):
                 with self._errors_in_words():
                     rows = _Rows(batch, self._columns, self._origin, self.database_version)
                 for k in range(max(0, first - start), batch.num_rows):
@@ -234,23 +237,24 @@ def _text_in(schema: pa.Schema, name: str) -> str | None:
     return value.decode(errors="replace") if value else None
 
 
-def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.DataType]:
-    """The columns to read and the types to cast them to."""
+def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.Field]:
+    """The columns to read, with their names in the file and the types to cast them to."""
     missing = [name for name in REQUIRED if name not in schema.names]
     if missing:
         raise ScreeningError(f"{path}: there is no column {' and no '.join(missing)}")
     columns = {}
     for name, column in {**REQUIRED, **OPTIONAL}.items():
-        if name not in schema.names:
+        own = name if name in schema.names else _OTHER_NAMES.get(name)
+        if own is None or own not in schema.names:
             continue
-        if schema.names.count(name) > 1:
-            raise ScreeningError(f"{path}: column {name} is there twice; leave one of them")
-        kind = schema.field(name).type
+        if schema.names.count(own) > 1:
+            raise ScreeningError(f"{path}: column {own} is there twice; leave one of them")
+        kind = schema.field(own).type
         if name in OPTIONAL and pa.types.is_null(kind):
             continue
         if not column.accepts(kind):
-            raise ScreeningError(f"{path}: column {name} must be {column.words}, it is {kind}")
-        columns[name] = column.cast_to
+            raise ScreeningError(f"{path}: column {own} must be {column.words}, it is {kind}")
+        columns[name] = pa.field(own, column.cast_to)
     return columns
 
 
@@ -284,11 +288,11 @@ class _Rows:
     def __init__(
         self,
         batch: pa.RecordBatch,
-        columns: dict[str, pa.DataType],
+        columns: dict[str, pa.Field],
         origin: str,
         version: str | None,
     ) -> None:
-        cast = {name: batch.column(name).cast(kind) for name, kind in columns.items()}
+        cast = {n: batch.column(field.name).cast(field.type) for n, field in columns.items()}
         self.ids: list[Any] = cast["material_id"].to_pylist()
         self._lattice = _Ragged(cast["lattice"], np.nan)
         self._species = _Ragged(cast["species"], 0)

@@ -33,6 +33,7 @@ from tests.workflows.screened_run import (
 from workflows.dos.document import SourceFacts
 from workflows.dos.engines import dos_maker
 from workflows.dos.gpaw.maker import GpawDosMaker
+from workflows.hardware import UnfitError
 from workflows.local import validate_here
 from workflows.metrics import run_metrics
 from workflows.plan import choose_validation, plan_cost, record_plan
@@ -364,6 +365,14 @@ def test_a_failure_is_recorded_with_its_reason(store, run, db):
     call(db, "p-0", free_electrons(crystal(0)))
     (found,) = store.validations()
     assert (found.state, found.error) == ("done", None)
+
+
+def test_a_worker_without_the_criterion_leaves_the_dos_to_another(store, run, db):
+    gone = {"criterion": {"name": "gone", "class": "somebody.elses:Criterion"}}
+    store.put_run(run.model_copy(update={"parameters": run.parameters | gone}))
+    with pytest.raises(UnfitError, match="gone"):
+        call(db, "p-0", free_electrons(crystal(0)))
+    assert list(store.validations()) == []
 
 
 def test_a_late_failure_does_not_undo_a_result(store, run):

@@ -24,7 +24,7 @@ N_SURROUNDINGS = 6
 N_LENGTHS = 3
 _OUTLIER = 4.0
 _LARGEST = 15.0  # eV, of an integral before the network corrects it
-_MIXING = 0.036  # 1/eV: V = 1.75 E S (M. Wolfsberg, L. Helmholz, 1952), with levels E about -8 eV
+_MIXING = 0.036  # 1/eV: V = 1.75 E S (R. Hoffmann, 1963), with levels E about -8 eV
 
 
 class Atoms(NamedTuple):

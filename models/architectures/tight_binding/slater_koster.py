@@ -27,11 +27,12 @@ N_ORBITALS = 10
 SHELL_OF_ORBITAL = (0, *[1] * 3, *[2] * 5, 3)
 """Of s, p, d and s*, the shell of each of the ten orbitals; p are x, y, z, d as in `_d_tensors`."""
 
-# Harrison's universal parameters (W. A. Harrison, Electronic Structure and the Properties of Solids
-# (1980), tables 2-1 and 20-1): V = eta (hbar^2 / m) / d^2 between s and p, d^-3.5 with one d, and
-# d^-5 between two, times the powers of an element's r_d that make these eV, here 1 Å for all. The
-# first orbital is the centre's, the second the neighbour's, at the head of u. Those with s* (t)
-# are ours.
+# Harrison's universal parameters (of s and p W. A. Harrison, Phys. Rev. B 24, 5835 (1981), of d his
+# Electronic Structure and the Properties of Solids (1980), table 20-1):
+# V = eta (hbar^2 / m) / d^2 between s and p, d^-3.5 with one d, and d^-5 between two, times the
+# powers of an element's r_d that make these eV, here 1 Å for all. The first orbital is the
+# centre's, the second the neighbour's, at the head of u. Those with s* (t) and ddd, where his is
+# 0, are ours.
 _HARRISON = {
     "ss": (-1.32, 2.0),
     "sp": (1.42, 2.0),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -439,7 +441,39 @@ def test_a_predictor_goes_on_with_the_setting_that_was_interrupted(
     assert "trained before" in lines[1]
     assert "trained before" not in lines[2]
     np.testing.assert_array_equal(resumed.predicted, undisturbed.predicted)
+
+
+@pytest.mark.slow
+def test_progress_is_kept_until_the_predictor_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures)
+    progress, folder = tmp_path / "progress", tmp_path / "predictor"
+    trained = train_predictor(chosen, folder=progress)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", raise_no_space)
+        with pytest.raises(OSError, match="No space left"):
+            trained.save(folder)
+    lines: list[str] = []
+    resumed = train_predictor(chosen, announce=lines.append, folder=progress, resume=True)
+    assert all("trained before" in line for line in lines[1:])
+    resumed.save(folder)
     assert not progress.exists()
+
+
+def raise_no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.slow
+def test_checkpoints_of_a_training_before_do_not_stay(tmp_path: Path) -> None:
+    labels, structures = write_edos_files(tmp_path)
+    chosen = config(labels=[labels], structures=structures)
+    train_predictor(chosen).save(tmp_path)
+    train_predictor(chosen.model_copy(update={"settings": ("sumnorm-kl",)})).save(tmp_path)
+    assert {file.stem for file in tmp_path.glob("*.safetensors")} >= {"sumnorm-kl"}
+    assert not list(tmp_path.glob("standard-mae.*"))
 
 
 @pytest.mark.slow
@@ -494,6 +528,37 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["8", "4"]
     small = train_setting(config(batch_size=4), "sumnorm-kl", dataset, part(dataset))
     assert torch.equal(weights(trained.checkpoint.model), weights(small.checkpoint.model))
+
+
+@pytest.mark.slow
+def test_after_an_interruption_the_batch_stays_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Mat2Spec.losses
+
+    def greedy(self: Mat2Spec, batch: GraphBatch, *rest: Any) -> dict:
+        if len(batch) > 4:
+            raise MemoryError
+        return losses(self, batch, *rest)
+
+    monkeypatch.setattr(Mat2Spec, "losses", greedy)
+    dataset, state, lines = small_dataset(), tmp_path / "a.state", list[str]()
+
+    def train(state: Path | None = None) -> torch.Tensor:
+        chosen = config(batch_size=8, epochs=6)
+        done = train_setting(
+            chosen, "sumnorm-kl", dataset, part(dataset), state=state, announce=lines.append
+        )
+        return weights(done.checkpoint.model)
+
+    with monkeypatch.context() as patch:
+        interrupt_after(3, patch)
+        with pytest.raises(InterruptionError):
+            train(state)
+    assert len(lines) == 1
+    resumed = train(state)
+    assert len(lines) == 1
+    assert torch.equal(resumed, train())
 
 
 def test_not_even_one_material_fits(monkeypatch: pytest.MonkeyPatch) -> None:

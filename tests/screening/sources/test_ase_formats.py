@@ -185,6 +185,9 @@ def test_properties_beside_the_atoms(tmp_path):
         False,
     )
     assert second.material_id == "a#2"
+    salt.info = {"id": "mp-1"}
+    write(tmp_path / "b.xyz", [salt])
+    assert [item.material_id for item in open_source(tmp_path / "b.xyz")] == ["mp-1"]
 
 
 def test_rows_of_a_database(tmp_path):

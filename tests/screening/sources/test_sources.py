@@ -189,6 +189,16 @@ def test_nan_means_unknown(tmp_path):
     assert found["mp-2"].band_gap is None
 
 
+def test_other_names_of_columns(tmp_path):
+    other = row("mp-1") | {"e_above_hull": 3.0, "gap pbe": 1.5}
+    (found,) = open_source(write(tmp_path / "a.parquet", [other]))
+    assert (found.energy_above_hull, found.band_gap) == (3.0, 1.5)
+    (found,) = open_source(write(tmp_path / "b.parquet", [other | {"energy_above_hull": 0.1}]))
+    assert found.energy_above_hull == 0.1
+    with pytest.raises(ScreeningError, match="column e_above_hull must be a number"):
+        open_source(write(tmp_path / "c.parquet", [other | {"e_above_hull": "low"}]))
+
+
 def test_infinity_is_not_unknown(tmp_path):
     rows = [row("mp-1", energy_above_hull=float("inf")), row("mp-2", energy_above_hull=0.1)]
     found = items(write(tmp_path / "a.parquet", rows))
