@@ -12,6 +12,7 @@ On a launchpad each job of a round adds the next ones; see :class:`ActiveSearchF
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,11 +33,13 @@ from db.documents import (
     utc_now,
 )
 from db.store import ScreeningStore
+from models.errors import named
 from models.writing import write_whole
-from models.zoo import model_id
+from models.zoo import check_name, model_id
 from screening.errors import ScreeningError, one_line
 from screening.second_predictor import NOT_JUDGED_AGAIN
 from workflows.dos.base import DosMaker
+from workflows.dos.document import recipe_without_stand_ins
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
 from workflows.learning import (
@@ -50,7 +53,7 @@ from workflows.learning import (
     lineage,
 )
 from workflows.plan import CHOICES, check_calculable, choose_validation, record_plan
-from workflows.runs import find_run, new_run_id
+from workflows.runs import find_run, n_passed, new_run_id
 from workflows.screening import finish, in_shards, rescore
 from workflows.stores import open_reference, store_reference
 from workflows.validation import ValidationFlowMaker, key_of, store_failure
@@ -60,6 +63,7 @@ log = logging.getLogger(__name__)
 
 ROUND_FILE = "round.json"  # beside the weights of a model: the round in which it learned
 CALCULATED = "calculated"  # stage of the funnel of a next run: candidates whose DFT is known
+LONGEST = 256  # characters of a name in a document
 DFT = "DFT "  # prefix of the names of jobs that the engine's workers take
 
 Key = tuple[str, str]
@@ -195,7 +199,11 @@ def round_of_validations(
     ------
     ScreeningError
         If the run is not done, has no calculations, or can have none.
+    ModelError
+        If no model can have the name of the folder.
     """
+    if out is not None:
+        check_name(out.absolute().name)
     unfinished = _unfinished(store, run)
     if unfinished is not None and (unfinished.choice is not None or _has_learned(unfinished)):
         return unfinished
@@ -215,7 +223,7 @@ def round_of_validations(
         chosen=chosen,
         controls=sorted(names.difference(chosen)),
         engine=_listed(v.engine for v in validations),
-        recipe=_listed(v.recipe for v in validations),
+        recipe=_listed(recipe_without_stand_ins(v.recipe) for v in validations),
     )
     changes = {"checkpoint": str(out.absolute())} if out else {}
     if unfinished is not None:  # its model may be saved already
@@ -257,7 +265,7 @@ def _document(store: ScreeningStore, run: Run, models: Path, **fields: Any) -> R
     """The next round of a search, or the unfinished one anew."""
     first = lineage(store, run)[-1]
     n_done = sum(document.state == "done" for document in store.rounds(first.run_id))
-    name = f"{Path(first.parameters['checkpoint']).name}-round-{n_done + 1}"
+    name = _as_name(f"{Path(first.parameters['checkpoint']).name}-round-{n_done + 1}")
     return RoundDoc(
         run_id=first.run_id,
         number=str(n_done + 1),
@@ -275,8 +283,14 @@ def _done(run: Run) -> Run:
     return run
 
 
+def _as_name(text: str) -> str:
+    """A name that a model can have; a folder may have any."""
+    return re.sub(r"[^A-Za-z0-9_.+-]|^[.-]", "_", text)
+
+
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(set(names)))
+    """Different names, as many as a field of a document holds."""
+    return one_line(named(sorted(set(names))), LONGEST)
 
 
 def calculations_left(
@@ -432,7 +446,7 @@ def begin_next_run(store: ScreeningStore, document: RoundDoc) -> Run:
     judged = store.find(Query(CANDIDATES, asked, with_structure=True))
     left = (c for c in judged if c.structure and c.structure_hash not in calculated)
     store.upsert_candidates((_afresh(c, run) for c in left), keep_existing=True)
-    entered = sum(parent.counts.get(state, 0) for state in ("screened", "failed"))
+    entered = n_passed(parent)
     n_left = sum(store.candidate_counts(run.run_id).values())
     stage = FilterCount(name=CALCULATED, entered=entered, dropped=entered - n_left)
     run = run.model_copy(update={"funnel": [*parent.funnel, stage], "updated_at": utc_now()})

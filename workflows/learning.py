@@ -2,8 +2,9 @@
 
 It is fine-tuned from its weights, or trained anew, on its old labels and those of
 :mod:`workflows.validated_labels`. No material of the test part is among these, under any name, so
-that the figures before and after are those of the same materials that neither model has seen. The
-new model is kept if it is not worse there (:func:`is_not_worse`).
+that the figures before and after are those of the same materials that neither model has seen, each
+on graphs like those that it learned from. The new model is kept if it is not worse there
+(:func:`is_not_worse`).
 
 torch is imported when something is learned.
 """
@@ -228,7 +229,7 @@ def learn(
     labels = labels_of(store, lineage(store, run), learning.files)
     old = edos_labels(learning.files, structures)
     part = partial(_part, card=card)
-    if not any(part(*item) == "test" for item in old.crystals.items()):
+    if not (test := {name for name, c in old.crystals.items() if part(name, c) == "test"}):
         raise ScreeningError(
             f"{', '.join(learning.labels)}: none of {len(old.crystals)} labels is in the test "
             "part, so nothing tells whether the new model is worse"
@@ -237,20 +238,21 @@ def learn(
     tested = [n for n, c in known.crystals.items() if _is_tested(n, c, old, part)]
     with TemporaryDirectory() as own:
         file = Path(own, LABELS_FILE)
+        config = _training(folder, card, learning, [*learning.files, file], structures, name)
         write_labels(file, known.rows)
         allowed = known.without(dict.fromkeys(tested, "in the test part"))
-        allowed = allowed.without(edos_labels([file]).left_out)
+        allowed = allowed.without(edos_labels([file], config.structures).left_out)
         if not allowed.rows:
             raise NothingToLearnError(_nothing(run, allowed))
         write_labels(file, allowed.rows)
-        config = _training(folder, card, learning, [*learning.files, file], structures, name)
+        before = _predicted(_checkpoints(folder), learning.files, config.structures, test)
         start = None if learning.from_scratch else _checkpoints(folder)
         trained = train_predictor(config, announce, start=start, workers=worker_processes())
     if not np.isfinite(trained.predicted).all():
         raise ScreeningError(f"{learning.from_scratch}: trains no predictor of the eDOS")
     counts = Counter(part(*item) for item in allowed.crystals.items())
     counts["test"] = len(tested)
-    return _compared(folder, card, trained, trained.dataset, allowed, dict(counts))
+    return _compared(before, card, trained, allowed, dict(counts))
 
 
 def _part(name: str, crystal: Crystal, card: ModelCard) -> str:
@@ -334,32 +336,54 @@ def _is_half(checkpoint: Checkpoint) -> bool:
     return all(bool((p.half() == p).all()) for p in weights)
 
 
+def _predicted(
+    checkpoints: dict[str, Checkpoint],
+    files: Sequence[Path],
+    structures: Path | None,
+    names: set[str],
+) -> dict[str, np.ndarray]:
+    """Spectra of labelled materials by a model on its own graphs, in states/eV/cell, by name.
+
+    What is wrong with them ends in an error here, before hours of training.
+    """
+    from models.data.dataset import edos_dataset
+    from models.training.train import evaluate
+
+    graph = next(iter(checkpoints.values())).card.graph
+    dataset = edos_dataset(files, structures, graph=graph)
+    rows = [i for i, name in enumerate(dataset.material_ids) if name in names]
+    if not rows:
+        raise ScreeningError(f"none of the {len(names)} labels in the test part has a graph")
+    own = dataset.subset(rows)
+    _, predicted = evaluate(checkpoints, own)
+    return dict(zip(own.material_ids, predicted, strict=True))
+
+
 def _compared(
-    folder: Path,
+    known: dict[str, np.ndarray],
     card: ModelCard,
     trained: TrainedPredictor,
-    dataset: SpectrumDataset,
     labels: ValidatedLabels,
     counts: dict[str, int],
 ) -> Learned:
-    """Both models on the test materials."""
-    from models.training.train import evaluate
-
-    _, predicted = evaluate(_checkpoints(folder), trained.test)
+    """Both models on the test materials that have graphs for both."""
+    rows = [i for i, name in enumerate(trained.test.material_ids) if name in known]
+    test, new = trained.test.subset(rows), trained.predicted[rows]
+    old = np.stack([known[name] for name in test.material_ids])
     if trained.config.teacher is None:  # what it knew before, it has not forgotten
-        known = {
+        facts = {
             "elements": tuple(sorted({*card.elements, *trained.card.elements})),
             "lessons": card.lessons,
         }
-        trained = dataclasses.replace(trained, card=trained.card.model_copy(update=known))
-    before, after = (_errors(spectra, trained.test) for spectra in (predicted, trained.predicted))
+        trained = dataclasses.replace(trained, card=trained.card.model_copy(update=facts))
+    before, after = _errors(old, test), _errors(new, test)
     return Learned(
         trained,
-        dataset,
+        trained.dataset,
         labels,
         counts,
-        before=_figures(before, predicted, trained.test),
-        after=_figures(after, trained.predicted, trained.test),
+        before=_figures(before, old, test),
+        after=_figures(after, new, test),
         difference=difference_of(before, after),
     )
 

@@ -33,6 +33,7 @@ from workflows.dos.engines import dos_maker
 ALIKE = ("fast", "standard")
 """Presets of GPAW whose DOS are alike to the shipped labels; measured in
 ``tests/benchmarks/results/like_recipes.md``."""
+UNLIKE = "its recipe is unlike that of the labels"
 
 
 class NothingToLearnError(ScreeningError):
@@ -93,7 +94,7 @@ def are_alike(recipe: str, other: str) -> bool:
 def labels_of(store: ScreeningStore, runs: Sequence[Run], files: Sequence[Path]) -> ValidatedLabels:
     """Labels from the calculations that runs asked for, of recipes like those of some files.
 
-    Of several calculations of a material the newest counts.
+    Of several such calculations of a material the newest counts.
 
     Parameters
     ----------
@@ -110,9 +111,11 @@ def labels_of(store: ScreeningStore, runs: Sequence[Run], files: Sequence[Path])
     ScreeningError
         If the files do not say their recipe, or no calculation is of one like it.
     """
-    rows, crystals, left_out = [], {}, {}
-    for validation in _alike(runs[0], _finished(store, runs), files):
-        name = validation.material_id
+    finished = _finished(store, runs)
+    usable = {v.material_id: v for v in _alike(runs[0], finished, files)}
+    rows, crystals = [], dict[str, Crystal]()
+    left_out = {v.material_id: UNLIKE for v in finished if v.material_id not in usable}
+    for name, validation in sorted(usable.items()):
         candidate = _candidate(store, runs, validation)
         if validation.state == "magnetic":
             left_out[name] = "magnetic"
@@ -126,12 +129,11 @@ def labels_of(store: ScreeningStore, runs: Sequence[Run], files: Sequence[Path])
 
 
 def _finished(store: ScreeningStore, runs: Sequence[Run]) -> list[ValidationDoc]:
-    """The newest finished calculation of each material, by its name."""
+    """All finished calculations, the newest last."""
     validations = [v for run in runs for v in store.validations(run_id=run.run_id)]
     in_order = sorted(validations, key=lambda v: v.updated_at)
-    finished = {v.material_id: v for v in in_order if v.is_finished}
-    if finished:
-        return [finished[name] for name in sorted(finished)]
+    if finished := [v for v in in_order if v.is_finished]:
+        return finished
     failed = {v.material_id: v.error for v in in_order if v.state == "failed"}
     what = "no calculation has finished"
     if failed:

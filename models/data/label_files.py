@@ -166,7 +166,8 @@ def edos_labels(
         without = sorted(labels.keys() - crystals.keys() - failures.keys())
         if without:
             raise ModelError(f"{path}: no structure in {file.name}: {named(without)}")
-        gaps = _source_gaps(structures or file, set(labels))
+        source = structures or _gaps_beside(path)
+        gaps = _source_gaps(source, set(labels)) if source else {}
         for material_id, crystal in crystals.items():
             label = labels[material_id]
             origin = replace(label.origin, source_gap=gaps.get(material_id))
@@ -258,15 +259,25 @@ def has_structures(path: Path) -> bool:
 
 
 def recipes_of(path: Path) -> set[str]:
-    """Recipes by which the labels of a file were computed; empty if it does not say.
+    """Recipes by which the labels of a file were computed; empty if it does not say of all.
 
     Raises
     ------
     ModelError
         If the file cannot be read.
     """
-    if _has(path, RECIPE):
-        return {recipe for batch in _batches(path, [RECIPE]) for recipe in batch[0].to_pylist()}
+    if not _has(path, RECIPE):
+        return _recipes_of_kind(path)
+    recipes = {recipe for batch in _batches(path, [RECIPE]) for recipe in batch[0].to_pylist()}
+    if None not in recipes:
+        return recipes
+    # Some say nothing, as where files of labels with and without a recipe were put together.
+    of_kind = _recipes_of_kind(path)
+    return (recipes - {None}) | of_kind if of_kind else set()
+
+
+def _recipes_of_kind(path: Path) -> set[str]:
+    """Recipe of labels that name none; empty if their kind does not say it."""
     if _kind(path)[0] is _fine_labels:
         return {LABELS_RECIPE}
     return (
@@ -354,6 +365,11 @@ def _structures(path: Path, material_ids: set[str]) -> tuple[dict[str, Crystal],
             else:
                 crystals[row["material_id"]] = crystal
     return crystals, failures
+
+
+def _gaps_beside(path: Path) -> Path | None:
+    """The file itself, if `band_gap` is that of a source there and not that of its labels."""
+    return path if _kind(path)[0] is _shape_labels else None
 
 
 def _source_gaps(path: Path, material_ids: set[str]) -> dict[str, float]:
@@ -520,17 +536,30 @@ def _batches(
     if missing:
         raise ModelError(f"{path}: column {missing[0]} is missing")
     wanted = [*columns, *(c for c in optional if c in names)]
+    if "material_id" in wanted:
+        _check_ids(path, file.schema_arrow.field(names.index("material_id")).type)
     yield from file.iter_batches(batch_size=4096, columns=wanted)
+
+
+def _check_ids(path: Path, kind: pa.DataType) -> None:
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+    if not any(is_text(values) for is_text in types):
+        raise ModelError(f"{path}: column material_id must be text, it is {kind}")
 
 
 def _rows(
     path: Path, columns: list[str], refused: _Refused, optional: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a file; an id that is there once more is refused."""
+    """Rows of a file that have an id; one that is there once more is refused."""
     seen: set[str] = set()
-    for batch in _batches(path, columns, optional):
-        for row in batch.to_pylist():
-            if row["material_id"] in seen:
-                refused.add("more than once", row["material_id"])
-            seen.add(row["material_id"])
-            yield row
+    batches = _batches(path, columns, optional)
+    for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+        material_id = row["material_id"]
+        if material_id is None:
+            refused.add("no material_id", f"row {number}")
+            continue
+        if material_id in seen:
+            refused.add("more than once", material_id)
+        seen.add(material_id)
+        yield row

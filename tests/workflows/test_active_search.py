@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from monty.json import MontyEncoder
 
-from db.documents import RoundDoc
+from db.documents import FilterCount, RoundDoc
 from db.open import open_store
+from models.errors import ModelError
 from models.training.card import ModelCard
-from models.zoo import DEFAULT_EDOS, model_id
+from models.zoo import DEFAULT_EDOS, check_name, model_id
 from screening.errors import ScreeningError
 from screening.second_predictor import RESCORE_WITH, not_judged_again
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
@@ -209,10 +210,35 @@ def test_a_run_of_a_search_that_was_copied_alone_names_the_one_that_is_missing(t
             rounds_of(store, run)
 
 
+def test_what_a_source_could_not_read_is_not_counted_twice(db, taught, structure_table):
+    def with_unreadable(rows):
+        return structure_table([*rows, rows[0] | {"material_id": "flat", "lattice": [0.0] * 9}])
+
+    run_id = screened(db, taught, with_unreadable, TRAINED[:3])
+    with open_store(db) as store:
+        run = store.run(run_id)
+        assert run.counts["failed"] == 1
+        document = RoundDoc(
+            run_id=run_id,
+            number="1",
+            chosen_in=run_id,
+            engine="gpaw",
+            recipe=RECIPE,
+            model_id=run.model_id,
+            next_run_id="run-2",
+        )
+        *_, before, stage = begin_next_run(store, document).funnel
+    assert stage.name == CALCULATED
+    assert stage.entered == before.entered - before.dropped == 3
+    assert stage.dropped == 0
+
+
 def test_a_next_run_knows_no_refusals_by_the_second_model_of_the_run_before(tmp_path):
     read, refused = "read as P1", not_judged_again("tight-binding-edos", "no levels for Th")
     with open_store(tmp_path / "s.sqlite") as store:
         run = put_run(store, {"m": crystal(1)}, ["m"])
+        funnel = [FilterCount(name="readable", entered=1, dropped=0)]
+        store.put_run(run.model_copy(update={"funnel": funnel}))
         (known,) = store.candidates(run.run_id)
         store.upsert_candidates([known.model_copy(update={"remarks": [read, refused]})])
         document = RoundDoc(
@@ -323,6 +349,56 @@ def test_what_a_user_calculated_is_a_round_too(maker, run_id):
     ended = documents(maker, run_id)[-1]
     assert (ended.state, ended.is_kept, ended.outcomes) == ("done", True, {"done": 2})
     assert ModelCard.read(Path(ended.checkpoint)).name == "tiny-round-2"
+
+
+def run_of_folder(store, folder):
+    """A run with one candidate, whose model is the shipped one in a folder of another name."""
+    folder.symlink_to(DEFAULT_EDOS)
+    run = put_run(store, {"m": crystal(1)}, ["m"])
+    checkpoint = {"checkpoint": str(folder)}
+    changes = {"model_id": model_id(DEFAULT_EDOS), "parameters": run.parameters | checkpoint}
+    store.put_run(run.model_copy(update=changes))
+    return store.run(run.run_id)
+
+
+def test_recipes_with_stand_ins_are_one_and_a_long_list_is_cut(tmp_path):
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = run_of_folder(store, tmp_path / "model")
+        (known,) = store.candidates(run.run_id)
+
+        def recipe_of_round(recipes):
+            store.upsert_validations(validation(known, True, recipe=r) for r in recipes)
+            return round_of_validations(store, run, tmp_path).recipe
+
+        lanthanides = ("Ce", "Pr", "Nd", "Sm", "Gd", "Tb", "Dy", "Ho", "Er", "Tm")
+        bare = "gpaw-pbe-standard-8c0a6922"
+        assert recipe_of_round(f"{bare}+Y-for-{e}" for e in lanthanides) == bare
+        several = recipe_of_round(f"recipe-{i:02}" for i in range(9))
+        assert several == f"{bare}, recipe-00, recipe-01, recipe-02, recipe-03 and 5 more"
+        long = recipe_of_round(f"a{i}-{'b' * 200}" for i in range(2))
+        assert (len(long), long[-3:]) == (256, "...")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("first try", "first_try-round-1"),
+        ("modell-ä", "modell-_-round-1"),
+        (".hidden", "_hidden-round-1"),
+        ("tiny+1.5_b", "tiny+1.5_b-round-1"),
+    ],
+)
+def test_a_model_can_have_the_name_that_is_made_for_it(tmp_path, folder, name):
+    with open_store(tmp_path / "s.sqlite") as store:
+        run = run_of_folder(store, tmp_path / folder)
+        (known,) = store.candidates(run.run_id)
+        store.upsert_validations([validation(known, True)])
+        with pytest.raises(ModelError, match="'my model': not the name of a model; letters"):
+            round_of_validations(store, run, tmp_path, tmp_path / "my model")
+        assert store.rounds() == []
+        document = round_of_validations(store, run, tmp_path)
+    assert Path(document.checkpoint).name == name
+    check_name(name)
 
 
 # interrupted

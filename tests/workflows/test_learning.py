@@ -63,6 +63,20 @@ def calculated(db, run_id, names=None, **options):
         validate_here(maker, candidate)
 
 
+def from_scratch(learning, folder, **changes):
+    """Learning anew, by a configuration of another width."""
+    config = {
+        "name": "other",
+        "labels": ["none"],
+        "architecture": "gatgnn",
+        "model": {"encoder": {"layers": 1, "width": 4}, "hidden": [8]},
+        "epochs": 1,
+    }
+    file = folder / "anew.yaml"
+    file.write_text(yaml.safe_dump(config | changes))
+    return dataclasses.replace(learning, from_scratch=str(file))
+
+
 def learned(db, run_id, learning):
     with open_store(db) as store:
         return learn(store, store.run(run_id), learning, "tiny-round-1")
@@ -165,25 +179,45 @@ def test_fine_tuning_begins_with_the_model_and_from_scratch_does_not(
 ):
     run_id = screened(db, taught, structure_table, NEW)
     calculated(db, run_id)
-    config = {
-        "name": "other",
-        "labels": ["none"],
-        "architecture": "gatgnn",
-        "model": {"encoder": {"layers": 1, "width": 4}, "hidden": [8]},
-        "epochs": 1,
-    }
-    file = tmp_path / "anew.yaml"
-    file.write_text(yaml.safe_dump(config))
     tuned = learned(db, run_id, learning)
-    anew = learned(db, run_id, dataclasses.replace(learning, from_scratch=str(file)))
+    anew = learned(db, run_id, from_scratch(learning, tmp_path, graph={"neighbors": 4}))
     widths = [
         result.trained.checkpoints["standard-mae"].card.config["encoder"]["width"]
         for result in (tuned, anew)
     ]
     assert widths == [8, 4]
-    assert tuned.before == anew.before
+    assert anew.trained.checkpoints["standard-mae"].card.graph.neighbors == 4
+    assert tuned.before == anew.before  # each model on graphs like those it learned from
     assert abs(tuned.difference.mae) < abs(anew.difference.mae)
     assert tuned.trained.card.name == anew.trained.card.name == "tiny-round-1"
+
+
+@pytest.mark.slow
+def test_models_are_compared_on_materials_that_have_graphs_for_both(
+    db, taught, learning, structure_table, tmp_path
+):
+    run_id = screened(db, taught, structure_table, NEW)
+    calculated(db, run_id)
+    sizes = [len(c) for i, c in enumerate(labelled_crystals(40)) if part_of(f"x-{i}", 0) == "test"]
+    graph = {"max_atoms": max(sizes) - 1}
+    anew = learned(db, run_id, from_scratch(learning, tmp_path, graph=graph))
+    n = sum(size < max(sizes) for size in sizes)
+    assert anew.before.n == anew.after.n == len(anew.trained.test) == n
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_measured_is_not_trained_first(
+    db, taught, learning, structure_table, monkeypatch
+):
+    def fails(checkpoints, test):
+        raise ScreeningError("not measured")
+
+    run_id = screened(db, taught, structure_table, NEW)
+    calculated(db, run_id)
+    monkeypatch.setattr("models.training.train.evaluate", fails)
+    monkeypatch.setattr("models.training.train.train_predictor", None)
+    with pytest.raises(ScreeningError, match="not measured"):
+        learned(db, run_id, learning)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +275,20 @@ def test_what_cannot_be_learned_is_told(db, taught, learning, structure_table, t
         learned(
             db, run_id, dataclasses.replace(learning, labels=(str(tmp_path / "untested.parquet"),))
         )
+
+
+def test_a_metal_where_the_source_has_a_gap_is_not_learned(
+    db, taught, learning, structure_table, tmp_path
+):
+    run_id = screened(db, taught, structure_table, NEW[:1])
+    calculated(db, run_id)
+    rows = [row | {"band_gap": 1.5} for row in structure_rows(NEW[:1])]
+    file = write_rows(
+        tmp_path / "with-gaps.parquet", [*rows, *pq.read_table(taught.structures).to_pylist()]
+    )
+    kept_out = r"\(1 a metal, but the source's band gap is above 1 eV\)"
+    with pytest.raises(NothingToLearnError, match=kept_out):
+        learned(db, run_id, dataclasses.replace(learning, structures=str(file)))
 
 
 def test_a_checkpoint_that_is_gone_or_another_one(db, taught, learning, structure_table, tmp_path):

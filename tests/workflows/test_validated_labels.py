@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from models.crystal import Crystal
-from models.data.label_files import LABEL_EDGES, RECIPE, edos_labels, recipes_of
+from models.data.label_files import (
+    LABEL_EDGES,
+    LABELS_RECIPE,
+    RECIPE,
+    edos_labels,
+    recipes_of,
+)
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.models.model_examples import edos_label, label_row, write_rows
@@ -130,6 +138,32 @@ def test_only_recipes_that_are_alike_are_mixed(store, files, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), silent)
     with pytest.raises(ScreeningError, match=r"silent\.parquet does not say by which recipe"):
         labels_of(store, [run], [silent])
+
+
+def test_a_newer_calculation_of_an_unlike_recipe_hides_none(store, files):
+    structures = {"both": crystal(0), "unlike": crystal(1)}
+    run = put_run(store, structures)
+    calculated(store, run, "both", structures["both"])
+    for name, structure in structures.items():
+        newer = calculated(store, run, name, structure, recipe="vasp-pbe-mp-0123")
+        later = newer.updated_at + timedelta(hours=1)
+        store.upsert_validations([newer.model_copy(update={"updated_at": later})])
+    labels = labels_of(store, [run], files)
+    assert [(row["material_id"], row[RECIPE]) for row in labels.rows] == [("both", ANALYTIC)]
+    assert labels.left_out == {"unlike": "its recipe is unlike that of the labels"}
+
+
+def test_labels_without_a_recipe_beside_others_are_of_that_of_their_kind(store, tmp_path):
+    rows = [label_row("old", edos_label()) | {RECIPE: recipe} for recipe in (ANALYTIC, None)]
+    both = write_rows(tmp_path / "both.parquet", rows)
+    assert recipes_of(both) == {ANALYTIC, LABELS_RECIPE}
+    run = put_run(store, {"a": crystal(0)})
+    calculated(store, run, "a", crystal(0))
+    with pytest.raises(ScreeningError, match=r"not mixed with those by .*, gpaw-pbe-labels"):
+        labels_of(store, [run], [both])
+    row = crystal_row("x", 4.0, ["Al"]) | {"spectrum": [1.0] * 128}
+    kindless = write_rows(tmp_path / "c.parquet", [row | {RECIPE: r} for r in (ANALYTIC, None)])
+    assert recipes_of(kindless) == set()  # of one of them nothing says it
 
 
 def test_presets_that_were_measured_are_alike_to_the_shipped_labels():

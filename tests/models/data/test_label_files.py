@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.crystal import Crystal
@@ -56,6 +58,35 @@ def test_all_bad_labels_of_a_file_are_named_by_what_is_wrong(tmp_path: Path) -> 
         "negative DOS: minus; zero everywhere: zero; not 1200 numbers: short; "
         "more than once: good; no band_gap or emax: gapless"
     )
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2], "column material_id must be text, it is int64"),
+        ([None, None], "column material_id must be text, it is null"),
+        (["a", None, "b", None], "no material_id: row 2, row 4"),
+    ],
+)
+def test_ids_are_text_in_every_row(tmp_path: Path, ids: list[Any], message: str) -> None:
+    labels = write_rows(tmp_path / "labels.parquet", [label_row(i, edos_label()) for i in ids])
+    phonons = [structure_row(i, rocksalt()) | {"phdos": [1.0] * 66} for i in ids]
+    phonons = write_rows(tmp_path / "phonons.parquet", phonons)
+    with pytest.raises(ModelError) as caught:
+        edos_labels([labels], structures(tmp_path, ["a", "b"]))
+    assert str(caught.value) == f"{labels}: {message}"
+    with pytest.raises(ModelError) as caught:
+        phdos_labels(phonons)
+    assert str(caught.value) == f"{phonons}: {message}"
+
+
+def test_text_of_any_kind_is_an_id(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "labels.parquet", [label_row("a", edos_label())])
+    table = pq.read_table(file)
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        ids = table["material_id"].combine_chunks().cast(kind)
+        pq.write_table(table.set_column(0, "material_id", ids), file)
+        assert edos_labels([file], structures(tmp_path, ["a"])).spectra.keys() == {"a"}
 
 
 def test_all_bad_phonon_labels_are_named(tmp_path: Path) -> None:

@@ -194,6 +194,20 @@ def test_files_of_every_kind_obey_the_rules(tmp_path: Path) -> None:
     assert fetched.left_out.keys() == {"a", "c"}
 
 
+def test_the_gap_of_a_label_is_not_that_of_a_source(tmp_path: Path) -> None:
+    titanium = rocksalt(4.18, 22, 8)  # believed to be a metal where a source says so
+    row = structure_row("a", titanium)
+    gap = {"band_gap": 0.0}
+    own = write(tmp_path / "own.parquet", [row | label_row("a", edos_label())])
+    says = write(tmp_path / "structures.parquet", [row | gap])
+    assert edos_labels([own]).left_out == {"a": "Ti2+ is magnetic"}
+    assert edos_labels([own], says).left_out == {}
+    # Points of a DOS have their own gap in them: what else is there is the source's.
+    points = {"energies": np.linspace(-12.0, 9.0, 500).tolist(), "dos": np.ones(500).tolist()}
+    shapes = write(tmp_path / "shapes.parquet", [row | points | gap])
+    assert edos_labels([shapes]).left_out == {}
+
+
 def test_stand_ins_are_read_from_the_labels(tmp_path: Path) -> None:
     crystals = {"a": rocksalt(5.14, 59, 7), "b": rocksalt(5.12, 60, 7)}
     structures = write(tmp_path / "s.parquet", [structure_row(i, c) for i, c in crystals.items()])

@@ -129,6 +129,7 @@ def test_bad_input_is_one_line(screen, run_id, formula, files, taught, tmp_path)
     one_line(screen("learn", "nobody", *files), "no run 'nobody'")
     one_line(screen("learn", *files), "has no validations; `screen validate` first")
     one_line(screen("learn", "--labels", "no.parquet"), "no.parquet: no such file")
+    one_line(screen("learn", *files, "--out", "first try"), "'first try': not the name of a model")
     bare = write_rows(tmp_path / "bare.parquet", [label_row("x", edos_label())])
     elsewhere = tmp_path / "structures.parquet"  # the source of the run
     elsewhere.rename(tmp_path / "moved.parquet")
