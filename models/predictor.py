@@ -48,7 +48,7 @@ def usable_device(name: str) -> str:
     Raises
     ------
     ModelError
-        If the device is not there, or torch was not built for it.
+        If the device is not there, torch was not built for it, or it is neither of the two.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -58,6 +58,8 @@ def usable_device(name: str) -> str:
         except ModelError as error:
             log.warning("%s; going on with the CPU", error)
             return "cpu"
+    if name.partition(":")[0] not in EDGE_BUDGET:
+        raise ModelError(f"device {name}: predictions run on {' or '.join(EDGE_BUDGET)} only")
     try:
         torch.ones(1, device=name).sum().item()  # an empty tensor needs no kernel
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
@@ -394,7 +396,7 @@ def _fill(
 def _refused(graphs: list[CrystalGraph | str], checkpoint: Checkpoint) -> list[CrystalGraph | str]:
     """Graphs with the reason in the place of each that the model refuses."""
     refusal = checkpoint.model.refusal
-    return [g if isinstance(g, str) else refusal(g) or g for g in graphs]
+    return [g if isinstance(g, str) else refusal(g.atomic_numbers) or g for g in graphs]
 
 
 def _failures(graphs: list[CrystalGraph | str]) -> dict[int, str]:

@@ -351,6 +351,8 @@ def _predicted(
 
     graph = next(iter(checkpoints.values())).card.graph
     dataset = edos_dataset(files, structures, graph=graph)
+    for checkpoint in checkpoints.values():
+        dataset = dataset.without_refused(checkpoint.model.refusal)
     rows = [i for i, name in enumerate(dataset.material_ids) if name in names]
     if not rows:
         raise ScreeningError(f"none of the {len(names)} labels in the test part has a graph")

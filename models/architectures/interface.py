@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from models.graphs.graph import CrystalGraph, GraphBatch, GraphConfig
+from models.graphs.graph import GraphBatch, GraphConfig
 from models.spectra.band_labels import BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Output, Setting
@@ -189,8 +190,14 @@ class Architecture(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def refusal(self, graph: CrystalGraph) -> str:
-        """Why there is no prediction for a crystal that has a graph; empty if there is one."""
+    def refusal(self, atomic_numbers: np.ndarray) -> str:
+        """Why there is no prediction for a crystal that has a graph; empty if there is one.
+
+        Parameters
+        ----------
+        atomic_numbers : ndarray, shape (N,)
+            Of the graph's nodes.
+        """
         return ""
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -113,6 +113,25 @@ class SpectrumDataset:
             self.shapes_only,
             None if self.bands is None else self.bands.select(index),
         )
+
+    def without_refused(self, refusal: Callable[[np.ndarray], str]) -> SpectrumDataset:
+        """Without the materials that a model has no prediction for; `left_out` says why.
+
+        Parameters
+        ----------
+        refusal : callable
+            See :meth:`models.architectures.interface.Architecture.refusal`.
+        """
+        atoms = self.graphs.atomic_numbers.split(self.graphs.n_nodes.tolist())
+        reasons = [refusal(numbers.numpy()) for numbers in atoms]
+        if not any(reasons):
+            return self
+        refused = {i: why for i, why in zip(self.material_ids, reasons, strict=True) if why}
+        left_out = self.left_out | refused
+        if len(refused) == len(self):
+            raise ModelError(_none_usable(left_out))
+        kept = self.subset([row for row, why in enumerate(reasons) if not why])
+        return replace(kept, left_out=left_out)
 
 
 def usable_settings(dataset: SpectrumDataset) -> tuple[str, ...]:

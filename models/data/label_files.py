@@ -431,7 +431,7 @@ def _fine_labels(path: Path, grid: EnergyGrid, refused: _Refused) -> _Found:
             refused.add(problem, material_id)
             continue
         complete = min(emax + EMAX_MARGIN, LABEL_EDGES[-1])
-        if complete < gap + grid.edges[-1]:
+        if complete < max(gap, 0.0) + grid.edges[-1]:
             yield material_id, _incomplete(complete)
             continue
         integral = IntegratedDos(LABEL_EDGES, dos)

@@ -44,12 +44,13 @@ class KeepBest(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""
-        return {"error": self.error, "epoch": self.epoch, "weights": self.weights}
+        names = ("error", "epoch", "epochs_run", "weights")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.error, self.epoch = state_dict["error"], state_dict["epoch"]
-        self.weights = state_dict["weights"]
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
 
 class ProgressBar(RichProgressBar):

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.architectures.interface import StatesArchitecture
+from models.architectures.interface import Architecture, StatesArchitecture
+from models.architectures.registry import build_model, config_for
 from models.data.dataset import SpectrumDataset, edos_dataset, refuse_settings
 from models.data.label_files import teacher_of
 from models.data.splits import Split, split_of
 from models.errors import ModelError
 from models.graphs.graph import GraphBatch
 from models.spectra.metrics import spectrum_metrics, standard_errors
+from models.spectra.settings import SETTINGS
 from models.training.card import LessonsCard, ModelCard
 from models.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig, lessons_of, load_dataset, load_taught
@@ -128,6 +130,8 @@ def train_predictor(
     """
     dataset, taught = load_dataset(config), load_taught(config)
     refuse_settings(dataset, config.settings)
+    dataset = _without_refused(config, dataset)
+    taught = None if taught is None else _without_refused(config, taught)
     split = split_of(dataset, config.split_seed, config.split_by)
     announce(f"{_parts_in_words(dataset, split)}; {len(dataset.left_out)} left out")
     datasets = [dataset] if taught is None else [dataset, taught]
@@ -144,7 +148,7 @@ def train_predictor(
         seconds = time.perf_counter() - started
     if config.half:
         for checkpoint in checkpoints.values():
-            checkpoint.model.half().float()
+            _round(checkpoint.model)
     test = dataset.subset(split.test)
     figures, predicted = evaluate(checkpoints, test)
     how = {name: checkpoint.card.training for name, checkpoint in checkpoints.items()}
@@ -163,6 +167,20 @@ def train_predictor(
         trained_on,
         progress=None if folder is None else kept,
     )
+
+
+def _round(model: Architecture) -> None:
+    """Round what is saved of a model, as `save_checkpoint` does, and not its tables."""
+    state = model.state_dict()
+    model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def _without_refused(config: TrainingConfig, dataset: SpectrumDataset) -> SpectrumDataset:
+    """Without materials that the architecture has no prediction for."""
+    setting = SETTINGS[config.settings[0]](dataset.grid.size, dataset.extensive)
+    fields = config_for(config.architecture, config.model, setting, dataset.grid)
+    model = build_model(config.architecture, dataset.grid.size, fields)
+    return dataset.without_refused(model.refusal)
 
 
 @torch.inference_mode()
@@ -212,6 +230,7 @@ def add_training_materials(
     """
     card, checkpoint = ModelCard.read(folder), load_checkpoint(folder / SHAPE)
     dataset = edos_dataset(labels, structures, checkpoint.card.grid, checkpoint.card.graph)
+    dataset = dataset.without_refused(checkpoint.model.refusal)
     # The card, which is read from a file, has the name of a split as a plain string.
     split = split_of(
         dataset, card.split_seed, "chemsys" if card.split_by == "chemsys" else "material"

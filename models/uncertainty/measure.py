@@ -68,6 +68,7 @@ def ask(predictor: SpectrumPredictor, dataset: SpectrumDataset) -> HeldOut:
     """
     if dataset.shapes_only or dataset.grid != predictor.grid:
         raise ModelError("a calibration needs labels in states/eV/cell on the predictor's grid")
+    dataset = dataset.without_refused(predictor.shape.model.refusal)
     graphs = [dataset.graphs.select(rows) for rows in torch.arange(len(dataset)).split(_BATCH)]
     predicted = [predictor.predict_batch(batch) for batch in graphs]
     return HeldOut(

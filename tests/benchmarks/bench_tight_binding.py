@@ -74,7 +74,9 @@ def drawn(table: Path, n: int, model: TightBinding, graph: GraphConfig) -> list[
     some = columns[columns.nsites <= SIZES[-1][1]].sample(n, random_state=1)
     crystals = read_crystals(table, set(some.material_id)).values()
     graphs = [
-        built for crystal in crystals if not model.refusal(built := build_graph(crystal, graph))
+        build_graph(crystal, graph)
+        for crystal in crystals
+        if not model.refusal(crystal.atomic_numbers)
     ]
     sizes = [len(built.atomic_numbers) for built in graphs]
     return [

@@ -302,4 +302,6 @@ def test_a_gpu_that_torch_cannot_use_is_refused_or_left_alone(
     with pytest.raises(ModelError, match=cannot):
         usable_device("cuda:1")
     assert usable_device("auto") == "cpu"
+    with pytest.raises(ModelError, match="device meta: predictions run on cpu or cuda only"):
+        usable_device("meta")
     assert "no kernel image is available); use cpu; going on with the CPU" in caplog.text

@@ -68,7 +68,7 @@ from models.elements import (
     element_properties,
 )
 from models.errors import ModelError
-from models.graphs.graph import CrystalGraph, GraphBatch
+from models.graphs.graph import GraphBatch
 from models.spectra.band_labels import BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
 from models.spectra.settings import Setting
@@ -149,14 +149,13 @@ class TightBinding(StatesArchitecture):
         """The members, each a network of its own."""
         return [m for m in self.members if isinstance(m, Network)]
 
-    def refusal(self, graph: CrystalGraph) -> str:
+    def refusal(self, atomic_numbers: np.ndarray) -> str:
         """Why there is no prediction for a crystal; empty if there is one."""
-        numbers = set(graph.atomic_numbers.tolist())
-        unknown = sorted(z for z in numbers if not free_atoms().known[z])
+        unknown = sorted(z for z in set(atomic_numbers.tolist()) if not free_atoms().known[z])
         if unknown:
             names = ", ".join(ELEMENTS[z] for z in unknown)
             return f"tight binding has no atomic levels for {names}"
-        n_orbitals = len(self._orbitals(torch.from_numpy(graph.atomic_numbers)))
+        n_orbitals = len(self._orbitals(torch.from_numpy(atomic_numbers)))
         if n_orbitals > self.config.max_orbitals:
             return (
                 f"{n_orbitals} orbitals in the cell, more than the {self.config.max_orbitals} "

@@ -116,6 +116,16 @@ def test_an_incomplete_label_needs_no_structure(tmp_path: Path) -> None:
     assert labels.left_out == {"b": "DOS is complete only up to 3.05 eV"}
 
 
+def test_bands_that_overlap_do_not_make_a_label_complete(tmp_path: Path) -> None:
+    dos = edos_label()
+    rows = [label_row(name, dos, band_gap=gap, emax=3.6) for name, gap in (("a", 0.0), ("b", -0.5))]
+    labels = edos_labels(
+        [write_rows(tmp_path / "l.parquet", rows)], structures(tmp_path, ["a", "b"])
+    )
+    assert set(labels.left_out.values()) == {"DOS is complete only up to 3.65 eV"}
+    assert not labels.crystals
+
+
 def test_a_label_that_cannot_be_used_gives_way_to_another(tmp_path: Path) -> None:
     first = write_rows(
         tmp_path / "a.parquet", [label_row(i, edos_label(), emax=3.0) for i in ("a", "b")]

@@ -36,7 +36,7 @@ from tests.models.architectures.tight_binding.test_tight_binding import (
     graphs,
     labels_of,
 )
-from tests.models.model_examples import write_edos_files
+from tests.models.model_examples import rocksalt, write_edos_files
 
 NAME = "sumnorm-kl"
 MODEL = SMALL | {"dropout": 0.1, "kernel": 0.6}
@@ -69,6 +69,29 @@ def dataset() -> SpectrumDataset:
 def train(members: int, split: Split = SPLIT, **more: Any) -> Trained:
     options = {n: more.pop(n) for n in ("start", "state", "workers", "announce") if n in more}
     return train_setting(config(members, **more), NAME, dataset(), split, **options)
+
+
+def test_materials_that_a_model_refuses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, cerium = dataset(), rocksalt(5.0, cation=58)
+    with_cerium = replace(
+        own,
+        material_ids=(*own.material_ids, "ce"),
+        graphs=graphs([*crystals(12), cerium]),
+        spectra=torch.cat([own.spectra, own.spectra[:1]]),
+        bands=None,
+    )
+    without = replace(own, bands=None)
+    monkeypatch.setattr("models.training.train.load_dataset", lambda _: with_cerium)
+    trained = train_predictor(config(1, epochs=1))
+    assert trained.dataset.left_out == {"ce": "tight binding has no atomic levels for Ce"}
+    assert trained.dataset.material_ids == without.material_ids
+    monkeypatch.setattr("models.training.train.load_dataset", lambda _: without)
+    assert same(
+        trained.checkpoints[NAME].model,
+        train_predictor(config(1, epochs=1)).checkpoints[NAME].model,
+    )
+    with pytest.raises(ModelError, match=r"no material can be used .*levels for Ce"):
+        with_cerium.subset([12]).without_refused(trained.checkpoints[NAME].model.refusal)
 
 
 @cache

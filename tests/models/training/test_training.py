@@ -125,6 +125,9 @@ def test_half_precision_is_what_is_measured_and_written(tmp_path: Path) -> None:
     assert not np.array_equal(half.predicted, whole.predicted)
     loaded = load_checkpoint(tmp_path / "half" / "sumnorm-kl").model
     assert torch.equal(weights(loaded), weights(half.checkpoints["sumnorm-kl"].model))
+    as_loaded = {name: load_checkpoint(tmp_path / "half" / name) for name in half.checkpoints}
+    _, predicted = training.evaluate(as_loaded, half.test)
+    np.testing.assert_array_equal(half.predicted, predicted)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
@@ -406,15 +409,15 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize(("patience", "epochs"), [(None, 3), (3, 3), (None, 8)])
 def test_a_resumed_training_ends_as_an_undisturbed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None, epochs: int
 ) -> None:
     dataset, chosen = small_dataset(), config(epochs=8, patience=patience, learning_rate=0.02)
     undisturbed = train_setting(chosen, "sumnorm-kl", dataset, part(dataset))
     state = tmp_path / "unfinished.state"
     with monkeypatch.context() as patch:
-        interrupt_after(3, patch)
+        interrupt_after(epochs, patch)
         with pytest.raises(InterruptionError):
             train_setting(chosen, "sumnorm-kl", dataset, part(dataset), state=state)
     resumed = train_setting(chosen, "sumnorm-kl", dataset, part(dataset), state=state)

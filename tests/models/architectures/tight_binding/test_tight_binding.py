@@ -21,7 +21,7 @@ from models.crystal import ATOMIC_NUMBERS, Crystal
 from models.data.dataset import SpectrumDataset
 from models.data.splits import split_dataset
 from models.errors import ModelError
-from models.graphs.graph import GraphBatch, GraphConfig, build_graph
+from models.graphs.graph import GraphBatch, GraphConfig
 from models.predictor import SpectrumPredictor
 from models.spectra.band_labels import DEPTHS, BandLabels
 from models.spectra.electronic_structure import ElectronicStructure
@@ -286,7 +286,7 @@ def test_a_stand_in_has_the_spectrum_of_the_other_element() -> None:
 @pytest.mark.parametrize("symbol", ["U", "Eu", "Ra"])
 def test_an_element_without_levels_is_refused(symbol: str) -> None:
     crystal = rocksalt(6.0, cation=ATOMIC_NUMBERS[symbol])
-    assert small().refusal(build_graph(crystal, GRAPH)) == (
+    assert small().refusal(crystal.atomic_numbers) == (
         f"tight binding has no atomic levels for {symbol}"
     )
     with pytest.raises(ModelError, match=f"no atomic levels for {symbol}"):
@@ -297,9 +297,9 @@ def test_an_element_without_levels_is_refused(symbol: str) -> None:
 
 def test_a_cell_with_too_many_orbitals_is_refused() -> None:
     model = small(max_orbitals=30)
-    assert model.refusal(build_graph(rocksalt(), GRAPH)) == ""
+    assert model.refusal(rocksalt().atomic_numbers) == ""
     large = supercell(rocksalt(), (2, 1, 1))
-    reason = model.refusal(build_graph(large, GRAPH))
+    reason = model.refusal(large.atomic_numbers)
     assert reason.startswith("40 orbitals in the cell, more than the 30")
 
 
