@@ -32,7 +32,7 @@ from db.collections import (
     conditions,
 )
 from db.columns import arrow_schema, to_row
-from db.documents import SCHEMA_VERSION, Document, Run
+from db.documents import SCHEMA_VERSION, Document, Run, ValidationDoc
 from db.paths import strip_folders
 from db.store import BATCH, ScreeningStore
 
@@ -236,6 +236,8 @@ class _Writer:
                 self.progress(collection.name, n)
 
     def _row(self, collection: Collection[Any], document: Document) -> dict[str, Any]:
+        if isinstance(document, ValidationDoc) and not document.is_finished:
+            document = document.model_copy(update={"job_uuids": []})  # no reader has this launchpad
         unchanged = _NO_PATHS.union(collection.key_fields)
         values = strip_folders(document.model_dump(), unchanged, collection.name, self.stripped)
         return to_row(collection.document, values)

@@ -15,7 +15,7 @@ from itertools import islice
 from types import UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from db.documents import CandidateDoc, Document, PredictionDoc, RoundDoc, Run, ValidationDoc
 from db.errors import StoreError
@@ -28,6 +28,14 @@ Kind = Literal["scalar", "list", "object"]
 Key = tuple[str, ...]
 
 OPERATORS = get_args(Operator)
+_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    bool: ((bool,), "True or False"),
+    int: ((int, float), "a number"),
+    float: ((int, float), "a number"),
+    AwareDatetime: ((datetime,), "a time"),
+}
+"""Values that a field of a type is compared with, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Condition:
         field that is None never fulfils), ``"in"`` (a sequence of values), ``"has"`` and
         ``"lacks"`` (a list holds the value or does not).
     value : str, int, float, bool, datetime, None or a sequence of them
+        Of the type that the field holds.
     """
 
     field: str
@@ -257,32 +266,33 @@ def _check_condition(collection: Collection[Any], condition: Condition) -> None:
         raise StoreError(f"{where}: {operator!r} does not work on a {kind}")
     if kind == "object" and not (operator in ("==", "!=") and value is None):
         raise StoreError(f"{where}: it can only be compared with None")
-    if operator == "in":
-        if not isinstance(value, (list, tuple, set, frozenset)):
-            raise StoreError(f"{where}: 'in' needs a list of values")
-        for item in value:
-            _check_value(where, item, may_be_none=False)
-    else:
-        _check_value(where, value, may_be_none=operator in ("==", "!="))
-
-
-def _check_value(where: str, value: Any, *, may_be_none: bool) -> None:
     if value is None:
-        if not may_be_none:
+        if operator not in ("==", "!="):
             raise StoreError(f"{where}: None cannot be compared this way")
-    elif isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise StoreError(f"{where}: the time has no time zone")
-    elif isinstance(value, str):
-        if not is_text(value):
-            raise StoreError(f"{where}: {value!r:.60} is not text")
-    elif isinstance(value, bool):
-        pass
-    elif isinstance(value, (int, float)):
-        if not math.isfinite(value) or abs(value) >= 2**63:
-            raise StoreError(f"{where}: {value!r:.60} is not a finite number")
-    else:
+        return
+    if operator == "in" and not isinstance(value, (list, tuple, set, frozenset)):
+        raise StoreError(f"{where}: 'in' needs a list of values")
+    expected = (item_type if kind == "list" else field_type)(collection, field)
+    items: Any = value if operator == "in" else (value,)
+    for item in items:
+        _check_value(where, item, expected)
+
+
+def _check_value(where: str, value: Any, expected: Any) -> None:
+    """Refuse a value of another type than the field: the stores do not find the same by it."""
+    if not isinstance(value, (str, int, float, datetime)):
         raise StoreError(f"{where}: {type(value).__name__} is not a plain value")
+    if get_origin(expected) is Literal:
+        expected = type(get_args(expected)[0])
+    types, name = _TYPES.get(expected, ((), "what it holds"))
+    if not isinstance(value, types) or isinstance(value, bool) != (expected is bool):
+        raise StoreError(f"{where}: {value!r:.60} is not {name}")
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise StoreError(f"{where}: the time has no time zone")
+    if isinstance(value, str) and not is_text(value):
+        raise StoreError(f"{where}: {value!r:.60} is not text")
+    if isinstance(value, (int, float)) and (not math.isfinite(value) or abs(value) >= 2**63):
+        raise StoreError(f"{where}: {value!r:.60} is not a finite number")
 
 
 def is_text(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from db.collections import COLLECTIONS, Collection, D, Query, batched
-from db.documents import FINISHED, Document, Run, ValidationDoc
+from db.documents import FINISHED, VALIDATION_CHOICES, Document, Run, ValidationDoc
 from db.errors import StoreError
 from db.store import BATCH, ScreeningStore
 
@@ -68,8 +68,9 @@ def copy_store(
 
     A document of the same key is replaced, but what has a result (a calculation, a candidate, a
     run or a round) is not replaced by what has none; of a calculation the target's runs that asked
-    for it are kept, and of a run what the source does not know of it, such as how its positives
-    were chosen for DFT.
+    for it are kept, and of a run what the source does not know of it. Of how its positives were
+    chosen for DFT the target has the notes of both, for each engine and recipe its own unless the
+    source's says all of that and more.
 
     What is in the target already and equal is not written again, so that a copy that was
     interrupted goes on where it stopped.
@@ -157,11 +158,38 @@ def _merge(document: Any, known: Any | None) -> Any:
         return document
     kept = known if _has_result(known) and not _has_result(document) else document
     if isinstance(kept, Run):
-        return kept.model_copy(update={"parameters": known.parameters | kept.parameters})
+        parameters = known.parameters | kept.parameters | _choices(document, known)
+        return kept.model_copy(update={"parameters": parameters})
     if not isinstance(kept, ValidationDoc):
         return kept
-    asked = list(dict.fromkeys([*document.run_ids, *known.run_ids]))
-    return kept.model_copy(update={"run_ids": asked})
+    changes: dict[str, Any] = {"run_ids": list(dict.fromkeys([*document.run_ids, *known.run_ids]))}
+    if kept.state == known.state == "queued" and not kept.job_uuids:
+        changes["job_uuids"] = known.job_uuids  # the target's launchpad has it
+    return kept.model_copy(update=changes)
+
+
+def _choices(document: Run, known: Run) -> dict[str, Any]:
+    """The target's notes on how positives were chosen, and the source's that say more."""
+    notes = _notes(known)
+    for kind, note in _notes(document).items():
+        if kind not in notes or _texts(notes[kind]) < _texts(note):
+            notes[kind] = note
+    return {VALIDATION_CHOICES: list(notes.values())} if notes else {}
+
+
+def _notes(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    """Notes by engine and recipe; an archive may have anything in their place."""
+    notes = run.parameters.get(VALIDATION_CHOICES)
+    listed = [note for note in notes if isinstance(note, dict)] if isinstance(notes, list) else []
+    return {(str(note.get("engine")), str(note.get("recipe"))): note for note in listed}
+
+
+def _texts(value: Any) -> set[str]:
+    """All texts in a note: strategies, and the materials that they chose."""
+    if isinstance(value, str):
+        return {value}
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return set().union(*map(_texts, inner)) if isinstance(inner, list) else set()
 
 
 def _has_result(document: Any) -> bool:

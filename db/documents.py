@@ -50,6 +50,8 @@ ValidationState = Literal["queued", "running", "done", "magnetic", "failed"]
 RoundState = Literal["calculating", "learning", "scoring", "done", "failed"]
 FINISHED: tuple[ValidationState, ...] = ("done", "magnetic")
 """States of calculations that need not be repeated."""
+VALIDATION_CHOICES = "validation_choices"
+"""Key among a run's parameters: how its positives were chosen, a note by engine and recipe."""
 
 CandidateKey = tuple[str, str]
 PredictionKey = tuple[str, str, str]

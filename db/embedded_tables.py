@@ -16,7 +16,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 
 from db.collections import COLLECTIONS, Collection, nested_models, without_none
-from db.documents import GapDoc, MarginsDoc
+from db.documents import FINISHED, GapDoc, MarginsDoc
 from db.embedded_codecs import Codec, codec_of
 from db.errors import StoreError
 from db.store import WriteMode
@@ -237,15 +237,17 @@ class Table:
         if mode == "insert":
             return insert + "DO NOTHING"
         keys = self.collection.key_fields
-        untouched = (*keys, "created_at") if mode == "update" else keys
+        untouched = keys if mode == "replace" else (*keys, "created_at")
         update = ", ".join(
             f"{name} = COALESCE(excluded.{name}, {name})"
-            if name == "structure" and mode == "update"
+            if name == "structure" and mode != "replace"
             else f"{name} = excluded.{name}"
             for name in (column.name for column in self.columns)
             if name not in untouched
         )
-        return insert + f"DO UPDATE SET {update}"
+        finished = ", ".join(f"'{state}'" for state in FINISHED)
+        only = f" WHERE state NOT IN ({finished})" if mode == "unfinished" else ""
+        return insert + f"DO UPDATE SET {update}{only}"
 
     def update(self, fields: Iterable[str]) -> str:
         """Update of some fields of one row; the values of its key come last."""

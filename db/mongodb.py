@@ -56,7 +56,7 @@ from db.collections import (
     batched,
     field_kind,
 )
-from db.documents import SCHEMA_VERSION, VERDICT_FIELDS, Verdict
+from db.documents import FINISHED, SCHEMA_VERSION, VERDICT_FIELDS, Verdict
 from db.errors import StoreError
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, check_version, mask_uri
@@ -258,6 +258,8 @@ class MongoStore(ScreeningStore):
     # writing
 
     def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
+        if mode == "unfinished":  # whose updates make no document
+            self._write(collection, documents, "insert")
         self._bulk(collection, [_upsert(collection, document, mode) for document in documents])
 
     def _update_verdicts(self, verdicts: list[Verdict]) -> int:
@@ -581,6 +583,8 @@ def _upsert(collection: Collection[D], document: D, mode: WriteMode) -> Any:
     update = {"$set": values}
     if "created_at" in values:
         update["$setOnInsert"] = {"created_at": values.pop("created_at")}
+    if mode == "unfinished":
+        return UpdateOne(key | {"state": {"$nin": list(FINISHED)}}, update)
     return UpdateOne(key, update, upsert=True)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import tempfile
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
@@ -30,6 +32,8 @@ MAX_MANIFEST = 2**20  # bytes
 MAX_MEMBERS = 1000
 MAX_ROW_GROUP = 2**29  # bytes: more than is ever written, and little enough to be read
 CHUNK = 2**20
+# What zipfile raises while it reads a member; a RuntimeError is that of one that is encrypted.
+SPOILT = (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +167,11 @@ class OpenedArchive:
         if archive.getinfo(MANIFEST).file_size > MAX_MANIFEST or len(names) > MAX_MEMBERS:
             raise foreign
         try:
-            document = orjson.loads(archive.read(MANIFEST))
+            content = archive.read(MANIFEST)
+        except SPOILT:
+            raise self._damaged(MANIFEST) from None
+        try:
+            document = orjson.loads(content)
             kind, version = document["format"], document["format_version"]
         except (ValueError, TypeError, KeyError):
             raise foreign from None
@@ -200,8 +208,7 @@ class OpenedArchive:
         return copies
 
     def _copy(self, archive: zipfile.ZipFile, name: str, member: Member, to: Path) -> None:
-        info = archive.getinfo(name)
-        damaged = StoreError(f"{self.location}: {name!r:.80} is damaged; ask for it again")
+        info, damaged = archive.getinfo(name), self._damaged(name)
         # Nothing is compressed but the tables in themselves: no small file becomes a large one.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != member.bytes:
             raise damaged
@@ -211,10 +218,14 @@ class OpenedArchive:
                 while chunk := source.read(CHUNK):
                     digest.update(chunk)
                     target.write(chunk)
-        except (zipfile.BadZipFile, EOFError):
+        except SPOILT:
             raise damaged from None
         if digest.hexdigest() != member.sha256:
             raise damaged
+
+    def _damaged(self, name: str) -> StoreError:
+        reason = "is damaged or encrypted; ask for it again"
+        return StoreError(f"{self.location}: {name!r:.80} {reason}")
 
     def _table(self, name: str, collection: Collection[Any] | None = None) -> pq.ParquetFile:
         import pyarrow as pa

@@ -60,7 +60,7 @@ MAX_DOCUMENT = 15 * 2**20  # bytes; MongoDB takes 16 MiB, and both stores keep t
 MAX_PROBLEMS = 1000
 
 MONGODB_SCHEMES = ("mongodb://", "mongodb+srv://")
-WriteMode = Literal["update", "insert", "replace"]
+WriteMode = Literal["update", "insert", "replace", "unfinished"]
 
 log = logging.getLogger(__name__)
 
@@ -277,10 +277,11 @@ class ScreeningStore(ABC):
         collection : Collection
         documents : iterable
             Taken in batches; of two with the same key the later one stays.
-        mode : {'update', 'insert', 'replace'}
+        mode : {'update', 'insert', 'replace', 'unfinished'}
             ``"update"`` keeps the first `created_at`, and the stored structure where the new
             document has none; ``"insert"`` leaves a stored document as it is; ``"replace"``
-            replaces all of it.
+            replaces all of it; ``"unfinished"`` updates, but leaves a finished calculation as it
+            is.
 
         Returns
         -------
@@ -466,9 +467,38 @@ class ScreeningStore(ABC):
 
     # validations
 
-    def upsert_validations(self, documents: Iterable[ValidationDoc]) -> int:
-        """Write validations by (material_id, structure_hash, engine, recipe)."""
-        return self.upsert(VALIDATIONS, documents)
+    def upsert_validations(
+        self, documents: Iterable[ValidationDoc], *, keep_finished: bool = False
+    ) -> int:
+        """Write validations by (material_id, structure_hash, engine, recipe).
+
+        With `keep_finished` one that is finished by now stays as it is, and each keeps the runs
+        that asked for it beside those of the new document.
+
+        Parameters
+        ----------
+        documents : iterable of ValidationDoc
+        keep_finished : bool
+        """
+        if not keep_finished:
+            return self.upsert(VALIDATIONS, documents)
+        return sum(self._keep_finished(batch) for batch in batched(documents, BATCH))
+
+    def _keep_finished(self, documents: list[ValidationDoc]) -> int:
+        """Write a batch; what ends between the look and the write gets its runs afterwards."""
+        wanted = {document.key: document for document in documents}
+        for known in self.lookup(VALIDATIONS, wanted):
+            wanted[known.key] = _asked_by_both(wanted[known.key], known)
+        self.upsert(VALIDATIONS, wanted.values(), "unfinished")
+        self.upsert(
+            VALIDATIONS,
+            [
+                _asked_by_both(known, wanted[known.key])
+                for known in self.lookup(VALIDATIONS, wanted)
+                if known.is_finished and not {*wanted[known.key].run_ids} <= {*known.run_ids}
+            ],
+        )
+        return len(documents)
 
     def validations(
         self,
@@ -604,6 +634,11 @@ def mask_uri(uri_or_path: str) -> str:
     if not separator:
         return uri_or_path
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def _asked_by_both(document: ValidationDoc, other: ValidationDoc) -> ValidationDoc:
+    """The document, with the runs that asked for the other one, too."""
+    return document.model_copy(update={"run_ids": sorted({*document.run_ids, *other.run_ids})})
 
 
 def _batches_of_keys(collection: Collection[Any], keys: Iterable[Key]) -> Iterator[list[Key]]:

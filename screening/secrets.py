@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 HIDDEN = "***"
 _URI = re.compile(r"(mongodb(?:\+srv)?://)[^\s'\"]+")
@@ -16,6 +17,22 @@ def keep_secret(secret: str) -> None:
         _known.add(secret)
 
 
+def keep_uri_secret(text: str) -> None:
+    """Remember the user, password and options of a URI, whatever characters are in them.
+
+    Examples
+    --------
+    >>> keep_uri_secret("mongodb://ann:it%27s@db.example.org/s")
+    >>> without_secrets("cannot log in as ann:it's")
+    'cannot log in as ***'
+    """
+    user, _, place = text.partition("://")[2].rpartition("@")
+    for part in (user, place.partition("?")[2]):
+        if ":" in part or "=" in part:  # a mere name may be in any other word
+            keep_secret(part)
+            keep_secret(unquote(part))
+
+
 def without_secrets(text: str) -> str:
     """The text without secrets that are known, and without credentials and options of URIs.
 
@@ -26,7 +43,7 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("https://ann:hush@example.org/x")
     'https://***@example.org/x'
     """
-    for secret in _known:
+    for secret in sorted(_known, key=len, reverse=True):  # one may begin like another
         text = text.replace(secret, HIDDEN)
     return _CREDENTIALS.sub(rf"\1{HIDDEN}@", _URI.sub(_plain_uri, text))
 

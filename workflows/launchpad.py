@@ -42,6 +42,7 @@ PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fast
 SCREENING = "screening"  # category of all others, which need neither
 SHARD_SIZE = 20_000  # candidates of a scoring job: seconds of a GPU, minutes of a few cores
 OPEN = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}  # jobs that end without help
+ENDED = ["COMPLETED", "ARCHIVED", "DEFUSED"]  # workflows that do no more; PAUSED ones may go on
 OURS = (
     DosError,
     ModelError,
@@ -293,7 +294,8 @@ def _mark_queued(
     }
     if not draft.is_finished:
         changes |= {"state": "queued", "error": None}
-    store.upsert_validations([draft.model_copy(update=changes)])
+    document = draft.model_copy(update=changes)
+    store.upsert_validations([document], keep_finished=not draft.is_finished)
 
 
 @dataclass(frozen=True)
@@ -454,7 +456,7 @@ def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> in
             fizzled.pop(document.key, None)
         elif document.state == "failed" and fizzled.get(document.key):
             queued.append(document.model_copy(update=again))
-    store.upsert_validations(queued)
+    store.upsert_validations(queued, keep_finished=True)
     of_screening = {"metadata.screening": run_id}
     fw_ids = launchpad.get_fw_ids_in_wfs(of_screening, {"state": "FIZZLED"})
     fw_ids += chain.from_iterable(fizzled.values())
@@ -477,8 +479,8 @@ def rerun_lost(
 ) -> int:
     """Make jobs of a run ready again whose worker has not been heard of for so long.
 
-    Validations whose workflow was removed from the launchpad become failed, so that the next
-    `screen validate` submits them again.
+    Validations that are queued although their workflow was removed from the launchpad, archived
+    or defused, or has ended, become failed, so that the next `screen validate` submits them again.
 
     Parameters
     ----------
@@ -537,8 +539,8 @@ def make_ready_again(
 
 
 def _calculations(launchpad: LaunchPad, recipes: set[str]) -> set[tuple[str, ...]]:
-    """Calculations with these recipes that the launchpad has for any run and material."""
-    query = {"metadata.recipe": {"$in": sorted(recipes)}}
+    """Calculations with these recipes that the launchpad will still do for any run and material."""
+    query = {"metadata.recipe": {"$in": sorted(recipes)}, "state": {"$nin": ENDED}}
     workflows = launchpad.workflows.find(query, {"metadata": 1})
     return {_calculation(workflow["metadata"]) for workflow in workflows}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Generator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, JobStore, run_locally
@@ -16,12 +18,13 @@ from db.errors import StoreError
 from models.errors import ModelError
 from models.processes import WorkerDiedError, WorkerPool
 from screening.errors import ScreeningError
-from workflows.stores import open_reference, store_reference
+from workflows.stores import FROM_ENVIRONMENT, open_reference, store_reference
 
 if TYPE_CHECKING:
     from workflows.validation import ValidationFlowMaker
 
 FOLDER = "screen-validate-"  # prefix of the folders in which engines run
+LOGS = "failed-calculations"  # folder beside the database, or here, for what engines wrote
 
 Outcomes = Generator[tuple[CandidateDoc, dict[str, Any]], None, None]
 """Candidates with what :func:`workflows.validation.store_validation` returned, as they come."""
@@ -50,7 +53,8 @@ def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[s
     """Calculate one candidate in this process.
 
     Whatever goes wrong with the calculation is recorded as its failure, so that the next
-    candidate has its turn; only a store that fails is an error.
+    candidate has its turn; only a store that fails is an error. A log that the reason names is
+    kept.
 
     Parameters
     ----------
@@ -72,9 +76,7 @@ def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[s
     from workflows.validation import key_of, store_failure
 
     try:
-        with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
-            outcome: dict[str, Any] = run_flow(maker.make(candidate), folder)
-        return outcome
+        return _run_in_a_folder_that_goes(maker, candidate)
     except StoreError:
         raise
     except Exception as error:
@@ -84,6 +86,36 @@ def validate_here(maker: ValidationFlowMaker, candidate: CandidateDoc) -> dict[s
             return store_failure(
                 store, candidate.run_id, key_of(candidate, maker.dos_maker), reason
             )
+
+
+def _run_in_a_folder_that_goes(
+    maker: ValidationFlowMaker, candidate: CandidateDoc
+) -> dict[str, Any]:
+    from workflows.dos.errors import DosError
+
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
+        try:
+            outcome: dict[str, Any] = run_flow(maker.make(candidate), folder)
+        except DosError as error:
+            reason = _with_kept_log(str(error), Path(folder).resolve(), maker.db, candidate)
+            raise DosError(reason) from error
+    return outcome
+
+
+def _with_kept_log(reason: str, folder: Path, db: str, candidate: CandidateDoc) -> str:
+    """A reason of a failure whose log, if it names one, is where it says."""
+    log = next((path for path in folder.glob("*.txt") if str(path) in reason), None)
+    if log is None:
+        return reason
+    reference = store_reference(db)
+    beside = Path.cwd() if reference == FROM_ENVIRONMENT else Path(reference).parent
+    kept = beside / LOGS / f"{candidate.structure_hash}-{log.name}"
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(log, kept)
+    except OSError:  # no space, or no permission: without it the reason still says what went wrong
+        return reason.replace(f" (log: {log})", "")
+    return reason.replace(str(log), str(kept))
 
 
 def validate_all(

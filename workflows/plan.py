@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from db.collections import VALIDATIONS, Condition, Query, batched, conditions
-from db.documents import CandidateDoc, Run, ValidationDoc
+from db.documents import VALIDATION_CHOICES, CandidateDoc, Run, ValidationDoc
 from db.questions import candidate_query
 from db.store import BATCH, ScreeningStore
 from screening.acquisition import Pool, choose, shuffled
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RANDOM_NEGATIVES = 49  # as in the paper
 DRAWN_IN_DOMAIN = "random draws in the domain"  # where positives were chosen among all as well
-CHOICES = "validation_choices"  # key among a run's parameters; see `Choice`
+CHOICES = VALIDATION_CHOICES  # see `Choice`
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ValidationPlan:
     ----------
     run : Run
         With the note on how its positives are chosen; see :class:`Choice`.
+    engine, recipe : str
+        Of the calculations; the recipe is that without stand-ins.
     todo : tuple of CandidateDoc
         With structures; positives first, in the order that they were chosen in, then negatives.
     shared : tuple of ValidationDoc
@@ -48,6 +50,8 @@ class ValidationPlan:
     """
 
     run: Run
+    engine: str
+    recipe: str
     todo: tuple[CandidateDoc, ...]
     shared: tuple[ValidationDoc, ...]
     left_out: tuple[CandidateDoc, ...] = ()
@@ -61,14 +65,18 @@ class ValidationPlan:
 def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
     """Write down what was chosen, before the first calculation begins.
 
+    What others have written since it was chosen stays: results, and notes on other engines.
+
     Parameters
     ----------
     store : ScreeningStore
     plan : ValidationPlan
     """
-    if plan.run != store.run(plan.run.run_id):
-        store.put_run(plan.run)
-    store.upsert_validations(plan.shared)
+    kind = plan.engine, plan.recipe
+    stored, choice = store.run(plan.run.run_id), Choice.of(plan.run, *kind)
+    if choice != Choice.of(stored, *kind):
+        store.put_run(choice.noted_in(stored, *kind))
+    store.upsert_validations(plan.shared, keep_finished=True)
 
 
 def check_calculable(run: Run) -> None:
@@ -163,7 +171,8 @@ def choose_validation(
         own = same.get(candidate.material_id)
         shared.append(_sharing(source, own, candidate, maker.engine, recipe))
     left_out = tuple(outside[name] for name in run.selection if name in outside)
-    return ValidationPlan(noted, tuple(todo.values()), tuple(shared), left_out)
+    calculations = tuple(todo.values()), tuple(shared)
+    return ValidationPlan(noted, maker.engine, maker.recipe, *calculations, left_out)
 
 
 def plan_cost(store: ScreeningStore, plan: ValidationPlan, maker: DosMaker) -> CostEstimate:

@@ -188,13 +188,14 @@ def prepare(
         Whose output is what the scoring jobs return.
     """
     checkpoint = parameters["checkpoint"]
-    source = _source_of(parameters, source_options)
-    check_checkpoints(parameters)
     with store_of_run(db, run_id) as store:
-        is_new = find_run(store, run_id) is None
+        begun = find_run(store, run_id)
+        source = _source_of(parameters, source_options, begun)
+        check_checkpoints(parameters)
         run = begin_run(store, run_id, parameters, source)
         if run.funnel:
             return in_shards(store, run, db, checkpoint, hardware)
+        is_new = begun is None
         scored = ReadAndScored(store, run, source, parameters, is_new).counts_by(**hardware)
         return Response(output=[scored])
 
@@ -228,9 +229,10 @@ def read_shard(
     reader = OPEN_READERS.pop(run_id, None)
     with store_of_run(db, run_id) as store:
         if reader is None or reader.shard >= shard:
+            begun = find_run(store, run_id)
             with what_only_this_machine_lacks():
-                check_all_here(find_run(store, run_id), parameters)
-            source = _source_of(parameters, source_options)
+                check_all_here(begun, parameters)
+            source = _source_of(parameters, source_options, begun)
             run = begin_run(store, run_id, parameters, source)
             if run.funnel and shard == 0:  # a run that was interrupted after all was read
                 return in_shards(store, run, db, checkpoint, hardware)
@@ -253,8 +255,13 @@ def read_shard(
     return Response(output=[], detour=Flow(following, name=f"shard {shard}") if following else None)
 
 
-def _source_of(parameters: dict[str, Any], source_options: dict[str, Any]) -> Source:
+def _source_of(
+    parameters: dict[str, Any], source_options: dict[str, Any], begun: Run | None
+) -> Source:
+    """The source; a run that has begun is not to get another answer of a database."""
     filters = ScreeningFilters(**parameters["filters"])
+    if begun is not None and begun.source:
+        source_options = {k: v for k, v in source_options.items() if k != "refresh"}
     return open_source_of_run(parameters["source"], filters, source_options)
 
 

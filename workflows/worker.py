@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ CATEGORIES = (READING, PREDICTION, SCREENING)
 SIGN_OF_LIFE = 30.0  # s between two signs of life
 LOST_AFTER = 300.0  # s without one, after which a job is done by another worker
 SLEEP = 5.0  # s until an idle worker asks again
+BEATEN = 1  # s until a worker does that found its job taken; 0 would be FireWorks' own minute
 PREFIX = "screen worker "  # of the names of workers that give such signs
 
 Told = Callable[[str], None]
@@ -62,14 +64,16 @@ def work(
     ScreeningError
         If this machine cannot do a job, which is ready for other workers again.
     """
-    worker = FWorker(f"{PREFIX}{platform.node()}-{os.getpid()}", [*categories])
-    done = 0
+    worker = FWorker(_new_name(), [*categories])
+    done, last = 0, None
     with _signs_of_life(launchpad, worker.name):
         while True:
             if launchpad.run_exists(worker):
-                rapidfire(launchpad, worker, nlaunches=1, max_loops=1, strm_lvl="ERROR")
-                done += 1
-                tell(_outcome(launchpad, worker.name))
+                if launch := _next_launch(launchpad, worker, last):
+                    done, last = done + 1, launch["launch_id"]
+                    tell(_outcome(launchpad, launch))
+                else:
+                    tell("another worker was faster")
                 continue
             _replace_the_dead(launchpad, lost_after)
             if not _is_more_to_come(launchpad, worker):
@@ -77,17 +81,27 @@ def work(
             sleep(SLEEP)
 
 
-def _outcome(launchpad: LaunchPad, name: str) -> str:
-    """What became of the last job of a worker, in a line.
+def _new_name() -> str:
+    """Name that no worker had before; a container that starts again has its old host and pid."""
+    return f"{PREFIX}{platform.node()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _next_launch(launchpad: LaunchPad, worker: FWorker, last: int | None) -> dict[str, Any] | None:
+    """Do a job; its launch, or None if other workers took all. `last` is the launch before."""
+    rapidfire(launchpad, worker, nlaunches=1, max_loops=1, sleep_time=BEATEN, strm_lvl="ERROR")
+    mine = {"fworker.name": worker.name}
+    launch: dict[str, Any] | None = launchpad.launches.find_one(mine, sort=[("launch_id", -1)])
+    return None if launch is None or launch["launch_id"] == last else launch
+
+
+def _outcome(launchpad: LaunchPad, launch: dict[str, Any]) -> str:
+    """What became of a job, in a line.
 
     Raises
     ------
     ScreeningError
         If the worker is unfit for it.
     """
-    launch = launchpad.launches.find_one({"fworker.name": name}, sort=[("launch_id", -1)])
-    if launch is None:
-        return "another worker was faster"
     job = launchpad.fireworks.find_one({"fw_id": launch["fw_id"]}, {"name": 1})
     title = f"{job['name']} ({launch['fw_id']})"
     if launch["state"] != "FIZZLED":

@@ -175,7 +175,10 @@ def _predictors_in(folder: Path) -> list[Path]:
 def _is_predictor(folder: Path) -> bool:
     """Whether there is a checkpoint, or the card of a model with a part of one beside it."""
     names = [f"{part}{ending}" for part in PARTS for ending in (".json", ".safetensors")]
-    return any((folder / name).is_file() for name in (*names, CARD))
+    try:
+        return any((folder / name).is_file() for name in (*names, CARD))
+    except PermissionError:  # somebody else's, beside ours
+        return False
 
 
 def _listed(folder: Path, origin: Origin) -> ListedPredictor:

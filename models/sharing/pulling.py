@@ -161,10 +161,15 @@ def put_in_place(folder: Path, target: Path, room: Path) -> None:
     room : Path
         A folder that will be removed.
     """
+    earlier = room / "replaced"
     try:
-        if target.exists():
-            target.rename(room / "replaced")
-        folder.rename(target)
+        try:
+            if target.exists():
+                target.rename(earlier)
+            folder.rename(target)
+        finally:  # after Ctrl-C as well
+            if earlier.exists() and not target.exists():
+                earlier.rename(target)
     except OSError as error:
         raise ModelError(f"{target}: cannot be put in place ({error.strerror})") from None
 

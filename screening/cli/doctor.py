@@ -102,9 +102,13 @@ def _gpu() -> tuple[bool, str]:
 
 
 def _engine(name: str) -> Finding:
+    from screening.errors import ScreeningError
     from workflows.dos.engines import engine_class
 
-    maker = engine_class(name)
+    try:
+        maker = engine_class(name)
+    except ScreeningError as error:  # of a file that it reads when it is imported
+        return name.upper(), False, str(error)
 
     def check() -> tuple[bool, str]:
         lacking = maker.missing()

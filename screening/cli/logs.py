@@ -80,6 +80,7 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_log(**values: Any) -> None:
         global debugging
+        _keep_secrets_of_arguments()
         given = {name: values.pop(name) for name in OPTIONS}
         debugging = given["debug"]
         level = logging.DEBUG if debugging else logging.INFO
@@ -101,6 +102,14 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*signature.parameters.values(), *own]
     with_log.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return with_log
+
+
+def _keep_secrets_of_arguments() -> None:
+    """The command line is logged: what a URI in it hides must not be."""
+    from screening.secrets import keep_uri_secret
+
+    for argument in sys.argv:
+        keep_uri_secret(argument)
 
 
 def write_to(path: Path) -> None:

@@ -27,7 +27,10 @@ DEFAULT_DB = "screening.sqlite"
 
 def _known_to_jobs(db: str) -> str:
     """The same; jobs take a URI from the environment, since their specifications never hold it."""
+    from screening.secrets import keep_uri_secret
+
     if "://" in db:
+        keep_uri_secret(db)
         os.environ["SCREEN_DB"] = db
     return db
 
@@ -124,6 +127,32 @@ def check_folder_of(db: str) -> None:
         raise ScreeningError(f"--db {db!r} names no file; give a path or a MongoDB URI")
     if not path.parent.is_dir():
         raise ScreeningError(f"--db {db}: there is no folder {path.parent}; make it first")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse before the work a file that could not be written after it.
+
+    Parameters
+    ----------
+    option : str
+        That named it, such as ``"--out"``.
+    path : Path
+
+    Raises
+    ------
+    ScreeningError
+        In one line.
+    """
+    from screening.errors import ScreeningError
+
+    if path.is_dir():
+        raise ScreeningError(f"{option} {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ScreeningError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ScreeningError(
+            f"{option} {path}: no permission to write in {path.parent}; use another one"
+        )
 
 
 def models_folder(db: str) -> Path:

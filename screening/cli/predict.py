@@ -50,9 +50,13 @@ def predict(
     from screening.cli.console import stderr
     from screening.gap_criteria import GapCriteria
     from screening.prediction import predict as predict_all
+    from screening.report.plots import check_figure_type
     from screening.second_predictor import RESCORE_WITH, n_unless_asked
     from workflows.hardware import worker_processes
 
+    if plot is not None:
+        options.check_writable("--plot", plot)
+        check_figure_type(plot)
     if rescore is not None and not options.typed(context, {"rescore": rescore}):
         rescore = n_unless_asked(predictor_folder(checkpoint), RESCORE_WITH, preferred=rescore)
 
@@ -66,14 +70,14 @@ def predict(
         workers=workers or worker_processes(),
         rescore=rescore,
     )
-    if plot is not None and results.predicted:
-        _plot(results.predicted[0], plot)
     if as_json:
         _print_json(results)
     elif results.predicted:
         _print(results.predicted, wide, quiet)
     for note in results.notes:
         stderr(quiet).print(note[:1].upper() + note[1:])
+    if plot is not None and results.predicted:
+        _plot(results.predicted[0], plot)
     _end(results.failures)
 
 

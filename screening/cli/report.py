@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -78,9 +77,4 @@ def _check_writable(path: Path) -> None:
 
     if path.suffix.lower() not in ENDINGS:
         raise ScreeningError(f"-o {path}: the report is a page; let its name end in .html")
-    if path.is_dir():
-        raise ScreeningError(f"-o {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ScreeningError(f"-o {path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise ScreeningError(f"-o {path}: no permission to write in {path.parent}; use another one")
+    options.check_writable("-o", path)

@@ -192,12 +192,11 @@ def _shard_size(where: str) -> int:
 
 
 def _default_source(key_file: Path | None, remark: Any) -> str:
-    from screening.errors import ScreeningError
-    from screening.sources.materials_project.client import find_api_key
+    from screening.sources.materials_project.client import NoKeyError, find_api_key
 
     try:
         find_api_key(key_file)
-    except ScreeningError:
+    except NoKeyError:
         if key_file is not None:
             raise
         remark(

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from db.documents import check_free_dict
 from models.spectra.spectrum import EDOS_GRID, EnergyGrid
 from models.zoo import DEFAULT_EDOS, DEFAULT_PHDOS, predictor_grid
 from screening.criteria.expression import unknown
@@ -105,7 +106,21 @@ def parameters_of(criterion: Criterion) -> dict[str, Any]:
     """
     if isinstance(criterion, GapCriterion):
         return {GAP_CRITERIA: criterion.criteria.model_dump(mode="json")}
-    return {CRITERION: criterion.definition()}
+    return {CRITERION: _definition(criterion)}
+
+
+def _definition(criterion: Criterion) -> dict[str, Any]:
+    """What defines a criterion as a store gives it back, with lists for tuples.
+
+    Raises
+    ------
+    ScreeningError
+        If something in it is no JSON.
+    """
+    try:
+        return check_free_dict(criterion.definition())
+    except ValueError as error:
+        raise ScreeningError(f"criterion {criterion.name}: no run can keep it: {error}") from None
 
 
 def criterion_of(parameters: dict[str, Any]) -> Criterion:
@@ -132,7 +147,7 @@ def criterion_of(parameters: dict[str, Any]) -> Criterion:
     if "class" not in definition:
         return ExpressionCriterion.of(definition, str(definition.get("name")))
     criterion = find_criterion(definition["name"])
-    if criterion.definition() != definition:
+    if _definition(criterion) != definition:
         raise ScreeningError(
             f"criterion {criterion.name} is another than when the run began; start a new run"
         )

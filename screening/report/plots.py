@@ -579,6 +579,21 @@ def new_panels(n: int) -> list[Axes]:
     return list(grid[:, 0])
 
 
+def check_figure_type(path: Path) -> None:
+    """Refuse an ending that is of no figure.
+
+    Raises
+    ------
+    ScreeningError
+        If matplotlib cannot write that type.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise ScreeningError(f"{path}: cannot write this type; use one of {', '.join(known)}")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the type that the ending names.
 
@@ -598,10 +613,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     from matplotlib import rc_context
 
+    check_figure_type(path)
     kind = path.suffix.removeprefix(".").lower()
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise ScreeningError(f"{path}: cannot write this type; use one of {', '.join(known)}")
     try:
         with rc_context(FONTS | FIXED):
             if kind == "png":

@@ -143,7 +143,7 @@ def _check_database(path: Path) -> None:
 
 
 def _item(atoms: Atoms, properties: dict[str, Any], material_id: str, label: str) -> SourceItem:
-    own = properties.get("material_id", properties.get("id"))
+    own = _plain(properties.get("material_id", properties.get("id")))
     if isinstance(own, str | int):
         material_id = clean_id(str(own))
     try:

@@ -12,6 +12,7 @@ from models.crystal import Crystal
 from models.errors import ModelError
 from screening.candidate import Candidate, SourceItem, Unreadable
 from screening.errors import ScreeningError
+from screening.sources.periodic import periodic_in
 
 ALONE = "structure"  # id of the only structure, if it comes from no file
 
@@ -120,5 +121,7 @@ def _crystal(what: Any) -> Crystal:
 
         return crystal_of(what)
     if hasattr(what, "is_ordered") and hasattr(what, "lattice"):
+        if not all(what.lattice.pbc):
+            raise ModelError(periodic_in(what.lattice.pbc))
         return Crystal.from_structure(what)
     raise ModelError(f"a {type(what).__name__} is not a periodic structure (pymatgen, ASE)")

@@ -10,7 +10,7 @@ CIF            text in `structure` or `cif`                     those beside it
 MP summary     `has_props` or `builder_meta` beside `structure` the same, `deprecated`
 OPTIMADE [1]_  `attributes`                                     those of some providers
 JARVIS [2]_    `lattice_mat`, or this in `atoms`                `ehull`, `optb88vdw_bandgap`
-ASE            `numbers`, `positions` and `cell`                those beside them
+ASE            `numbers`, `positions` and `cell`                beside them, in `key_value_pairs`
 ============== ================================================ ==============================
 
 Beside a structure, hull energies (eV/atom) are called `energy_above_hull` or `e_above_hull`, and
@@ -178,6 +178,8 @@ def item_of(document: Any, material_id: str, label: str) -> SourceItem:
     """
     if not isinstance(document, dict):
         return Unreadable(material_id, f"a {type(document).__name__} is not a structure")
+    if _is_ase(document) and isinstance(pairs := document.get("key_value_pairs"), dict):
+        document = pairs | document
     own = next((document[k] for k in ("material_id", "jid", "id") if document.get(k)), None)
     if isinstance(own, str | int):
         material_id = clean_id(str(own))

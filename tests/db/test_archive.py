@@ -319,6 +319,51 @@ def test_truncated_and_damaged_archives_are_refused(archive, tmp_path):
     assert flipped > 30  # the others are bits of a zip that mean nothing, such as a time
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "runs.parquet"])
+def test_encrypted_archives_are_refused(archive, tmp_path, name):
+    data, path = bytearray(archive.read_bytes()), tmp_path / "x.zip"
+    for signature, flags, start in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
+        places = [i for i in range(len(data)) if data.startswith(signature, i)]
+        (place,) = (i for i in places if data.startswith(name.encode(), i + start))
+        data[place + flags] |= 1
+    path.write_bytes(data)
+    refused(path, f"'{name}' is damaged or encrypted; ask for it again")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_manifest_that_was_compressed_and_damaged_is_refused(archive, tmp_path, method):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            kind = method if name == MANIFEST else zipfile.ZIP_STORED
+            target.writestr(zipfile.ZipInfo(name), source.read(name), kind)
+        place = target.getinfo(MANIFEST).header_offset
+    whole, n_refused = path.read_bytes(), 0
+    for i in range(place + 30 + len(MANIFEST), place + 90, 3):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
+        try:
+            open_source(path).close()
+        except StoreError:
+            n_refused += 1
+    assert n_refused > 10  # the others are bytes of a header that mean nothing
+
+
+def test_jobs_of_the_launchpad_here_are_nobody_elses(tmp_path):
+    path, mine = tmp_path / "a.zip", {"run_ids": ["run-1"], "raw_dos": None}
+    with open_store(tmp_path / "s.sqlite") as store:
+        store.put_run(run())
+        states = dict(enumerate(("done", "magnetic", "queued", "running", "failed")))
+        store.upsert_validations(validation(i, state=s, **mine) for i, s in states.items())
+        write_archive(store, run(), path, {})
+        with open_store(tmp_path / "copy.sqlite") as copy:
+            copy_store(store, copy)
+            assert all(v.job_uuids for v in copy.validations())
+    with open_source(path) as source:
+        found = {v.state: v.job_uuids for v in source.find(Query(VALIDATIONS))}
+    finished = {"done": ["6f1c"], "magnetic": ["6f1c"]}
+    assert found == finished | {"queued": [], "running": [], "failed": []}
+
+
 def test_members_that_the_manifest_does_not_know_are_refused(archive, tmp_path):
     path = tmp_path / "x.zip"
     for name in ("../../evil", "/etc/passwd", "C:\\evil", "extra.txt", "a/../../b"):

@@ -10,7 +10,7 @@ import pytest
 
 from db.collections import CANDIDATES, COLLECTIONS, PREDICTIONS, Query
 from db.copy import checksum, copy_store
-from db.documents import Document
+from db.documents import Document, Run
 from db.errors import StoreError
 from db.open import open_store
 from db.store import BATCH, ScreeningStore
@@ -130,6 +130,59 @@ def test_a_copy_keeps_what_its_source_does_not_know_of_a_run(
     copy_store(other, store)
     assert everything(store) == held
     assert {copied.written for copied in copy_store(store, other)} == {0}
+
+
+def with_notes(*notes: Any, **changes: Any) -> Run:
+    parameters = run().parameters | {"validation_choices": list(notes)}
+    return run(**({"state": "done", "parameters": parameters} | changes))
+
+
+def note(engine: str, *names: str) -> dict[str, Any]:
+    return {"engine": engine, "recipe": "pbe", "ranked": {"best": list(names)}, "drawn": []}
+
+
+@pytest.mark.parametrize("state", ["done", "running"])
+def test_a_copy_brings_notes_on_choices_and_takes_none_away(
+    store: ScreeningStore, other: ScreeningStore, state: str
+) -> None:
+    """Also where the target's run stays, since that of the source is not done."""
+    store.put_run(with_notes(note("gpaw", "a", "b"), note("vasp", "c"), state=state))
+    other.put_run(with_notes(note("vasp", "c", "d"), note("own", "e")))
+    both = [note("vasp", "c", "d"), note("own", "e"), note("gpaw", "a", "b")]
+    for written in (1, 0):
+        assert copy_store(store, other)[0].written == written
+        assert other.run("run-1") == with_notes(*both)
+    more = note("gpaw", "a", "b", "f")  # chosen in the source since
+    store.put_run(with_notes(more, note("vasp", "c"), state=state))
+    for written in (1, 0):
+        assert copy_store(store, other)[0].written == written
+        assert other.run("run-1") == with_notes(*both[:2], more)
+
+
+@pytest.mark.parametrize("notes", [5, None, ["gpaw"], [{"engine": [1], "ranked": 3}]])
+def test_notes_that_are_none_stop_no_copy(
+    store: ScreeningStore, other: ScreeningStore, notes: Any
+) -> None:
+    store.put_run(run(parameters={"validation_choices": notes}))
+    other.put_run(with_notes(note("gpaw", "a"), state="running"))
+    copy_store(store, other)
+    assert note("gpaw", "a") in other.run("run-1").parameters["validation_choices"]
+    assert copy_store(store, other)[0].written == 0
+
+
+def test_a_calculation_on_the_targets_launchpad_stays_there(
+    store: ScreeningStore, other: ScreeningStore
+) -> None:
+    """An archive knows nothing of jobs; what has failed here is no more on a launchpad."""
+    open_here = {"state": "queued", "spectrum": None}
+    put(other, validation(1, **open_here))
+    put(other, validation(2, **(open_here | {"state": "failed"})))
+    for i in (1, 2):
+        put(store, validation(i, **open_here, job_uuids=[]))
+    for written in (1, 0):
+        assert {c.name: c for c in copy_store(store, other)}["validations"].written == written
+        jobs = {v.material_id: (v.state, v.job_uuids) for v in other.validations()}
+        assert jobs == {"mp-1": ("queued", ["6f1c"]), "mp-2": ("queued", [])}
 
 
 @pytest.mark.slow

@@ -11,7 +11,15 @@ from datetime import timedelta
 
 import pytest
 
-from db.collections import CANDIDATES, PREDICTIONS, RUNS, Condition, Query, conditions
+from db.collections import (
+    CANDIDATES,
+    PREDICTIONS,
+    RUNS,
+    VALIDATIONS,
+    Condition,
+    Query,
+    conditions,
+)
 from db.documents import CandidateDoc, FirstVerdict, PredictionDoc
 from db.errors import StoreError
 from db.open import open_store
@@ -326,6 +334,43 @@ def test_validations_are_chosen(store: ScreeningStore) -> None:
     assert ids(store.validations(material_ids=["mp-1"])) == ["mp-1"]
 
 
+def test_a_finished_calculation_is_left_alone(store: ScreeningStore) -> None:
+    done, magnetic = validation(1), validation(2, state="magnetic")
+    failed = validation(3, state="failed", error="x", run_ids=["run-0", "run-1"])
+    store.upsert_validations([done, magnetic, failed])
+    nothing = {"spectrum": None, "grid": None, "gap": None, "raw_dos": None, "run_ids": ["run-2"]}
+    queued = [validation(i, state="queued", **nothing) for i in range(1, 5)]
+    later = validation(1, is_positive=True, run_ids=["run-3"])
+    for documents in (queued, queued[:1], [later]):
+        assert store.upsert_validations(documents, keep_finished=True) == len(documents)
+    found = {v.material_id: v for v in store.validations()}
+    assert found == {
+        "mp-1": done.model_copy(update={"run_ids": ["run-1", "run-2", "run-3"]}),
+        "mp-2": magnetic.model_copy(update={"run_ids": ["run-1", "run-2"]}),
+        "mp-3": queued[2].model_copy(update={"run_ids": ["run-0", "run-1", "run-2"]}),
+        "mp-4": queued[3],
+    }
+    store.upsert_validations([validation(4)], keep_finished=True)
+    (finished,) = store.validations(material_ids=["mp-4"])
+    assert finished == validation(4, run_ids=["run-1", "run-2"])
+
+
+def test_what_is_finished_meanwhile_is_left_alone(store: ScreeningStore, monkeypatch) -> None:
+    """A worker stores its result between the look at what is stored and the write."""
+    queued = {"state": "queued", "spectrum": None, "grid": None, "gap": None}
+    store.upsert_validations([validation(**queued)])
+    lookup = store.lookup
+
+    def and_then(collection, keys):
+        found = list(lookup(collection, keys))
+        store.upsert_validations([validation()])
+        return iter(found)
+
+    monkeypatch.setattr(store, "lookup", and_then)
+    store.upsert_validations([validation(**queued, run_ids=["run-2"])], keep_finished=True)
+    assert list(store.validations()) == [validation(run_ids=["run-1", "run-2"])]
+
+
 def test_rounds_are_those_of_a_search_in_their_order(store: ScreeningStore) -> None:
     documents = [round_document(n, run_id) for run_id in ("run-1", "run-2") for n in (1, 2, 10)]
     for document in reversed(documents):
@@ -584,11 +629,47 @@ def test_counting_by_a_field(store: ScreeningStore) -> None:
         ((Condition("gap", "==", "x"),), "only be compared with None"),
         ((Condition("formula", "==", "a\0"),), "is not text"),
         ((Condition("formula", "==", "\ud800"),), "is not text"),
+        ((Condition("score", ">", "1"),), "'1' is not a number"),
+        ((Condition("score", "==", True),), "True is not a number"),
+        ((Condition("nsites", "in", [2, "2"]),), "'2' is not a number"),
+        ((Condition("is_positive", "==", 1),), "1 is not True or False"),
+        ((Condition("gap.is_gap", "!=", "yes"),), "'yes' is not True or False"),
+        ((Condition("formula", "==", 5),), "5 is not text"),
+        ((Condition("state", "in", ["pending", False]),), "False is not text"),
+        ((Condition("elements", "has", 11),), "11 is not text"),
+        ((Condition("elements", "lacks", None),), "None cannot be compared"),
     ],
 )
 def test_what_cannot_be_asked(asked: tuple[Condition, ...], message: str) -> None:
     with pytest.raises(StoreError, match=message.replace("$", r"\$")):
         Query(CANDIDATES, asked)
+
+
+def test_values_have_the_type_of_their_field(store: ScreeningStore) -> None:
+    store.upsert_candidates([candidate(1, gap=gap(), score=2.0, is_positive=True)])
+    store.put_run(run())
+    store.upsert_validations([validation()])
+    for collection, condition in (
+        (CANDIDATES, Condition("score", ">", 1)),
+        (CANDIDATES, Condition("score", "in", [1, 2.0])),
+        (CANDIDATES, Condition("nsites", "<", 2.5)),
+        (CANDIDATES, Condition("gap.kind", "==", "near-gap")),
+        (CANDIDATES, Condition("is_positive", "in", [True])),
+        (CANDIDATES, Condition("schema_version", "==", 1)),
+        (RUNS, Condition("created_at", "<=", START)),
+        (VALIDATIONS, Condition("spectrum", "lacks", -1)),
+    ):
+        assert store.count(Query(collection, (condition,))) == 1
+    for collection, condition, message in (
+        (RUNS, Condition("created_at", "<", "2027-01-01"), "is not a time"),
+        (RUNS, Condition("run_id", "==", START), "is not text"),
+        (RUNS, Condition("funnel", "has", "hull"), "'hull' is not what it holds"),
+        (VALIDATIONS, Condition("spectrum", "has", "1.0"), "is not a number"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            store.count(Query(collection, (condition,)))
+    with pytest.raises(StoreError, match=r"'score': '0\.5' is not a number"):
+        find_candidates(store, score=("0.5", None))
 
 
 def test_orders_and_limits_that_cannot_be(store: ScreeningStore) -> None:

@@ -49,17 +49,19 @@ class Faults:
     """What goes wrong, and what was asked.
 
     `plan` maps the number of a request for structures (from 1) to a fault: a status, ``"cut"``, or
-    a function of the answer; `always` is a fault of each, and `edit` changes each answer.
+    a function of the answer; `always` is a fault of each, and `edit` changes each answer. `info`
+    is the status with which it refuses to describe its fields.
     """
 
     plan: dict = field(default_factory=dict)
     always: object = None
     edit: object = None
+    info: int | None = None
     delay: float = 0.0
     requests: list = field(default_factory=list)
 
     def clear(self):
-        self.plan, self.always, self.edit, self.delay = {}, None, None, 0.0
+        self.plan, self.always, self.edit, self.info, self.delay = {}, None, None, None, 0.0
         self.requests.clear()
 
 
@@ -71,7 +73,10 @@ def with_faults(app, faults):
             await app(scope, receive, send)
             return
         if "/info/" in scope["path"]:
-            await app(scope, receive, send)
+            if faults.info is None:
+                await app(scope, receive, send)
+            else:
+                await _answer(send, faults.info, b"{}")
             return
         query = parse_qs(scope["query_string"].decode())
         faults.requests.append({name: values[0] for name, values in query.items()})

@@ -110,6 +110,10 @@ WRONG = {
         Atoms("Cu", cell=[3, 3, 20], pbc=[True, True, False]),
         "periodic in 2 of 3 directions",
     ),
+    "slab of pymatgen": (
+        Structure(Lattice.cubic(4, pbc=(True, True, False)), ["Cu"], [[0, 0, 0]]),
+        "periodic in 2 of 3 directions: only crystals are judged",
+    ),
     "no cell": (Atoms("Cu", pbc=True), "there is no cell"),
     "overlap": (
         Structure(Lattice.cubic(4), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0.01]]),

@@ -13,13 +13,14 @@ from monty.json import MontyEncoder
 from db.open import open_store
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
-from tests.workflows.analytic_dos import AnalyticDosMaker
+from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.screened_run import (
     candidate,
     crystal,
     plan_validation,
     put_run,
+    validation,
 )
 from workflows.launchpad import (
     GONE,
@@ -33,7 +34,7 @@ from workflows.launchpad import (
     workflow_states,
 )
 from workflows.screening import ScreeningFlowMaker
-from workflows.validation import ValidationFlowMaker
+from workflows.validation import ValidationFlowMaker, draft_of
 
 # the file
 
@@ -320,6 +321,47 @@ def test_a_launchpad_that_was_reset_is_submitted_to_again(site, pad, store):
 
 
 @pytest.mark.mongo
+@pytest.mark.parametrize("command", ["archive_wflows", "defuse_fws"])
+def test_a_workflow_that_was_put_aside_is_submitted_again(site, pad, store, command):
+    submitted(site, pad, store, 2)
+    first = pad.workflows.find_one({"metadata.material_id": "m-0"})["nodes"][0]
+    site.call("lpad", "-l", site.launchpad, command, "-i", first)
+    assert rerun_lost(pad, store, "run-1") == 0
+    errors = {v.material_id: (v.state, v.error) for v in store.validations(run_id="run-1")}
+    assert errors == {"m-0": ("failed", GONE), "m-1": ("queued", None)}
+    recipe = AnalyticDosMaker().recipe
+    (todo,) = plan_validation(store, store.run("run-1"), "gpaw", recipe).todo
+    assert todo.material_id == "m-0"
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    submit(pad, store, maker, [todo])
+    assert rerun_lost(pad, store, "run-1") == 0
+    assert states(store) == {"queued": 2}
+    site.work()
+    assert states(store) == {"done": 2}
+
+
+@pytest.mark.mongo
+def test_a_workflow_that_is_paused_keeps_its_place(site, pad, store):
+    submitted(site, pad, store, 1)
+    site.call("lpad", "-l", site.launchpad, "pause_wflows", "-i", 1)
+    assert rerun_lost(pad, store, "run-1") == 0
+    assert states(store) == {"queued": 1}
+
+
+@pytest.mark.mongo
+def test_a_workflow_that_ended_leaves_nothing_queued_and_results_as_they_are(site, pad, store):
+    submitted(site, pad, store, 2)
+    site.work()
+    done, other = store.validations(run_id="run-1")
+    store.upsert_validations([other.model_copy(update={"state": "queued"})])
+    assert rerun_lost(pad, store, "run-1") == 0
+    found = {v.material_id: v for v in store.validations(run_id="run-1")}
+    assert found[done.material_id] == done
+    lost = found[other.material_id]
+    assert (lost.state, lost.error) == ("failed", GONE)
+
+
+@pytest.mark.mongo
 def test_a_calculation_that_another_run_submitted_is_not_gone(site, pad, store):
     submitted(site, pad, store, 2)
     other = put_run(store, {"twin": crystal(1)}, ["twin"], run_id="run-2")
@@ -378,6 +420,45 @@ def test_submitting_keeps_what_other_runs_asked_for(site, pad, store):
     (found,) = store.validations()
     assert found.run_ids == ["run-1", "run-2"]
     assert found.state == "queued"
+
+
+def finish(store):
+    """Store results, as a fast worker does."""
+    done = candidate("run-1", "m", crystal(0))
+    store.upsert_validations([validation(done, True, recipe=RECIPE, run_ids=["run-0"])])
+
+
+@pytest.mark.mongo
+def test_a_result_that_comes_while_it_is_submitted_stays(site, pad, store, monkeypatch):
+    put_run(store, {"m": crystal(0)}, ["m"])
+
+    def before(*args):
+        draft = draft_of(*args)
+        finish(store)
+        return draft
+
+    monkeypatch.setattr("workflows.launchpad.draft_of", before)
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    submit(pad, store, maker, [candidate("run-1", "m", crystal(0))])
+    (found,) = store.validations()
+    assert (found.state, found.run_ids) == ("done", ["run-0", "run-1"])
+
+
+@pytest.mark.mongo
+def test_a_result_that_comes_while_failed_jobs_are_made_ready_stays(site, pad, store, monkeypatch):
+    submitted(site, pad, store, 1, structures={"m": crystal(0)}, failing="Al")
+    site.work()
+    validations = store.validations
+
+    def before(**asked):
+        found = list(validations(**asked))
+        finish(store)
+        return iter(found)
+
+    monkeypatch.setattr(store, "validations", before)
+    rerun_failed(pad, store, "run-1")
+    (found,) = validations()
+    assert (found.state, found.run_ids) == ("done", ["run-0", "run-1"])
 
 
 @pytest.mark.mongo

@@ -27,7 +27,9 @@ from tests.workflows.screening_examples import (
 from workflows.domains import Domains
 from workflows.hardware import worker_processes
 from workflows.local import validate_here
-from workflows.screening import ScreeningFlowMaker
+from workflows.reading import open_source_of_run
+from workflows.screening import ScreeningFlowMaker, prepare, read_shard
+from workflows.shards import OPEN_READERS
 from workflows.validation import ValidationFlowMaker
 
 PASSWORD = "correct-horse"
@@ -83,6 +85,22 @@ def test_a_failed_run_says_why(maker):
     Path(maker.source).unlink()
     with pytest.raises(ScreeningError, match=r"structures\.parquet"):
         run(maker, "gone")
+
+
+@pytest.mark.parametrize("begin", [prepare, read_shard])
+def test_a_run_that_has_begun_does_not_ask_its_database_again(maker, monkeypatch, begin):
+    asked = []
+
+    def opened(source, filters, options):
+        asked.append(options.get("refresh", False))
+        return open_source_of_run(source, filters, {})
+
+    monkeypatch.setattr("workflows.screening.open_source_of_run", opened)
+    hardware = {"device": "cpu", "workers": 1}
+    for _ in range(2):
+        begin.original("r", maker.db, {"refresh": True}, maker.parameters(), hardware)
+        OPEN_READERS.clear()
+    assert asked == [True, False]
 
 
 def test_known_edos_are_not_screened_again(maker, tmp_path):

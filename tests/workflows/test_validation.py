@@ -1,6 +1,7 @@
 """Validation with a DOS that is a formula instead of DFT output (see `analytic_dos`)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from workflows.dos.gpaw.maker import GpawDosMaker
 from workflows.hardware import UnfitError
 from workflows.local import validate_here
 from workflows.metrics import run_metrics
-from workflows.plan import choose_validation, plan_cost, record_plan
+from workflows.plan import Choice, choose_validation, plan_cost, record_plan
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
@@ -171,6 +172,22 @@ def test_what_a_launchpad_has_is_not_submitted_again(store, run):
     assert "p-0" not in ids(plan(store, run))
     store.upsert_validations([validation(document, None, **queued)])
     assert "p-0" in ids(plan(store, run))  # nothing was submitted
+
+
+def test_a_result_that_comes_while_a_plan_is_read_stays(store, run):
+    document = candidate("run-1", "p-0", crystal(0))
+    queued = {"recipe": RECIPE, "state": "queued", "error": None, "run_ids": ["run-0"]}
+    store.upsert_validations([validation(document, None, **queued, job_uuids=["uuid"])])
+    chosen = choose_validation(store, run, AnalyticDosMaker())
+    assert [(v.material_id, v.state) for v in chosen.shared] == [("p-0", "queued")]
+    store.upsert_validations(
+        [validation(document, True, recipe=RECIPE, run_ids=["run-0", "run-3"])]
+    )
+    (done,) = store.validations()
+    record_plan(store, chosen)
+    (stored,) = store.validations()
+    assert stored == done.model_copy(update={"run_ids": ["run-0", "run-1", "run-3"]})
+    assert stored.spectrum
 
 
 def test_two_materials_with_one_structure_are_calculated_once(store, tmp_path, db):
@@ -433,6 +450,44 @@ def test_whatever_fails_is_recorded_and_not_raised(store, run, db, maker, reason
     assert (found.state, found.error) == ("failed", reason)
 
 
+LAST_LINE = "out of memory " + 600 * "!"
+
+
+@pytest.fixture
+def crashing_gpaw(monkeypatch):
+    """GPAW that leaves a log and dies."""
+
+    def run_limited(command, limit, log, environment):
+        log.write_text(f"iter 1\n{LAST_LINE}\n")
+        return -9
+
+    monkeypatch.setattr("workflows.dos.gpaw.calculation.missing", list)
+    monkeypatch.setattr("workflows.dos.gpaw.calculation.run_limited", run_limited)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_log_of_a_failure_is_kept_where_the_reason_says(
+    store, run, db, crashing_gpaw, monkeypatch, tmp_path, is_full
+):
+    monkeypatch.chdir(tmp_path)
+    if is_full:
+        monkeypatch.setattr("shutil.copyfile", no_space)
+    maker = ValidationFlowMaker(db=db, dos_maker=GpawDosMaker())
+    validate_here(maker, first(store, run))
+    (found,) = store.validations(run_id="run-1")
+    reason, _, log = found.error.partition(" (log: ")
+    assert reason.startswith("GPAW ended with status -9: out of memory !!!")
+    if is_full:
+        assert not log
+    else:
+        assert Path(log.removesuffix(")")).read_text() == f"iter 1\n{LAST_LINE}\n"
+        assert Path(log).parent == tmp_path / "failed-calculations"
+
+
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
 def test_an_interrupt_is_not_a_failure(store, run, db):
     maker = ValidationFlowMaker(db=db, dos_maker=Broken(error=KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -669,6 +724,19 @@ def test_how_positives_were_chosen_is_a_matter_of_run_engine_and_recipe(store, r
         ("gpaw", {}, 2),
         ("vasp", {"best": sorted(POSITIVES[:3])}, 0),
     ]
+
+
+def test_plans_of_two_engines_at_once_are_both_noted(store, run):
+    makers = {2: AnalyticDosMaker(), 3: GpawDosMaker()}
+    plans = [choose_validation(store, run, maker, limit=n) for n, maker in makers.items()]
+    changed = store.run("run-1").model_copy(update={"error": "what another process wrote"})
+    store.put_run(changed)
+    for chosen in plans:
+        record_plan(store, chosen)
+    for n, maker in makers.items():
+        choice = Choice.of(store.run("run-1"), maker.engine, maker.recipe)
+        assert choice.ranked == {"best": frozenset(POSITIVES[:n])}
+    assert store.run("run-1").error == changed.error
 
 
 # strategies

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
 import signal
+import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from fireworks import Firework, FWorker, PyTask
 from fireworks.core.rocket_launcher import rapidfire
+from jobflow import Flow, job
 
 from db.collections import CANDIDATES, Query, conditions
 from db.errors import StoreError
@@ -27,6 +31,7 @@ from workflows.launchpad import (
     rerun_failed,
     rerun_lost,
     screening_jobs,
+    submit_flow,
     submit_screening,
 )
 from workflows.local import run_flow
@@ -331,6 +336,73 @@ def test_a_job_of_a_dead_worker_is_done_by_one_that_lives(site, pad, maker, monk
             work(pad, ["screening"], lost_after=0, tell=interrupted(monkeypatch))
         found = pad.fireworks.find_one({"name": "read_shard"})
         assert found["state"] == ("READY" if name.startswith("screen") else "RUNNING")
+
+
+@job
+def nothing():
+    """A job that does nothing."""
+
+
+def submit_nothing(pad, n):
+    """So many jobs of a screening that do nothing."""
+    flow = Flow([nothing() for _ in range(n)])
+    submit_flow(pad, flow, category="reading", metadata={"screening": "run-1"})
+
+
+@pytest.mark.mongo
+def test_a_worker_that_starts_again_in_its_container_does_the_job_of_before(
+    pad, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.worker.SIGN_OF_LIFE", 0.05)
+    submit_nothing(pad, 1)
+    same_host_and_pid = f"screen worker {platform.node()}-{os.getpid()}"
+    pad.checkout_fw(FWorker(same_host_and_pid, "reading"), str(tmp_path))
+    end = time.monotonic() + 10
+
+    def sleep(_):
+        assert time.monotonic() < end, "the job of before is kept alive"
+        time.sleep(0.1)
+
+    monkeypatch.setattr("workflows.worker.sleep", sleep)
+    assert work(pad, ["reading"], lost_after=0.5) == 1
+    assert pad.fireworks.find_one({"name": "nothing"})["state"] == "COMPLETED"
+
+
+@pytest.mark.mongo
+def test_a_worker_that_was_beaten_to_a_job_counts_none_and_goes_on(pad, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    submit_nothing(pad, 2)
+    is_beaten = iter([False, True, False])
+
+    def beaten_once(*arguments, **options):
+        if not next(is_beaten):
+            rapidfire(*arguments, **options)
+
+    monkeypatch.setattr("workflows.worker.rapidfire", beaten_once)
+    lines = []
+    assert work(pad, ["reading"], lines.append) == 2
+    assert lines[1] == "another worker was faster"
+    assert len(set(lines)) == len(lines) == 3
+
+
+@pytest.mark.mongo
+def test_a_worker_that_was_beaten_does_not_wait_a_minute(pad, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    submit_nothing(pad, 1)
+    waits = []
+
+    def taken(*_, **__):
+        pad.fireworks.update_many({}, {"$set": {"state": "COMPLETED"}})
+        return False
+
+    monkeypatch.setattr("fireworks.core.rocket_launcher.launch_rocket", taken)
+    clock = SimpleNamespace(sleep=waits.append)
+    monkeypatch.setattr("fireworks.core.rocket_launcher.time", clock)
+    lines = []
+    assert work(pad, ["reading"], lines.append) == 0
+    assert lines == ["another worker was faster"]
+    assert max(waits) <= 1
 
 
 @pytest.mark.mongo

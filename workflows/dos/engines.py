@@ -25,7 +25,7 @@ def engine_class(engine: str) -> type[DosMaker]:
     Raises
     ------
     ScreeningError
-        If there is no such engine.
+        If there is no such engine, or settings that it is imported with are wrong.
     """
     if engine not in ENGINES:
         raise ScreeningError(f"unknown engine {engine!r}; use {' or '.join(ENGINES)}")

@@ -49,6 +49,14 @@ _LATTICE = (
     *(f"_cell_length_{axis}" for axis in "abc"),
     *(f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")),
 )
+_MOMENTS = tuple(
+    f"_atom_site_moment_{name}"
+    for name in (
+        *(f"{system}_{axis}" for system in ("crystalaxis", "cartn") for axis in "xyz"),
+        "spherical_modulus",
+        "magnitude",
+    )
+)
 _P1 = SpaceGroupSetting("P 1", np.eye(3, dtype=int)[None], np.zeros((1, 3)))
 
 
@@ -95,8 +103,8 @@ def _structure(tags: Tags) -> CifStructure:
         crystal, remarks = _crystal(tags)
     except (CifError, ModelError) as error:
         return CifStructure(tags.name, reason=str(error))
-    moments = [tags.column(f"_atom_site_moment_crystalaxis_{axis}") for axis in "xyz"]
-    magnetic = any(value and cif_number(value, "moment") for column in moments for value in column)
+    moments = (value for tag in _MOMENTS for value in tags.column(tag))
+    magnetic = any(value and cif_number(value, "moment") for value in moments)
     return CifStructure(tags.name, crystal, "", tuple(remarks), True if magnetic else None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from db.store import mask_uri
 from models.writing import replacing, write_whole
 from screening.errors import ScreeningError
 from screening.funnel import Funnel
@@ -125,7 +126,7 @@ class TableCache:
     def __init__(
         self, folder: Path, criteria: dict[str, Any], layout: Layout, endpoint: str | None = None
     ) -> None:
-        asked = {"endpoint": endpoint, **criteria}
+        asked = {"endpoint": endpoint and mask_uri(endpoint), **criteria}
         self.query = json.dumps(asked, sort_keys=True)
         self.layout = layout
         stem = f"{layout.name}-{digest(self.query, str(layout.version))}"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from db.store import mask_uri
 from screening.errors import ScreeningError
-from screening.secrets import keep_secret
+from screening.secrets import keep_secret, keep_uri_secret, without_secrets
 from screening.sources.materials_project.documents import usual_id
 from screening.sources.retries import patiently
 
@@ -28,13 +29,19 @@ TIMEOUT = 120  # s without a byte
 T = TypeVar("T")
 
 
+class NoKeyError(ScreeningError):
+    """There is no key of the Materials Project."""
+
+
 def find_api_key(key_file: Path | None = None) -> str:
     """The user's key: from `MP_API_KEY`, then pymatgen's settings, then a file.
 
     Raises
     ------
+    NoKeyError
+        If there is none.
     ScreeningError
-        If there is none, or what there is cannot be a key.
+        If what there is cannot be a key.
     """
     key, where = os.environ.get("MP_API_KEY", ""), "MP_API_KEY"
     if not key:
@@ -49,7 +56,7 @@ def find_api_key(key_file: Path | None = None) -> str:
             raise ScreeningError(f"cannot read the key file {key_file}: {reason}") from None
     key = key.strip()
     if not key:
-        raise ScreeningError(
+        raise NoKeyError(
             f"no Materials Project key: get one at {KEY_PAGE} and set MP_API_KEY; "
             "--source prototypes needs none"
         )
@@ -64,7 +71,9 @@ def find_api_key(key_file: Path | None = None) -> str:
 
 def chosen_endpoint(endpoint: str | None) -> str | None:
     """Address of the server: the one given, that of `MP_API_ENDPOINT`, or None for the usual."""
-    return endpoint or os.environ.get("MP_API_ENDPOINT") or None
+    chosen = endpoint or os.environ.get("MP_API_ENDPOINT") or None
+    keep_uri_secret(chosen or "")
+    return chosen
 
 
 class MaterialsProjectClient:
@@ -198,7 +207,7 @@ class MaterialsProjectClient:
         return SummaryRester(**options), MaterialsRester(**options)
 
     def _in_words(self, error: Exception) -> str:
-        text = " ".join(str(error).split()).replace(self._key, "***")
+        text = without_secrets(" ".join(str(error).split()).replace(self._key, "***"))
         status = _status(error)
         lower = text.lower()
         if status in (401, 403) and "expired" in lower:
@@ -217,7 +226,7 @@ class MaterialsProjectClient:
         if status and status >= 500:
             return f"the Materials Project's server has a problem ({status}): try again later"
         if any(word in lower for word in ("max retries exceeded", "timed out", "resolve")):
-            host = self._endpoint or "api.materialsproject.org"
+            host = mask_uri(self._endpoint or "api.materialsproject.org")
             return f"cannot reach the Materials Project ({host}): is there a network?"
         return f"the Materials Project's answer is broken ({_shorten(text)}): try again later"
 

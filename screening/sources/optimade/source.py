@@ -278,14 +278,24 @@ def _first_page(
 
 
 def _provider_fields(server: OptimadeServer) -> dict[str, dict[str, Any]]:
-    """What the server says of those of its fields that we know."""
+    """What the server says of those of its fields that we know.
+
+    Raises
+    ------
+    ScreeningError
+        If it cannot say so now: what it has would count as unknown, and be kept like that.
+    """
     try:
         properties = server.get("info/structures", attempts=ATTEMPTS_TO_CONNECT)["data"][
             "properties"
         ]
         described = {name: properties[name] for name in _ALL_FIELDS if name in properties}
         return {name: dict(about or {}) for name, about in sorted(described.items())}
-    except (ScreeningError, KeyError, TypeError, ValueError):
+    except RefusalError:
+        return {}
+    except ScreeningError:  # which is a ValueError
+        raise
+    except (KeyError, TypeError, ValueError):
         return {}
 
 

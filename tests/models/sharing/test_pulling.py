@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from models.errors import ModelError
 from models.predictor import SpectrumPredictor
 from models.sharing import manifest
 from models.sharing.manifest import MANIFEST, Manifest
-from models.sharing.pulling import PulledFrom, pull
+from models.sharing.pulling import PulledFrom, pull, put_in_place
 from models.sharing.pushing import push
 from models.training.card import ModelCard
 from models.zoo import find_predictor, model_id, predictor_folder
@@ -355,6 +356,29 @@ def test_another_of_the_same_name_stays_unless_it_shall_go(
     with pytest.raises(ModelError):
         pull(other, NAME, replace=True)
     assert SpectrumPredictor.load(NAME, "cpu").predict([rocksalt()]).values.shape == (1, 128)
+
+
+@pytest.mark.parametrize("stop", [OSError(errno.EDQUOT, "Quota exceeded"), KeyboardInterrupt()])
+def test_the_one_that_shall_go_is_kept_if_the_other_cannot_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    old, new, room = (tmp_path / name for name in (NAME, "new", "room"))
+    for folder in (old, new, room):
+        folder.mkdir()
+    (old / "card.json").write_text("old")
+    rename = Path.rename
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path == new:
+            raise stop
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    error = ModelError if isinstance(stop, OSError) else KeyboardInterrupt
+    with pytest.raises(error):
+        put_in_place(new, old, room)
+    assert (old / "card.json").read_text() == "old"
+    assert files_in(room) == []
 
 
 @pytest.mark.parametrize(

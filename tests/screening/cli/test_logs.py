@@ -94,14 +94,16 @@ def test_verbose_and_debug(screen, table, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypatch):
+@pytest.mark.parametrize("password", [PASSWORD, "hu'sh", 'hu"sh', "hu sh"])
+def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypatch, password):
+    monkeypatch.setattr("screening.secrets._known", set())
     monkeypatch.setenv("MP_API_KEY", KEY)
     monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
     monkeypatch.setattr("db.mongodb.OPEN_PATIENCE", 0.1)
     monkeypatch.setattr("screening.sources.materials_project.client.ATTEMPTS_TO_CONNECT", 1)
-    uri = f"mongodb://ann:{PASSWORD}@127.0.0.1:9/s?tls=true&tlsCertificateKeyFilePassword={TOKEN}"
+    uri = f"mongodb://ann:{password}@127.0.0.1:9/s?tls=true&tlsCertificateKeyFilePassword={TOKEN}"
     (tmp_path / "launchpad.yaml").write_text(
-        f"host: 127.0.0.1\nport: 9\nusername: ann\npassword: {PASSWORD}\n"
+        f"host: 127.0.0.1\nport: 9\nusername: ann\npassword: {password}\n"
         "mongoclient_kwargs: {serverSelectionTimeoutMS: 100}\n"
     )
     said = ""
@@ -109,6 +111,7 @@ def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypa
         ("run", "--source", "mp", "--db", "s.sqlite"),
         ("run", "--source", "prototypes", "--db", uri),
         ("runs", "--db", uri),
+        ("db", "copy", uri, "s.sqlite"),
         ("run", "--source", "prototypes", "--db", "s.sqlite", "--where", "launchpad"),
     ):
         outcome = screen(*arguments, "--log", "all.log", "--verbose")
@@ -118,7 +121,7 @@ def test_secrets_reach_neither_the_log_nor_the_screen(screen, tmp_path, monkeypa
     text = said + "".join(log.read_text() for log in logs)
     assert "Traceback" in text
     assert "127.0.0.1:9/s" in text
-    for secret in (PASSWORD, KEY, TOKEN, "ann:"):
+    for secret in (password, KEY, TOKEN, "ann:"):
         assert secret not in text
 
 

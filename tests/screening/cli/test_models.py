@@ -93,6 +93,23 @@ def test_ones_own_models_are_found_beside_the_database_and_here(screen, tmp_path
     assert screen("models", "my-model").out.startswith(f"my-model-{WEIGHTS} (trained; ")
 
 
+def test_a_folder_of_somebody_else_hides_no_model(screen, tmp_path, monkeypatch):
+    (tmp_path / "private").mkdir()
+    is_file = Path.is_file
+
+    def refused(path):
+        if path.parent.name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    shutil.copytree(SMALL, tmp_path / "my-model")
+    models = listed(screen)
+    assert "my-model" in models
+    assert "private" not in models
+    assert screen("models", "my-model").code == 0
+
+
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [

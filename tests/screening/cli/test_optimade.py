@@ -16,6 +16,7 @@ pytestmark = [  # of the server's own code
     pytest.mark.filterwarnings("ignore:Accessing the 'model_fields'"),
 ]
 
+PAGE = 20  # structures, the server's own choice when it refuses ours
 CITED = "Data from Example & <b>sons</b> (https://example.org/) by OPTIMADE, licence CC-BY-4.0"
 
 
@@ -72,6 +73,23 @@ def test_filter_of_ones_own_decides_the_run(optimade, server):
     summary = json.loads(outcome.out)
     assert summary["counts"]["screened"] == 1
     assert summary["parameters"]["optimade_filter"] == 'elements HAS "Al"'
+
+
+@pytest.mark.slow
+def test_a_refreshed_run_goes_on_with_the_answer_it_began_with(screen, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    known = [entry(k, ("Al",), 2.6 + k / 100, stability=0.0, band_gap=0.0) for k in range(3 * PAGE)]
+    fields = [("stability", "eV/atom"), ("band_gap", "eV")]
+    with optimade_server.optimade(known, "oqmd", fields) as (address, faults):
+        command = ("run", "--source", f"optimade:{address}", "--refresh", "--json", "--rescore", 0)
+        faults.plan = {6: 404}  # three page sizes are refused, then two pages come
+        assert "does not answer this (404)" in screen(*command).err
+        assert len(faults.requests) == 6
+        faults.clear()
+        outcome = screen(*command, "--resume")
+        assert outcome.code == 0, outcome.err
+        assert [int(request["page_offset"]) for request in faults.requests] == [2 * PAGE]
+    assert json.loads(outcome.out)["counts"]["screened"] == len(known)
 
 
 @pytest.mark.parametrize(

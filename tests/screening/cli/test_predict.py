@@ -13,6 +13,7 @@ from pymatgen.core import Structure
 from models.zoo import DEFAULT_EDOS
 from screening import GapCriteria, find_gaps, predict
 from screening.candidate import Candidate
+from screening.errors import ScreeningError
 from screening.second_predictor import RESCORE_WITH
 from screening.sources import files
 from screening.sources.cif import candidates as cif
@@ -66,6 +67,39 @@ def test_a_preference_and_an_option_decide_whether_it_is_judged_again(screen, ha
     outcome = screen("predict", "hafnium.cif", "--checkpoint", RESCORE_WITH.name, "--rescore", 1)
     assert outcome.code == 1
     assert "cannot judge again what tight-binding-edos predicts" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("plot", "message"),
+    [
+        ("dos.docx", "dos.docx: cannot write this type; use one of "),
+        ("no/such/dos.png", "--plot no/such/dos.png: there is no folder no/such; make it first"),
+        ("folder.png", "--plot folder.png: this is a folder; name a file in it"),
+    ],
+)
+def test_a_plot_that_cannot_be_written_is_refused_at_once(
+    screen, hafnium, monkeypatch, plot, message
+):
+    hafnium.to(filename="hafnium.cif")
+    Path("folder.png").mkdir()
+    monkeypatch.setattr("screening.prediction.predict", lambda *_, **__: pytest.fail("too late"))
+    outcome = screen("predict", "hafnium.cif", "--plot", plot)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_verdicts_are_printed_before_a_plot_fails(screen, hafnium, monkeypatch):
+    def full(*_):
+        raise ScreeningError("dos.png: No space left on device")
+
+    hafnium.to(filename="hafnium.cif")
+    monkeypatch.setattr("screening.report.plots.save_figure", full)
+    outcome = screen("predict", "hafnium.cif", "--plot", "dos.png", "--rescore", 0)
+    assert outcome.code == 1
+    assert "No space left" in outcome.err
+    assert "HfC" in outcome.out
 
 
 FAILED = ["broken", "nowhere", "notes.txt", "table"]

@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -88,6 +89,14 @@ def test_a_second_predictor_judges_the_best_again(screen, table, tmp_path):
 def test_the_help_says_how_many_are_judged_again(screen):
     words = " ".join(screen("run", "--help").out.replace("│", " ").split())
     assert f"Default: {RESCORED}" in words
+
+
+def test_a_key_that_is_none_is_no_reason_for_another_source(screen, tmp_path, monkeypatch):
+    monkeypatch.setenv("MP_API_KEY", "x" * 16)
+    outcome = screen("run", "--limit", 2)
+    assert outcome.code == 1
+    assert "legacy" in outcome.err
+    assert not (tmp_path / "screening.sqlite").exists()
 
 
 def test_run_quiet_prints_the_table_only(screen, table):
@@ -327,6 +336,46 @@ def test_doctor_says_what_is_missing(screen):
     assert screen("doctor", "--checkpoint", "nowhere").code == 1
     named = json.loads(screen("doctor", "--checkpoint", "mat2spec-edos", "--json").out)
     assert "architecture mat2spec," in {line["what"]: line for line in named}["checkpoint"]["found"]
+
+
+def found_of_vasp(out):
+    (found,) = [line for line in json.loads(out) if line["what"] == "VASP"]
+    assert not found["usable"]
+    return found["found"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "problem"), [("", "empty"), ("mpirun 'vasp_std", "quotation")])
+def test_doctor_says_what_is_wrong_with_the_command_of_vasp(screen, monkeypatch, command, problem):
+    monkeypatch.setattr("atomate2.SETTINGS.VASP_CMD", command)
+    outcome = screen("doctor", "--json")
+    assert outcome.code == 0
+    assert problem in found_of_vasp(outcome.out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("VASP_CMD:\n", "(VASP_CMD: Input should be a valid string)"),
+        ("VASP_CMD: [vasp_std\n", "while parsing a flow sequence"),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_the_file_of_atomate(tmp_path, content, reason):
+    file = tmp_path / "atomate2.yaml"
+    file.write_text(content)
+    doctor = subprocess.run(
+        [Path(sys.executable).with_name("screen"), "doctor", "--json"],
+        env={**os.environ, "ATOMATE2_CONFIG_FILE": str(file)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = found_of_vasp(doctor.stdout)
+    assert found.startswith(f"atomate2 refuses {file} or an ATOMATE2_ variable")
+    assert reason in found
+    assert "\n" not in found
 
 
 def test_train_bad_config(screen, tmp_path):

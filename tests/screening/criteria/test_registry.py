@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,29 @@ def test_a_criterion_of_another_package_is_found_by_its_entry_point(plugin):
     assert find_criterion("crowded").least == 50.0
     with pytest.raises(ScreeningError, match="crowded is another than when the run began"):
         criterion_of(kept)
+
+
+@dataclass(frozen=True)
+class Windowed(Plugin):
+    """With a field that a store gives back as a list."""
+
+    window: Any = (-0.5, 0.5)
+
+
+def test_what_a_store_gives_back_is_the_same_criterion(plugin):
+    plugin.loaded = Windowed
+    criterion = find_criterion("crowded")
+    kept = json.loads(json.dumps(parameters_of(criterion)))
+    assert kept == parameters_of(criterion)
+    assert criterion_of(kept) == criterion
+    assert criterion_of(parameters_of(criterion)) == criterion
+
+
+@pytest.mark.parametrize("window", [(0.0, float("inf")), {1, 2}, object()])
+def test_a_criterion_that_no_run_can_keep_is_named(plugin, window):
+    with pytest.raises(ScreeningError, match="criterion crowded: no run can keep it: ") as error:
+        parameters_of(Windowed(window=window))
+    assert "\n" not in str(error.value)
 
 
 def test_an_installed_package_is_enough(tmp_path, monkeypatch):

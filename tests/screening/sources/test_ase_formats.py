@@ -190,6 +190,17 @@ def test_properties_beside_the_atoms(tmp_path):
     assert [item.material_id for item in open_source(tmp_path / "b.xyz")] == ["mp-1"]
 
 
+@pytest.mark.parametrize("key", ["id", "material_id"])
+def test_ids_that_are_numbers(tmp_path, key):
+    salt = SALT.copy()
+    salt.info = {key: "12345"}
+    write(tmp_path / "a.xyz", [salt, salt])
+    first, second = open_source(tmp_path / "a.xyz")
+    assert first.material_id == "12345"
+    assert isinstance(second, Unreadable)
+    assert second.material_id == "12345#2"
+
+
 def test_rows_of_a_database(tmp_path):
     from ase.db import connect
 

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,6 +229,20 @@ def test_json_database_of_ase(tmp_path):
     write(path, bulk("Al"))
     (aluminium,) = open_source(path)
     np.testing.assert_allclose(aluminium.structure.lattice, bulk("Al").cell.array)
+
+
+def test_rows_of_both_databases_of_ase_are_alike(tmp_path):
+    from ase.db import connect
+
+    pairs = {"material_id": "mp-30", "energy_above_hull": 0.2, "band_gap": 1.5, "is_magnetic": True}
+    found = []
+    for name in ("a.json", "a.db"):
+        connect(tmp_path / name).write(bulk("Cu"), **pairs)
+        found += open_source(tmp_path / name)
+    one, other = found
+    assert same(one.structure, other.structure)
+    assert replace(one, origin=None) == replace(other, origin=None, structure=one.structure)
+    assert {name: getattr(one, name) for name in pairs} == pairs
 
 
 def test_documents_as_monty_writes_them(tmp_path):

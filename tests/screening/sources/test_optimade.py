@@ -342,6 +342,15 @@ def test_server_that_cannot_filter_by_its_own_fields(opened, server, status):
     assert [c.material_id for c in answer if filters.judge(c).passed] == expected
 
 
+def test_fields_that_are_not_described_now_are_not_taken_for_unknown(opened, server, tmp_path):
+    server[1].info = 503
+    with pytest.raises(ScreeningError, match=r"^127\.0\.0\.1: .*\(503\): try again later$"):
+        opened()
+    assert not list(tmp_path.rglob("facts.json"))
+    server[1].info = 404  # it has no such fields
+    assert "the server gives no energy above hull" in opened().notes
+
+
 def test_refusal_is_told_in_the_servers_words(opened, server):
     server[1].always = 401
     with pytest.raises(ScreeningError, match=r"does not answer this \(401\): no <b>luck</b>"):

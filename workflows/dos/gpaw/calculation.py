@@ -15,6 +15,7 @@ from typing import Any
 from ase.data import atomic_numbers
 from pymatgen.core import Structure
 
+from screening.errors import one_line
 from workflows.dos.base import check_structure
 from workflows.dos.document import DosDocument
 from workflows.dos.errors import DosError
@@ -148,7 +149,8 @@ def run_gpaw(
             environment=one_thread_environment(_with_project_on_path(os.environ)),
         )
         if status != 0 or not result_file.exists():
-            raise DosError(f"GPAW ended with status {status}: {_last_line(log)} (log: {log})")
+            last = one_line(_last_line(log))  # short, so that the log is named in what is stored
+            raise DosError(f"GPAW ended with status {status}: {last} (log: {log})")
         result: dict[str, Any] = json.loads(result_file.read_text())
     if "error" in result:
         raise DosError(f"{structure.composition.reduced_formula}: {result['error']} (log: {log})")

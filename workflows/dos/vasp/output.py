@@ -74,7 +74,10 @@ def read_dos(
     if not np.isfinite(integrated).all():
         raise DosError(f"DOS of {dos_dir} holds numbers that VASP could not print (****)")
     _check_range(points, bands, vbm, cbm, dos_dir)
-    held = float(np.interp(min(max(efermi, vbm), cbm), points, integrated))
+    if edges is None:
+        held = float(np.interp(efermi, points, integrated))
+    else:
+        held = _below_gap(points, integrated, edges, n_electrons)
     if abs(held - n_electrons) > ELECTRON_TOLERANCE * n_electrons:
         raise DosError(
             f"DOS of {dos_dir} holds {held:.2f} electrons below the Fermi level, NELECT is "
@@ -217,6 +220,20 @@ def _integrated_dos(vasprun: Vasprun) -> tuple[FloatArray, FloatArray]:
     printed = vasprun.idos.energies
     energies = np.linspace(printed[0], printed[-1], len(printed))
     return energies, np.sum(list(vasprun.idos.densities.values()), axis=0)
+
+
+def _below_gap(
+    points: FloatArray, integrated: FloatArray, edges: tuple[float, float], n_electrons: float
+) -> float:
+    """Electrons below the gap.
+
+    A step in which a narrow band ends holds all of it only at its upper end. Of what the DOS holds
+    at the first point above the VBM, at the last one below the CBM, and between, the nearest to
+    NELECT counts; where the gap is narrower than a step these are the ends of the step.
+    """
+    vbm, cbm = edges
+    ends = [np.searchsorted(points[:-1], vbm), np.searchsorted(points[1:], cbm, side="right")]
+    return float(np.clip(n_electrons, *sorted(integrated[ends])))
 
 
 def _averages(energies: FloatArray, integrated: FloatArray) -> tuple[FloatArray, FloatArray]:

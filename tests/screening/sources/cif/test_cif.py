@@ -551,12 +551,16 @@ def test_multiplicities(multiplicity: str) -> None:
     assert "has the multiplicity" in only(bad).reason
 
 
-def test_magnetic_cif() -> None:
+@pytest.mark.parametrize(
+    "moment",
+    ["crystalaxis_x", "crystalaxis_z", "Cartn_x", "Cartn_z", "spherical_modulus", "magnitude"],
+)
+def test_magnetic_cif(moment: str) -> None:
     text = p1("Mn1 Mn 0 0 0").replace(
         IDENTITY,
         "loop_\n_space_group_symop_magn_operation.xyz\nx,y,z,+1\n-x,-y,-z,+1\n"
         "loop_\n_space_group_symop_magn_centering.xyz\nx,y,z,+1\nx+1/2,y+1/2,z+1/2,-1\n"
-        "loop_\n_atom_site_moment_label\n_atom_site_moment.crystalaxis_x\nMn1 3.9\n",
+        f"loop_\n_atom_site_moment_label\n_atom_site_moment.{moment}\nMn1 3.9\n",
     )
     found = only(text)
     assert found.is_magnetic is True

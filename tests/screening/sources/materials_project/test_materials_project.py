@@ -15,9 +15,10 @@ from screening.filters import ScreeningFilters
 from screening.funnel import Funnel
 from screening.sources import open_source
 from screening.sources.materials_project import source as materials_project
+from screening.sources.materials_project.cache import TableCache
 from screening.sources.materials_project.client import find_api_key
 from screening.sources.materials_project.documents import usual_id
-from screening.sources.materials_project.source import ServerQuery, row_of
+from screening.sources.materials_project.source import CANDIDATES, ServerQuery, row_of
 
 KEY = "k" * 31 + "1"
 FILTERS = ScreeningFilters(unknown="drop")
@@ -83,6 +84,18 @@ def test_no_network(key, tmp_path):
             open_source("mp", endpoint=endpoint, cache_dir=tmp_path, sleep=naps.append)
     assert naps == [2, 4]
     assert KEY not in str(e.value)
+
+
+def test_password_of_a_mirror_is_shown_nowhere(key, tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{silent.getsockname()[1]}/"
+        endpoint = f"http://ann:hu'sh@{place}"
+        with pytest.raises(ScreeningError, match=f"cannot reach .*http://{place}") as e:
+            open_source("mp", endpoint=endpoint, cache_dir=tmp_path, sleep=lambda s: None)
+    assert "sh@" not in str(e.value)
+    query = json.loads(TableCache(tmp_path, {}, CANDIDATES, endpoint).query)
+    assert query == {"endpoint": f"http://{place}"}
 
 
 @pytest.mark.parametrize(

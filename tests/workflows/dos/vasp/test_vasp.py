@@ -260,6 +260,23 @@ def test_missing_things_are_one_line_each(monkeypatch, tmp_path):
     assert vasp.missing() == []
 
 
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("", "VASP command is empty (VASP_CMD is '')"),
+        (" ", "VASP command is empty (VASP_CMD is ' ')"),
+        ("mpirun 'vasp_std", "VASP command cannot be read: No closing quotation (VASP_CMD is "),
+    ],
+)
+def test_a_command_that_cannot_be_is_one_line(monkeypatch, command, problem):
+    monkeypatch.setattr(vasp.SETTINGS, "VASP_CMD", command)
+    found, _ = vasp.missing()
+    assert found.startswith(problem)
+    assert found.endswith(
+        "set VASP_CMD in ~/.atomate2.yaml or ATOMATE2_VASP_CMD in the environment"
+    )
+
+
 def insulator(top=12.0):
     """Two k-points, 4 filled bands below 5.2 eV, 4 empty ones from 5.8 eV to `top`."""
     filled = [[-6.0, 1.0, 4.0, 5.2], [-5.0, 0.0, 3.0, 5.0]]
@@ -306,8 +323,8 @@ def test_handmade_insulator_is_read(tmp_path):
     np.testing.assert_allclose(document.dos, insulator()["dos"][0][1:], rtol=1e-4)
 
 
-@pytest.mark.parametrize("top", [5.2, 4.0])
-def test_narrow_band_keeps_its_electrons(tmp_path, top):
+@pytest.mark.parametrize(("top", "efermi"), [(5.2, 5.5), (4.0, 5.5), (5.2, 5.2), (5.2, 5.0)])
+def test_narrow_band_keeps_its_electrons(tmp_path, top, efermi):
     half = 0.01  # eV of a semi-elliptic band of 4 electrons, 20 meV wide
     energies = np.linspace(-6.4937, 12.0063, 926)  # 20 meV apart
     x = np.clip((energies - top + half) / half, -1, 1)
@@ -317,13 +334,30 @@ def test_narrow_band_keeps_its_electrons(tmp_path, top):
     integrated = 4 * (0.5 + (x * np.sqrt(1 - x**2) + np.arcsin(x)) / np.pi)
     integrated += 4 * np.clip(energies - energies[0], 0, 1) + np.clip(energies - 5.9, 0, None)
     static, folder = write_pair(
-        tmp_path, energies=energies, dos=dos[None], integrated=integrated[None]
+        tmp_path, energies=energies, dos=dos[None], integrated=integrated[None], efermi=efermi
     )
     document = read_dos(static, folder, VaspDosMaker())
     spectrum = align_integral(document.integral, document.vbm, document.cbm)
     assert spectrum.values[:64].sum() * EDOS_GRID.width == pytest.approx(4.0, abs=1e-3)
     points = align_edos(energies, dos, document.vbm, document.cbm)  # what VASP's own DOS holds
     assert points.values[:64].sum() * EDOS_GRID.width > 4.4
+
+
+@pytest.mark.parametrize("efermi", [5.21, 5.22, 5.24])
+def test_gap_narrower_than_a_step_lies_between_what_its_ends_hold(tmp_path, efermi):
+    bands = insulator()["bands"]
+    bands[0, :, 3:5] = [[5.21, 5.26], [5.203, 5.24]]  # in the step of 50 meV from 5.2 eV
+    dos = np.zeros((1, len(ENERGIES)))
+    for held, is_sound in (([4.0, 8.5], True), ([4.0, 7.0], False)):
+        integrated = np.interp(ENERGIES, [-6.0, 5.2, 5.25, 12.0], [0.0, *held, 16.0])
+        static, folder = write_pair(
+            tmp_path, bands=bands, dos=dos, integrated=integrated[None], efermi=efermi
+        )
+        if is_sound:
+            assert read_dos(static, folder, VaspDosMaker()).band_gap == pytest.approx(0.03)
+        else:
+            with pytest.raises(DosError, match=r"holds 7\.00 electrons .* NELECT is 8"):
+                read_dos(static, folder, VaspDosMaker())
 
 
 def test_dos_that_does_not_hold_its_electrons_is_refused(tmp_path):
