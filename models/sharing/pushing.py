@@ -15,7 +15,7 @@ from models.sharing.manifest import ALLOWED, Manifest, check_names
 from models.sharing.pulling import check_loads, put_in_place, unfinished_beside
 from models.training.card import README, ModelCard
 from models.writing import write_whole
-from models.zoo import check_name, predictor_grid
+from models.zoo import ZOO, check_name, predictor_grid
 
 LIBRARY = "edos-screening"
 TASK = "graph-ml"  # of the hub's tasks
@@ -139,11 +139,12 @@ def _prepare(
     facts = yaml.safe_dump(
         hub_card(card, unit, license_id, datasets), sort_keys=False, allow_unicode=True
     )
+    name = f"my-{folder.name}" if folder.parent == ZOO else folder.name
     criterion = "" if unit == "eV" else "--criterion phonon-gap "
     use = (
         f"\n## Use\n\nWith {LIBRARY} (`pip install '{LIBRARY}[hub]'`):\n\n```bash\n"
-        f"screen models pull {target} --as {folder.name}\n"
-        f"screen run --source structures/ {criterion}--checkpoint {folder.name}\n```\n"
+        f"screen models pull {target} --as {name}\n"
+        f"screen run --source structures/ {criterion}--checkpoint {name}\n```\n"
     )
     write_whole(ready / README, f"---\n{facts}---\n{card.to_markdown()}{use}")
     Manifest.of(ready, folder.name).write(ready)

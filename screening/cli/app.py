@@ -66,7 +66,7 @@ EXAMPLES = {
     "status": ("status", "status --rerun-failed"),
     "worker": ("worker", "worker --category prediction --device cuda:1 --workers 8"),
     "metrics": ("metrics", "metrics --json"),
-    "learn": ("learn --structures structures.parquet", "learn 20260131 --labels edos.parquet"),
+    "learn": ("learn --structures structures.parquet", "learn 20260131 --labels my-labels.parquet"),
     "search": (
         "search --rounds 2 --per-round 8 --random 2 --structures structures.parquet",
         "search --rounds 5 --where launchpad --engine vasp --labels vasp.parquet",

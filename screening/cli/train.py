@@ -18,7 +18,9 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file: what to train, on what, and how.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the checkpoints; by default the config's name, beside it."),
+        typer.Option(
+            help="Folder of the checkpoints; by default the `name` in the config, beside it."
+        ),
     ] = None,
     labels: Annotated[
         list[Path] | None, typer.Option(help="Parquet files of labels, instead of the config's.")

@@ -94,8 +94,8 @@ def validate(
         Literal["stand-ins", "own"] | None,
         typer.Option(
             help="Of GPAW: La in the place of Pr to Sm and Y in that of Gd to Tm, which the "
-            "Materials Project computes without 4f electrons, too; or the elements themselves. "
-            "Stand-ins by default."
+            "Materials Project, but for Gd, computes without 4f electrons, too; or the elements "
+            "themselves. Stand-ins by default."
         ),
     ] = None,
     random: Annotated[
@@ -108,7 +108,10 @@ def validate(
     budget: Budget = None,
     where: options.Where = "local",
     wall_time: Annotated[
-        float | None, typer.Option(min=1, help="Limit of each calculation, s.")
+        float | None,
+        typer.Option(
+            min=1, help="Limit of each job of GPAW, or run of VASP, s; by default 3600, or 86400."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Local calculations at a time.")] = 1,
     launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
