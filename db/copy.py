@@ -163,7 +163,7 @@ def _merge(document: Any, known: Any | None) -> Any:
     if not isinstance(kept, ValidationDoc):
         return kept
     changes: dict[str, Any] = {"run_ids": list(dict.fromkeys([*document.run_ids, *known.run_ids]))}
-    if kept.state == known.state == "queued" and not kept.job_uuids:
+    if kept.state == known.state and not (kept.is_finished or kept.job_uuids):
         changes["job_uuids"] = known.job_uuids  # the target's launchpad has it
     return kept.model_copy(update=changes)
 
@@ -172,7 +172,7 @@ def _choices(document: Run, known: Run) -> dict[str, Any]:
     """The target's notes on how positives were chosen, and the source's that say more."""
     notes = _notes(known)
     for kind, note in _notes(document).items():
-        if kind not in notes or _texts(notes[kind]) < _texts(note):
+        if kind not in notes or _says_all_of(note, notes[kind]):
             notes[kind] = note
     return {VALIDATION_CHOICES: list(notes.values())} if notes else {}
 
@@ -182,6 +182,19 @@ def _notes(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     notes = run.parameters.get(VALIDATION_CHOICES)
     listed = [note for note in notes if isinstance(note, dict)] if isinstance(notes, list) else []
     return {(str(note.get("engine")), str(note.get("recipe"))): note for note in listed}
+
+
+def _says_all_of(note: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a note has every name of another one and no fewer draws, as a later one has."""
+    counts = zip(_counts(other), _counts(note), strict=True)
+    return _texts(other) <= _texts(note) and all(before <= after for before, after in counts)
+
+
+def _counts(note: dict[str, Any]) -> tuple[int, ...]:
+    """What only grows in a note of :class:`workflows.plan.Choice` as more is chosen."""
+    numbers = (note.get(name) for name in ("n_best", "n_random"))
+    among_all = note.get("in_domain") is not True
+    return among_all, *(n if type(n) is int else -1 for n in numbers)
 
 
 def _texts(value: Any) -> set[str]:

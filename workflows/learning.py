@@ -350,15 +350,11 @@ def _predicted(
     from models.training.train import evaluate
 
     graph = next(iter(checkpoints.values())).card.graph
-    dataset = edos_dataset(files, structures, graph=graph)
+    dataset = edos_dataset(files, structures, graph=graph, only=names)
     for checkpoint in checkpoints.values():
         dataset = dataset.without_refused(checkpoint.model.refusal)
-    rows = [i for i, name in enumerate(dataset.material_ids) if name in names]
-    if not rows:
-        raise ScreeningError(f"none of the {len(names)} labels in the test part has a graph")
-    own = dataset.subset(rows)
-    _, predicted = evaluate(checkpoints, own)
-    return dict(zip(own.material_ids, predicted, strict=True))
+    _, predicted = evaluate(checkpoints, dataset)
+    return dict(zip(dataset.material_ids, predicted, strict=True))
 
 
 def _compared(
@@ -370,6 +366,8 @@ def _compared(
 ) -> Learned:
     """Both models on the test materials that have graphs for both."""
     rows = [i for i, name in enumerate(trained.test.material_ids) if name in known]
+    if not rows:
+        raise ScreeningError("no material of the test part has graphs for both models")
     test, new = trained.test.subset(rows), trained.predicted[rows]
     old = np.stack([known[name] for name in test.material_ids])
     if trained.config.teacher is None:  # what it knew before, it has not forgotten

@@ -37,7 +37,7 @@ from workflows.rescoring import SAME_MODEL, awaiting, choose, n_chosen
 from workflows.runs import begin_run, candidate_counts, find_run, new_run_id, note_funnel
 from workflows.scoring import Scorer
 from workflows.shards import OPEN_READERS, ShardReader
-from workflows.stores import store_of_run, store_reference
+from workflows.stores import FROM_ENVIRONMENT, open_reference, store_of_run, store_reference
 from workflows.streaming import ReadAndScored
 
 log = logging.getLogger(__name__)
@@ -188,10 +188,10 @@ def prepare(
         Whose output is what the scoring jobs return.
     """
     checkpoint = parameters["checkpoint"]
+    begun = _begun(db, run_id)
+    source = _source_of(parameters, source_options, begun)
+    check_checkpoints(parameters)
     with store_of_run(db, run_id) as store:
-        begun = find_run(store, run_id)
-        source = _source_of(parameters, source_options, begun)
-        check_checkpoints(parameters)
         run = begin_run(store, run_id, parameters, source)
         if run.funnel:
             return in_shards(store, run, db, checkpoint, hardware)
@@ -253,6 +253,14 @@ def read_shard(
                 read_shard(run_id, db, source_options, parameters, hardware, shard + 1)
             )
     return Response(output=[], detour=Flow(following, name=f"shard {shard}") if following else None)
+
+
+def _begun(db: str, run_id: str) -> Run | None:
+    """The run, if it has begun; a database that is not there is not made."""
+    if db != FROM_ENVIRONMENT and not Path(db).exists():
+        return None
+    with open_reference(db) as store:
+        return find_run(store, run_id)
 
 
 def _source_of(

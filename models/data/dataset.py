@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -165,6 +165,7 @@ def edos_dataset(
     structures: Path | None = None,
     grid: EnergyGrid = EDOS_GRID,
     graph: GraphConfig = GraphConfig(),
+    only: Container[str] | None = None,
 ) -> SpectrumDataset:
     """Join eDOS labels with structures by `material_id`.
 
@@ -187,6 +188,10 @@ def edos_dataset(
     structures : Path, optional
         Parquet file with `material_id`, `lattice`, `species` and `frac_coords`, for labels
         without structures of their own; with `band_gap` (eV), labels are compared with it.
+    grid : EnergyGrid
+    graph : GraphConfig
+    only : container of str, optional
+        Materials to take, of those that can be used; all by default.
 
     Raises
     ------
@@ -195,6 +200,9 @@ def edos_dataset(
         all zero, are there more than once in a file, or have no structure: their ids are named.
     """
     joined = edos_labels(labels, structures, grid)
+    if only is not None:
+        wanted = {name: crystal for name, crystal in joined.crystals.items() if name in only}
+        joined = replace(joined, crystals=wanted)
     return _with_graphs(joined, grid, graph, labels, extensive=not joined.shapes_only)
 
 

@@ -244,18 +244,26 @@ def _checked_columns(path: Path, schema: pa.Schema) -> dict[str, pa.Field]:
         raise ScreeningError(f"{path}: there is no column {' and no '.join(missing)}")
     columns = {}
     for name, column in {**REQUIRED, **OPTIONAL}.items():
-        own = name if name in schema.names else _OTHER_NAMES.get(name)
-        if own is None or own not in schema.names:
+        own = _own_name(name, schema)
+        if own is None:
             continue
         if schema.names.count(own) > 1:
             raise ScreeningError(f"{path}: column {own} is there twice; leave one of them")
         kind = schema.field(own).type
-        if name in OPTIONAL and pa.types.is_null(kind):
-            continue
         if not column.accepts(kind):
             raise ScreeningError(f"{path}: column {own} must be {column.words}, it is {kind}")
         columns[name] = pa.field(own, column.cast_to)
     return columns
+
+
+def _own_name(name: str, schema: pa.Schema) -> str | None:
+    """What a column is called in the file; None of an optional one that is not there, or empty."""
+    if name in REQUIRED:
+        return name
+    for own in (name, _OTHER_NAMES.get(name)):
+        if own in schema.names and not pa.types.is_null(schema.types[schema.names.index(own)]):
+            return own
+    return None
 
 
 class _Ragged:

@@ -159,6 +159,23 @@ def test_a_copy_brings_notes_on_choices_and_takes_none_away(
         assert other.run("run-1") == with_notes(*both[:2], more)
 
 
+@pytest.mark.parametrize(
+    "later", [{"in_domain": False}, {"n_random": 10}, {"n_random": 49}, {"n_best": 5}]
+)
+def test_a_later_note_with_the_same_names_comes_along(
+    store: ScreeningStore, other: ScreeningStore, later: dict[str, Any]
+) -> None:
+    known = note("gpaw", "a") | {"in_domain": True, "n_random": None, "n_best": 0}
+    if later == {"n_random": 49}:
+        known |= {"n_random": 10}
+    for first, second in ((known, known | later), (known | later, known)):
+        store.put_run(with_notes(second))
+        other.put_run(with_notes(first))
+        for _ in range(2):
+            copy_store(store, other)
+            assert other.run("run-1") == with_notes(known | later)
+
+
 @pytest.mark.parametrize("notes", [5, None, ["gpaw"], [{"engine": [1], "ranked": 3}]])
 def test_notes_that_are_none_stop_no_copy(
     store: ScreeningStore, other: ScreeningStore, notes: Any
@@ -175,6 +192,8 @@ def test_a_calculation_on_the_targets_launchpad_stays_there(
 ) -> None:
     """An archive knows nothing of jobs; what has failed here is no more on a launchpad."""
     open_here = {"state": "queued", "spectrum": None}
+    put(other, validation(3, **(open_here | {"state": "failed"})))
+    put(store, validation(3, **(open_here | {"state": "failed", "job_uuids": []})))
     put(other, validation(1, **open_here))
     put(other, validation(2, **(open_here | {"state": "failed"})))
     for i in (1, 2):
@@ -182,7 +201,8 @@ def test_a_calculation_on_the_targets_launchpad_stays_there(
     for written in (1, 0):
         assert {c.name: c for c in copy_store(store, other)}["validations"].written == written
         jobs = {v.material_id: (v.state, v.job_uuids) for v in other.validations()}
-        assert jobs == {"mp-1": ("queued", ["6f1c"]), "mp-2": ("queued", [])}
+        queued = {"mp-1": ("queued", ["6f1c"]), "mp-2": ("queued", [])}
+        assert jobs == queued | {"mp-3": ("failed", ["6f1c"])}
 
 
 @pytest.mark.slow

@@ -103,6 +103,14 @@ def test_a_run_that_has_begun_does_not_ask_its_database_again(maker, monkeypatch
     assert asked == [True, False]
 
 
+def test_a_source_that_cannot_be_opened_leaves_no_database(maker):
+    options = {"device": "cpu", "workers": 1}
+    parameters = maker.parameters() | {"source": "missing.parquet"}
+    with pytest.raises(ScreeningError, match=r"missing\.parquet"):
+        prepare.original("r", maker.db, {}, parameters, options)
+    assert not Path(maker.db).exists()
+
+
 def test_known_edos_are_not_screened_again(maker, tmp_path):
     known = tmp_path / "known.txt"
     known.write_text("m-0\nm-1\n")

@@ -222,7 +222,8 @@ _ALL_FIELDS = frozenset(field for fields in PROVIDER_FIELDS.values() for field i
 def _ask(server: OptimadeServer, filters: ScreeningFilters, own: str, pages: KeptPages) -> Facts:
     """Ask for the first page, and keep it with what the server says of itself."""
     info = server.get("info", attempts=ATTEMPTS_TO_CONNECT)
-    described = _provider_fields(server)
+    needs_them = filters.max_energy_above_hull is not None or filters.max_band_gap is not None
+    described = _provider_fields(server, needs_them)
     fields = [field for field, about in described.items() if _is_in_ev(about)]
     ignored = sorted(_ALL_FIELDS.difference(fields))
     query = OptimadeQuery.of(filters, own, [f for f in fields if _is_number(described[f])])
@@ -277,13 +278,14 @@ def _first_page(
     raise refusal
 
 
-def _provider_fields(server: OptimadeServer) -> dict[str, dict[str, Any]]:
+def _provider_fields(server: OptimadeServer, needs_them: bool) -> dict[str, dict[str, Any]]:
     """What the server says of those of its fields that we know.
 
     Raises
     ------
     ScreeningError
-        If it cannot say so now: what it has would count as unknown, and be kept like that.
+        If it cannot say so now and filters need them: what it has would count as unknown, and be
+        kept like that.
     """
     try:
         properties = server.get("info/structures", attempts=ATTEMPTS_TO_CONNECT)["data"][
@@ -294,7 +296,9 @@ def _provider_fields(server: OptimadeServer) -> dict[str, dict[str, Any]]:
     except RefusalError:
         return {}
     except ScreeningError:  # which is a ValueError
-        raise
+        if needs_them:
+            raise
+        return {}
     except (KeyError, TypeError, ValueError):
         return {}
 

@@ -345,8 +345,9 @@ def test_server_that_cannot_filter_by_its_own_fields(opened, server, status):
 def test_fields_that_are_not_described_now_are_not_taken_for_unknown(opened, server, tmp_path):
     server[1].info = 503
     with pytest.raises(ScreeningError, match=r"^127\.0\.0\.1: .*\(503\): try again later$"):
-        opened()
+        opened(ScreeningFilters())
     assert not list(tmp_path.rglob("facts.json"))
+    assert "the server gives no energy above hull" in opened().notes  # no filter needs it
     server[1].info = 404  # it has no such fields
     assert "the server gives no energy above hull" in opened().notes
 

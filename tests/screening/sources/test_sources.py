@@ -195,6 +195,8 @@ def test_other_names_of_columns(tmp_path):
     assert (found.energy_above_hull, found.band_gap) == (3.0, 1.5)
     (found,) = open_source(write(tmp_path / "b.parquet", [other | {"energy_above_hull": 0.1}]))
     assert found.energy_above_hull == 0.1
+    (found,) = open_source(write(tmp_path / "d.parquet", [other | {"energy_above_hull": None}]))
+    assert found.energy_above_hull == 3.0
     with pytest.raises(ScreeningError, match="column e_above_hull must be a number"):
         open_source(write(tmp_path / "c.parquet", [other | {"e_above_hull": "low"}]))
 
