@@ -349,7 +349,7 @@ def test_fields_that_are_not_described_now_are_not_taken_for_unknown(opened, ser
     assert not list(tmp_path.rglob("facts.json"))
     assert "the server gives no energy above hull" in opened().notes  # no filter needs it
     server[1].info = 404  # it has no such fields
-    assert "the server gives no energy above hull" in opened().notes
+    assert "the server gives no energy above hull" in opened(ScreeningFilters()).notes
 
 
 def test_refusal_is_told_in_the_servers_words(opened, server):
