@@ -121,6 +121,9 @@ def run(
     remarks = stderr(quiet)
     if source is None:
         source = _default_source(mp_api_key_file, remarks.print)
+    predictor = checkpoint or default_predictor(find_criterion(criterion, criteria))
+    if checkpoint is None and Path(predictor).is_dir():
+        remarks.print(f"The folder {predictor} here is used, not the shipped predictor")
     maker = _maker(
         db=db,
         source=str(Path(source).resolve()) if is_path(source) else source,
@@ -135,7 +138,7 @@ def run(
         filters={"unknown": "drop" if source == "mp" else "keep"} | filters,
         criteria=criteria,
         criterion=criterion,
-        checkpoint=checkpoint or default_predictor(find_criterion(criterion, criteria)),
+        checkpoint=predictor,
         rescore=rescore,
         is_rescore_typed=is_rescore_typed,
         rescore_with=rescore_with,

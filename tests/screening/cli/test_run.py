@@ -99,6 +99,14 @@ def test_a_key_that_is_none_is_no_reason_for_another_source(screen, tmp_path, mo
     assert not (tmp_path / "screening.sqlite").exists()
 
 
+def test_a_folder_called_like_the_default_is_used_and_said(screen, table, tmp_path):
+    shutil.copytree(DEFAULT_EDOS, tmp_path / DEFAULT_EDOS.name)
+    outcome = screen("run", "--source", table, "--limit", 2)
+    words = f"The folder {DEFAULT_EDOS.name} here is used, not the shipped predictor"
+    assert words in " ".join(outcome.err.split())
+    assert outcome.code == 0
+
+
 def test_run_quiet_prints_the_table_only(screen, table):
     outcome = screen("run", "--source", table, "--quiet", *EASY)
     assert outcome.err == ""
