@@ -12,7 +12,6 @@ On a launchpad each job of a round adds the next ones; see :class:`ActiveSearchF
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from jobflow import Flow, Job, Maker, OnMissing, Response, job
 
 from db.collections import CANDIDATES, ROUNDS, Query, conditions
 from db.documents import (
+    VALIDATION_CHOICES,
     VERDICT_FIELDS,
     CandidateDoc,
     FilterCount,
@@ -35,7 +35,7 @@ from db.documents import (
 from db.store import ScreeningStore
 from models.errors import named
 from models.writing import write_whole
-from models.zoo import check_name, model_id
+from models.zoo import as_name, check_name, model_id
 from screening.errors import ScreeningError, one_line
 from screening.second_predictor import NOT_JUDGED_AGAIN
 from workflows.dos.base import DosMaker
@@ -52,7 +52,7 @@ from workflows.learning import (
     learn,
     lineage,
 )
-from workflows.plan import CHOICES, check_calculable, choose_validation, record_plan
+from workflows.plan import check_calculable, choose_validation, record_plan
 from workflows.runs import find_run, n_passed, new_run_id
 from workflows.screening import finish, in_shards, rescore
 from workflows.stores import open_reference, store_reference
@@ -265,7 +265,7 @@ def _document(store: ScreeningStore, run: Run, models: Path, **fields: Any) -> R
     """The next round of a search, or the unfinished one anew."""
     first = lineage(store, run)[-1]
     n_done = sum(document.state == "done" for document in store.rounds(first.run_id))
-    name = _as_name(f"{Path(first.parameters['checkpoint']).name}-round-{n_done + 1}")
+    name = as_name(f"{Path(first.parameters['checkpoint']).name}-round-{n_done + 1}")
     return RoundDoc(
         run_id=first.run_id,
         number=str(n_done + 1),
@@ -281,11 +281,6 @@ def _done(run: Run) -> Run:
     if run.state != "done":
         raise ScreeningError(f"run {run.run_id} is not done; `screen run --resume` first")
     return run
-
-
-def _as_name(text: str) -> str:
-    """A name that a model can have; a folder may have any."""
-    return re.sub(r"[^A-Za-z0-9_.+-]|^[.-]", "_", text)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -430,7 +425,9 @@ def begin_next_run(store: ScreeningStore, document: RoundDoc) -> Run:
         return run
     parent = store.run(document.chosen_in)
     folder = checkpoint_of(parent) if document.checkpoint is None else Path(document.checkpoint)
-    parameters = {name: value for name, value in parent.parameters.items() if name != CHOICES}
+    parameters = {
+        name: value for name, value in parent.parameters.items() if name != VALIDATION_CHOICES
+    }
     run = Run(
         run_id=document.next_run_id,
         parent=parent.run_id,

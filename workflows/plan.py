@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 RANDOM_NEGATIVES = 49  # as in the paper
 DRAWN_IN_DOMAIN = "random draws in the domain"  # where positives were chosen among all as well
-CHOICES = VALIDATION_CHOICES  # see `Choice`
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ class Choice:
         run : Run
         engine, recipe : str
         """
-        for note in run.parameters.get(CHOICES, []):
+        for note in run.parameters.get(VALIDATION_CHOICES, []):
             if (note["engine"], note["recipe"]) == (engine, recipe):
                 return cls(
                     {k: frozenset(names) for k, names in note.get("ranked", {}).items()},
@@ -378,7 +377,7 @@ class Choice:
         """
         others = [
             note
-            for note in run.parameters.get(CHOICES, [])
+            for note in run.parameters.get(VALIDATION_CHOICES, [])
             if (note["engine"], note["recipe"]) != (engine, recipe)
         ]
         own: dict[str, Any] = {
@@ -390,7 +389,7 @@ class Choice:
             "in_domain": self.in_domain,
             "n_random": self.n_random,
         }
-        parameters = run.parameters | {CHOICES: [*others, own]}
+        parameters = run.parameters | {VALIDATION_CHOICES: [*others, own]}
         return run.model_copy(update={"parameters": parameters})
 
 

@@ -154,6 +154,17 @@ def check_name(name: str) -> None:
         raise ModelError(f"{name!r}: not the name of a model; letters, digits, _ . + - make one")
 
 
+def as_name(text: str) -> str:
+    """A name that a predictor can have, made of any text.
+
+    Examples
+    --------
+    >>> as_name(".first try")
+    '_first_try'
+    """
+    return re.sub(r"[^A-Za-z0-9_.+-]|^[.-]", "_", text)
+
+
 def check_predictor(folder: Path, grid: EnergyGrid) -> None:
     """Refuse a damaged predictor, or one of another grid, in milliseconds.
 

@@ -84,6 +84,14 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="Where predictions run; auto: on a GPU if there is one."),
 ]
+WallTime = Annotated[
+    float | None,
+    typer.Option(
+        "--wall-time",
+        min=1,
+        help="Limit of each job of GPAW, or run of VASP, s; by default 3600, or 86400.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes; one for each core by default, at most 8."),

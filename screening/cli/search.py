@@ -105,12 +105,7 @@ def search(
         Literal["fast", "standard", "accurate"] | None,
         typer.Option(help="Of GPAW; standard by default."),
     ] = None,
-    wall_time: Annotated[
-        float | None,
-        typer.Option(
-            min=1, help="Limit of each job of GPAW, or run of VASP, s; by default 3600, or 86400."
-        ),
-    ] = None,
+    wall_time: options.WallTime = None,
     out_of_domain: Annotated[
         bool, typer.Option("--out-of-domain", help="Also what the model cannot know.")
     ] = False,

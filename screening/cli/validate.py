@@ -107,12 +107,7 @@ def validate(
     strategy: ChosenBy = "best",
     budget: Budget = None,
     where: options.Where = "local",
-    wall_time: Annotated[
-        float | None,
-        typer.Option(
-            min=1, help="Limit of each job of GPAW, or run of VASP, s; by default 3600, or 86400."
-        ),
-    ] = None,
+    wall_time: options.WallTime = None,
     workers: Annotated[int, typer.Option(min=1, help="Local calculations at a time.")] = 1,
     launchpad: options.LaunchPadFile = options.DEFAULT_LAUNCHPAD,
     out_of_domain: Annotated[

@@ -27,8 +27,9 @@ from typing import Any
 from screening.candidate import SourceItem, Unreadable
 from screening.errors import ScreeningError, one_line
 from screening.sources.ids import nth
-from screening.sources.json_documents import BAND_GAPS, HULLS, item_of
+from screening.sources.json_documents import item_of
 from screening.sources.opening import StructureFile, text_of, unpacked_name
+from screening.sources.properties import BAND_GAPS, HULLS
 
 STRUCTURES = ("structure", "cif")
 _NUMBERS = (*HULLS, *BAND_GAPS)

@@ -43,11 +43,9 @@ from screening.sources.materials_project.documents import has_dos, is_magnetic, 
 from screening.sources.opening import StructureFile
 from screening.sources.optimade.entries import candidate_of_entry, is_entry
 from screening.sources.periodic import from_cartesian, periodic_in
-from screening.sources.properties import flag, number
+from screening.sources.properties import BAND_GAPS, HULLS, flag, number
 
 NO_STRUCTURES = "it holds no structure document, and no list or dict of them"
-HULLS = ("energy_above_hull", "e_above_hull")
-BAND_GAPS = ("band_gap", "gap pbe")
 JARVIS_FUNCTIONAL = "OptB88vdW"
 MAGNETIC = 0.1  # Bohr magnetons of a cell that are more than noise
 

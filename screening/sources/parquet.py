@@ -42,7 +42,7 @@ from screening.errors import ScreeningError, one_line
 from screening.sources.base import Source
 from screening.sources.ids import clean_id, duplicate
 from screening.sources.opening import file_fingerprint
-from screening.sources.properties import number
+from screening.sources.properties import BAND_GAPS, HULLS, number
 
 BATCH_ROWS = 4096
 
@@ -103,7 +103,7 @@ OPTIONAL = {
     "functional": _TEXT,
     "problem": _TEXT,
 }
-_OTHER_NAMES = {"energy_above_hull": "e_above_hull", "band_gap": "gap pbe"}
+_NAMES = {names[0]: names for names in (HULLS, BAND_GAPS)}
 
 
 class ParquetSource(Source):
@@ -260,7 +260,7 @@ def _own_name(name: str, schema: pa.Schema) -> str | None:
     """What a column is called in the file; None of an optional one that is not there, or empty."""
     if name in REQUIRED:
         return name
-    for own in (name, _OTHER_NAMES.get(name)):
+    for own in _NAMES.get(name, (name,)):
         if own in schema.names and not pa.types.is_null(schema.types[schema.names.index(own)]):
             return own
     return None

@@ -9,6 +9,10 @@ from typing import Any
 
 from models.errors import ModelError
 
+HULLS = ("energy_above_hull", "e_above_hull")
+BAND_GAPS = ("band_gap", "gap pbe")
+"""Names of a property in files, the first one first."""
+
 
 def number(document: Mapping[str, Any], key: str) -> float | None:
     """Number in a document, None if it is missing, null or NaN.
