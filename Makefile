@@ -68,8 +68,10 @@ $(DATA)/taught.parquet: .retrained/tight-binding-edos
 	$(TRAIN) --labels $(DATA)/phdos_jarvis.parquet
 	touch $@
 
-$(VENV)/torch: constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
+
+$(VENV)/torch: constraints.txt | $(BIN)/python
 	$(INSTALL) torch
 	touch $@
 
@@ -81,8 +83,8 @@ $(VENV)/installed-dev: $(VENV)/torch pyproject.toml
 	$(INSTALL) --editable ".[dev,docs,gpaw,e3nn,dashboard,hub,optimade]"
 	touch $(VENV)/installed $@
 
-# All that the wheel needs, without it.
-$(VENV)/wheel/installed: pyproject.toml constraints.txt
+# All that the wheel needs, without it. Its folder lies in the other environment's.
+$(VENV)/wheel/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv --clear --upgrade-deps $(VENV)/wheel
 	$(VENV)/wheel/bin/$(PIP_INSTALL) torch
 	$(VENV)/wheel/bin/$(PIP_INSTALL) .

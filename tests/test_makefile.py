@@ -1,4 +1,4 @@
-"""`make retrain` as it is written; what it calls is a stand-in, since training takes hours."""
+"""The Makefile as it is written; what it calls is a stand-in, since training takes hours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def folder(tmp_path: Path) -> Path:
     program.write_text(SCREEN)
     program.chmod(0o755)
     (tmp_path / "data").mkdir()
-    for name in ("constraints.txt", "pyproject.toml", ".venv/torch", ".venv/installed"):
+    environment = (".venv/bin/python", ".venv/torch", ".venv/installed")
+    for name in ("constraints.txt", "pyproject.toml", *environment):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -96,3 +97,27 @@ def test_without_data_it_says_what_it_needs(folder: Path) -> None:
     status, calls = retrain(folder)
     assert status != 0
     assert not calls
+
+
+# Like `python -m venv folder`: it makes all folders above, and fails where another process does so.
+PYTHON = """#!/bin/sh
+for folder; do :; done
+[ "$folder" = .venv ] && sleep 0.5 && [ -e .venv ] && exit 1
+mkdir -p "$folder/bin"
+for name in python pip; do printf '#!/bin/sh\\n' > "$folder/bin/$name"; done
+chmod +x "$folder"/bin/*
+"""
+
+
+def test_both_environments_can_be_made_at_once(folder: Path) -> None:
+    shutil.rmtree(folder / ".venv")
+    python = folder / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    targets = (".venv/installed-dev", ".venv/wheel/installed")
+    command = ["make", "--jobs=2", *targets, "PYTHON=./python"]
+    made = subprocess.run(
+        command, cwd=folder, check=False, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True
+    )
+    assert made.returncode == 0, made.stderr
+    assert all((folder / target).exists() for target in targets)
