@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
@@ -61,7 +61,19 @@ def open_source_of_run(source: str, filters: ScreeningFilters, options: dict[str
     opened = open_source(source, **options)
     if known_edos is None:
         return opened
-    return mark_known_edos(opened, read_material_ids(Path(known_edos)))
+    return mark_known_edos(opened, known_ids(known_edos))
+
+
+def known_ids(known_edos: str | Sequence[str] | None) -> frozenset[str]:
+    """Ids of all materials whose DOS is known.
+
+    Parameters
+    ----------
+    known_edos : str or sequence of str or None
+        Path of a file that :func:`screening.sources.ids.read_material_ids` reads, or of several.
+    """
+    files = [known_edos] if isinstance(known_edos, str) else known_edos or ()
+    return frozenset[str]().union(*(read_material_ids(Path(file)) for file in files))
 
 
 @dataclass(frozen=True)

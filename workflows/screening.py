@@ -62,7 +62,8 @@ class ScreeningFlowMaker(Maker):
         See :func:`screening.sources.open_source`.
     source_options : dict
         Passed to :func:`screening.sources.open_source`, and `known_edos`, the path of a list of
-        materials whose DOS is known. A key never is among them, only the path of its file.
+        materials whose DOS is known, or several paths. A key never is among them, only the path of
+        its file.
     filters : dict
         Fields of :class:`screening.filters.ScreeningFilters`.
     criteria : dict

@@ -45,10 +45,11 @@ def run(
     *,
     filters: dict[str, Any],
     known_edos: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             rich_help_panel=_FILTERS,
-            help="File of the material_ids whose DFT DOS is known: .parquet, .csv, .json or text.",
+            help="File of the material_ids whose DFT DOS is known: .parquet, .csv, .json or text; "
+            "several times for several files.",
         ),
     ] = None,
     optimade_filter: Annotated[
@@ -213,7 +214,7 @@ def _default_source(key_file: Path | None, remark: Any) -> str:
 def _source_options(
     source: str,
     *,
-    known_edos: Path | None,
+    known_edos: list[Path] | None,
     key_file: Path | None,
     refresh: bool,
     recursive: bool,
@@ -227,8 +228,9 @@ def _source_options(
 
     check_address(source)
     given: dict[str, Any] = {}
-    if known_edos is not None:
-        given["known_edos"] = str(known_edos.resolve())
+    if known_edos:
+        files = sorted({str(path.resolve()) for path in known_edos})
+        given["known_edos"] = files[0] if len(files) == 1 else files
     if recursive and is_path(source):
         given["recursive"] = True
     if is_database(source):
@@ -266,13 +268,12 @@ def _maker(
 
 def _check(maker: ScreeningFlowMaker, device: str) -> None:
     """Refuse at once what would end the run later."""
-    from screening.sources.ids import read_material_ids
     from workflows.checkpoints import check_checkpoints
+    from workflows.reading import known_ids
 
     parameters = maker.parameters()  # checks filters and criterion
     options.check_folder_of(maker.db)
-    if known_edos := maker.source_options.get("known_edos"):
-        read_material_ids(Path(known_edos))
+    known_ids(maker.source_options.get("known_edos"))
     check_checkpoints(parameters)
     if device not in ("auto", "cpu"):
         from models.predictor import usable_device

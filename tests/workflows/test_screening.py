@@ -122,6 +122,16 @@ def test_known_edos_are_not_screened_again(maker, tmp_path):
     assert summary["counts"]["screened"] == 5
 
 
+def test_several_files_of_known_edos_count_together(maker, tmp_path):
+    files = []
+    for name in ("m-0", "m-1"):
+        files.append(tmp_path / f"{name}.txt")
+        files[-1].write_text(name)
+    maker.source_options = {"known_edos": [str(file) for file in files]}
+    funnel = {stage["name"]: stage for stage in run(maker)["funnel"]}
+    assert funnel["without_edos"]["dropped"] == 2
+
+
 def test_the_flow_survives_json_and_becomes_a_firework(maker):
     flow = json.loads(json.dumps(maker.make("r"), cls=MontyEncoder), cls=MontyDecoder)
     assert [job.name for job in flow.jobs] == ["prepare", "finish"]

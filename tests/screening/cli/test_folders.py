@@ -75,3 +75,19 @@ def test_known_edos_says_how_many_ids_matched(screen, folder, tmp_path):
     note = "known DOS: 2 of 3 ids name a material that was read, 1 match nothing (run9/b)"
     assert note in outcome.err.replace("\n", " ")
     assert "1 screened" in outcome.err
+
+
+def test_known_edos_of_several_files_in_any_order(screen, folder, tmp_path):
+    one, other = tmp_path / "one.txt", tmp_path / "other.csv"
+    one.write_text("a")
+    other.write_text("material_id\nrun1/b\n")
+    run = ("run", "--source", folder, "--recursive")
+    outcome = screen(*run, "--known-edos", one, "--known-edos", other)
+    assert "known DOS: 2 of 2 ids name a material that was read" in outcome.err.replace("\n", " ")
+    assert screen(*run, "--known-edos", other, "--known-edos", one).code == 0
+    with open_store("screening.sqlite") as store:
+        first, second = store.runs()
+    assert first.parameters == second.parameters  # either order resumes the other
+    refused = screen(*run, "--known-edos", one, "--known-edos", "none.csv")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "none.csv" in refused.err
