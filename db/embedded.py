@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from db.collections import CANDIDATES, Collection, D, Key, Query
-from db.documents import VERDICT_FIELDS, Verdict
+from db.collections import CANDIDATES, RUNS, Collection, D, Key, Query
+from db.documents import VERDICT_FIELDS, Run, Verdict
 from db.embedded_queries import (
     PAGE,
     decoder,
@@ -171,8 +171,17 @@ class EmbeddedStore(ScreeningStore):
         table = TABLES[collection.name]
         rows = table.rows(documents, table.fields)
         with self._transaction() as connection:
-            share(connection, table.columns, rows)
-            connection.executemany(table.write(mode), rows)
+            _write_rows(connection, table, rows, mode)
+
+    def _update_run(self, seen: Run, run: Run, fields: Sequence[str]) -> bool:
+        with self._transaction() as connection:
+            now = self.run(run.run_id)
+            if any(getattr(now, name) != getattr(seen, name) for name in fields):
+                return False
+            changed = now.model_copy(update={name: getattr(run, name) for name in fields})
+            table = TABLES[RUNS.name]
+            _write_rows(connection, table, table.rows([changed], table.fields), "update")
+        return True
 
     def _update_verdicts(self, verdicts: list[Verdict]) -> int:
         table = TABLES[CANDIDATES.name]
@@ -303,6 +312,13 @@ class EmbeddedStore(ScreeningStore):
                 "use a local disk or MongoDB"
             )
         connection.execute("PRAGMA synchronous = FULL")
+
+
+def _write_rows(
+    connection: sqlite3.Connection, table: Table, rows: list[list[Any]], mode: WriteMode
+) -> None:
+    share(connection, table.columns, rows)
+    connection.executemany(table.write(mode), rows)
 
 
 @contextmanager

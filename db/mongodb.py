@@ -48,6 +48,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_expon
 from db.collections import (
     CANDIDATES,
     COLLECTIONS,
+    RUNS,
     Collection,
     Condition,
     D,
@@ -56,7 +57,7 @@ from db.collections import (
     batched,
     field_kind,
 )
-from db.documents import FINISHED, SCHEMA_VERSION, VERDICT_FIELDS, Verdict
+from db.documents import FINISHED, SCHEMA_VERSION, VERDICT_FIELDS, Run, Verdict
 from db.errors import StoreError
 from db.schema import validator
 from db.store import ScreeningStore, WriteMode, check_version, mask_uri
@@ -261,6 +262,12 @@ class MongoStore(ScreeningStore):
         if mode == "unfinished":  # whose updates make no document
             self._write(collection, documents, "insert")
         self._bulk(collection, [_upsert(collection, document, mode) for document in documents])
+
+    def _update_run(self, seen: Run, run: Run, fields: Sequence[str]) -> bool:
+        as_seen = {name: {"$eq": _plain(getattr(seen, name))} for name in fields}
+        changes = {name: _plain(getattr(run, name)) for name in fields}
+        update = UpdateOne({"run_id": run.run_id} | as_seen, {"$set": changes})
+        return self._bulk(RUNS, [update]) == 1
 
     def _update_verdicts(self, verdicts: list[Verdict]) -> int:
         return self._bulk(CANDIDATES, [_verdict_update(verdict) for verdict in verdicts])

@@ -12,8 +12,9 @@ import logging
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -58,6 +59,7 @@ from models.errors import describe
 BATCH = 1000  # documents in a transaction or bulk write
 MAX_DOCUMENT = 15 * 2**20  # bytes; MongoDB takes 16 MiB, and both stores keep the same documents
 MAX_PROBLEMS = 1000
+CHANGES = 100  # tries of a change; of several at once one succeeds each time
 
 MONGODB_SCHEMES = ("mongodb://", "mongodb+srv://")
 WriteMode = Literal["update", "insert", "replace", "unfinished"]
@@ -179,6 +181,10 @@ class ScreeningStore(ABC):
     @abstractmethod
     def _write(self, collection: Collection[D], documents: list[D], mode: WriteMode) -> None:
         """Upsert documents with different keys in one transaction or bulk write."""
+
+    @abstractmethod
+    def _update_run(self, seen: Run, run: Run, fields: Sequence[str]) -> bool:
+        """Write some fields of a run if all of them are stored as they were seen; whether so."""
 
     @abstractmethod
     def _update_verdicts(self, verdicts: list[Verdict]) -> int:
@@ -336,6 +342,37 @@ class ScreeningStore(ABC):
     def put_run(self, run: Run) -> None:
         """Write a run; its first `created_at` stays."""
         self.upsert(RUNS, [run])
+
+    def change_run(self, run_id: str, change: Callable[[Run], Run]) -> Run:
+        """Change a run; of changes by several processes at once each sees those before it.
+
+        Parameters
+        ----------
+        run_id : str
+        change : callable
+            Gives the changed run of the stored one. It is called again if others have changed
+            the same fields meanwhile.
+
+        Returns
+        -------
+        Run
+            As it is stored now.
+
+        Raises
+        ------
+        StoreError
+            If there is no such run, or others change it all the time.
+        """
+        self._check_writable()
+        for _ in range(CHANGES):
+            seen = self.run(run_id)
+            run = change(seen)
+            fields = [name for name, value in run if value != getattr(seen, name)]
+            if not fields or self._update_run(seen, run, fields):
+                return run
+        raise StoreError(
+            f"{self.location}: run {run_id!r:.80} is changed by others all the time; try again"
+        )
 
     def run(self, run_id: str) -> Run:
         """The run of that id.
@@ -576,21 +613,35 @@ class ScreeningStore(ABC):
 
     # everything about a material
 
-    def history(self, material_id: str) -> History:
-        """All that is stored of a material, over runs, models and engines."""
+    def history(self, material_id: str, limit: int | None = None) -> History:
+        """All that is stored of a material, over runs, models and engines.
+
+        Parameters
+        ----------
+        material_id : str
+        limit : int, optional
+            So many candidates, predictions and validations each at most, the newest.
+        """
         of_material = conditions(material_id=material_id)
         candidates = list(self.find(Query(CANDIDATES, of_material)))
         runs = sorted(
             self.lookup(RUNS, {(c.run_id,) for c in candidates}), key=lambda run: run.created_at
         )
         rank = {run.run_id: i for i, run in enumerate(runs)}
+        candidates.sort(key=lambda c: (rank.get(c.run_id, -1), c.run_id))
         return History(
             material_id,
             runs,
-            sorted(candidates, key=lambda c: (rank.get(c.run_id, -1), c.run_id)),
-            list(self.find(Query(PREDICTIONS, of_material, sort_by="created_at"))),
-            list(self.find(Query(VALIDATIONS, of_material, sort_by="created_at"))),
+            list(deque(candidates, limit)),
+            self._newest(PREDICTIONS, of_material, limit),
+            self._newest(VALIDATIONS, of_material, limit),
         )
+
+    def _newest(
+        self, collection: Collection[D], asked: tuple[Condition, ...], limit: int | None
+    ) -> list[D]:
+        query = Query(collection, asked, "created_at", descending=True, limit=limit)
+        return sorted(self.find(query), key=attrgetter("created_at"))
 
 
 def check_version(location: str, version: object, known: int = SCHEMA_VERSION) -> None:

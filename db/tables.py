@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import orjson
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
-from db.collections import nested_models
+from db.collections import nested_models, without_none
 from db.errors import StoreError
 from db.structures import StructureArrays
+from models.writing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HEAVY = ("structure", "spectrum")
 FORMATS = (".csv", ".json", ".parquet")
+_TIME = "datetime64[us, UTC]"
+# Of columns without rows; pandas takes an empty mask of another type for names of columns.
+_DTYPES = {bool: "bool", int: "int64", float: "float64", AwareDatetime: _TIME, datetime: _TIME}
 
 
 def to_dataframe(
-    rows: Iterable[BaseModel | Any], *, heavy: bool = False, columns: list[str] | None = None
+    rows: Iterable[BaseModel | Any],
+    *,
+    heavy: bool = False,
+    columns: list[str] | None = None,
+    kind: type | None = None,
 ) -> pd.DataFrame:
     """One row for each document or result.
 
@@ -37,19 +47,25 @@ def to_dataframe(
         Keep structures and spectra too.
     columns : list of str, optional
         Only these, in this order.
+    kind : type, optional
+        Of the rows, whose columns a table without any rows has then.
 
     Examples
     --------
     >>> from db.documents import FilterCount
     >>> to_dataframe([FilterCount(name="band_gap", entered=9, dropped=5)]).to_dict("records")
     [{'name': 'band_gap', 'entered': 9, 'dropped': 5, 'unknown': 0}]
+    >>> list(to_dataframe([], kind=FilterCount))
+    ['name', 'entered', 'dropped', 'unknown']
     """
     import pandas as pd
 
     table = pd.DataFrame([_flat(row, heavy) for row in rows])
+    if kind is not None and not len(table):
+        table = _empty_table(kind, heavy)
     if columns is not None:
         unknown = [name for name in columns if name not in table.columns]
-        if unknown and len(table):
+        if unknown and len(table.columns):
             raise StoreError(f"no column {unknown[0]!r}; columns: {', '.join(table.columns)}")
         table = table.reindex(columns=columns)
     return table
@@ -83,7 +99,7 @@ def encode_table(table: pd.DataFrame, path: str | Path) -> bytes:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table to a file, see :func:`encode_table`.
+    """Write a table to a file, see :func:`encode_table`, as a whole or not at all.
 
     Parameters
     ----------
@@ -93,13 +109,14 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     Raises
     ------
     StoreError
-        If the ending is another, or the file cannot be written.
+        If the ending is another, or the file cannot be written; one that was there before is left
+        as it was.
     """
     content = encode_table(table, path)
     try:
-        Path(path).write_bytes(content)
+        write_whole(Path(path), content)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
@@ -107,7 +124,7 @@ def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
     inner = nested_models(type(row)) if isinstance(row, BaseModel) else {}
     for name, value in _fields(row).items():
         if value is None and name in inner:
-            flat |= dict.fromkeys(_columns(inner[name], f"{prefix}{name}_"))
+            flat |= dict.fromkeys(_column_types(inner[name], heavy, f"{prefix}{name}_"))
         elif isinstance(value, BaseModel) or _is_dataclass(value):
             flat |= _flat(value, heavy, f"{prefix}{name}_")
         elif heavy or name not in HEAVY:
@@ -115,16 +132,39 @@ def _flat(row: Any, heavy: bool, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _columns(model: type[BaseModel], prefix: str) -> list[str]:
-    """Names of the columns of a model that is not there, so that all rows have the same."""
-    inner = nested_models(model)
-    return [
-        column
-        for name in model.model_fields
-        for column in (
-            _columns(inner[name], f"{prefix}{name}_") if name in inner else [prefix + name]
-        )
-    ]
+def _empty_table(kind: type, heavy: bool) -> pd.DataFrame:
+    import pandas as pd
+
+    types = _column_types(kind, heavy)
+    return pd.DataFrame(
+        {name: pd.Series(dtype=_DTYPES.get(of, "object")) for name, of in types.items()}
+    )
+
+
+@cache
+def _column_types(kind: type, heavy: bool, prefix: str = "") -> dict[str, Any]:
+    """Types of the columns of documents or results of a kind, as :func:`_flat` names them."""
+    types: dict[str, Any] = {}
+    for name, of in _field_types(kind).items():
+        if _is_kind(of):
+            types |= _column_types(of, heavy, f"{prefix}{name}_")
+        elif heavy or name not in HEAVY:
+            types[prefix + name] = of
+    return types
+
+
+def _field_types(kind: type) -> dict[str, Any]:
+    """Types of fields, without None, in the order of :func:`_fields`."""
+    if not _is_kind(kind):
+        raise StoreError(f"{kind.__name__} is not a type of documents")
+    types: dict[str, Any]
+    if issubclass(kind, BaseModel):
+        types = {name: field.annotation for name, field in kind.model_fields.items()}
+    else:
+        hints = get_type_hints(kind)
+        types = {name: hints[name] for name in _field_names(kind)}
+        types |= {name: get_type_hints(of.fget)["return"] for name, of in _properties(kind).items()}
+    return {name: without_none(annotation) for name, annotation in types.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -138,13 +178,26 @@ def _fields(row: Any) -> dict[str, Any]:
         return {name: getattr(row, name) for name in type(row).model_fields}
     if not _is_dataclass(row):
         raise StoreError(f"{type(row).__name__} is not a document")
-    names = [field.name for field in dataclasses.fields(row)]
-    names += [name for name, item in vars(type(row)).items() if isinstance(item, property)]
-    return {name: getattr(row, name) for name in names}
+    return {name: getattr(row, name) for name in (*_field_names(row), *_properties(type(row)))}
+
+
+def _field_names(row: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(row)]
+
+
+def _properties(kind: type) -> dict[str, Any]:
+    return {name: item for name, item in vars(kind).items() if isinstance(item, property)}
 
 
 def _is_dataclass(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, (type, StructureArrays))
+    return _is_kind(type(value)) and not isinstance(value, BaseModel)
+
+
+def _is_kind(of: Any) -> bool:
+    """Whether it is a type whose fields have columns of their own."""
+    if not isinstance(of, type) or issubclass(of, StructureArrays):
+        return False
+    return issubclass(of, BaseModel) or dataclasses.is_dataclass(of)
 
 
 def _without_dicts(value: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,8 +15,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Path beside `path` to write to, which takes its place at the end of the ``with`` block.
 
     After an error nothing has changed, and where the disk is full the error names the file. What
-    a killed process leaves is named after the file and ends in ``.unfinished``. A device or a pipe
-    is written to itself.
+    a killed process leaves is named after the file and ends in ``.unfinished``. As when one writes
+    into the file itself, it keeps its permissions, and a link leads to what is written. A device
+    or a pipe is written to itself.
 
     Examples
     --------
@@ -32,10 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_char_device() or path.is_fifo():  # which no file may replace
             yield path
             return
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        whole = Path(os.path.realpath(path)) if path.is_symlink() else path
+        unfinished = whole.with_name(f"{whole.name}.{os.getpid()}.unfinished")
         try:
             yield unfinished
-            unfinished.replace(path)
+            with suppress(FileNotFoundError):  # there was none before
+                shutil.copymode(whole, unfinished)
+            unfinished.replace(whole)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise

@@ -12,7 +12,7 @@ import pytest
 
 # later ones know earlier ones
 LAYERS = ("models", "db", "screening", "workflows", "screening.dashboard", "screening.cli")
-MODELS_KNOWN_TO_DB = ("models.errors", "models.spectra.")
+MODELS_KNOWN_TO_DB = ("models.errors", "models.spectra.", "models.writing")
 
 
 @pytest.fixture(scope="module")

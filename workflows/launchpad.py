@@ -42,7 +42,8 @@ PREDICTION = "prediction"  # category of its scoring jobs, which a GPU does fast
 SCREENING = "screening"  # category of all others, which need neither
 SHARD_SIZE = 20_000  # candidates of a scoring job: seconds of a GPU, minutes of a few cores
 OPEN = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}  # jobs that end without help
-ENDED = ["COMPLETED", "ARCHIVED", "DEFUSED"]  # workflows that do no more; PAUSED ones may go on
+ENDED = ("COMPLETED", "ARCHIVED", "DEFUSED")  # workflows that do no more
+PAUSED = "PAUSED"  # one that may go on; FireWorks' `lpad defuse_wflows` makes such, too
 OURS = (
     DosError,
     ModelError,
@@ -334,17 +335,86 @@ def workflow_states(launchpad: LaunchPad, run_id: str) -> list[WorkflowState]:
     launchpad : LaunchPad
     run_id : str
     """
-    reasons = _reasons(launchpad, {"metadata.run_id": run_id})
+    of_run = {"metadata.run_id": run_id}
+    return list({state.key: state for state in _states(launchpad, of_run)}.values())
+
+
+def _states(launchpad: LaunchPad, asked: dict[str, Any]) -> Iterator[WorkflowState]:
+    """States of the workflows that calculate something, oldest first."""
+    reasons = _reasons(launchpad, asked)
     fields = {"state": 1, "metadata": 1, "nodes": 1}
-    workflows = launchpad.workflows.find({"metadata.run_id": run_id}, fields).sort("nodes", 1)
-    states = {}
-    for workflow in workflows:
+    for workflow in launchpad.workflows.find(asked, fields).sort("nodes", 1):
         key = tuple(workflow["metadata"][name] for name in VALIDATIONS.key_fields)
         fizzled = tuple(node for node in workflow["nodes"] if node in reasons)
         state = "FIZZLED" if fizzled else workflow["state"]
         reason = next(filter(None, map(reasons.get, fizzled)), None)
-        states[key] = WorkflowState(key, state, reason, fizzled)
-    return list(states.values())
+        yield WorkflowState(key, state, reason, fizzled)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Materials of a run whose calculations wait for something that workers do not do.
+
+    Parameters
+    ----------
+    paused : tuple of str
+        Their workflows are paused, and may go on.
+    gone : tuple of str
+        The launchpad has no workflow for them that may go on.
+    """
+
+    paused: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+def waiting(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> Waiting:
+    """What waits and will not be calculated by itself.
+
+    Parameters
+    ----------
+    launchpad : LaunchPad
+    store : ScreeningStore
+    run_id : str
+    """
+    submitted = _submitted(store, run_id)
+    states = _states_of(launchpad, submitted)
+    paused = (d for d in submitted if d.key in states and states[d.key].state == PAUSED)
+    gone = (d for d in submitted if _is_gone(states.get(d.key)))
+    return Waiting(tuple(d.material_id for d in paused), tuple(d.material_id for d in gone))
+
+
+def _submitted(store: ScreeningStore, run_id: str) -> list[ValidationDoc]:
+    """Validations of a run that wait for a launchpad."""
+    return [d for d in store.validations(run_id=run_id, state="queued") if d.job_uuids]
+
+
+def _states_of(
+    launchpad: LaunchPad, documents: Sequence[ValidationDoc]
+) -> dict[tuple[str, ...], WorkflowState]:
+    """States of the workflows that calculate some validations, for whichever run and material.
+
+    Of several for a calculation the newest that may go on.
+    """
+    asked = {
+        f"metadata.{name}": {"$in": sorted({getattr(d, name) for d in documents})}
+        for name in ("structure_hash", "recipe")
+    }
+    states: dict[tuple[str, ...], WorkflowState] = {}
+    for state in _states(launchpad, asked):
+        calculation = _calculation(state.key)
+        if _is_gone(states.get(calculation)) or not _is_gone(state):
+            states[calculation] = state
+    found = {document.key: states.get(_calculation(document.key)) for document in documents}
+    return {key: state for key, state in found.items() if state is not None}
+
+
+def _calculation(key: tuple[str, ...]) -> tuple[str, ...]:
+    """What is calculated by a validation of that key; the material is only its name."""
+    return key[1:]
+
+
+def _is_gone(state: WorkflowState | None) -> bool:
+    return state is None or state.state in ENDED
 
 
 @dataclass(frozen=True)
@@ -403,6 +473,8 @@ def last_line_of(launch: dict[str, Any]) -> str:
 def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> int:
     """Write the reasons of fizzled jobs into the run's validations.
 
+    Those jobs, too, that another run submitted for the same calculation.
+
     Parameters
     ----------
     launchpad : LaunchPad
@@ -414,13 +486,14 @@ def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) ->
     int
         Reasons that were new.
     """
-    states = workflow_states(launchpad, run_id)
-    reasons = {state.key: state.reason for state in states if state.state == "FIZZLED"}
+    documents = list(store.validations(run_id=run_id, state=("queued", "running", "failed")))
+    states = _states_of(launchpad, documents)
     recorded = 0
-    for document in store.validations(run_id=run_id):
-        if document.key not in reasons or document.is_finished:
+    for document in documents:
+        state = states.get(document.key)
+        if state is None or state.state != "FIZZLED":
             continue
-        reason = reasons[document.key] or "the worker was lost"
+        reason = state.reason or "the worker was lost"
         if document.error != reason:
             store_failure(store, run_id, _key_fields(document), reason)
             recorded += 1
@@ -497,11 +570,10 @@ def rerun_lost(
     """
     nodes = launchpad.get_fw_ids_in_wfs(_of_run(run_id))
     lost = make_ready_again(launchpad, seconds, {"fw_id": {"$in": nodes}})
-    open_documents = store.validations(run_id=run_id, state="queued")
-    submitted = [document for document in open_documents if document.job_uuids]
-    on_launchpad = _calculations(launchpad, {document.recipe for document in submitted})
+    submitted = _submitted(store, run_id)
+    states = _states_of(launchpad, submitted)
     for document in submitted:
-        if _calculation(_key_fields(document)) not in on_launchpad:
+        if _is_gone(states.get(document.key)):
             store_failure(store, run_id, _key_fields(document), GONE)
     return lost
 
@@ -536,14 +608,3 @@ def make_ready_again(
     for launch_id in launch_ids:
         launchpad.mark_fizzled(launch_id)
     return len(lost)
-
-
-def _calculations(launchpad: LaunchPad, recipes: set[str]) -> set[tuple[str, ...]]:
-    """Calculations with these recipes that the launchpad will still do for any run and material."""
-    query = {"metadata.recipe": {"$in": sorted(recipes)}, "state": {"$nin": ENDED}}
-    workflows = launchpad.workflows.find(query, {"metadata": 1})
-    return {_calculation(workflow["metadata"]) for workflow in workflows}
-
-
-def _calculation(fields: dict[str, str]) -> tuple[str, ...]:
-    return fields["structure_hash"], fields["engine"], fields["recipe"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ class ValidationPlan:
     ----------
     run : Run
         With the note on how its positives are chosen; see :class:`Choice`.
-    engine, recipe : str
-        Of the calculations; the recipe is that without stand-ins.
+    chosen : Chosen
+        What the note says; it comes beside what others have noted since.
     todo : tuple of CandidateDoc
         With structures; positives first, in the order that they were chosen in, then negatives.
     shared : tuple of ValidationDoc
@@ -49,8 +50,7 @@ class ValidationPlan:
     """
 
     run: Run
-    engine: str
-    recipe: str
+    chosen: Chosen
     todo: tuple[CandidateDoc, ...]
     shared: tuple[ValidationDoc, ...]
     left_out: tuple[CandidateDoc, ...] = ()
@@ -64,17 +64,14 @@ class ValidationPlan:
 def record_plan(store: ScreeningStore, plan: ValidationPlan) -> None:
     """Write down what was chosen, before the first calculation begins.
 
-    What others have written since it was chosen stays: results, and notes on other engines.
+    What others have written since it was chosen, or write now, stays: results, and their notes.
 
     Parameters
     ----------
     store : ScreeningStore
     plan : ValidationPlan
     """
-    kind = plan.engine, plan.recipe
-    stored, choice = store.run(plan.run.run_id), Choice.of(plan.run, *kind)
-    if choice != Choice.of(stored, *kind):
-        store.put_run(choice.noted_in(stored, *kind))
+    store.change_run(plan.run.run_id, partial(plan.chosen.noted_in, store))
     store.upsert_validations(plan.shared, keep_finished=True)
 
 
@@ -156,7 +153,7 @@ def choose_validation(
     known = _candidates(store, run, names, with_structure=strategy == "diverse")
     pool = _pool(store, maker, known)
     positives = choose(pool, strategy, limit=limit, budget=budget, seed=run.run_id)
-    noted = _with_choice(store, run, maker, positives, strategy, in_domain, n_random)
+    chosen = Chosen(maker.engine, maker.recipe, strategy, tuple(positives), in_domain, n_random)
     candidates = _candidates(store, run, [*positives, *negatives], with_structure=True)
     todo: dict[str, CandidateDoc] = {}
     shared: list[ValidationDoc] = []
@@ -171,7 +168,7 @@ def choose_validation(
         shared.append(_sharing(source, own, candidate, maker.engine, recipe))
     left_out = tuple(outside[name] for name in run.selection if name in outside)
     calculations = tuple(todo.values()), tuple(shared)
-    return ValidationPlan(noted, maker.engine, maker.recipe, *calculations, left_out)
+    return ValidationPlan(chosen.noted_in(store, run), chosen, *calculations, left_out)
 
 
 def plan_cost(store: ScreeningStore, plan: ValidationPlan, maker: DosMaker) -> CostEstimate:
@@ -393,39 +390,65 @@ class Choice:
         return run.model_copy(update={"parameters": parameters})
 
 
-def _with_choice(
-    store: ScreeningStore,
-    run: Run,
-    maker: DosMaker,
-    positives: Sequence[str],
-    strategy: str,
-    in_domain: bool,
-    n_random: int,
-) -> Run:
-    """The run with a note on how its positives were chosen, so that metrics know."""
-    before = Choice.of(run, maker.engine, maker.recipe)
-    asked = (*conditions(engine=maker.engine), Condition("run_ids", "has", run.run_id))
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen at one time, for an engine and recipe; a :class:`Choice` adds these up.
 
-    def known() -> set[str]:
+    Parameters
+    ----------
+    engine, recipe : str
+        The recipe is that without stand-ins.
+    strategy : str
+    positives : tuple of str
+        Materials.
+    in_domain : bool
+        Among what the model can know.
+    n_random : int
+        Negatives that were drawn.
+    """
+
+    engine: str
+    recipe: str
+    strategy: str
+    positives: tuple[str, ...]
+    in_domain: bool
+    n_random: int
+
+    def noted_in(self, store: ScreeningStore, run: Run) -> Run:
+        """The run with a note on this, beside what was chosen before, so that metrics know.
+
+        Parameters
+        ----------
+        store : ScreeningStore
+        run : Run
+            As it is stored.
+        """
+        before = Choice.of(run, self.engine, self.recipe)
+        now = before.among(self.in_domain, self.n_random, lambda: self._n_before(store, run))
+        if self.strategy != "random":
+            now = now.with_ranked(self.strategy, self.positives)
+        elif self.in_domain and not now.in_domain:
+            now = now.with_ranked(DRAWN_IN_DOMAIN, self.positives)
+        else:
+            # Also of programs that left no note.
+            by_rank = self._known(store, run) - now.drawn
+            now = replace(now, drawn=now.drawn | ({*self.positives} - by_rank))
+        return run if now == before else now.noted_in(run, self.engine, self.recipe)
+
+    def _n_before(self, store: ScreeningStore, run: Run) -> int:
+        """Negatives that were drawn among all before."""
+        in_order = predicted_negatives(store, run, in_domain=False)
+        known = self._known(store, run)
+        return sum(1 for _ in takewhile(known.__contains__, in_order))
+
+    def _known(self, store: ScreeningStore, run: Run) -> set[str]:
+        """Materials that the run has asked for."""
+        asked = (*conditions(engine=self.engine), Condition("run_ids", "has", run.run_id))
         return {
             document.material_id
             for document in store.find(Query(VALIDATIONS, asked))
-            if recipe_without_stand_ins(document.recipe) == maker.recipe
+            if recipe_without_stand_ins(document.recipe) == self.recipe
         }
-
-    def n_before() -> int:
-        in_order = predicted_negatives(store, run, in_domain=False)
-        return sum(1 for _ in takewhile(known().__contains__, in_order))
-
-    now = before.among(in_domain, n_random, n_before)
-    if strategy != "random":
-        now = now.with_ranked(strategy, positives)
-    elif in_domain and not now.in_domain:
-        now = now.with_ranked(DRAWN_IN_DOMAIN, positives)
-    else:
-        by_rank = known() - now.drawn  # also of programs that left no note
-        now = replace(now, drawn=now.drawn | (set(positives) - by_rank))
-    return run if now == before else now.noted_in(run, maker.engine, maker.recipe)
 
 
 def _candidates(

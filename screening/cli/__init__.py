@@ -78,9 +78,11 @@ def _no_interrupt_lost() -> Iterator[None]:
 def _run() -> None:
     """Run a command, and turn its errors into a line and an exit status."""
     from screening.cli.app import app
+    from workflows.settings_files import settings_in_words
 
     try:
-        status = app(prog_name=program(), standalone_mode=False)
+        with settings_in_words():
+            status = app(prog_name=program(), standalone_mode=False)
     except InterruptionError as interruption:
         _end(f"interrupted; {interruption}", INTERRUPTED)
     except BrokenPipeError:

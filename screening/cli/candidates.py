@@ -36,7 +36,6 @@ Sortable = Literal[
     "formula",
     "material_id",
 ]
-ROWS = 50  # on the screen
 
 _FILTERS = "Filters"
 
@@ -118,10 +117,7 @@ def candidates(
     ] = None,
     sort: Annotated[Sortable, typer.Option(help="What to sort by.")] = "score",
     ascending: Annotated[bool, typer.Option("--ascending/--descending")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Rows at most; {ROWS} on the screen, else all by default."),
-    ] = None,
+    limit: options.Limit = None,
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
@@ -130,7 +126,13 @@ def candidates(
     """List the candidates of a run."""
     from db import questions
     from db.open import open_store
-    from screening.cli.rows import CandidateRow, DisagreementRow, deliver
+    from screening.cli.rows import (
+        CandidateRow,
+        DisagreementRow,
+        deliver,
+        rows_at_most,
+        whether_more,
+    )
     from screening.cli.stored import existing, find_run
     from screening.errors import ScreeningError
     from screening.filters import ScreeningFilters
@@ -161,8 +163,7 @@ def candidates(
         score=(min_score, None),
     )
     order = {"sort_by": _field(sort), "descending": not ascending}
-    if limit is None and out is None and not as_json:
-        limit = ROWS
+    limit = rows_at_most(limit, out, as_json)
     with open_store(existing(db)) as store:
         of_run = find_run(store, run)
         _check_has_gaps(of_run, filters, sort)
@@ -174,7 +175,7 @@ def candidates(
             _check_sortable(sort, [pair.candidate for pair in pairs])
             differing = [DisagreementRow.of(pair, of_run) for pair in pairs[:limit]]
             title = f"{len(differing)} disagreements of model and DFT in run {of_run.run_id}"
-            title += by_criterion(of_run) + _whether_more(pairs, differing)
+            title += by_criterion(of_run) + whether_more(pairs, differing)
             show = partial(_disagreement_table, title, differing)
             deliver(DisagreementRow, differing, show, out, as_json, wide)
             return
@@ -190,13 +191,9 @@ def candidates(
     title = f"{len(rows)} candidates of run {of_run.run_id}{by_criterion(of_run)}"
     if words := _domains_in_words(rows):
         title += f": {words}"
-    title += _whether_more(asked, rows)
+    title += whether_more(asked, rows)
     show = partial(candidates_table, title, rows, has_gaps(of_run))
     deliver(CandidateRow, rows, show, out, as_json, wide)
-
-
-def _whether_more(asked: Sequence[Any], shown: Sequence[Any]) -> str:
-    return ", and there are more (--limit)" if len(asked) > len(shown) else ""
 
 
 def _system(text: str | None) -> str | None:

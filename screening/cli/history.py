@@ -15,25 +15,33 @@ if TYPE_CHECKING:
 
 def history(
     material_id: Annotated[str, typer.Argument(help="Id of a material.")],
+    limit: options.Limit = None,
     out: options.Out = None,
     db: options.Db = options.DEFAULT_DB,
     as_json: options.Json = False,
     wide: options.Wide = False,
 ) -> None:
-    """List what all runs, models and calculations say of a material, oldest first."""
+    """List what all runs, models and calculations say of a material, oldest first.
+
+    Of more than --limit these are the newest.
+    """
     from db.open import open_store
-    from screening.cli.rows import HistoryRow, deliver
+    from screening.cli.rows import HistoryRow, deliver, rows_at_most, whether_more
     from screening.cli.stored import existing
     from screening.errors import ScreeningError
 
+    limit = rows_at_most(limit, out, as_json)
+    most = None if limit is None else limit + 1  # to know whether there are more
     with open_store(existing(db)) as store:
-        rows = HistoryRow.all_of(store.history(material_id))
-        if not rows:
+        told = HistoryRow.all_of(store.history(material_id, most))
+        if not told:
             raise ScreeningError(f"{store.location} holds nothing of {material_id}")
-    deliver(HistoryRow, rows, lambda: _history_table(material_id, rows), out, as_json, wide)
+    rows = told if limit is None else told[-limit:]
+    title = f"{material_id} (times in UTC){whether_more(told, rows, 'older ones')}"
+    deliver(HistoryRow, rows, lambda: _history_table(title, rows), out, as_json, wide)
 
 
-def _history_table(material_id: str, rows: Sequence[HistoryRow]) -> Any:
+def _history_table(title: str, rows: Sequence[HistoryRow]) -> Any:
     from screening.cli.console import table_of
     from screening.cli.fitting_table import Column
 
@@ -49,7 +57,7 @@ def _history_table(material_id: str, rows: Sequence[HistoryRow]) -> Any:
         Column("to eV", 3): "gap_upper_edge",
         Column("remark", 4, folds=True): "remark",
     }
-    return table_of(f"{material_id} (times in UTC)", columns, rows)
+    return table_of(title, columns, rows)
 
 
 def _criterion_column(rows: Sequence[HistoryRow] | Sequence[RunRow]) -> dict[Any, Any]:

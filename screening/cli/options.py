@@ -53,6 +53,13 @@ MpApiKeyFile = Annotated[
     Path | None, typer.Option("--mp-api-key-file", help="File with the Materials Project key.")
 ]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the database again.")]
+ROWS = 50  # of a list on the screen
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, help=f"Rows at most; {ROWS} on the screen, else all by default."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Wide = Annotated[
     bool,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from screening.cli import options
 from screening.report.words import attribution_of, criterion_name, first_verdict_in_words
 
 if TYPE_CHECKING:
@@ -400,6 +401,37 @@ def _margins(gap: GapDoc | None) -> dict[str, Any]:
     return {f"gap_margin_{name}": value for name, value in margins.model_dump().items()}
 
 
+def rows_at_most(limit: int | None, out: Path | None, as_json: bool) -> int | None:
+    """How many rows a list has at most: as `--limit` says, else as many as suit a screen.
+
+    Parameters
+    ----------
+    limit : int or None
+    out : Path or None
+    as_json : bool
+    """
+    if limit is None and out is None and not as_json:
+        return options.ROWS
+    return limit
+
+
+def whether_more(asked: Sequence[Any], shown: Sequence[Any], what: str = "more") -> str:
+    """End of a list's title, which says that the limit has left something out.
+
+    Parameters
+    ----------
+    asked, shown : sequence
+    what : str
+        Was left out.
+
+    Examples
+    --------
+    >>> whether_more("abc", "ab")
+    ', and there are more (--limit)'
+    """
+    return f", and there are {what} (--limit)" if len(asked) > len(shown) else ""
+
+
 def deliver(
     kind: type[Row],
     rows: Sequence[Row],
@@ -425,15 +457,9 @@ def deliver(
     from screening.cli.console import print_json, stderr, stdout
 
     if out is not None:
-        from db.tables import encode_table, to_dataframe
-        from models.writing import write_whole
-        from screening.errors import ScreeningError
+        from db.tables import to_dataframe, write_table
 
-        table_of_rows = to_dataframe(rows, columns=[field.name for field in fields(kind)])
-        try:
-            write_whole(out, encode_table(table_of_rows, out))
-        except OSError as error:
-            raise ScreeningError(f"{out} cannot be written: {error.strerror or error}") from None
+        write_table(to_dataframe(rows, kind=kind), out)
         stderr().print(f"{len(rows)} rows in {out}")
     elif as_json:
         print_json([asdict(row) for row in rows])

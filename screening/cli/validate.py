@@ -16,12 +16,13 @@ from screening.strategies import Strategy
 from workflows.dos.engines import ENGINES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from db.documents import CandidateDoc, ValidationDoc
     from db.store import ScreeningStore
     from workflows.dos.base import DosMaker
     from workflows.dos.cost import CostEstimate
+    from workflows.launchpad import Waiting
     from workflows.plan import ValidationPlan
     from workflows.validation import ValidationFlowMaker
 
@@ -421,7 +422,11 @@ def status(
     ] = False,
     rerun_lost: Annotated[
         bool,
-        typer.Option("--rerun-lost", help="Make jobs ready again whose worker is gone."),
+        typer.Option(
+            "--rerun-lost",
+            help="Make jobs ready again whose worker is gone; what the launchpad will not "
+            "calculate any more counts as failed.",
+        ),
     ] = False,
     lost_after: Annotated[
         float, typer.Option(min=0, help="Seconds without a sign of life of a worker.")
@@ -447,6 +452,7 @@ def status(
             stderr().print(f"{failed} fizzled jobs made ready again")
         screening = fireworks.screening_jobs(pad, stored.run_id)
         states = fireworks.workflow_states(pad, stored.run_id)
+        waiting = fireworks.waiting(pad, store, stored.run_id)
         validations = Counter(v.state for v in store.validations(run_id=stored.run_id))
     counts = Counter(state.state for state in states)
     reasons = {s.material_id: s.reason for s in states if s.reason}
@@ -458,6 +464,8 @@ def status(
                 "screening_reasons": screening.reasons,
                 "workflows": counts,
                 "validations": validations,
+                "paused": waiting.paused,
+                "gone": waiting.gone,
                 "reasons": reasons,
             }
         )
@@ -472,8 +480,26 @@ def status(
     stdout().print(table(f"Run {stored.run_id}", ("what", "state", "number"), rows))
     for reason in screening.reasons:
         stdout().print(reason)
+    for line in _what_waits(waiting):
+        stdout().print(line)
     for material_id, reason in reasons.items():
         stdout().print(f"{material_id}: {reason}")
+
+
+def _what_waits(waiting: Waiting) -> Iterator[str]:
+    """What no worker does, and how it goes on."""
+    from models.errors import named
+
+    if waiting.paused:
+        yield (
+            f"paused: {named(waiting.paused)}; `lpad resume_fws` lets them go on. To give them up, "
+            "`lpad archive_wflows`, then `screen status --rerun-lost`"
+        )
+    if waiting.gone:
+        yield (
+            f"queued, but archived, defused or no more on the launchpad: {named(waiting.gone)}; "
+            "`screen status --rerun-lost`, then `screen validate` submits them again"
+        )
 
 
 def metrics(

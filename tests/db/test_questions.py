@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from datetime import timedelta
@@ -14,7 +15,7 @@ import pytest
 
 import db
 from db.collections import CANDIDATES, Condition, Query, conditions
-from db.documents import FirstVerdict
+from db.documents import CandidateDoc, FirstVerdict, Run
 from db.errors import StoreError
 from db.questions import (
     agreements,
@@ -26,9 +27,19 @@ from db.questions import (
     positives_to_validate,
 )
 from db.store import ScreeningStore
-from db.tables import encode_table, to_dataframe, write_table
+from db.tables import encode_table, to_dataframe
 from models.spectra.spectrum import EnergyGrid
-from tests.db.db_examples import GRID, START, candidate, gap, prediction, run, validation, verdict
+from tests.db.db_examples import (
+    GRID,
+    START,
+    candidate,
+    gap,
+    prediction,
+    round_document,
+    run,
+    validation,
+    verdict,
+)
 
 FIRST = FirstVerdict(model_id="mat2spec-0", is_positive=True, score=0.25)
 PAGE = Path(db.__file__).with_name("QUERIES.md")
@@ -247,27 +258,49 @@ def test_documents_become_rows(filled: ScreeningStore) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
-def test_tables_are_written(tmp_path: Path, ending: str) -> None:
+def test_tables_become_files(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"table.{ending}"
     rows = [candidate(1, gap=gap(), origin={}), candidate(2, origin={"source": "a"}), run()]
     table = to_dataframe(rows[:2])
-    write_table(table, path)
+    path.write_bytes(encode_table(table, path))
     read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[ending]
     again = read(path)
     assert again["material_id"].tolist() == ["mp-1", "mp-2"]
     assert again["gap_upper_edge"].tolist()[0] == pytest.approx(-1 / 3)
     assert list(again.columns) == list(table.columns)
-    write_table(to_dataframe(rows[2:]), path)
+    path.write_bytes(encode_table(to_dataframe(rows[2:]), path))
     assert read(path)["run_id"].tolist() == ["run-1"]
 
 
-def test_tables_that_cannot_be_written(tmp_path: Path) -> None:
-    table = to_dataframe([candidate()])
+def test_a_table_of_an_unknown_ending() -> None:
     with pytest.raises(StoreError, match=r"table\.xls: unknown ending '\.xls'; use \.csv"):
-        encode_table(table, "table.xls")
+        encode_table(to_dataframe([candidate()]), "table.xls")
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_table_of_nothing_has_the_columns_of_its_kind(
+    filled: ScreeningStore, heavy: bool
+) -> None:
+    rows = [run(), candidate(gap=gap()), candidate(), prediction(), validation(), round_document()]
+    rows += [disagreements(filled, "run-1")[0], agreements(filled)[0]]
+    for row in rows:
+        kind = type(row)
+        columns = list(to_dataframe([row], heavy=heavy, kind=kind))
+        assert list(to_dataframe([], heavy=heavy, kind=kind)) == columns, kind
+
+
+def test_a_table_of_nothing_is_asked_as_any_other(filled: ScreeningStore) -> None:
+    none = to_dataframe(find_candidates(filled, "run-9"), kind=CandidateDoc)
+    assert {"material_id", "gap_width"} <= set(none[none.is_positive].columns)
+    assert len(none[none.is_positive & (none.gap_width > 1)]) == 0
+    assert len(to_dataframe([], kind=Run).created_at.dt.year) == 0
     for ending in ("csv", "json", "parquet"):
-        with pytest.raises(StoreError, match="cannot be written"):
-            write_table(table, tmp_path / "nowhere" / f"table.{ending}")
+        encode_table(none, f"none.{ending}")
+    assert list(pd.read_csv(io.BytesIO(encode_table(none, "none.csv")))) == list(none)
+    with pytest.raises(StoreError, match=r"no column 'scores'; columns: .*run_id"):
+        to_dataframe([], columns=["scores"], kind=CandidateDoc)
+    with pytest.raises(StoreError, match="int is not a type of documents"):
+        to_dataframe([], kind=int)
 
 
 # the documentation

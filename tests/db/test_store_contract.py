@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -20,7 +21,7 @@ from db.collections import (
     Query,
     conditions,
 )
-from db.documents import CandidateDoc, FirstVerdict, PredictionDoc
+from db.documents import CandidateDoc, FirstVerdict, PredictionDoc, Run
 from db.errors import StoreError
 from db.open import open_store
 from db.questions import find_candidates
@@ -181,8 +182,86 @@ def test_runs_are_listed_newest_first(store: ScreeningStore) -> None:
 
 
 def test_an_unknown_run_is_named(store: ScreeningStore) -> None:
-    with pytest.raises(StoreError, match="has no run 'run-7'"):
-        store.run("run-7")
+    for ask in (store.run, lambda run_id: store.change_run(run_id, lambda found: found)):
+        with pytest.raises(StoreError, match="has no run 'run-7'"):
+            ask("run-7")
+
+
+def noting(name: str) -> Callable[[Run], Run]:
+    """Change that adds a note to those of a run."""
+
+    def change(found: Run) -> Run:
+        notes = [*found.parameters.get("notes", []), name]
+        return found.model_copy(update={"parameters": found.parameters | {"notes": notes}})
+
+    return change
+
+
+def test_changes_of_a_run_at_once_are_both_kept(store: ScreeningStore, uri: str) -> None:
+    """Another process changes the run between the look at it and the write."""
+    store.put_run(run())
+    seen = []
+
+    def slow(found: Run) -> Run:
+        seen.append(found.parameters.get("notes"))
+        if len(seen) == 1:
+            with open_store(uri) as other:
+                other.change_run("run-1", noting("other"))
+                other.put_run(other.run("run-1").model_copy(update={"error": "theirs"}))
+        return noting("own")(found)
+
+    changed = store.change_run("run-1", slow)
+    assert seen == [None, ["other"]]
+    assert store.run("run-1") == changed == noting("own")(noting("other")(run(error="theirs")))
+
+
+def test_a_change_leaves_other_fields_as_others_write_them(store: ScreeningStore) -> None:
+    store.put_run(run(state="running", selection=["mp-1"]))
+
+    def slow(found: Run) -> Run:
+        store.put_run(found.model_copy(update={"state": "done", "counts": {"screened": 2}}))
+        return noting("own")(found)
+
+    store.change_run("run-1", slow)
+    wanted = run(state="done", counts={"screened": 2}, selection=["mp-1"])
+    assert store.run("run-1") == noting("own")(wanted)
+
+
+def test_changes_of_a_run_by_threads_are_all_kept(uri: str) -> None:
+    with open_store(uri) as store:
+        store.put_run(run())
+    at_once = threading.Barrier(3)
+
+    def work(name: str) -> None:
+        with open_store(uri) as own:
+            at_once.wait()
+            for i in range(10):
+                own.change_run("run-1", noting(f"{name}-{i}"))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, "abc"))
+    with open_store(uri) as store:
+        notes = store.run("run-1").parameters["notes"]
+    assert sorted(notes) == [f"{name}-{i}" for name in "abc" for i in range(10)]
+
+
+def test_a_run_that_others_change_all_the_time(store: ScreeningStore, monkeypatch) -> None:
+    monkeypatch.setattr("db.store.CHANGES", 3)
+    store.put_run(run())
+
+    def slow(found: Run) -> Run:
+        store.put_run(noting("other")(found))
+        return noting("own")(found)
+
+    with pytest.raises(StoreError, match="run 'run-1' is changed by others all the time; try"):
+        store.change_run("run-1", slow)
+    assert store.run("run-1").parameters["notes"] == ["other"] * 3
+
+
+def test_a_change_of_nothing_writes_nothing(store: ScreeningStore, monkeypatch) -> None:
+    store.put_run(run())
+    monkeypatch.setattr(store, "_update_run", None)
+    assert store.change_run("run-1", lambda found: found) == run()
 
 
 # candidates
@@ -397,6 +476,23 @@ def test_a_material_has_a_history(store: ScreeningStore) -> None:
     assert [p.model_id for p in history.predictions] == ["gatgnn-1", "mat2spec-1"]
     assert ids(history.validations) == ["mp-1"]
     assert store.history("unknown").candidates == []
+
+
+def test_a_history_may_be_of_the_newest_only(store: ScreeningStore) -> None:
+    days = [START + timedelta(days=i) for i in range(4)]
+    for i in (2, 0, 3, 1):
+        store.put_run(run(f"run-{i}", created_at=days[i]))
+        store.upsert_candidates([candidate(run_id=f"run-{i}")])
+        store.upsert_predictions([prediction(model_id=f"model-{i}", created_at=days[i])])
+        store.upsert_validations([validation(recipe=f"recipe-{i}", created_at=days[i])])
+    store.upsert_candidates([candidate(run_id="lost")])
+    for limit in (2, 9):
+        history = store.history("mp-1", limit)
+        last = [2, 3] if limit == 2 else [0, 1, 2, 3]
+        runs = [c.run_id for c in history.candidates]
+        assert runs == ["lost"] * (limit == 9) + [f"run-{i}" for i in last]
+        assert [p.model_id for p in history.predictions] == [f"model-{i}" for i in last]
+        assert [v.recipe for v in history.validations] == [f"recipe-{i}" for i in last]
 
 
 # raw data
@@ -708,6 +804,7 @@ def test_a_reader_sees_what_others_write_and_writes_nothing(
         assert ids(reader.candidates("run-1")) == ["mp-1"]
         for write in (
             lambda: reader.put_run(run("run-2")),
+            lambda: reader.change_run("run-1", noting("x")),
             lambda: reader.upsert_candidates([candidate(2)]),
             lambda: reader.apply_verdicts([verdict()]),
             lambda: reader.upsert_predictions([prediction()]),

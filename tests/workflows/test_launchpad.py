@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import pymongo
 import pytest
@@ -25,12 +26,14 @@ from tests.workflows.screened_run import (
 from workflows.launchpad import (
     GONE,
     LaunchPadFile,
+    Waiting,
     open_launchpad,
     record_failures,
     rerun_failed,
     rerun_lost,
     submit,
     submit_screening,
+    waiting,
     workflow_states,
 )
 from workflows.screening import ScreeningFlowMaker
@@ -340,12 +343,104 @@ def test_a_workflow_that_was_put_aside_is_submitted_again(site, pad, store, comm
     assert states(store) == {"done": 2}
 
 
+PAUSED, GIVEN_UP = Waiting(paused=("m-0",)), Waiting(gone=("m-0",))
+LPAD = [
+    # What a user may do to the first of two workflows, before it begins or when one of its jobs is
+    # done: job 2 calculates, job 1 stores.
+    ("pause_wflows", 1, 0, PAUSED),
+    ("defuse_wflows", 1, 0, PAUSED),  # FireWorks has it pause
+    ("defuse_wflows", 2, 1, PAUSED),
+    ("pause_fws", 1, 0, PAUSED),
+    ("pause_fws", 2, 0, PAUSED),
+    ("defuse_fws", 1, 1, GIVEN_UP),
+    ("defuse_fws", 2, 0, GIVEN_UP),
+    ("archive_wflows", 1, 1, GIVEN_UP),
+    ("delete_wflows", 1, 0, GIVEN_UP),
+]
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize(("command", "fw_id", "n_done", "expected"), LPAD)
+def test_what_no_worker_does_is_named(site, pad, store, command, fw_id, n_done, expected):
+    submitted(site, pad, store, 2)
+    if n_done:
+        site.call("rlaunch", "-l", site.launchpad, "singleshot", "-f", 2)
+    site.call("lpad", "-l", site.launchpad, command, "-i", fw_id)
+    assert waiting(pad, store, "run-1") == expected
+    site.work()
+    assert waiting(pad, store, "run-1") == expected
+    assert states(store) == {"done": 1, "queued": 1}
+    assert rerun_lost(pad, store, "run-1") == 0
+    assert waiting(pad, store, "run-1") == replace(expected, gone=())
+    assert states(store)["failed"] == len(expected.gone)
+
+
 @pytest.mark.mongo
 def test_a_workflow_that_is_paused_keeps_its_place(site, pad, store):
     submitted(site, pad, store, 1)
     site.call("lpad", "-l", site.launchpad, "pause_wflows", "-i", 1)
     assert rerun_lost(pad, store, "run-1") == 0
     assert states(store) == {"queued": 1}
+    other = put_run(store, {"twin": crystal(0)}, ["twin"], run_id="run-2")
+    assert plan_validation(store, other, "gpaw", AnalyticDosMaker().recipe).todo == ()
+    assert waiting(pad, store, "run-2") == Waiting(paused=("twin",))
+    for fw_id in (1, 2):
+        site.call("lpad", "-l", site.launchpad, "resume_fws", "-i", fw_id)
+    assert waiting(pad, store, "run-1") == waiting(pad, store, "run-2") == Waiting()
+    site.work()
+    assert states(store) == states(store, "run-2") == {"done": 1}
+
+
+@pytest.mark.mongo
+def test_what_is_given_up_and_submitted_anew_is_not_gone(site, pad, store):
+    submitted(site, pad, store, 1)
+    site.call("lpad", "-l", site.launchpad, "archive_wflows", "-i", 1)
+    rerun_lost(pad, store, "run-1")
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    run = store.run("run-1")
+    todo = plan_validation(store, run, "gpaw", maker.dos_maker.recipe).todo
+    submit(pad, store, maker, todo)
+    assert waiting(pad, store, "run-1") == Waiting()
+    submit(pad, store, maker, todo)
+    site.call("lpad", "-l", site.launchpad, "archive_wflows", "-i", 5)
+    assert [w["state"] for w in pad.workflows.find().sort("nodes", 1)] == [
+        "ARCHIVED",
+        "READY",
+        "ARCHIVED",
+    ]
+    assert waiting(pad, store, "run-1") == Waiting()  # the one in between goes on
+
+
+@pytest.mark.mongo
+def test_a_calculation_of_another_run_that_fizzled_is_not_waited_for(site, pad, store):
+    submitted(site, pad, store, 1)
+    other = put_run(store, {"twin": crystal(0)}, ["twin"], run_id="run-2")
+    plan_validation(store, other, "gpaw", AnalyticDosMaker().recipe)
+    storing = site.start_worker(SCREEN_DB="")  # so the job that stores the result fails
+    assert storing.wait(120) == 0
+    assert states(store, "run-2") == {"queued": 1}
+    assert record_failures(pad, store, "run-2") == 1
+    (twin,) = store.validations(run_id="run-2")
+    assert (twin.state, twin.error) == (
+        "failed",
+        "SCREEN_DB is not set; this job writes to the database it names",
+    )
+    assert states(store) == {"failed": 1}
+
+
+@pytest.mark.mongo
+def test_a_calculation_that_another_run_submitted_anew_has_not_failed(site, pad, store):
+    copper = crystal(1, "Cu")
+    submitted(site, pad, store, 1, structures={"m": copper}, failing="Cu")
+    site.work()
+    assert states(store) == {"failed": 1}
+    other = put_run(store, {"twin": copper}, ["twin"], run_id="run-2")
+    maker = ValidationFlowMaker(db=site.db, dos_maker=AnalyticDosMaker())
+    submit(pad, store, maker, plan_validation(store, other, "gpaw", maker.dos_maker.recipe).todo)
+    assert plan_validation(store, store.run("run-1"), "gpaw", maker.dos_maker.recipe).todo == ()
+    assert states(store) == {"queued": 1}
+    assert record_failures(pad, store, "run-1") == 0
+    assert states(store) == states(store, "run-2") == {"queued": 1}
 
 
 @pytest.mark.mongo

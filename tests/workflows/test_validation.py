@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.dos import Dos
 from scipy.stats import wasserstein_distance
 
+from db.open import open_store
 from models.errors import ModelError
 from models.spectra.spectrum import EDOS_GRID
 from screening.classification import Group, Sample
@@ -37,7 +38,13 @@ from workflows.dos.gpaw.maker import GpawDosMaker
 from workflows.hardware import UnfitError
 from workflows.local import validate_here
 from workflows.metrics import run_metrics
-from workflows.plan import Choice, choose_validation, plan_cost, record_plan
+from workflows.plan import (
+    DRAWN_IN_DOMAIN,
+    Choice,
+    choose_validation,
+    plan_cost,
+    record_plan,
+)
 from workflows.validation import (
     JOB_FAILED,
     ValidationFlowMaker,
@@ -737,6 +744,48 @@ def test_plans_of_two_engines_at_once_are_both_noted(store, run):
         choice = Choice.of(store.run("run-1"), maker.engine, maker.recipe)
         assert choice.ranked == {"best": frozenset(POSITIVES[:n])}
     assert store.run("run-1").error == changed.error
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_plans_of_one_engine_at_once_are_both_noted(store, run, db, monkeypatch, first):
+    """One is written while the other is about to be, and chosen before either was."""
+    maker = AnalyticDosMaker()
+    of_two = [
+        choose_validation(store, run, maker, n_random=0, **options)
+        for options in ({"limit": 2}, {"limit": 3, "strategy": "random"})
+    ]
+    read, others = store.run, [of_two[1 - first]]
+
+    def and_then(run_id):
+        found = read(run_id)
+        while others:
+            with open_store(db) as other:
+                record_plan(other, others.pop())
+        return found
+
+    monkeypatch.setattr(store, "run", and_then)
+    record_plan(store, of_two[first])
+    assert not others
+    choice = Choice.of(store.run("run-1"), maker.engine, maker.recipe)
+    assert choice.ranked == {"best": frozenset(POSITIVES[:2])}
+    assert choice.drawn == {*of_two[1].chosen.positives}
+    assert len(choice.drawn) == 3
+
+
+def test_draws_in_the_domain_and_among_all_at_once_are_told_apart(store, run):
+    maker = AnalyticDosMaker()
+    in_domain, among_all = (
+        choose_validation(
+            store, run, maker, n_random=2, limit=n, strategy="random", in_domain=n == 2
+        )
+        for n in (2, 3)
+    )
+    for chosen in (in_domain, among_all):
+        record_plan(store, chosen)
+    choice = Choice.of(store.run("run-1"), maker.engine, maker.recipe)
+    assert not choice.in_domain
+    assert choice.taken_by("random") >= {*in_domain.chosen.positives, *among_all.chosen.positives}
+    assert (choice.ranked.keys(), choice.n_random) == ({DRAWN_IN_DOMAIN}, 2)
 
 
 # strategies

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from screening.errors import ScreeningError
 from workflows.dos.errors import DosError
+from workflows.settings_files import settings_in_words
 
 if TYPE_CHECKING:
     from workflows.dos.base import DosMaker
@@ -29,7 +30,8 @@ def engine_class(engine: str) -> type[DosMaker]:
     """
     if engine not in ENGINES:
         raise ScreeningError(f"unknown engine {engine!r}; use {' or '.join(ENGINES)}")
-    maker_class: type[DosMaker] = resolve_name(ENGINES[engine])
+    with settings_in_words():
+        maker_class: type[DosMaker] = resolve_name(ENGINES[engine])
     return maker_class
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import resource
 import sqlite3
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,18 @@ import pytest
 
 from db.collections import COLLECTIONS, Query
 from db.documents import GapDoc, ValidationDoc, Verdict
+from db.errors import StoreError
 from db.open import open_store
 from screening.cli.rows import deliver
-from screening.errors import ScreeningError
 from tests.conftest import crystal_row
-from tests.workflows.screened_run import crystal, put_run, validation
+from tests.workflows.screened_run import (
+    candidate,
+    crystal,
+    put_prediction,
+    put_run,
+    validation,
+    with_gap,
+)
 
 EASY = ("--max-dos", 1000, "--min-width", 0.1, "--max-upper-edge", 5)
 PAIRS = [("Na", "Cl"), ("Mg", "O"), ("Al", "Cu"), ("Li", "Mg"), ("Ti", "C"), ("Sn", "Te")]
@@ -194,7 +203,7 @@ def test_a_table_on_a_full_disk_leaves_the_file_before_it(tmp_path, ending):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(ScreeningError, match=rf"table\.{ending} cannot be written: File too"):
+        with pytest.raises(StoreError, match=rf"table\.{ending} cannot be written: File too"):
             deliver(Row, rows, list, path, as_json=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -318,9 +327,31 @@ def test_history_is_told_in_order(filled, structure_table):
     assert found[2]["by"] == "gpaw standard"
     assert found[3]["remark"] == "0.7 eV/atom above hull, more than 0.5"
     assert "gpaw standard" in filled("history", "m-1").out
+    last = filled("history", "m-1", "--limit", 2, "--json")
+    assert listed(last) == found[2:]
+    assert "there are older ones (--limit)" in filled("history", "m-1", "--limit", 3).out
+    assert "there are older" not in filled("history", "m-1", "--limit", 4).out
     outcome = filled("history", "m-99")
     assert outcome.code != 0
     assert "holds nothing of m-99" in outcome.err
+
+
+def test_of_a_long_history_the_screen_has_the_newest(screen):
+    begun = datetime.now(UTC) - timedelta(days=100)
+    models = [f"model-{i:02d}" for i in range(60)]
+    with open_store("screening.sqlite") as store:
+        put_run(store, {"m-1": crystal(1)})
+        document = candidate("run-1", "m-1", crystal(1))
+        for i, model in enumerate(models):
+            when = begun + timedelta(days=i)
+            put_prediction(store, document, with_gap(True), model_id=model, created_at=when)
+    shown = screen("history", "m-1").out
+    assert "older ones (--limit)" in shown
+    assert re.findall(r"model-\d\d", shown) == models[11:]  # the candidate is of today
+    assert len(listed(screen("history", "m-1", "--json"))) == 61
+    assert len(listed(screen("history", "m-1", "--json", "--limit", 60))) == 60
+    screen("history", "m-1", "--out", "all.csv")
+    assert len(pd.read_csv("all.csv")) == 61
 
 
 @pytest.mark.slow

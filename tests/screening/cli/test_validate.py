@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,9 +222,9 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
         text=True,
         start_new_session=True,
     )
-    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3)
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 3, seconds=300)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == (
@@ -247,14 +248,14 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(screen, formula, tmp_path
 def test_a_killed_worker_process_ends_in_one_line(screen, run, tmp_path):
     log = tmp_path / "calculated.log"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "60", str(log), "--workers", "2"],
+        [sys.executable, "-c", SCRIPT, "400", str(log), "--workers", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"), seconds=300)
     os.kill(int(log.read_text().split()[1]), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("screen: a worker process was killed")
@@ -639,6 +640,27 @@ def test_submit_work_off_and_ask(screen, site, formula, monkeypatch):
 
 
 @pytest.mark.mongo
+def test_status_names_what_no_worker_does(screen, site, formula, monkeypatch):
+    monkeypatch.setenv("SCREEN_DB", site.db)
+    with open_store(site.db) as store:
+        put_run(store, {"a": crystal(0), "b": crystal(1), "c": crystal(2)}, ["a", "b", "c"])
+    screen("validate", "--where", "launchpad")
+    assert "lpad" not in screen("status").out
+    site.call("lpad", "-l", site.launchpad, "defuse_wflows", "-i", 1)
+    site.call("lpad", "-l", site.launchpad, "archive_wflows", "-i", 3)
+    found = json.loads(screen("status", "--json").out)
+    assert (found["paused"], found["gone"]) == (["a"], ["b"])
+    shown = " ".join(screen("status").out.split())
+    assert "paused: a; `lpad resume_fws` lets them go on. To give them up, `lpad archive" in shown
+    assert "queued, but archived, defused or no more on the launchpad: b; `screen status" in shown
+    assert screen("status", "--rerun-lost").code == 0
+    assert "b" in screen("validate", "--dry-run", "--json").out
+    found = json.loads(screen("status", "--json").out)
+    assert found["validations"] == {"queued": 2, "failed": 1}
+    assert (found["paused"], found["gone"]) == (["a"], [])
+
+
+@pytest.mark.mongo
 def test_vasp_is_submitted_without_vasp_and_a_worker_without_it_says_so(screen, site, monkeypatch):
     monkeypatch.setenv("SCREEN_DB", site.db)
     monkeypatch.setenv("PMG_VASP_PSP_DIR", str(site.folder / "none"))
@@ -697,6 +719,58 @@ def test_a_new_engine_on_the_command_line(screen, monkeypatch):
     assert "'abinit' is not one of 'gpaw', 'vasp', 'toy'" in (
         screen("validate", "--engine", "abinit").err
     )
+
+
+# settings of others
+
+
+ATOMATE2 = "atomate2 refuses ~/.atomate2.yaml or an ATOMATE2_ variable of the environment ("
+JOBFLOW = "jobflow refuses ~/.jobflow.yaml or a JOBFLOW_ variable of the environment ("
+REFUSED = [
+    (".atomate2.yaml", "VASP_CMD: [a\n", "validate --relax", f"{ATOMATE2}while parsing a flow"),
+    (".atomate2.yaml", "CMD: a\n", "validate --relax", f"{ATOMATE2}CMD: Extra inputs are not"),
+    (".atomate2.yaml", "CMD: a\n", "validate --engine vasp", f"{ATOMATE2}CMD: Extra inputs are"),
+    (".jobflow.yaml", "JOB_STORE: [a\n", "validate", f"{JOBFLOW}while parsing a flow sequence"),
+    (".jobflow.yaml", f"STORE: {SECRET}\n", "validate --debug", f"{JOBFLOW}STORE: Extra inputs"),
+    (
+        ".jobflow.yaml",
+        f"JOB_STORE: {{docs_store: {{type: NoStore, password: {SECRET}}}}}\n",
+        "status --debug",
+        f"{JOBFLOW}KeyError 'NoStore')",
+    ),
+    (
+        ".fireworks/FW_config.yaml",
+        "NO_SUCH: 1\n",
+        "status",
+        "FireWorks refuses {home}/.fireworks/FW_config.yaml (Invalid FW_config file has unknown",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "content", "command", "refusal"), REFUSED)
+def test_a_settings_file_of_others_is_named(tmp_path, file, content, command, refusal):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with open_store(tmp_path / DB) as store:
+        put_run(store, {"a": crystal(0)}, ["a"])
+    taken = ("ATOMATE2_CONFIG_FILE", "JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE", "SCREEN_DB")
+    rest = {name: value for name, value in os.environ.items() if name not in taken}
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("screen"), *command.split()],
+        env={**rest, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert f"screen: {refusal.format(home=tmp_path)}" in ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("): correct the line or take it out")
+    assert ("Traceback" in ended.stderr) == ("--debug" in command)
+    assert SECRET not in ended.stderr
+    assert validations(tmp_path / DB) == {}  # no calculation is to blame
 
 
 # one real calculation

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomate2.ase.jobs import AseMaker
-from atomate2.ase.schemas import AseResult
 from pymatgen.core import Lattice, Structure
 
 from workflows.dos.errors import DosError
 from workflows.dos.gpaw import installation
 from workflows.dos.gpaw.calculation import run_gpaw
 from workflows.dos.gpaw.settings import GpawSettings, settings_of
+from workflows.settings_files import settings_in_words
+
+with settings_in_words():
+    from atomate2.ase.jobs import AseMaker
+    from atomate2.ase.schemas import AseResult
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator

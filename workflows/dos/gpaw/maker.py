@@ -31,6 +31,7 @@ from workflows.dos.errors import DosError
 from workflows.dos.gpaw import installation
 from workflows.dos.gpaw.calculation import check, compute_dos, symbols
 from workflows.dos.gpaw.settings import GpawSettings, Lanthanides, settings_of
+from workflows.settings_files import settings_in_words
 
 FIRST_ATOM_TIMES = {"fast": 40.0, "standard": FIRST_ATOM, "accurate": 150.0}  # s
 
@@ -99,6 +100,12 @@ class GpawDosMaker(DosMaker):
     lanthanides: Lanthanides = "stand-ins"
     wall_time_limit: float = 3600.0
     user_settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse settings of atomate2 that it cannot read, once and not for each structure."""
+        if self.relax:
+            with settings_in_words():
+                import atomate2  # noqa: F401
 
     @property
     def settings(self) -> GpawSettings:

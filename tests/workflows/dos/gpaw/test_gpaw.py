@@ -23,6 +23,7 @@ from pymatgen.core import Lattice, Structure
 from tests.benchmarks.dos_campaign import materials
 from tests.benchmarks.dos_campaign import run as run_campaign
 from tests.benchmarks.gpaw_reference import judge_vb_gap
+from tests.workflows.launchpads import ROOT
 from workflows.dos.document import DosDocument
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
@@ -132,6 +133,20 @@ def test_relaxation_comes_first_and_its_structure_is_used(fake_worker, monkeypat
     assert document.structure.lattice.volume == pytest.approx(ALUMINIUM.volume * 1.01**3)
     assert document.recipe == maker.recipe != GpawDosMaker().recipe
     assert 0.3 <= document.wall_time < 10
+
+
+def test_a_worker_names_settings_of_atomate_that_are_wrong(tmp_path):
+    file = tmp_path / "atomate2.yaml"
+    file.write_text("NO_SUCH: 1\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", "import workflows.dos.gpaw.ase_makers"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ATOMATE2_CONFIG_FILE": str(file)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refusal = f"screening.errors.ScreeningError: atomate2 refuses {file} or an ATOMATE2_ variable"
+    assert ended.stderr.splitlines()[-1].startswith(refusal)
 
 
 def test_flow_survives_json_and_fireworks():
