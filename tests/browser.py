@@ -23,7 +23,10 @@ FLAGS = (  # a quiet browser that asks nobody for anything, and draws WebGL with
     "--disable-component-update",
     "--disable-sync",
     "--enable-unsafe-swiftshader",
+    "--disable-gpu-watchdog",  # without a GPU a drawing may take long
+    "--disable-dev-shm-usage",  # of which a container may have little
 )
+LAUNCH, PATIENCE = 180_000, 120_000  # ms
 DESKTOP, PHONE = (1280, 900), (360, 740)  # pixels
 
 
@@ -98,7 +101,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS), timeout=LAUNCH)
         yield browser
         browser.close()
 
@@ -111,6 +114,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., WatchedPage]]:
     def opened(url: str, size: tuple[int, int] = DESKTOP, **options: Any) -> WatchedPage:
         width, height = size
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         watched = WatchedPage(context.new_page())
         watched.page.on("request", lambda request: watched.requests.append(request.url))

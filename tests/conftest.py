@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 
 from models.crystal import ATOMIC_NUMBERS
 from tests.browser import chromium, open_page  # noqa: F401
@@ -23,6 +24,16 @@ os.environ["SCREEN_RESCORE"] = "0"  # one model is enough for most tests, and it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # What a script runs in the background inherits a deaf ear, and so would the programs of tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in each run, however busy the machine is.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 Row = dict[str, Any]
 LONG = ("slow", "dft", "browser")  # markers

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ README = "README.md"
 PAGES = (README, *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
 FIRST_RUN = "screen run --source prototypes --max-sites 8"
 MONGO = "SCREEN_TEST_MONGO_URI"
-DATABASE = f"documentation_{os.getpid()}"
+DATABASE = f"documentation_{uuid.uuid4().hex[:12]}"
 LIMIT = 40  # candidates of a run
 
 INSTEAD = {"make demo": "screen run --max-ehull 0.5\nscreen report"}  # but for what it installs

@@ -38,6 +38,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def surroundings(**variables: str) -> dict[str, str]:
+    """That of this process, without what would change where `make` works."""
+    unset = ("DATA", "VENV")
+    return {k: v for k, v in os.environ.items() if k not in unset} | {"MAKEFLAGS": ""} | variables
+
+
 def retrain(folder: Path, *variables: str, fails: str = "nowhere") -> tuple[int, list[str]]:
     """Exit status, and what was called."""
     (folder / "calls").write_text("")
@@ -45,7 +51,7 @@ def retrain(folder: Path, *variables: str, fails: str = "nowhere") -> tuple[int,
         ["make", "retrain", *variables],
         cwd=folder,
         check=False,
-        env={**os.environ, "FAILS": fails, "MAKEFLAGS": ""},
+        env=surroundings(FAILS=fails),
         capture_output=True,
     ).returncode
     return status, (folder / "calls").read_text().splitlines()
@@ -102,7 +108,7 @@ def test_without_data_it_says_what_it_needs(folder: Path) -> None:
 # Like `python -m venv folder`: it makes all folders above, and fails where another process does so.
 PYTHON = """#!/bin/sh
 for folder; do :; done
-[ "$folder" = .venv ] && sleep 0.5 && [ -e .venv ] && exit 1
+[ "$folder" = .venv ] && sleep 1 && [ -e .venv ] && exit 1
 mkdir -p "$folder/bin"
 for name in python pip; do printf '#!/bin/sh\\n' > "$folder/bin/$name"; done
 chmod +x "$folder"/bin/*
@@ -116,8 +122,6 @@ def test_both_environments_can_be_made_at_once(folder: Path) -> None:
     python.chmod(0o755)
     targets = (".venv/installed-dev", ".venv/wheel/installed")
     command = ["make", "--jobs=2", *targets, "PYTHON=./python"]
-    made = subprocess.run(
-        command, cwd=folder, check=False, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True
-    )
+    made = subprocess.run(command, cwd=folder, check=False, env=surroundings(), capture_output=True)
     assert made.returncode == 0, made.stderr
     assert all((folder / target).exists() for target in targets)

@@ -18,7 +18,8 @@ from tests.browser import DESKTOP, PHONE, WatchedPage
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
-pytestmark = pytest.mark.slow
+# Longer than the building, so that this says what was wrong with it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PAGES = (
     "docs/index",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -400,49 +401,70 @@ def through(proxy: Proxy, uri: str) -> str:
 @pytest.mark.mongo
 def test_a_run_goes_on_when_the_server_is_back(fresh_mongo: str, proxy: Proxy) -> None:
     open_store(fresh_mongo).close()
-    acknowledged: list[int] = []
+    acknowledged = 0  # batches
+    stop = threading.Event()
 
     def write() -> None:
+        nonlocal acknowledged
         with MongoStore(through(proxy, fresh_mongo)) as store:
-            for batch in range(40):
-                store.upsert_predictions(prediction(i) for i in range(batch * 5, batch * 5 + 5))
-                acknowledged.append(batch)
+            while not stop.is_set():
+                first = 5 * acknowledged
+                store.upsert_predictions(prediction(i) for i in range(first, first + 5))
+                acknowledged += 1
 
-    writer = threading.Thread(target=write)
+    def wait_for(batches: int) -> None:
+        deadline = time.monotonic() + 120
+        while acknowledged < batches:
+            assert writer.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    for _ in range(2):
-        time.sleep(0.15)
+    for batches in (5, 15):
+        wait_for(batches)
         proxy.cut()
         time.sleep(0.3)
         proxy.mend()
+    wait_for(acknowledged + 5)
+    stop.set()
     writer.join(60)
-    assert acknowledged == list(range(40))
+    assert not writer.is_alive()
     with open_store(fresh_mongo) as store:
-        assert store.count(Query(PREDICTIONS)) == 200
+        assert store.count(Query(PREDICTIONS)) == 5 * acknowledged
 
 
 @pytest.mark.mongo
-def test_a_stream_goes_on_when_the_server_is_back(fresh_mongo: str, proxy: Proxy) -> None:
+def test_a_stream_goes_on_when_the_server_is_back(
+    fresh_mongo: str, proxy: Proxy, monkeypatch
+) -> None:
+    """It goes in its first page, and again in a later one."""
+    monkeypatch.setattr(mongodb, "PAGE", 100)
     with open_store(fresh_mongo) as store:
         store.upsert_candidates(candidate(i, structure=None) for i in range(1200))
     with MongoStore(through(proxy, fresh_mongo)) as store:
         stream = store.candidates("run-1")
         seen = [next(stream).material_id for _ in range(10)]
-        proxy.cut()
-        threading.Timer(0.5, proxy.mend).start()
-        seen += [c.material_id for c in stream]
+        for left in (500, 690):
+            proxy.cut()
+            mending = threading.Timer(0.5, proxy.mend)
+            mending.start()
+            seen += [c.material_id for c in islice(stream, left)]
+            mending.join()
+        assert next(stream, None) is None
     assert len(seen) == len(set(seen)) == 1200
 
 
 @pytest.mark.mongo
 def test_a_server_that_stays_away_is_told(mongo_database: str, proxy: Proxy) -> None:
-    with MongoStore(through(proxy, mongo_database), patience=1.0) as store:
+    with MongoStore(through(proxy, mongo_database)) as store:
         store.put_run(run())
+        store.patience = 1.0
         proxy.cut()
         start = time.monotonic()
         with pytest.raises(StoreError, match=r"has not answered for 1 s.*--resume") as error:
             store.upsert_predictions([prediction()])
-        assert time.monotonic() - start < 5.0
+        assert time.monotonic() - start < 25  # and not TIMEOUT
         assert "\n" not in str(error.value)
 
 
@@ -453,14 +475,14 @@ def test_a_server_that_never_answers_times_out(monkeypatch) -> None:
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "find" in command:
-            silence.wait(20)
+            silence.wait(300)
         return HELLO
 
     server = FakeMongo(answer)
     start = time.monotonic()
     with pytest.raises(StoreError, match="cannot be reached"):
         open_store(f"mongodb://{server.address}/x?directConnection=true")
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 20  # and not TIMEOUT
     silence.set()
     server.shutdown()
 
@@ -530,8 +552,9 @@ def test_a_reader_does_not_wait_long_and_recovers(mongo_database: str, proxy: Pr
         start = time.monotonic()
         with pytest.raises(StoreError, match=r"has not answered for \d s \([^()]*\)$"):
             reader.runs()
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 25
         proxy.mend()
+        reader.patience = 60.0
         assert reader.runs() == [run()]
 
 
@@ -550,6 +573,7 @@ def test_a_reader_does_not_wait_long_for_a_server_that_goes_while_it_reads(
         start = time.monotonic()
         with pytest.raises(StoreError, match=r"has not answered for \d s"):
             reader._call(read_from_a_dying_server)
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 25
         proxy.mend()
+        reader.patience = 60.0
         assert reader.runs() == [run()]

@@ -15,7 +15,7 @@ from tests.models.model_examples import permuted, random_crystal, random_crystal
 EYE = 4 * np.eye(3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 8))
 def test_the_hash_does_not_depend_on_the_order_of_atoms(seed: int, n_atoms: int) -> None:
     rng = np.random.default_rng(seed)

@@ -67,7 +67,7 @@ unimodular = st.lists(st.tuples(st.permutations([0, 1, 2]), st.integers(-2, 2)),
 sizes = st.tuples(*[st.integers(1, 3)] * 3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 6), sizes, unimodular)
 def test_a_supercell_of_a_crystal_without_symmetry_gives_it_back(seed, n_atoms, size, steps):
     crystal = random_crystal(np.random.default_rng(seed), n_atoms)

@@ -42,7 +42,7 @@ def send_half_a_result() -> None:
     queue = sys._getframe(1).f_locals["result_queue"]
     queue._writer._send(struct.pack("!i", 1000))
     half_sent.set()
-    time.sleep(60)
+    time.sleep(300)
 
 
 def test_pool_ends_in_the_middle_of_a_result() -> None:
@@ -50,10 +50,10 @@ def test_pool_ends_in_the_middle_of_a_result() -> None:
     flag = context.Event()
     pool = ProcessPoolExecutor(1, context, initializer=use_flag, initargs=(flag,))
     pool.submit(send_half_a_result)
-    assert flag.wait(60)
+    assert flag.wait(300)
     killer = threading.Thread(target=kill_workers, args=(pool,), daemon=True)
     killer.start()
-    killer.join(10)
+    killer.join(50)
     assert not killer.is_alive()
 
 
@@ -89,7 +89,7 @@ def fail_at_three(n: int) -> int:
     if n == 3:
         raise ValueError("three")
     if n > 3:
-        time.sleep(60)
+        time.sleep(300)
     return n
 
 
@@ -115,7 +115,7 @@ def test_an_error_of_a_task_waits_for_no_other_and_the_pool_starts_anew(living: 
         assert not living()
         assert sorted(pool.as_done(fail_at_three, [2, 1, 0])) == [(0, 0), (1, 1), (2, 2)]
     assert not living()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 150
 
 
 def count_or_fail(n: int, how: str) -> Iterator[int]:

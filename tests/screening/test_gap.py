@@ -200,7 +200,7 @@ def assert_same(gaps, i, expected):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(batches(), criteria())
 @example((EDGES, np.full((1, 128), 1.0), np.ones(1)), GapCriteria())  # at the threshold
 @example((EDGES, np.full((1, 128), 0.99), np.ones(1)), GapCriteria())
@@ -231,7 +231,7 @@ def test_realistic_spectra_agree_with_the_slow_reference(c):
     assert set(gaps.n_ranges) == {0, 1, 2}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches(), criteria(), st.integers(0, 1000), st.sampled_from([1, 7, 1 << 17]))
 def test_verdicts_do_not_depend_on_the_order_or_the_chunks_of_a_batch(batch, c, seed, chunk):
     edges, dos, n_atoms = batch
@@ -247,7 +247,7 @@ def test_verdicts_do_not_depend_on_the_order_or_the_chunks_of_a_batch(batch, c, 
     np.testing.assert_array_equal(shuffled.kind, gaps.kind[order])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches(), criteria())
 def test_conduction_band_is_the_mirror_image(batch, c):
     edges, dos, n_atoms = batch
@@ -268,7 +268,7 @@ def test_without_a_range_the_score_is_that_of_a_miss_even_if_no_width_is_asked_f
     assert gaps.score[0] < 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches(), criteria())
 def test_scores_rank_gaps_before_misses_and_stay_finite(batch, c):
     edges, dos, n_atoms = batch
@@ -282,7 +282,7 @@ def test_scores_rank_gaps_before_misses_and_stay_finite(batch, c):
         assert (gaps.score >= nothing.score - 1e-9).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches(), criteria())
 def test_verdict_margins_and_criteria_tell_the_same(batch, c):
     edges, dos, n_atoms = batch
@@ -293,7 +293,7 @@ def test_verdict_margins_and_criteria_tell_the_same(batch, c):
     np.testing.assert_array_equal(gaps.holds, met & ~np.isnan(gaps.upper_edge)[:, None])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches(), criteria())
 def test_points_in_the_middle_of_equal_bins_are_judged_as_the_bins(batch, c):
     edges, dos, n_atoms = batch
@@ -304,7 +304,7 @@ def test_points_in_the_middle_of_equal_bins_are_judged_as_the_bins(batch, c):
         np.testing.assert_allclose(getattr(points, name), getattr(bins, name), atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-0.7, 0.7), st.floats(0.05, 3))
 def test_shifting_grid_and_criteria_together_changes_nothing_but_the_edges(shift, max_dos):
     dos = np.abs(np.sin(np.arange(128) / 7)) * 3

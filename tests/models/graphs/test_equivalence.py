@@ -59,7 +59,7 @@ def test_atoms_that_differ_only_far_away_are_not_merged() -> None:
     assert sorted(defect.multiplicity) == [1, 2, 2, 2, 2]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([(2, 1, 1), (1, 3, 1), (2, 2, 1)]))
 def test_a_supercell_is_the_same_graph_with_more_atoms(
     seed: int, n_atoms: int, repeats: tuple[int, int, int]

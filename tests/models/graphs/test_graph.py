@@ -82,7 +82,7 @@ def neighbourhoods(graph: CrystalGraph) -> list[tuple]:
     return sorted((int(z), tuple(sorted(a))) for z, a in zip(numbers, around, strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 8))
 def test_edges_equal_brute_force(seed: int, n_atoms: int) -> None:
     crystal = random_crystal(np.random.default_rng(seed), n_atoms)
@@ -237,7 +237,7 @@ def test_composition_is_fractions() -> None:
     torch.testing.assert_close(composition.sum(1), torch.ones(3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 500))
 def test_edge_budget(sizes: list[int], budget: int) -> None:
     batches = list(edge_budget_batches(sizes, budget))

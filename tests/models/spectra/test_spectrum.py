@@ -45,7 +45,7 @@ def brute_force_averages(
     return np.array(result)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(piecewise_linear(), st.integers(1, 7))
 def test_bin_averages_equal_numerical_integration(
     spectrum: tuple[np.ndarray, np.ndarray], n_bins: int
@@ -57,7 +57,7 @@ def test_bin_averages_equal_numerical_integration(
     np.testing.assert_allclose(bin_averages(energies, dos, edges), expected, atol=2e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(piecewise_linear(), st.integers(1, 50))
 def test_binning_conserves_the_integral(
     spectrum: tuple[np.ndarray, np.ndarray], n_bins: int

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -429,17 +428,25 @@ def test_the_default_criterion_is_the_gap():
     assert CRITERION == VB_GAP
 
 
-def wait_for_predictions(db: Path, process: subprocess.Popen, at_least: int) -> None:
-    for _ in range(600):
-        time.sleep(0.1)
-        assert process.poll() is None, "the run ended before it could be killed"
-        if not db.exists():
-            continue
-        with open_store(str(db)) as store:
-            shards = [s for run in store.runs() for s in store.shards(run.run_id)]
-            if shards and len(_predicted(store)) >= at_least:
-                return
-    raise AssertionError("no predictions within a minute")
+# `screen` that kills itself when it has kept so many predictions.
+KILLED = """
+import os, signal, sys
+from screening.cli import script
+from workflows.scoring import Scorer
+
+keep, left = Scorer.keep, int(sys.argv.pop(1))
+
+def keep_and_die(scorer, candidates, predicted):
+    global left
+    failed = keep(scorer, candidates, predicted)
+    left -= len(candidates)
+    if left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return failed
+
+Scorer.keep = keep_and_die
+script()
+"""
 
 
 def _predicted(store):
@@ -460,11 +467,11 @@ def test_kill_9_and_resume_give_the_same_documents(
     table = structure_table(rows, "many.parquet")
     options = ("--source", table, "--shard-size", 20, "--workers", 1, "--rescore", rescored)
     db = tmp_path / "killed.sqlite"
-    command = [sys.executable, "-m", "screening.cli", "run", *options, "--db", db]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    wait_for_predictions(db, process, at_least)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "-c", KILLED, at_least, "run", *options, "--db", db]
+    killed = subprocess.run(
+        list(map(str, command)), stderr=subprocess.DEVNULL, timeout=500, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
 
     with open_store(str(db)) as store:
         before = {p.key: p.created_at for p in store.predictions(_predicted(store))}

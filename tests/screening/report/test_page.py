@@ -51,6 +51,19 @@ def open_material(page, formula: str):
     return detail
 
 
+EYE = "plot => Object.values(plot._fullLayout.scene._scene.getCamera().eye)"
+IS_TURNED = f"""(plot, before, turned) => {{
+    const changes = ({EYE})(plot).map((x, i) => Math.abs(x - before[i]));
+    return turned === (Math.max(...changes) > 1e-3);
+}}"""
+
+
+def legend_of(detail, chart: str) -> list[str]:
+    texts = detail.locator(f"[data-chart={chart}] .legendtext")
+    texts.first.wait_for()
+    return texts.all_text_contents()
+
+
 @pytest.mark.slow
 def test_the_text_says_what_was_found(file):
     html = file.read_text(encoding="utf-8")
@@ -149,7 +162,7 @@ def test_a_click_on_an_element_shows_its_materials(report):
 def test_a_material_has_its_spectra_criteria_and_structure(report):
     page = report.page
     detail = open_material(page, "KMgF₃")
-    legend = detail.locator("[data-chart=spectrum] .legendtext").all_text_contents()
+    legend = legend_of(detail, "spectrum")
     assert any(text.startswith("predicted gap: −2.00 to −0.50 eV") for text in legend)
     assert {"predicted by mat2spec-plus-edos", "DFT (gpaw)"}.issubset(legend)
     assert "band that holds 90 % of what DFT finds" in legend
@@ -159,8 +172,7 @@ def test_a_material_has_its_spectra_criteria_and_structure(report):
     assert "a = 4.000, b = 4.000, c = 4.000 Å" in detail.inner_text()
     assert open_material(page, "KNbO₃").get_by_role("link").count() == 0  # an id of one's own
     with_parts = open_material(page, "MgO")
-    parts = with_parts.locator("[data-chart=parts] .legendtext").all_text_contents()
-    assert "O p" in parts
+    assert "O p" in legend_of(with_parts, "parts")
     report.check_accessible()
     report.screenshot("report-material", full=True)
 
@@ -177,23 +189,24 @@ def test_what_missed_and_what_failed_is_said(report):
 def test_the_structure_turns_by_mouse_and_by_keyboard(report):
     page = report.page
     detail = open_material(page, "MgO")
-    eye = "plot => Object.values(plot._fullLayout.scene._scene.getCamera().eye)"
     plot = detail.locator("[data-chart=structure]")
     plot.scroll_into_view_if_needed()
-    before = plot.evaluate(eye)
+    before = plot.evaluate(EYE)
+
+    def wait_until(turned: bool) -> None:
+        options = [plot.element_handle(), before, turned]
+        page.wait_for_function(f"options => ({IS_TURNED})(...options)", arg=options)
+
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 150, box["y"] + 150)
     page.mouse.down()
     page.mouse.move(box["x"] + 220, box["y"] + 170, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(300)
-    assert plot.evaluate(eye) != pytest.approx(before, abs=1e-3)
+    wait_until(turned=True)
     detail.get_by_role("button", name="reset", exact=True).press("Enter")
-    page.wait_for_timeout(300)
-    assert plot.evaluate(eye) == pytest.approx(before, abs=1e-3)
+    wait_until(turned=False)
     detail.get_by_role("button", name="turn left").press("Space")
-    page.wait_for_timeout(300)
-    assert plot.evaluate(eye) != pytest.approx(before, abs=1e-3)
+    wait_until(turned=True)
 
 
 @pytest.mark.browser
