@@ -22,6 +22,7 @@ from workflows.dos.errors import DosError
 RECIPE = "analytic-for-tests"
 EFERMI = 5.0  # eV
 STEP = 0.01  # eV
+SECONDS = "ANALYTIC_DOS_SECONDS"  # how long each calculation of a process takes
 
 
 def free_electrons(structure: Structure, gap: float = 0.0, **changes) -> DosDocument:
@@ -69,16 +70,30 @@ def document(structure, energies, dos, vbm, cbm, **changes) -> DosDocument:
 
 @job(output_schema=DosDocument)
 def analytic_dos(
-    structure: Structure, material_id: str | None, seconds: float, log: str | None, failing: str
+    structure: Structure,
+    material_id: str | None,
+    seconds: float,
+    log: str | None,
+    failing: str,
+    together: int = 1,
 ) -> DosDocument:
     """Take a while, note that it ran, fail if asked to."""
     if log is not None:
         with Path(log).open("a") as file:
             file.write(f"{material_id} {os.getpid()}\n")
-    time.sleep(seconds)
+        _wait_for_others(Path(log), together)
+    time.sleep(float(os.environ.get(SECONDS, seconds)))
     if structure.composition.reduced_formula == failing and not Path(f"{log}.repaired").exists():
         raise DosError(f"{failing}: the density did not converge")
     return free_electrons(structure, material_id=material_id)
+
+
+def _wait_for_others(log: Path, n: int) -> None:
+    """Until so many processes have begun a calculation."""
+    end = time.monotonic() + 300
+    while len({line.split()[1] for line in log.read_text().splitlines()}) < n:
+        assert time.monotonic() < end, f"fewer than {n} processes calculate"
+        time.sleep(0.05)
 
 
 @dataclass
@@ -95,6 +110,8 @@ class AnalyticDosMaker(DosMaker):
         Formula whose calculation fails, until there is a file ``<log>.repaired``.
     refused : str
         Formula for which no flow can be made.
+    together : int
+        Calculations wait until so many processes have begun one, as the log has it.
     """
 
     engine = "gpaw"
@@ -105,6 +122,7 @@ class AnalyticDosMaker(DosMaker):
     log: str | None = None
     failing: str = ""
     refused: str = ""
+    together: int = 1
 
     @property
     def recipe(self) -> str:
@@ -123,4 +141,5 @@ class AnalyticDosMaker(DosMaker):
             raise DosError(f"no data set for {self.refused}")
 
     def jobs(self, structure: Structure, material_id, source) -> list:
-        return [analytic_dos(structure, material_id, self.seconds, self.log, self.failing)]
+        options = (self.seconds, self.log, self.failing, self.together)
+        return [analytic_dos(structure, material_id, *options)]

@@ -19,6 +19,8 @@ from pymongo.uri_parser import parse_uri
 
 ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the URIs, which may be nowhere in a database
+AS_RLAUNCH = "from fireworks.scripts.rlaunch_run import rlaunch\nrlaunch()"
+PATIENCE = 480.0  # s, with processes that import much on a busy machine
 
 
 @contextmanager
@@ -66,8 +68,8 @@ class Site:
             "OMP_NUM_THREADS": "1",
         }
 
-    def call(self, *command: object, **environment: str) -> str:
-        """Run a command of FireWorks to its end."""
+    def call(self, *command: object, typed: str | None = None, **environment: str) -> str:
+        """Run a command of FireWorks to its end, with what a user types."""
         done = subprocess.run(
             self._command(command),
             env=self.environment | environment,
@@ -75,7 +77,8 @@ class Site:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            input=typed,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -85,18 +88,23 @@ class Site:
         *options: object,
         categories: Sequence[str] = (),
         ends: bool = True,
+        program: str | None = None,
         **environment: str,
     ) -> subprocess.Popen[bytes]:
-        """A ``rlaunch rapidfire``, by default until nothing is left to do or to wait for."""
+        """A ``rlaunch rapidfire``, by default until nothing is left to do or to wait for.
+
+        `program` is Python code that does something before it is one.
+        """
         if categories:
             file = self.folder / f"{'-'.join(categories)}_fworker.yaml"
             file.write_text(yaml.safe_dump({"name": "w", "category": [*categories], "query": "{}"}))
             options = ("-w", file, *options)
         launches = () if ends else ("--nlaunches", "infinite")
-        command = ("rlaunch", "-l", self.launchpad, *options, "rapidfire", "--sleep", 1, *launches)
+        code = () if program is None else ("python", "-c", f"{program}\n{AS_RLAUNCH}")
+        options = ("-l", self.launchpad, *options, "rapidfire", "--sleep", 1, *launches)
         with (self.folder / "workers.log").open("ab") as log:
             return subprocess.Popen(
-                self._command(command),
+                self._command((*(code or ("rlaunch",)), *options)),
                 env=self.environment | environment,
                 cwd=self.folder,
                 stdout=log,
@@ -105,8 +113,15 @@ class Site:
 
     def work(self) -> None:
         """Work off all that is ready."""
-        worker = self.start_worker()
-        assert worker.wait(120) == 0, (self.folder / "workers.log").read_text()[-3000:]
+        self.wait_for(self.start_worker())
+
+    def wait_for(self, worker: subprocess.Popen[bytes]) -> None:
+        """Until a worker has nothing left to do; one that takes too long is not left behind."""
+        try:
+            status = worker.wait(PATIENCE)
+        finally:
+            worker.kill()
+        assert status == 0, (self.folder / "workers.log").read_text()[-3000:]
 
     @staticmethod
     def _command(command: Sequence[object]) -> list[str]:
@@ -133,11 +148,11 @@ def make_site(folder: Path, uri: str) -> Site:
     (folder / "jobflow.yaml").write_text(yaml.safe_dump({"JOB_STORE": {"docs_store": store}}))
     separator = "&" if "?" in uri else "?"
     site = Site(folder, uri, f"{uri}{separator}appname={SECRET}")
-    site.call("lpad", "-l", site.launchpad, "reset", "--password", f"{time.strftime('%Y-%m-%d')}")
+    site.call("lpad", "-l", site.launchpad, "reset", typed=parsed["database"])
     return site
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not condition():

@@ -509,7 +509,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, mom
     for number in (1, 2):
         command = [sys.executable, "-c", SLOW_SEARCH, str(file), run_id]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_until(lambda n=number, p=process: p.poll() is not None or is_at(n), seconds=120)
+        wait_until(lambda n=number, p=process: p.poll() is not None or is_at(n))
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()

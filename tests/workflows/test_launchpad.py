@@ -14,7 +14,7 @@ from monty.json import MontyEncoder
 from db.open import open_store
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
-from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
+from tests.workflows.analytic_dos import RECIPE, SECONDS, AnalyticDosMaker
 from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
 from tests.workflows.screened_run import (
     candidate,
@@ -218,18 +218,19 @@ def every_document(uri):
 
 @pytest.mark.mongo
 def test_two_workers_finish_twenty_jobs_and_none_twice(site, pad, store):
-    log = submitted(site, pad, store, 20)
+    log = submitted(site, pad, store, 20, together=2)
     assert states(store) == {"queued": 20}
     listed = json.loads(site.call("lpad", "-l", site.launchpad, "get_wflows", "-d", "less"))
     assert len(listed) == 20
 
     idle = site.folder / "vasp_fworker.yaml"
     idle.write_text("name: other\ncategory: vasp\nquery: '{}'\n")
-    assert site.start_worker("-w", idle).wait(120) == 0
+    site.wait_for(site.start_worker("-w", idle))
     assert not log.exists()  # it takes no jobs of another category
 
     workers = [site.start_worker(), site.start_worker()]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    for worker in workers:
+        site.wait_for(worker)
     site.work()  # of what became ready when both were about to end
     assert Counter(calculated(log)) == {f"m-{i}": 1 for i in range(20)}
     assert len({line.split()[1] for line in log.read_text().splitlines()}) == 2
@@ -278,16 +279,16 @@ def test_the_best_come_first_and_bad_ones_hold_up_no_one(site, pad, store):
 
 @pytest.mark.mongo
 def test_kill_9_of_a_worker_loses_nothing(site, pad, store, monkeypatch):
-    log = submitted(site, pad, store, 6, seconds=0.7)
-    victim, other = site.start_worker(), site.start_worker()
+    log = submitted(site, pad, store, 6)
 
-    def victim_is_at_work():
-        pids = (
-            [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
-        )
-        return victim.pid in pids
+    def is_at_work(worker):
+        lines = log.read_text().splitlines() if log.exists() else []
+        return str(worker.pid) in {line.split()[1] for line in lines}
 
-    wait_until(victim_is_at_work)
+    victim = site.start_worker(**{SECONDS: "3600"})
+    wait_until(lambda: is_at_work(victim))
+    other = site.start_worker()
+    wait_until(lambda: is_at_work(other))
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     wait_until(lambda: states(store)["done"] == 5)
@@ -303,7 +304,7 @@ def test_kill_9_of_a_worker_loses_nothing(site, pad, store, monkeypatch):
     monkeypatch.setattr(pad, "rerun_fw", noted)
     assert rerun_lost(pad, store, "run-1", seconds=0) == 1
     assert sorted(before) == ["COMPLETED", "RUNNING", "WAITING"]  # nothing for `other` to take
-    assert other.wait(120) == 0  # it waited for the child of the lost job
+    site.wait_for(other)  # it waits for the child of the lost job
     assert states(store) == {"done": 6}
     assert Counter(s.state for s in workflow_states(pad, "run-1")) == {"COMPLETED": 6}
     times = Counter(calculated(log))
@@ -417,7 +418,7 @@ def test_a_calculation_of_another_run_that_fizzled_is_not_waited_for(site, pad, 
     other = put_run(store, {"twin": crystal(0)}, ["twin"], run_id="run-2")
     plan_validation(store, other, "gpaw", AnalyticDosMaker().recipe)
     storing = site.start_worker(SCREEN_DB="")  # so the job that stores the result fails
-    assert storing.wait(120) == 0
+    site.wait_for(storing)
     assert states(store, "run-2") == {"queued": 1}
     assert record_failures(pad, store, "run-2") == 1
     (twin,) = store.validations(run_id="run-2")
@@ -624,7 +625,7 @@ def test_a_submitted_run_knows_nothing_of_the_hardware_it_was_submitted_from(
     assert "cuda" not in json.dumps(reading, default=str)
     (site.folder / "cpu_fworker.yaml").write_text("name: cpu\ncategory: reading\nquery: '{}'\n")
     worker = site.start_worker("-w", site.folder / "cpu_fworker.yaml")
-    assert worker.wait(120) == 0
+    site.wait_for(worker)
     (scoring,) = pad.fireworks.find({"name": "score_shard"})
     assert scoring["state"] == "READY"  # it waits for a worker of the other category
     arguments = scoring["spec"]["_tasks"][0]["job"]["function_kwargs"]

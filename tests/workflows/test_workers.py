@@ -168,21 +168,23 @@ def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
         submit_screening(pad, maker, "run-1")
         with pytest.raises(ScreeningError, match="run-1 is on the launchpad already; `screen st"):
             submit_screening(pad, maker, "run-1")
-        victim, *others = [
-            site.start_worker(categories=("prediction",), ends=False, **alone) for _ in range(3)
-        ]
         reader = site.start_worker(categories=("reading", "screening"), ends=False, **alone)
+        predicts = {"categories": ("prediction",), "ends": False}
+        victim = site.start_worker(**predicts, program=NEVER_KEEPS, **alone)
+        others = []
 
         def running():
             return [x for x in launches(pad, "score_shard") if x["state"] == "RUNNING"]
 
         try:
             # One that is killed while it holds the lock of the workflow stops all for five minutes.
-            wait_until(lambda: len(running()) == 3 and not is_locked(pad))
+            wait_until((site.folder / "scored").exists)
+            others += [site.start_worker(**predicts, **alone) for _ in range(2)]
+            wait_until(lambda: len(launches(pad, "score_shard")) > 1)
             victim.send_signal(signal.SIGKILL)
             victim.wait()
             done = n // size - 1
-            wait_until(lambda: states(pad)["COMPLETED"] == done and len(running()) == 1, 120)
+            wait_until(lambda: states(pad)["COMPLETED"] == done and len(running()) == 1)
             assert store.count(pending("run-1")) <= size
             assert rerun_lost(pad, store, "run-1", seconds=3600) == 0  # it may still be alive
             assert rerun_lost(pad, store, "run-1", seconds=0) == 1
@@ -205,12 +207,23 @@ def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
         assert sorted(shards.values()) == [1] * (n // size - 1) + [2]  # the one that was cut off
 
 
+# What a worker runs first that predicts, and comes no further.
+NEVER_KEEPS = """
+import pathlib, time
+from workflows.scoring import Scorer
+
+scored = pathlib.Path("scored").absolute()
+
+def keep(*_):
+    scored.touch()
+    time.sleep(3600)
+
+Scorer.keep = keep
+"""
+
+
 def states(pad):
     return Counter(job["state"] for job in pad.fireworks.find({"name": "score_shard"}))
-
-
-def is_locked(pad):
-    return pad.workflows.find_one({"locked": {"$exists": True}}) is not None
 
 
 def pending(run_id):
@@ -358,7 +371,7 @@ def test_a_worker_that_starts_again_in_its_container_does_the_job_of_before(
     submit_nothing(pad, 1)
     same_host_and_pid = f"screen worker {platform.node()}-{os.getpid()}"
     pad.checkout_fw(FWorker(same_host_and_pid, "reading"), str(tmp_path))
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
 
     def sleep(_):
         assert time.monotonic() < end, "the job of before is kept alive"
@@ -460,7 +473,7 @@ def test_workers_that_rlaunch_packs_share_gpus_and_cores(site, pad):
         pad.add_wf(Firework(PyTask(func="probe.probe")))
     environment = {"PYTHONPATH": f"{ROOT}:{site.folder}"}
     site.call(
-        "rlaunch", "-l", site.launchpad, "multi", 3, "--ppn", 5, "--timeout", 60, **environment
+        "rlaunch", "-l", site.launchpad, "multi", 3, "--ppn", 5, "--timeout", 300, **environment
     )
     found = [line.split() for line in (site.folder / "probed").read_text().splitlines()]
     assert {device for device, _ in found} == {"cuda:0", "cuda:1", "cuda:2"}
@@ -468,12 +481,14 @@ def test_workers_that_rlaunch_packs_share_gpus_and_cores(site, pad):
 
 
 PROBE = """
-import time
+import os, pathlib, time
 from unittest.mock import patch
 from workflows.hardware import worker_device, worker_processes
 
 def probe():
-    time.sleep(1)
+    pathlib.Path(f"../met-{os.getpid()}").touch()
+    while len(list(pathlib.Path("..").glob("met-*"))) < 3:  # each takes one
+        time.sleep(0.05)
     with patch("torch.cuda.device_count", lambda: 3), open("../probed", "a") as file:
         file.write(f"{worker_device()} {worker_processes()}\\n")
 """

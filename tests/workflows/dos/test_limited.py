@@ -27,19 +27,20 @@ def test_limit_kills_the_whole_group_in_any_thread(tmp_path):
 
     def run():
         try:
-            run_limited(command(grandchild), 1.5, tmp_path / "log", os.environ)
+            run_limited(command(grandchild), 10, tmp_path / "log", os.environ)
         except DosError as error:
             outcome.append(str(error))
 
     started = time.monotonic()
     thread = threading.Thread(target=run)  # no alarm signal would work here
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert outcome == [
-        "wall-time limit of 1.5 s reached; raise it (--wall-time) or take a cheaper preset"
+        "wall-time limit of 10 s reached; raise it (--wall-time) or take a cheaper preset"
     ]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     log = (tmp_path / "log").read_text()
+    assert "tick" in log
     time.sleep(0.5)
     assert (tmp_path / "log").read_text() == log  # the grandchild no longer writes
 

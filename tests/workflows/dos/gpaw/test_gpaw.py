@@ -132,7 +132,7 @@ def test_relaxation_comes_first_and_its_structure_is_used(fake_worker, monkeypat
     assert requests[1]["cell"] == pytest.approx(np.array(cell))
     assert document.structure.lattice.volume == pytest.approx(ALUMINIUM.volume * 1.01**3)
     assert document.recipe == maker.recipe != GpawDosMaker().recipe
-    assert 0.3 <= document.wall_time < 10
+    assert 0.3 <= document.wall_time < 60
 
 
 def test_a_worker_names_settings_of_atomate_that_are_wrong(tmp_path):
@@ -538,7 +538,7 @@ def test_wall_time_limit_ends_gpaw(tmp_path, monkeypatch):
     started = time.monotonic()
     with pytest.raises(DosError, match="wall-time limit of 2 s"):
         gpaw.run_gpaw("dos", SILICON, PRESETS["standard"], 2.0)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.dft
@@ -558,9 +558,9 @@ from pathlib import Path
 from workflows.dos.limited import run_limited
 child = (
     "import os, sys, time; from pathlib import Path; from workflows.dos.gpaw import worker;"
-    "worker._watch_parent(); Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    "worker._watch_parent(); Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 )
-run_limited([sys.executable, "-c", child, sys.argv[1]], 60, Path(sys.argv[2]), dict(os.environ))
+run_limited([sys.executable, "-c", child, sys.argv[1]], 600, Path(sys.argv[2]), dict(os.environ))
 """
 
 
@@ -570,13 +570,13 @@ def test_child_dies_with_a_killed_worker(tmp_path):
         [sys.executable, "-c", SLEEPER, str(pid_file), str(tmp_path / "log")],
         cwd=Path(gpaw.__file__).parents[3],
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     pid = int(pid_file.read_text())
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and _is_alive(pid):
         time.sleep(0.05)
     assert not _is_alive(pid)
@@ -585,6 +585,6 @@ def test_child_dies_with_a_killed_worker(tmp_path):
 def _is_alive(pid):
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or after
         return False
     return status.rsplit(")", 1)[1].split()[0] != "Z"
