@@ -351,12 +351,13 @@ class ScreeningStore(ABC):
         run_id : str
         change : callable
             Gives the changed run of the stored one. It is called again if others have changed
-            the same fields meanwhile.
+            the same fields meanwhile, or if a server's answer was lost, and so twice for one
+            change at times.
 
         Returns
         -------
         Run
-            As it is stored now.
+            As it is stored now, but for what others changed in its other fields meanwhile.
 
         Raises
         ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,12 +38,19 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished = whole.with_name(f"{whole.name}.{os.getpid()}.unfinished")
         try:
             yield unfinished
-            with suppress(FileNotFoundError):  # there was none before
-                shutil.copymode(whole, unfinished)
+            _keep_mode(whole, unfinished)
             unfinished.replace(whole)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def _keep_mode(before: Path, now: Path) -> None:
+    """Permissions as before, if there was a file; not all file systems let one change them."""
+    with suppress(FileNotFoundError):
+        mode = stat.S_IMODE(before.stat().st_mode)
+        if mode != stat.S_IMODE(now.stat().st_mode):
+            now.chmod(mode)
 
 
 @contextmanager

@@ -379,7 +379,10 @@ def waiting(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> Waiting
     submitted = _submitted(store, run_id)
     states = _states_of(launchpad, submitted)
     paused = (d for d in submitted if d.key in states and states[d.key].state == PAUSED)
-    gone = (d for d in submitted if _is_gone(states.get(d.key)))
+    gone = [d for d in submitted if _is_gone(states.get(d.key))]
+    if gone:  # or done since the store was asked
+        waits = {d.key for d in _submitted(store, run_id)}
+        gone = [d for d in gone if d.key in waits]
     return Waiting(tuple(d.material_id for d in paused), tuple(d.material_id for d in gone))
 
 
@@ -486,7 +489,8 @@ def record_failures(launchpad: LaunchPad, store: ScreeningStore, run_id: str) ->
     int
         Reasons that were new.
     """
-    documents = list(store.validations(run_id=run_id, state=("queued", "running", "failed")))
+    asked = store.validations(run_id=run_id, state=("queued", "running", "failed"))
+    documents = [document for document in asked if document.job_uuids]  # others are not there
     states = _states_of(launchpad, documents)
     recorded = 0
     for document in documents:
@@ -538,7 +542,7 @@ def rerun_failed(launchpad: LaunchPad, store: ScreeningStore, run_id: str) -> in
     run = store.run(run_id)
     if fw_ids and run.state == "failed":
         changes = {"state": "running", "error": None, "updated_at": utc_now()}
-        store.put_run(run.model_copy(update=changes))
+        store.change_run(run_id, lambda run: run.model_copy(update=changes))
     return len(fw_ids)
 
 

@@ -279,8 +279,8 @@ class Choice:
     in_domain : bool
         All were chosen, negatives as well, among what the model can know.
     n_random : int or None
-        Where it was chosen among those once and among all at another time: the negatives that were
-        drawn among all, of which the others are no random part.
+        Negatives that were drawn among all, of which those that were drawn among what the model
+        can know are no random part. None if only those were, and in notes of older programs: all.
     """
 
     ranked: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -339,7 +339,8 @@ class Choice:
             Gives the negatives that were drawn before, if it was among all.
         """
         if self == Choice():
-            return replace(self, in_domain=in_domain)
+            n_all = None if in_domain else max(n_random, n_before())
+            return replace(self, in_domain=in_domain, n_random=n_all)
         if in_domain:
             is_mixed_now = not self.in_domain and self.n_random is None
             return replace(self, n_random=n_before()) if is_mixed_now else self

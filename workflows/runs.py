@@ -192,9 +192,10 @@ def note_interruption(db: str, run_id: str) -> None:
         if run is None or run.state == "done":
             return
         changes = {"state": "interrupted", "updated_at": utc_now()}
-        run = run.model_copy(update=changes)
-        store.put_run(run)  # first, since counting a million candidates takes its time
-        store.put_run(run.model_copy(update={"counts": candidate_counts(store, run)}))
+        # First, since counting a million candidates takes its time.
+        run = store.change_run(run_id, lambda run: run.model_copy(update=changes))
+        counts = candidate_counts(store, run)
+        store.change_run(run_id, lambda run: run.model_copy(update={"counts": counts}))
 
 
 def note_funnel(store: ScreeningStore, run: Run, source: Source, funnel: Funnel) -> Run:

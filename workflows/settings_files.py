@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 
-from screening.errors import ScreeningError, one_line
+from screening.errors import ScreeningError
 
 
 def _of_atomate2() -> str:
@@ -59,21 +60,24 @@ def settings_in_words() -> Iterator[None]:
 
 def _refusal(error: Exception) -> str | None:
     """Who refuses which file; None if the error is another one."""
-    for frame, _ in walk_tb(error.__traceback__):
-        is_import = frame.f_code.co_name == "<module>"
-        refusal = _REFUSALS.get(frame.f_globals["__name__"]) if is_import else None
-        if refusal is not None:
-            return refusal()
-    return None
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    imports = [f.f_globals["__name__"] for f in frames if f.f_code.co_name == "<module>"]
+    refusal = _REFUSALS.get(imports[-1]) if imports else None
+    return refusal() if refusal else None
 
 
 def _reason(error: Exception) -> str:
+    """What is wrong, without anything of the file but names: it may hold passwords."""
     from pydantic import ValidationError
 
     from models.errors import describe
 
+    mark = getattr(error, "problem_mark", None)  # of YAML
+    if mark is not None:
+        return f"line {mark.line + 1} is no YAML: {type(error).__name__}"
     if isinstance(error, ValidationError):
         return describe(error)
     if isinstance(error, LookupError):  # its message is nothing but what was looked up
         return f"{type(error).__name__} {error}"
-    return one_line(error)
+    unknown = re.search(r"unknown parameter: (\w+)", str(error))  # FireWorks' words
+    return unknown.group() if unknown else type(error).__name__

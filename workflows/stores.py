@@ -67,7 +67,7 @@ def store_of_run(reference: str, run_id: str) -> Iterator[ScreeningStore]:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             try:
                 failed = {"state": "failed", "error": reason[:500], "updated_at": utc_now()}
-                store.put_run(store.run(run_id).model_copy(update=failed))
+                store.change_run(run_id, lambda run: run.model_copy(update=failed))
             except StoreError:
                 pass  # the store itself is what failed
             raise

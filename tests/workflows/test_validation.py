@@ -772,7 +772,8 @@ def test_plans_of_one_engine_at_once_are_both_noted(store, run, db, monkeypatch,
     assert len(choice.drawn) == 3
 
 
-def test_draws_in_the_domain_and_among_all_at_once_are_told_apart(store, run):
+@pytest.mark.parametrize("among_all_first", [False, True])
+def test_draws_in_the_domain_and_among_all_at_once_are_told_apart(store, run, among_all_first):
     maker = AnalyticDosMaker()
     in_domain, among_all = (
         choose_validation(
@@ -780,8 +781,8 @@ def test_draws_in_the_domain_and_among_all_at_once_are_told_apart(store, run):
         )
         for n in (2, 3)
     )
-    for chosen in (in_domain, among_all):
-        record_plan(store, chosen)
+    for chosen in (among_all, in_domain) if among_all_first else (in_domain, among_all):
+        record_plan(store, chosen)  # before any calculation has ended
     choice = Choice.of(store.run("run-1"), maker.engine, maker.recipe)
     assert not choice.in_domain
     assert choice.taken_by("random") >= {*in_domain.chosen.positives, *among_all.chosen.positives}

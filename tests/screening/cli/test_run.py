@@ -365,7 +365,7 @@ def test_doctor_says_what_is_wrong_with_the_command_of_vasp(screen, monkeypatch,
     ("content", "reason"),
     [
         ("VASP_CMD:\n", "(VASP_CMD: Input should be a valid string)"),
-        ("VASP_CMD: [vasp_std\n", "while parsing a flow sequence"),
+        ("VASP_CMD: [vasp_std\n", "line 2 is no YAML"),
     ],
 )
 def test_doctor_says_what_is_wrong_with_the_file_of_atomate(tmp_path, content, reason):

@@ -727,10 +727,10 @@ def test_a_new_engine_on_the_command_line(screen, monkeypatch):
 ATOMATE2 = "atomate2 refuses ~/.atomate2.yaml or an ATOMATE2_ variable of the environment ("
 JOBFLOW = "jobflow refuses ~/.jobflow.yaml or a JOBFLOW_ variable of the environment ("
 REFUSED = [
-    (".atomate2.yaml", "VASP_CMD: [a\n", "validate --relax", f"{ATOMATE2}while parsing a flow"),
+    (".atomate2.yaml", "VASP_CMD: [a\n", "validate --relax", f"{ATOMATE2}line 2 is no YAML: "),
     (".atomate2.yaml", "CMD: a\n", "validate --relax", f"{ATOMATE2}CMD: Extra inputs are not"),
     (".atomate2.yaml", "CMD: a\n", "validate --engine vasp", f"{ATOMATE2}CMD: Extra inputs are"),
-    (".jobflow.yaml", "JOB_STORE: [a\n", "validate", f"{JOBFLOW}while parsing a flow sequence"),
+    (".jobflow.yaml", "JOB_STORE: [a\n", "validate", f"{JOBFLOW}line 2 is no YAML: "),
     (".jobflow.yaml", f"STORE: {SECRET}\n", "validate --debug", f"{JOBFLOW}STORE: Extra inputs"),
     (
         ".jobflow.yaml",
@@ -739,10 +739,29 @@ REFUSED = [
         f"{JOBFLOW}KeyError 'NoStore')",
     ),
     (
+        ".jobflow.yaml",
+        f"password: {SECRET}\npassword: another-{SECRET}\n",
+        "status --debug",
+        f"{JOBFLOW}line 2 is no YAML: DuplicateKeyError)",
+    ),
+    (
+        ".jobflow.yaml",
+        f"JOB_STORE:\n  password: *{SECRET}\n",
+        "status --debug",
+        f"{JOBFLOW}line 2 is no YAML: ComposerError)",
+    ),
+    (
+        ".jobflow.yaml",
+        "JOB_STORE: {docs_store: {type: MongoURIStore, collection_name: x, "
+        f"uri: 'mongodb://ann:/{SECRET}@host/db'}}}}\n",
+        "status --debug",
+        JOBFLOW,
+    ),
+    (
         ".fireworks/FW_config.yaml",
         "NO_SUCH: 1\n",
         "status",
-        "FireWorks refuses {home}/.fireworks/FW_config.yaml (Invalid FW_config file has unknown",
+        "FireWorks refuses {home}/.fireworks/FW_config.yaml (unknown parameter: NO_SUCH)",
     ),
 ]
 
