@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pymongo
@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the URIs, which may be nowhere in a database
 AS_RLAUNCH = "from fireworks.scripts.rlaunch_run import rlaunch\nrlaunch()"
 PATIENCE = 480.0  # s, with processes that import much on a busy machine
+# For tests that wait several times, so that a wait that fails is told as what it is.
+several_waits = pytest.mark.timeout(2.5 * PATIENCE)
 
 
 @contextmanager
@@ -48,11 +50,14 @@ class Site:
         Of the database that FireWorks, the job store and the screening store share.
     db : str
         The screening store, as a user names it.
+    workers : list of Popen
+        All that were started.
     """
 
     folder: Path
     uri: str
     db: str
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
 
     @property
     def launchpad(self) -> Path:
@@ -103,13 +108,15 @@ class Site:
         code = () if program is None else ("python", "-c", f"{program}\n{AS_RLAUNCH}")
         options = ("-l", self.launchpad, *options, "rapidfire", "--sleep", 1, *launches)
         with (self.folder / "workers.log").open("ab") as log:
-            return subprocess.Popen(
+            worker = subprocess.Popen(
                 self._command((*(code or ("rlaunch",)), *options)),
                 env=self.environment | environment,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
             )
+        self.workers.append(worker)
+        return worker
 
     def work(self) -> None:
         """Work off all that is ready."""
@@ -122,6 +129,12 @@ class Site:
         finally:
             worker.kill()
         assert status == 0, (self.folder / "workers.log").read_text()[-3000:]
+
+    def stop(self) -> None:
+        """Kill the workers that a test that failed left behind: their database is dropped."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
 
     @staticmethod
     def _command(command: Sequence[object]) -> list[str]:

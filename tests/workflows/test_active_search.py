@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from models.zoo import DEFAULT_EDOS, check_name, model_id
 from screening.errors import ScreeningError
 from screening.second_predictor import RESCORE_WITH, not_judged_again
 from tests.workflows.analytic_dos import RECIPE, AnalyticDosMaker
-from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
+from tests.workflows.launchpads import ROOT, SECRET, make_site, several_waits, wait_until
 from tests.workflows.learning_examples import TRAINED, screened, teach
 from tests.workflows.screened_run import crystal, put_run, validation, with_gap
 from workflows import active_search
@@ -485,6 +484,7 @@ run_flow(maker.make(sys.argv[2]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["calculating", "learning", "scoring"])
+@several_waits
 def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, moment):
     db = str(tmp_path / "store.sqlite")
     maker = ActiveSearchFlowMaker(
@@ -509,10 +509,12 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, mom
     for number in (1, 2):
         command = [sys.executable, "-c", SLOW_SEARCH, str(file), run_id]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_until(lambda n=number, p=process: p.poll() is not None or is_at(n))
-        assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            wait_until(lambda n=number, p=process: p.poll() is not None or is_at(n))
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
     run_flow(maker.make(run_id))
     # A calculation that was cut off has begun twice; its result is there once.
     log = Path(maker.dos_maker.log)
@@ -533,6 +535,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, mom
 
 @pytest.mark.slow
 @pytest.mark.mongo
+@several_waits
 def test_workers_do_all_rounds(tmp_path, mongo_uri, monkeypatch, taught, structure_table):
     site = make_site(tmp_path, mongo_uri)
     monkeypatch.setenv("SCREEN_DB", site.db)

@@ -15,7 +15,7 @@ from db.open import open_store
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
 from tests.workflows.analytic_dos import RECIPE, SECONDS, AnalyticDosMaker
-from tests.workflows.launchpads import ROOT, SECRET, make_site, wait_until
+from tests.workflows.launchpads import ROOT, SECRET, make_site, several_waits, wait_until
 from tests.workflows.screened_run import (
     candidate,
     crystal,
@@ -172,7 +172,9 @@ def test_the_vasp_command_of_the_guide(tmp_path):
 
 @pytest.fixture
 def site(tmp_path, mongo_uri):
-    return make_site(tmp_path, mongo_uri)
+    site = make_site(tmp_path, mongo_uri)
+    yield site
+    site.stop()
 
 
 @pytest.fixture
@@ -217,6 +219,7 @@ def every_document(uri):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_two_workers_finish_twenty_jobs_and_none_twice(site, pad, store):
     log = submitted(site, pad, store, 20, together=2)
     assert states(store) == {"queued": 20}
@@ -245,6 +248,7 @@ def test_two_workers_finish_twenty_jobs_and_none_twice(site, pad, store):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_the_best_come_first_and_bad_ones_hold_up_no_one(site, pad, store):
     symbols = ["Al", "Cu", "Ag", "Au", "Al"]
     structures = {f"m-{i}": crystal(i, symbol) for i, symbol in enumerate(symbols)}
@@ -278,6 +282,7 @@ def test_the_best_come_first_and_bad_ones_hold_up_no_one(site, pad, store):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_kill_9_of_a_worker_loses_nothing(site, pad, store, monkeypatch):
     log = submitted(site, pad, store, 6)
 
@@ -326,6 +331,7 @@ def test_a_launchpad_that_was_reset_is_submitted_to_again(site, pad, store):
 
 @pytest.mark.mongo
 @pytest.mark.parametrize("command", ["archive_wflows", "defuse_fws"])
+@several_waits
 def test_a_workflow_that_was_put_aside_is_submitted_again(site, pad, store, command):
     submitted(site, pad, store, 2)
     first = pad.workflows.find_one({"metadata.material_id": "m-0"})["nodes"][0]
@@ -362,6 +368,7 @@ LPAD = [
 
 @pytest.mark.mongo
 @pytest.mark.parametrize(("command", "fw_id", "n_done", "expected"), LPAD)
+@several_waits
 def test_what_no_worker_does_is_named(site, pad, store, command, fw_id, n_done, expected):
     submitted(site, pad, store, 2)
     if n_done:
@@ -377,6 +384,7 @@ def test_what_no_worker_does_is_named(site, pad, store, command, fw_id, n_done, 
 
 
 @pytest.mark.mongo
+@several_waits
 def test_a_workflow_that_is_paused_keeps_its_place(site, pad, store):
     submitted(site, pad, store, 1)
     site.call("lpad", "-l", site.launchpad, "pause_wflows", "-i", 1)
@@ -393,6 +401,7 @@ def test_a_workflow_that_is_paused_keeps_its_place(site, pad, store):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_what_is_given_up_and_submitted_anew_is_not_gone(site, pad, store):
     submitted(site, pad, store, 1)
     site.call("lpad", "-l", site.launchpad, "archive_wflows", "-i", 1)
@@ -470,6 +479,7 @@ def test_a_calculation_that_another_run_submitted_is_not_gone(site, pad, store):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_a_calculation_that_failed_and_runs_again_is_that_of_its_twins_too(site, pad, store):
     copper = crystal(1, "Cu")
     log = submitted(site, pad, store, 1, structures={"m": copper}, failing="Cu")
@@ -484,6 +494,7 @@ def test_a_calculation_that_failed_and_runs_again_is_that_of_its_twins_too(site,
 
 
 @pytest.mark.mongo
+@several_waits
 def test_what_was_submitted_anew_is_not_rerun(site, pad, store):
     submitted(site, pad, store, 1, structures={"m": crystal(1, "Cu")}, failing="Cu")
     site.work()

@@ -16,6 +16,7 @@ from screening.gap import GapCriteria, find_gaps
 from screening.sources import Source
 from tests.conftest import crystal_row
 from tests.workflows.screening_examples import documents, run, screening_maker
+from workflows import scoring
 from workflows.domains import domains
 
 
@@ -69,6 +70,30 @@ def test_a_prediction_of_an_older_program_is_made_once_more(maker):
     counts = [(s["counts"]["predicted"], s["counts"]["reused"]) for s in (first, second, third)]
     assert counts == [(7, 0), (7, 0), (0, 7)]
     assert documents(maker.db, second["run_id"]) == documents(maker.db, first["run_id"])
+
+
+@pytest.mark.parametrize(("answers", "n_written"), [(60.0, 2), (0.0, 1)])
+def test_ctrl_c_while_predictions_are_written(maker, monkeypatch, answers, n_written):
+    """They are written once more, unless the store hangs."""
+    write, calls = scoring.write_verdicts, []
+
+    def interrupted_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(scoring, "write_verdicts", interrupted_once)
+    monkeypatch.setattr(scoring, "ANSWERS", answers)
+    with pytest.raises(KeyboardInterrupt):
+        run(maker)
+    assert len(calls) == n_written
+    with open_store(maker.db) as store:
+        (of_run,) = store.runs()
+        predicted = store.count(Query(PREDICTIONS))
+        judged = store.candidate_counts(of_run.run_id).get("screened", 0)
+    assert predicted > 0
+    assert judged == (predicted if n_written == 2 else 0)
 
 
 def test_looser_criteria_change_the_verdict_and_not_the_prediction(maker):

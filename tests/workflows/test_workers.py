@@ -23,7 +23,7 @@ from db.open import open_store
 from models.zoo import ZOO
 from screening.errors import ScreeningError
 from tests.conftest import crystal_row
-from tests.workflows.launchpads import ROOT, make_site, wait_until
+from tests.workflows.launchpads import ROOT, make_site, several_waits, wait_until
 from tests.workflows.screening_examples import documents
 from workflows.hardware import worker_device
 from workflows.launchpad import (
@@ -119,7 +119,8 @@ def test_a_shard_is_scored_in_portions(maker, monkeypatch, portion):
 def site(tmp_path, mongo_uri, monkeypatch):
     site = make_site(tmp_path, mongo_uri)
     monkeypatch.setenv("SCREEN_DB", site.db)
-    return site
+    yield site
+    site.stop()
 
 
 def launches(pad, name):
@@ -154,6 +155,7 @@ def test_a_shard_is_scored_while_others_are_read(site, maker):
 
 @pytest.mark.mongo
 @pytest.mark.slow
+@several_waits
 def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
     n, size = 160, 20
     table = structure_table(rows(n, rejected=False))
@@ -168,10 +170,9 @@ def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
         submit_screening(pad, maker, "run-1")
         with pytest.raises(ScreeningError, match="run-1 is on the launchpad already; `screen st"):
             submit_screening(pad, maker, "run-1")
-        reader = site.start_worker(categories=("reading", "screening"), ends=False, **alone)
+        site.start_worker(categories=("reading", "screening"), ends=False, **alone)
         predicts = {"categories": ("prediction",), "ends": False}
         victim = site.start_worker(**predicts, program=NEVER_KEEPS, **alone)
-        others = []
 
         def running():
             return [x for x in launches(pad, "score_shard") if x["state"] == "RUNNING"]
@@ -179,7 +180,8 @@ def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
         try:
             # One that is killed while it holds the lock of the workflow stops all for five minutes.
             wait_until((site.folder / "scored").exists)
-            others += [site.start_worker(**predicts, **alone) for _ in range(2)]
+            for _ in range(2):
+                site.start_worker(**predicts, **alone)
             wait_until(lambda: len(launches(pad, "score_shard")) > 1)
             victim.send_signal(signal.SIGKILL)
             victim.wait()
@@ -191,9 +193,7 @@ def test_four_workers_share_a_run_and_one_is_killed(site, structure_table):
             wait_until(lambda: screening_jobs(pad, "run-1").states["finish"]["COMPLETED"] == 1)
             assert store.run("run-1").state == "done"
         finally:
-            for worker in (victim, *others, reader):
-                worker.kill()
-                worker.wait()
+            site.stop()
         assert store.run("run-1").counts == {
             "screened": n,
             "positive": len(store.run("run-1").selection),
@@ -487,7 +487,9 @@ from workflows.hardware import worker_device, worker_processes
 
 def probe():
     pathlib.Path(f"../met-{os.getpid()}").touch()
+    end = time.monotonic() + 300
     while len(list(pathlib.Path("..").glob("met-*"))) < 3:  # each takes one
+        assert time.monotonic() < end, "fewer than three work at once"
         time.sleep(0.05)
     with patch("torch.cuda.device_count", lambda: 3), open("../probed", "a") as file:
         file.write(f"{worker_device()} {worker_processes()}\\n")

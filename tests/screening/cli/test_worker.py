@@ -6,7 +6,7 @@ import pytest
 from ase.build import bulk
 
 from tests.screening.cli.test_search import one_line
-from tests.workflows.launchpads import make_site, new_database
+from tests.workflows.launchpads import make_site, new_database, several_waits
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def test_a_submitted_run_is_worked_off(screen, site, monkeypatch):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_workers_judge_the_best_again_by_default(screen, site, monkeypatch):
     monkeypatch.delenv("SCREEN_RESCORE")
     source = ("--source", "prototypes", "--max-sites", 2, "--limit", 3)
@@ -55,6 +56,7 @@ def test_workers_judge_the_best_again_by_default(screen, site, monkeypatch):
 
 
 @pytest.mark.mongo
+@several_waits
 def test_a_submitted_run_is_known_before_it_begins_and_after_it_could_not(screen, site, tmp_path):
     folder = tmp_path / "structures"
     folder.mkdir()

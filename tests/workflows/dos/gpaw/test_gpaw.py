@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from pymatgen.core import Lattice, Structure
 from tests.benchmarks.dos_campaign import materials
 from tests.benchmarks.dos_campaign import run as run_campaign
 from tests.benchmarks.gpaw_reference import judge_vb_gap
-from tests.workflows.launchpads import ROOT
+from tests.workflows.launchpads import ROOT, wait_until
 from workflows.dos.document import DosDocument
 from workflows.dos.engines import dos_maker
 from workflows.dos.errors import DosError
@@ -570,16 +569,13 @@ def test_child_dies_with_a_killed_worker(tmp_path):
         [sys.executable, "-c", SLEEPER, str(pid_file), str(tmp_path / "log")],
         cwd=Path(gpaw.__file__).parents[3],
     )
-    deadline = time.monotonic() + 300
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    try:
+        wait_until(lambda: pid_file.exists() and pid_file.read_text() != "", seconds=300)
+    finally:
+        worker.kill()
+        worker.wait()
     pid = int(pid_file.read_text())
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.wait()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and _is_alive(pid):
-        time.sleep(0.05)
-    assert not _is_alive(pid)
+    wait_until(lambda: not _is_alive(pid), seconds=120)
 
 
 def _is_alive(pid):
