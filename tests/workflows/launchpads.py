@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the URIs, which may be nowhere in a database
 AS_RLAUNCH = "from fireworks.scripts.rlaunch_run import rlaunch\nrlaunch()"
 PATIENCE = 480.0  # s, with processes that import much on a busy machine
-# For tests that wait several times, so that a wait that fails is told as what it is.
+# Where waits follow one another, the first that fails is to say so, not pytest's own limit.
 several_waits = pytest.mark.timeout(2.5 * PATIENCE)
 
 

@@ -461,24 +461,31 @@ class OtherRecipe(AnalyticDosMaker):
         return "another"
 
 
-# A search in a process of its own, whose learning and scoring begin late: a test meets it there.
-SLOW_SEARCH = """
-import json, sys, time
+# A search in a process of its own that comes to a moment of a round, and no further.
+HANGING_SEARCH = """
+import json, os, sys, time
 from monty.json import MontyDecoder
+from tests.workflows.analytic_dos import SECONDS
 from workflows import active_search
 from workflows.local import run_flow
 
-def late(step):
-    def begun_late(*arguments, **options):
-        time.sleep(2.0)
-        return step(*arguments, **options)
-    return begun_late
+file, run_id, moment, number = sys.argv[1:]
+name = {"calculating": "begin_round", "learning": "learn", "scoring": "in_shards"}[moment]
+step, calls = getattr(active_search, name), []
 
-active_search.learn = late(active_search.learn)
-active_search.in_shards = late(active_search.in_shards)
-with open(sys.argv[1]) as file:
-    maker = json.load(file, cls=MontyDecoder)
-run_flow(maker.make(sys.argv[2]))
+def hanging(*arguments, **options):
+    calls.append(name)
+    if len(calls) == int(number):
+        if moment == "calculating":
+            os.environ[SECONDS] = "900"
+        else:
+            time.sleep(900)
+    return step(*arguments, **options)
+
+setattr(active_search, name, hanging)
+with open(file) as text:
+    maker = json.load(text, cls=MontyDecoder)
+run_flow(maker.make(run_id))
 """
 
 
@@ -489,7 +496,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, mom
     db = str(tmp_path / "store.sqlite")
     maker = ActiveSearchFlowMaker(
         db=db,
-        dos_maker=AnalyticDosMaker(log=str(tmp_path / "calculated.log"), seconds=1.0),
+        dos_maker=AnalyticDosMaker(log=str(tmp_path / "calculated.log")),
         choice={"limit": 2, "n_random": 1},
         learning=Learning((str(taught.labels),), str(taught.structures), epochs=1, force=True),
         rounds=2,
@@ -507,7 +514,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, taught, structure_table, mom
         return not set(calculated(maker)).isdisjoint(rounds[number - 1].chosen)
 
     for number in (1, 2):
-        command = [sys.executable, "-c", SLOW_SEARCH, str(file), run_id]
+        command = [sys.executable, "-c", HANGING_SEARCH, str(file), run_id, moment, str(number)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda n=number, p=process: p.poll() is not None or is_at(n))
