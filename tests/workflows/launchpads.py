@@ -105,11 +105,11 @@ class Site:
             file.write_text(yaml.safe_dump({"name": "w", "category": [*categories], "query": "{}"}))
             options = ("-w", file, *options)
         launches = () if ends else ("--nlaunches", "infinite")
-        code = () if program is None else ("python", "-c", f"{program}\n{AS_RLAUNCH}")
+        rlaunch = ("rlaunch",) if program is None else ("python", "-c", program + AS_RLAUNCH)
         options = ("-l", self.launchpad, *options, "rapidfire", "--sleep", 1, *launches)
         with (self.folder / "workers.log").open("ab") as log:
             worker = subprocess.Popen(
-                self._command((*(code or ("rlaunch",)), *options)),
+                self._command((*rlaunch, *options)),
                 env=self.environment | environment,
                 cwd=self.folder,
                 stdout=log,
